@@ -1,0 +1,2 @@
+//! Logic and map layouts shared by the eBPF programs and the agent.
+#![no_std]

@@ -1,0 +1,1 @@
+//! The eBPF side: load, pin, attach, fill maps.

@@ -1,0 +1,1 @@
+//! DHCP and DNS: one dnsmasq process per network.

@@ -1,0 +1,78 @@
+//! The error a caller of the agent sees, with libvirt's numbers, so that every client words it
+//! the way it always did.
+
+/// libvirt's error codes that netd uses (`virErrorNumber`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum ErrorCode {
+    /// VIR_ERR_INTERNAL_ERROR
+    Internal = 1,
+    /// VIR_ERR_NO_SUPPORT
+    NoSupport = 3,
+    /// VIR_ERR_NO_CONNECT
+    NoConnect = 5,
+    /// VIR_ERR_INVALID_ARG
+    InvalidArg = 8,
+    /// VIR_ERR_OPERATION_FAILED
+    OperationFailed = 9,
+    /// VIR_ERR_XML_ERROR
+    Xml = 27,
+    /// VIR_ERR_XML_DETAIL: not well formed
+    XmlDetail = 35,
+    /// VIR_ERR_SYSTEM_ERROR
+    System = 38,
+    /// VIR_ERR_RPC
+    Rpc = 39,
+    /// VIR_ERR_NO_NETWORK
+    NoNetwork = 43,
+    /// VIR_ERR_INVALID_MAC
+    InvalidMac = 44,
+    /// VIR_ERR_OPERATION_INVALID
+    OperationInvalid = 55,
+    /// VIR_ERR_CONFIG_UNSUPPORTED
+    ConfigUnsupported = 67,
+}
+
+/// What went wrong, on which object, and what to do, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// libvirt's number for this kind of error.
+    pub code: ErrorCode,
+    /// The complete text a user sees, the code's customary prefix included.
+    pub message: String,
+}
+
+impl ErrorCode {
+    /// The words libvirt's clients expect before the detail.
+    #[must_use]
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Internal => "internal error: ",
+            Self::NoSupport => "this function is not supported by the connection driver: ",
+            Self::NoConnect => "no connection driver available for ",
+            Self::InvalidArg => "invalid argument: ",
+            Self::OperationFailed => "operation failed: ",
+            Self::Xml => "XML error: ",
+            Self::NoNetwork => "Network not found: ",
+            Self::OperationInvalid => "Requested operation is not valid: ",
+            Self::ConfigUnsupported => "unsupported configuration: ",
+            Self::XmlDetail | Self::System | Self::Rpc | Self::InvalidMac => "",
+        }
+    }
+}
+
+impl ApiError {
+    /// An error of the given kind; the prefix is put before `detail`.
+    pub fn new(code: ErrorCode, detail: impl std::fmt::Display) -> Self {
+        Self {
+            code,
+            message: format!("{}{detail}", code.prefix()),
+        }
+    }
+
+    /// A failure that is nobody's input: `internal error: …`.
+    pub fn internal(detail: impl std::fmt::Display) -> Self {
+        Self::new(ErrorCode::Internal, detail)
+    }
+}

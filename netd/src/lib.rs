@@ -1,0 +1,16 @@
+//! netd: a virtual network agent for Linux hypervisors.
+//!
+//! It takes libvirt's network XML, creates the bridges, runs dnsmasq and carries the packets with
+//! eBPF programs. `ARCHITECTURE.md` draws the picture; the modules below are its parts.
+
+pub mod agent;
+pub mod cli;
+pub mod datapath;
+pub mod dnsmasq;
+pub mod error;
+pub mod link;
+pub mod model;
+pub mod rpc;
+pub mod settings;
+pub mod state;
+pub mod store;

@@ -1,0 +1,2 @@
+//! The netd binary.
+fn main() {}

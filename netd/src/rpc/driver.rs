@@ -1,0 +1,164 @@
+//! What the server asks of the agent: one method per libvirt call, in plain types.
+
+use std::future::Future;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::ApiError;
+
+/// What clients are told about one network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkInfo {
+    /// Current name.
+    pub name: String,
+    /// UUID, which identifies the network in every call.
+    pub uuid: Uuid,
+    /// Is it running?
+    pub active: bool,
+    /// Does a definition on disk exist?
+    pub persistent: bool,
+    /// Does it start with the agent?
+    pub autostart: bool,
+    /// Name of its bridge, when it has one.
+    pub bridge: Option<String>,
+}
+
+/// One DHCP lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The bridge.
+    pub interface: String,
+    /// End of the lease in seconds since the epoch; 0 never ends.
+    pub expiry: i64,
+    /// MAC address as dnsmasq wrote it.
+    pub mac: Option<String>,
+    /// IAID (DHCPv6).
+    pub iaid: Option<String>,
+    /// Leased address.
+    pub ip: IpAddr,
+    /// Prefix length of the network's subnet of that family; 0 when unknown.
+    pub prefix: u32,
+    /// Host name, when the guest sent or was given one.
+    pub hostname: Option<String>,
+    /// Client identifier (IPv4) or DUID (IPv6).
+    pub client_id: Option<String>,
+}
+
+/// Answer of `netd status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the running agent.
+    pub version: String,
+    /// Active networks.
+    pub networks: Vec<NetworkStatus>,
+    /// Every hook of every device, with all its programs.
+    pub hooks: Vec<HookStatus>,
+    /// Pinned maps.
+    pub maps: Vec<MapStatus>,
+    /// Drops since the datapath was loaded, reasons that never occurred left out.
+    pub drops: Vec<DropStatus>,
+}
+
+/// One active network in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Its name.
+    pub name: String,
+    /// Forward mode as written in XML; "isolated" without `<forward>`.
+    pub mode: String,
+    /// Its bridge.
+    pub bridge: String,
+    /// Ports of the bridge by name.
+    pub ports: Vec<String>,
+    /// Process number of its dnsmasq, when one runs.
+    pub dnsmasq: Option<u32>,
+}
+
+/// Programs at one hook of one device in [`Status`], in the order they run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStatus {
+    /// Device name.
+    pub device: String,
+    /// Device index.
+    pub ifindex: u32,
+    /// "tcx ingress", "tcx egress", …
+    pub hook: String,
+    /// Programs in the order they run.
+    pub programs: Vec<ProgramStatus>,
+}
+
+/// One attached program in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStatus {
+    /// Kernel's program id, for bpftool.
+    pub id: u32,
+    /// Program name.
+    pub name: String,
+    /// Is it netd's?
+    pub ours: bool,
+}
+
+/// One pinned map in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapStatus {
+    /// Map name.
+    pub name: String,
+    /// Where it is pinned.
+    pub path: String,
+    /// Its capacity.
+    pub max_entries: u32,
+}
+
+/// Count of one drop reason in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropStatus {
+    /// Short name of the reason.
+    pub reason: String,
+    /// What it means, in a sentence.
+    pub explanation: String,
+    /// Packets dropped.
+    pub packets: u64,
+    /// Bytes dropped.
+    pub bytes: u64,
+}
+
+/// Result of a call.
+pub type Result<T> = std::result::Result<T, ApiError>;
+
+/// The agent as its clients see it. Networks are named by UUID as in libvirt's protocol; an
+/// unknown one is [`crate::error::ErrorCode::NoNetwork`].
+pub trait Driver: Send + Sync + 'static {
+    /// Every network, active or defined; the server filters and sorts.
+    fn list(&self) -> impl Future<Output = Result<Vec<NetworkInfo>>> + Send;
+    /// One network by name.
+    fn by_name(&self, name: &str) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    /// One network by UUID.
+    fn by_uuid(&self, uuid: Uuid) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    /// Store a definition (`net-define`).
+    fn define(&self, xml: &str) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    /// Start a transient network (`net-create`).
+    fn create(&self, xml: &str) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    /// Start a defined network (`net-start`).
+    fn start(&self, uuid: Uuid) -> impl Future<Output = Result<()>> + Send;
+    /// Stop a network (`net-destroy`).
+    fn destroy(&self, uuid: Uuid) -> impl Future<Output = Result<()>> + Send;
+    /// Remove a definition (`net-undefine`).
+    fn undefine(&self, uuid: Uuid) -> impl Future<Output = Result<()>> + Send;
+    /// `net-autostart`.
+    fn set_autostart(&self, uuid: Uuid, on: bool) -> impl Future<Output = Result<()>> + Send;
+    /// Canonical XML: the live definition, or the one of the next start.
+    fn xml(&self, uuid: Uuid, inactive: bool) -> impl Future<Output = Result<String>> + Send;
+    /// Current leases, of one MAC address or of all.
+    fn leases(
+        &self,
+        uuid: Uuid,
+        mac: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<Lease>>> + Send;
+    /// The steps that would make the kernel what the definitions ask for, one per line: of the
+    /// network named (as if it were started now when it is not active), or of all active ones.
+    fn plan(&self, name: Option<&str>) -> impl Future<Output = Result<Vec<String>>> + Send;
+    /// What is attached where.
+    fn status(&self) -> impl Future<Output = Result<Status>> + Send;
+}

@@ -1,0 +1,50 @@
+//! Where one agent keeps everything it touches. Two agents with different settings, each in its
+//! own network namespace, never meet.
+
+use std::path::PathBuf;
+
+/// The directories and the socket of one agent.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// Definitions of networks: networks/NAME.xml and autostart/NAME.xml
+    #[arg(long, value_name = "DIR", default_value = "/etc/netd")]
+    pub config_dir: PathBuf,
+    /// What outlives a reboot: dnsmasq's files and leases
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/netd")]
+    pub state_dir: PathBuf,
+    /// What a reboot clears: records of active networks, pid files
+    #[arg(long, value_name = "DIR", default_value = "/run/netd")]
+    pub run_dir: PathBuf,
+    /// Directory for pinned programs, links and maps; a bpf file system is mounted where none is
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/netd")]
+    pub bpffs: PathBuf,
+}
+
+/// Default path of the agent's socket.
+pub const DEFAULT_SOCKET: &str = "/run/netd/netd-sock";
+
+impl Settings {
+    /// Definitions.
+    #[must_use]
+    pub fn networks_dir(&self) -> PathBuf {
+        self.config_dir.join("networks")
+    }
+
+    /// Symbolic links of the networks that start with the agent.
+    #[must_use]
+    pub fn autostart_dir(&self) -> PathBuf {
+        self.config_dir.join("autostart")
+    }
+
+    /// dnsmasq's configuration, host files and leases.
+    #[must_use]
+    pub fn dnsmasq_dir(&self) -> PathBuf {
+        self.state_dir.join("dnsmasq")
+    }
+
+    /// One record per active network.
+    #[must_use]
+    pub fn active_dir(&self) -> PathBuf {
+        self.run_dir.join("networks")
+    }
+}

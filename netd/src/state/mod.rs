@@ -1,0 +1,1 @@
+//! Intent in, steps out: desired, observed, plan, apply.

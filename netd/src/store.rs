@@ -1,0 +1,1 @@
+//! Definitions and autostart links on disk.

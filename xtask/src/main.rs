@@ -1,0 +1,2 @@
+//! Work on netd itself.
+fn main() {}
