@@ -1,2 +1,16 @@
-//! Logic and map layouts shared by the eBPF programs and the agent.
-#![no_std]
+//! Logic and map layouts shared by netd's eBPF programs and its agent.
+//!
+//! Everything here is `no_std` and free of I/O: the same functions are compiled into the eBPF
+//! programs and into ordinary tests. Addresses and ports are byte arrays in network order, which
+//! is also how `bpftool map dump` shows them best.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod checksum;
+pub mod flow;
+pub mod policy;
+pub mod port;
+pub mod reason;
+
+pub use reason::Reason;

@@ -1,1 +1,110 @@
-fn main() {}
+//! netd's eBPF programs: one thin entry point per hook.
+//!
+//! | program | hook | what arrives there |
+//! |---|---|---|
+//! | `port_ingress` | TC ingress of a bridge port | every frame of one guest |
+//! | `bridge_ingress` | TC ingress of a managed bridge | what the bridge hands up to the host |
+//! | `bridge_egress` | TC egress of a managed bridge | what the host sends or routes to guests |
+//! | `uplink_ingress` | TC ingress of any other device | what comes from outside |
+//! | `uplink_egress` | TC egress of any other device | what the host sends or routes outside |
+//!
+//! The `tunnel_*` pair is the uplink pair for devices whose frames have no Ethernet header.
+//!
+//! A program either redirects a packet, drops it by name, or returns `TC_ACT_UNSPEC`, which lets
+//! the next program of the hook and then the stack have it (`TC_ACT_OK` would end the chain).
+
+#![no_std]
+#![no_main]
+
+mod dhcp;
+mod drops;
+mod flow;
+mod guest;
+mod icmp;
+mod maps;
+mod outside;
+mod packet;
+mod path;
+mod reject;
+mod rewrite;
+
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use network_types::eth::EthHdr;
+
+/// Let the next program of the hook, then the stack, have the packet.
+const PASS: i32 = TC_ACT_UNSPEC;
+
+/// Between the stages of a program: no flow is known, judge the packet as a first one.
+const FIRST: i32 = i32::MIN;
+/// Between the stages of a program: refuse with an answer, for the `Reason` above this number.
+const REJECT: i32 = 1 << 16;
+
+/// Frames of one guest, before its bridge sees them.
+#[classifier]
+pub fn port_ingress(ctx: TcContext) -> i32 {
+    guest::ingress(&ctx, guest::Hook::Port)
+}
+
+/// Frames that a managed bridge hands up to the host.
+#[classifier]
+pub fn bridge_ingress(ctx: TcContext) -> i32 {
+    guest::ingress(&ctx, guest::Hook::Bridge)
+}
+
+/// Frames that the host sends to the guests of a managed bridge.
+#[classifier]
+pub fn bridge_egress(ctx: TcContext) -> i32 {
+    dhcp::complete_checksum(&ctx);
+    outside::egress(&ctx, EthHdr::LEN)
+}
+
+/// Packets from outside.
+#[classifier]
+pub fn uplink_ingress(ctx: TcContext) -> i32 {
+    outside::ingress(&ctx, EthHdr::LEN)
+}
+
+/// Packets to outside.
+#[classifier]
+pub fn uplink_egress(ctx: TcContext) -> i32 {
+    outside::egress(&ctx, EthHdr::LEN)
+}
+
+/// Packets from outside, of a device without link-layer header.
+#[classifier]
+pub fn tunnel_ingress(ctx: TcContext) -> i32 {
+    outside::ingress(&ctx, 0)
+}
+
+/// Packets to outside, of a device without link-layer header.
+#[classifier]
+pub fn tunnel_egress(ctx: TcContext) -> i32 {
+    outside::egress(&ctx, 0)
+}
+
+/// Arguments of a global function. The verifier checks each such function once, for any arguments
+/// of their types, instead of once for every state it can be called in; so pointers may be null
+/// for all it knows.
+macro_rules! arguments {
+    ($ctx:ident $(, $arg:ident)*; else $otherwise:expr) => {
+        let $ctx = &TcContext::new($ctx);
+        $(
+            // SAFETY: callers pass references; null is checked.
+            let Some($arg) = (unsafe { $arg.as_ref() }) else { return $otherwise };
+        )*
+    };
+}
+pub(crate) use arguments;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that could come here.
+    loop {}
+}
+
+/// The kernel lends its GPL-only helpers (fib_lookup) to programs of a compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

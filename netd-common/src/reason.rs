@@ -1,0 +1,82 @@
+//! Why a packet was dropped: one name for each rule.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $value:literal, $name:literal, $text:literal;)*) => {
+        /// Index into the `drops` map.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $(#[doc = $text] $variant = $value,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the map.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Short name, as counters and tables show it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// The rule in a sentence.
+            #[must_use]
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Isolated = 0, "isolated",
+        "the guest's network is isolated: its guests reach each other and the host only";
+    IntoIsolated = 1, "into_isolated",
+        "the destination is in an isolated network, which nothing outside it may reach";
+    IntoNat = 2, "into_nat",
+        "the destination is in a NAT network, whose guests must open the connection";
+    ForeignSource = 3, "foreign_source",
+        "the source address is not in the subnet of the network the packet came from";
+    ForeignDestination = 4, "foreign_destination",
+        "the destination address is not in the subnet of the network it would go to";
+    WrongUplink = 5, "wrong_uplink",
+        "the network may be forwarded by its <forward dev> only, and this is another device";
+    Fragment = 6, "fragment",
+        "a fragment cannot be masqueraded: only its first part carries ports";
+    Protocol = 7, "protocol",
+        "only TCP, UDP and ICMP echo can be masqueraded";
+    NoFlow = 8, "no_flow",
+        "a TCP packet that closes or answers belongs to no known connection";
+    NoAddress = 9, "no_address",
+        "the device the packet would leave by has no IPv4 address to masquerade with";
+    PortsExhausted = 10, "ports_exhausted",
+        "no free source port was found for the masqueraded flow";
+    TableFull = 11, "table_full",
+        "the flow table is full";
+    Malformed = 12, "malformed",
+        "the packet's headers contradict its length";
+    IcmpUnknown = 13, "icmp_unknown",
+        "an ICMP error about a flow that is not known";
+    Rewrite = 14, "rewrite",
+        "the kernel refused to change the packet (out of memory)";
+}
+
+/// Number of entries of the `drops` map; room for reasons to come.
+pub const DROP_ENTRIES: usize = 64;
+
+const _: () = assert!(Reason::ALL.len() <= DROP_ENTRIES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_dense_and_their_names_unique() {
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+            for other in &Reason::ALL[i + 1..] {
+                assert_ne!(reason.name(), other.name());
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Every drop is counted under its reason.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
+use netd_common::Reason;
+
+use crate::arguments;
+use crate::maps::DROPS;
+
+/// Drop the packet and count it.
+#[inline(always)]
+pub fn drop(ctx: &TcContext, reason: Reason) -> i32 {
+    count(ctx, reason as u32);
+    TC_ACT_SHOT
+}
+
+/// Count a packet under a reason (a `Reason` as number).
+#[inline(always)]
+pub fn count(ctx: &TcContext, reason: u32) {
+    count_drop(ctx.skb.skb, reason);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_drop(ctx: *mut __sk_buff, reason: u32) -> i32 {
+    arguments!(ctx; else 0);
+    if let Some(drops) = DROPS.get_ptr_mut(reason) {
+        // SAFETY: the slot belongs to this CPU, and TC programs do not interrupt each other.
+        unsafe {
+            (*drops).packets += 1;
+            (*drops).bytes += u64::from(ctx.len());
+        }
+    }
+    // Compiled away by the verifier unless the agent loaded the programs with logging on.
+    debug!(
+        ctx,
+        "drop reason {} on device {}",
+        reason,
+        crate::packet::ifindex(ctx)
+    );
+    0
+}

@@ -1,0 +1,219 @@
+//! Where a packet goes next, and sending it there.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_neigh,
+};
+use aya_ebpf::programs::TcContext;
+use netd_common::Reason;
+use netd_common::abi::{Addr4, DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow4, FlowKey4, MacAddr};
+
+use crate::packet::{ETH, Packet};
+use crate::{PASS, drops, maps, rewrite};
+
+const AF_INET: u8 = 2;
+/// `BPF_FIB_LKUP_RET_NO_NEIGH`: routed, but the next hop's MAC address is not known.
+const NO_NEIGH: i64 = 7;
+
+/// No next hop to confirm.
+pub const NOBODY: Addr4 = [0; 4];
+
+/// What the kernel's routing says (policy rules included). All zero until asked.
+#[derive(Default)]
+pub struct Route {
+    /// Device to leave by.
+    pub ifindex: u32,
+    /// Largest IP packet on that path; 0 while `resolved` is false.
+    pub mtu: u16,
+    /// Is the next hop's MAC address known?
+    pub resolved: bool,
+    /// Next hop; zero when it is not an IPv4 one.
+    pub gateway: Addr4,
+    /// The next hop's MAC address.
+    pub dmac: MacAddr,
+    /// The device's own.
+    pub smac: MacAddr,
+}
+
+/// Ask the kernel where a packet that came in by `in_ifindex` goes. `false` when it is not to be
+/// forwarded: for the host itself, unreachable, forwarding off; the stack knows what to answer.
+#[inline(always)]
+pub fn route(ctx: &TcContext, in_ifindex: u32, key: &FlowKey4, tos: u8, route: &mut Route) -> bool {
+    // SAFETY: all of its fields are integers.
+    let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    fib.family = AF_INET;
+    fib.l4_protocol = key.proto;
+    fib.sport = u16::from_ne_bytes(key.sport);
+    fib.dport = u16::from_ne_bytes(key.dport);
+    fib.ifindex = in_ifindex;
+    // A length makes the helper answer with the path's MTU; the comparison is made later, when
+    // the packet's own length after segmentation is known.
+    fib.__bindgen_anon_1.tot_len = 1;
+    fib.__bindgen_anon_2.tos = tos;
+    fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(key.src);
+    fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(key.dst);
+    // SAFETY: `fib` is as large as said and outlives the call.
+    let answer = unsafe {
+        fib_lookup(
+            ctx.skb.skb.cast(),
+            &raw mut fib,
+            size_of::<bpf_fib_lookup>() as i32,
+            0,
+        )
+    };
+    route.resolved = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS);
+    if !route.resolved && answer != NO_NEIGH {
+        return false;
+    }
+    route.ifindex = fib.ifindex;
+    route.dmac = fib.dmac;
+    route.smac = fib.smac;
+    // SAFETY: the helper wrote the union's fields that belong to the family it returned.
+    unsafe {
+        if route.resolved {
+            route.mtu = fib.__bindgen_anon_1.mtu_result;
+        }
+        if fib.family == AF_INET {
+            route.gateway = fib.__bindgen_anon_4.ipv4_dst.to_ne_bytes();
+        }
+    }
+    true
+}
+
+/// Store in `flow` the way out that `route` found. Without a MAC address, and for devices without
+/// an Ethernet header, the stack forwards and `uplink_egress` translates.
+#[inline(always)]
+pub fn set_outside(flow: &mut Flow4, route: &Route) {
+    let ethernet = maps::device(route.ifindex).is_some_and(|d| d.flags & DEVICE_ETHERNET != 0);
+    flow.out_network = 0;
+    flow.out_ifindex = if route.resolved && ethernet {
+        route.ifindex
+    } else {
+        0
+    };
+    flow.out_mtu = route.mtu;
+    flow.out_dmac = route.dmac;
+    flow.out_smac = route.smac;
+}
+
+/// Store in `flow` the way to the guest it ends at, behind `bridge`: straight to the port where
+/// the guest was last seen; else by way of the bridge, if the host knows its MAC address; else by
+/// the stack, which asks for it. `false` when there is no such network any more.
+#[inline(always)]
+pub fn set_guest(ctx: &TcContext, flow: &mut Flow4, bridge: u32, in_ifindex: u32) -> bool {
+    let Some(network) = maps::network(bridge) else {
+        return false;
+    };
+    flow.out_network = bridge;
+    flow.out_smac = network.mac;
+    flow.out_mtu = network.mtu;
+    // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
+    if let Some(endpoint) = unsafe { maps::ENDPOINTS.get(flow.new_dst) } {
+        let port = endpoint.ifindex;
+        if port == bridge || maps::bridge_of_port(port) == bridge {
+            flow.out_ifindex = port;
+            flow.out_dmac = endpoint.mac;
+            return true;
+        }
+    }
+    let key = FlowKey4 {
+        src: flow.new_src,
+        dst: flow.new_dst,
+        ..FlowKey4::default()
+    };
+    flow.out_ifindex = 0;
+    let mut found = Route::default();
+    if route(ctx, in_ifindex, &key, 0, &mut found) && found.resolved && found.ifindex == bridge {
+        flow.out_ifindex = bridge;
+        flow.out_dmac = found.dmac;
+    }
+    true
+}
+
+/// Where a program runs, as far as handing a packet to the stack differs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Ingress of a bridge port; `bridge_ingress` will see the packet again.
+    Port,
+    /// Ingress of a managed bridge.
+    Bridge,
+    /// Ingress of any other device.
+    Uplink,
+}
+
+/// Send an established packet on its way: past bridge, stack and netfilter when the path allows.
+///
+/// `confirm` names the next hop (or [`NOBODY`]) when the kernel should be reminded that it is in use: one packet
+/// of a flow now and then goes through its neighbour code, so that the entry is confirmed (RFC
+/// 4861's reachability states, which Linux keeps for ARP too) and a changed MAC address noticed.
+#[inline(always)]
+pub fn transmit(
+    ctx: &TcContext,
+    l3: usize,
+    packet: &Packet,
+    flow: &mut Flow4,
+    hook: Hook,
+    confirm: Addr4,
+) -> i32 {
+    flow.packets += 1;
+    flow.bytes += u64::from(ctx.len());
+    if l3 != ETH
+        || flow.out_ifindex == 0
+        || packet.ttl <= 1
+        || packet.options
+        || packet.wire_len > u32::from(flow.out_mtu)
+    {
+        return to_stack(ctx, l3, packet, flow, hook);
+    }
+    if rewrite::set_macs(ctx, flow.out_dmac, flow.out_smac).is_none()
+        || rewrite::apply(ctx, l3, packet, flow, true).is_none()
+    {
+        return drops::drop(ctx, Reason::Rewrite);
+    }
+    redirect(flow.out_ifindex, confirm)
+}
+
+/// Redirect the frame to `ifindex`.
+#[inline(always)]
+pub fn redirect(ifindex: u32, confirm: Addr4) -> i32 {
+    if confirm != NOBODY {
+        let mut next = bpf_redir_neigh {
+            nh_family: u32::from(AF_INET),
+            // All 16 bytes: the helper reads the whole union.
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                ipv6_nh: [u32::from_ne_bytes(confirm), 0, 0, 0],
+            },
+        };
+        // SAFETY: `next` is as large as said and outlives the call.
+        return unsafe {
+            bpf_redirect_neigh(
+                ifindex,
+                &raw mut next,
+                size_of::<bpf_redir_neigh>() as i32,
+                0,
+            )
+        } as i32;
+    }
+    // SAFETY: takes no pointers.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+/// Let the stack forward the packet: it answers with ICMP where that is due, fragments, resolves
+/// neighbours.
+///
+/// A packet that answers a translated flow is addressed to the host and must be translated
+/// first. Not at a port: the bridge hands the packet up to `bridge_ingress`, which would not know
+/// the translated one.
+#[inline(always)]
+fn to_stack(ctx: &TcContext, l3: usize, packet: &Packet, flow: &Flow4, hook: Hook) -> i32 {
+    let translated_destination = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
+    if translated_destination
+        && hook != Hook::Port
+        && rewrite::apply(ctx, l3, packet, flow, false).is_none()
+    {
+        return drops::drop(ctx, Reason::Rewrite);
+    }
+    PASS
+}
