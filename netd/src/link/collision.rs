@@ -1,0 +1,233 @@
+//! Whether a subnet is already somebody else's on this host.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::snapshot::Snapshot;
+
+/// Prefixes up to this length mean "everywhere": the default route, and the two halves of it by
+/// which VPN clients override the default without replacing it.
+const DEFAULT_ROUTE_PREFIX: u8 = 1;
+
+/// Who holds a subnet, or part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUse {
+    /// A device's name, or "route via …" for a route that names no device.
+    pub interface: String,
+    /// What it holds, as network address and prefix length.
+    pub subnet: (Ipv4Addr, u8),
+}
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (network, prefix) = self.subnet;
+        write!(
+            f,
+            "Network is already in use by interface {} ({network}/{prefix})",
+            self.interface
+        )
+    }
+}
+
+/// Finds an interface address or a route of another device than `own_bridge` that covers any
+/// address of `subnet`. Default routes cover everything and do not count.
+#[must_use]
+pub fn subnet_in_use(
+    subnet: (Ipv4Addr, u8),
+    own_bridge: Option<&str>,
+    snapshot: &Snapshot,
+) -> Option<InUse> {
+    let own = own_bridge
+        .and_then(|name| snapshot.by_name(name))
+        .map(|link| link.index);
+    let addresses = snapshot
+        .addresses
+        .iter()
+        .map(|address| (Some(address.index), address.address, address.prefix, None));
+    let routes = snapshot
+        .routes
+        .iter()
+        .filter(|route| route.destination.1 > DEFAULT_ROUTE_PREFIX)
+        .map(|route| {
+            let (destination, prefix) = route.destination;
+            (route.index, destination, prefix, route.gateway)
+        });
+    addresses
+        .chain(routes)
+        .filter(|(index, ..)| index.is_none() || *index != own)
+        .find_map(|(index, address, prefix, gateway)| {
+            let IpAddr::V4(address) = address else {
+                return None;
+            };
+            overlap(subnet, (address, prefix)).then(|| InUse {
+                interface: holder(index, gateway, snapshot),
+                subnet: (network(address, prefix), prefix),
+            })
+        })
+}
+
+/// Whether two subnets share an address: one contains the other.
+fn overlap(a: (Ipv4Addr, u8), b: (Ipv4Addr, u8)) -> bool {
+    let prefix = a.1.min(b.1);
+    network(a.0, prefix) == network(b.0, prefix)
+}
+
+fn network(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(prefix.min(32)))
+        .unwrap_or(0);
+    Ipv4Addr::from(u32::from(address) & mask)
+}
+
+fn holder(index: Option<u32>, gateway: Option<IpAddr>, snapshot: &Snapshot) -> String {
+    match (index, gateway) {
+        (Some(index), _) => snapshot
+            .links
+            .get(&index)
+            .map_or_else(|| format!("number {index}"), |link| link.name.clone()),
+        (None, Some(gateway)) => format!("route via {gateway}"),
+        (None, None) => "route without a device".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::link::{Address, Link, Route, Scope};
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            ..Link::default()
+        }
+    }
+
+    fn address(index: u32, address: [u8; 4], prefix: u8) -> Address {
+        Address {
+            index,
+            address: IpAddr::from(address),
+            prefix,
+            primary: true,
+            scope: Scope::Global,
+        }
+    }
+
+    fn route(index: Option<u32>, to: [u8; 4], prefix: u8, via: Option<[u8; 4]>) -> Route {
+        Route {
+            destination: (IpAddr::from(to), prefix),
+            index,
+            gateway: via.map(IpAddr::from),
+            table: 254,
+        }
+    }
+
+    fn host() -> Snapshot {
+        Snapshot {
+            links: [(2, link(2, "eth0")), (3, link(3, "virbr0"))].into(),
+            addresses: vec![
+                address(2, [10, 1, 2, 3], 16),
+                address(3, [192, 168, 122, 1], 24),
+            ],
+            routes: vec![
+                route(Some(2), [0, 0, 0, 0], 0, Some([10, 1, 0, 1])),
+                route(Some(2), [128, 0, 0, 0], 1, Some([10, 1, 0, 1])),
+                route(Some(2), [172, 16, 0, 0], 12, Some([10, 1, 0, 2])),
+                route(None, [198, 51, 100, 0], 24, Some([10, 1, 0, 9])),
+            ],
+        }
+    }
+
+    fn check(subnet: [u8; 4], prefix: u8) -> Option<String> {
+        subnet_in_use((subnet.into(), prefix), Some("virbr0"), &host()).map(|used| used.to_string())
+    }
+
+    #[test]
+    fn names_the_interface_and_its_subnet() {
+        assert_eq!(
+            check([10, 1, 64, 0], 24).unwrap(),
+            "Network is already in use by interface eth0 (10.1.0.0/16)"
+        );
+        assert_eq!(
+            check([172, 20, 0, 0], 24).unwrap(),
+            "Network is already in use by interface eth0 (172.16.0.0/12)"
+        );
+        assert_eq!(
+            check([198, 51, 0, 0], 16).unwrap(),
+            "Network is already in use by interface route via 10.1.0.9 (198.51.100.0/24)"
+        );
+    }
+
+    #[test]
+    fn the_default_route_and_its_halves_do_not_count() {
+        assert_eq!(check([203, 0, 113, 0], 24), None);
+        assert_eq!(check([100, 64, 0, 0], 24), None);
+    }
+
+    #[test]
+    fn the_own_bridge_does_not_count_but_another_does() {
+        let subnet = (Ipv4Addr::new(192, 168, 122, 0), 24);
+        assert_eq!(subnet_in_use(subnet, Some("virbr0"), &host()), None);
+        for other in [None, Some("virbr1"), Some("eth0")] {
+            let used = subnet_in_use(subnet, other, &host()).unwrap();
+            assert_eq!(used.interface, "virbr0");
+        }
+    }
+
+    #[test]
+    fn ipv6_is_another_matter() {
+        let mut snapshot = Snapshot::default();
+        snapshot.addresses.push(Address {
+            index: 1,
+            address: "::".parse().unwrap(),
+            prefix: 0,
+            primary: true,
+            scope: Scope::Global,
+        });
+        let subnet = (Ipv4Addr::new(192, 168, 122, 0), 24);
+        assert_eq!(subnet_in_use(subnet, None, &snapshot), None);
+    }
+
+    /// Bit by bit: two subnets share an address unless a bit that both fix differs.
+    fn share_an_address(a: (u32, u8), b: (u32, u8)) -> bool {
+        (0..32u8).all(|bit| {
+            let value = |address: u32| address >> (31 - bit) & 1;
+            bit >= a.1 || bit >= b.1 || value(a.0) == value(b.0)
+        })
+    }
+
+    /// Addresses that agree in their first bits often enough to overlap.
+    fn near() -> impl Strategy<Value = (u32, u8)> {
+        (any::<u32>(), 0u32..=32, 0u8..=32).prop_map(|(bits, differ, prefix)| {
+            let low = 1u64
+                .checked_shl(differ)
+                .map_or(u32::MAX, |b| (b - 1) as u32);
+            ((0xc0a8_7a00 & !low) | (bits & low), prefix)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_bits(ours in near(), theirs in near(), as_route: bool) {
+            let theirs_text = Ipv4Addr::from(theirs.0).octets();
+            let mut snapshot = Snapshot {
+                links: [(7, link(7, "lan"))].into(),
+                ..Snapshot::default()
+            };
+            if as_route {
+                snapshot.routes.push(route(Some(7), theirs_text, theirs.1, None));
+            } else {
+                snapshot.addresses.push(address(7, theirs_text, theirs.1));
+            }
+            let expected = share_an_address(ours, theirs) && !(as_route && theirs.1 <= 1);
+            let found = subnet_in_use((ours.0.into(), ours.1), None, &snapshot);
+            prop_assert_eq!(found.is_some(), expected);
+            if let Some(used) = found {
+                prop_assert_eq!(used.interface, "lan");
+                prop_assert!(share_an_address(ours, (used.subnet.0.into(), used.subnet.1)));
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Asking the kernel about devices, and changing them.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use rtnetlink::packet_route::link::{BridgeStpState, LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
+
+use super::error::LinkError;
+use super::netlink::Requests;
+use super::snapshot::{Address, Link, Route, Snapshot, ticks};
+use crate::model::Mac;
+
+/// The least and the greatest forward delay the kernel's STP works with
+/// (`BR_MIN_FORWARD_DELAY`, `BR_MAX_FORWARD_DELAY`).
+const STP_DELAY_MS: (u32, u32) = (2_000, 30_000);
+
+/// The forward delay a bridge really has after [`Links::set_bridge`]: with STP the kernel keeps
+/// it between 2 and 30 seconds, whatever was asked for.
+#[must_use]
+pub fn effective_delay_ms(stp: bool, delay_ms: u32) -> u32 {
+    if stp {
+        delay_ms.clamp(STP_DELAY_MS.0, STP_DELAY_MS.1)
+    } else {
+        delay_ms
+    }
+}
+
+/// The devices of the network namespace it was opened in; clones share one socket.
+#[derive(Clone, Debug)]
+pub struct Links {
+    pub(super) requests: Requests,
+}
+
+impl Links {
+    /// Opens the socket. Must be called within a tokio runtime, on a thread that is in the network
+    /// namespace that is meant.
+    pub fn connect() -> Result<Self, LinkError> {
+        Ok(Self {
+            requests: Requests::connect().map_err(LinkError::Socket)?,
+        })
+    }
+
+    /// Reads all devices, addresses and IPv4 routes. The three lists are consistent each, not
+    /// with one another: an address may name a device that is already gone.
+    pub async fn snapshot(&self) -> Result<Snapshot, LinkError> {
+        let mut snapshot = Snapshot::default();
+
+        let mut request = LinkMessage::default();
+        // Nobody here reads counters, and they are most of the answer's bytes.
+        request
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let links = self
+            .dump("network devices", RouteNetlinkMessage::GetLink(request))
+            .await?;
+        for message in links {
+            if let RouteNetlinkMessage::NewLink(message) = message {
+                let link = Link::from(message);
+                snapshot.links.insert(link.index, link);
+            }
+        }
+
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        for message in self.dump("addresses", request).await? {
+            if let RouteNetlinkMessage::NewAddress(message) = message {
+                snapshot.addresses.extend(Address::parse(message));
+            }
+        }
+
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        let request = RouteNetlinkMessage::GetRoute(request);
+        for message in self.dump("routes", request).await? {
+            if let RouteNetlinkMessage::NewRoute(message) = message {
+                snapshot.routes.extend(Route::parse(message));
+            }
+        }
+        Ok(snapshot)
+    }
+
+    /// Creates a bridge, down and without addresses, and returns its index. A device that already
+    /// has the name is an error: it is somebody else's.
+    pub async fn create_bridge(
+        &self,
+        name: &str,
+        mac: Mac,
+        mtu: Option<u32>,
+    ) -> Result<u32, LinkError> {
+        check_name(name)?;
+        let message = LinkMessageBuilder::<LinkBridge>::new(name)
+            .address(mac.0.to_vec())
+            .build();
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.requests
+            .change(RouteNetlinkMessage::NewLink(message), flags)
+            .await
+            .map_err(|source| {
+                if source.raw_os_error() == Some(libc::EEXIST) {
+                    LinkError::Exists(name.to_owned())
+                } else {
+                    refused("create bridge", name, source)
+                }
+            })?;
+        let request = LinkUnspec::new_with_name(name).build();
+        let index = self
+            .get_link(request)
+            .await
+            .map_err(|source| refused("find the new bridge", name, source))?
+            .index;
+        // Not part of the creation: only br_change_mtu marks the MTU as chosen, and without that
+        // mark br_mtu_auto_adjust changes it with every port that is added.
+        if let Some(mtu) = mtu
+            && let Err(error) = self.set_mtu(index, mtu).await
+        {
+            if let Err(again) = self.delete(index).await {
+                tracing::warn!("after a failed creation: {again}");
+            }
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    /// Switches a bridge's STP and sets its forward delay. With STP on the kernel has limits, see
+    /// [`effective_delay_ms`].
+    pub async fn set_bridge(&self, index: u32, stp: bool, delay_ms: u32) -> Result<(), LinkError> {
+        let bridge = || bridge_message(index);
+        let delay = ticks(effective_delay_ms(stp, delay_ms));
+        let state = if stp {
+            BridgeStpState::KernelStp
+        } else {
+            BridgeStpState::Disabled
+        };
+        // br_changelink sets the delay before it switches STP, and br_set_forward_delay refuses a
+        // short delay while STP runs: to leave STP takes two steps.
+        if !stp {
+            self.set(
+                index,
+                "switch off STP of",
+                bridge().stp_state(state).build(),
+            )
+            .await?;
+        }
+        self.set(
+            index,
+            &format!("set STP and a forward delay of {delay_ms} ms on"),
+            bridge().forward_delay(delay).stp_state(state).build(),
+        )
+        .await
+    }
+
+    /// Sets the MTU.
+    pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        self.set(index, &format!("set MTU {mtu} on"), message).await
+    }
+
+    /// Sets the hardware address.
+    pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_index(index)
+            .address(mac.0.to_vec())
+            .build();
+        self.set(index, "set the MAC address of", message).await
+    }
+
+    /// Switches a device on or off.
+    pub async fn set_up(&self, index: u32, up: bool) -> Result<(), LinkError> {
+        let builder = LinkUnspec::new_with_index(index);
+        if up {
+            self.set(index, "bring up", builder.up().build()).await
+        } else {
+            self.set(index, "take down", builder.down().build()).await
+        }
+    }
+
+    /// Makes a device a port of `controller`, or of none.
+    pub async fn set_controller(
+        &self,
+        port: u32,
+        controller: Option<u32>,
+    ) -> Result<(), LinkError> {
+        let builder = LinkUnspec::new_with_index(port);
+        match controller {
+            Some(controller) => {
+                let name = self.name_of(controller).await;
+                let message = builder.controller(controller).build();
+                self.set(port, &format!("add to {name} the port"), message)
+                    .await
+            }
+            None => {
+                let message = builder.nocontroller().build();
+                self.set(port, "remove from its bridge the port", message)
+                    .await
+            }
+        }
+    }
+
+    /// Gives a device an address; an IPv4 one comes with its subnet's broadcast address.
+    pub async fn add_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<(), LinkError> {
+        let message = RouteNetlinkMessage::NewAddress(address_message(index, address, prefix));
+        let result = self
+            .requests
+            .change(message, NLM_F_CREATE | NLM_F_EXCL)
+            .await;
+        self.named(index, &format!("add address {address}/{prefix} to"), result)
+            .await
+    }
+
+    /// Takes an address from a device.
+    pub async fn del_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<(), LinkError> {
+        let message = RouteNetlinkMessage::DelAddress(address_message(index, address, prefix));
+        let result = self.requests.change(message, 0).await;
+        self.named(
+            index,
+            &format!("remove address {address}/{prefix} from"),
+            result,
+        )
+        .await
+    }
+
+    /// Deletes a device.
+    pub async fn delete(&self, index: u32) -> Result<(), LinkError> {
+        let name = self.name_of(index).await;
+        let message = LinkUnspec::new_with_index(index).build();
+        self.requests
+            .change(RouteNetlinkMessage::DelLink(message), 0)
+            .await
+            .map_err(|source| refused("delete", &name, source))
+    }
+
+    /// Sends a changed device.
+    async fn set(&self, index: u32, action: &str, message: LinkMessage) -> Result<(), LinkError> {
+        let result = self
+            .requests
+            .change(RouteNetlinkMessage::NewLink(message), 0)
+            .await;
+        self.named(index, action, result).await
+    }
+
+    /// Adds operation and device to a failure; the name is looked up only then.
+    pub(super) async fn named<T>(
+        &self,
+        index: u32,
+        action: &str,
+        result: io::Result<T>,
+    ) -> Result<T, LinkError> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(source) => Err(refused(action, &self.name_of(index).await, source)),
+        }
+    }
+
+    /// A device's name for a message, or its number when it is gone.
+    pub(super) async fn name_of(&self, index: u32) -> String {
+        match self
+            .get_link(LinkUnspec::new_with_index(index).build())
+            .await
+        {
+            Ok(link) => link.name,
+            Err(_) => format!("device number {index}"),
+        }
+    }
+
+    /// One device.
+    async fn get_link(&self, request: LinkMessage) -> io::Result<Link> {
+        self.get_link_message(request).await.map(Link::from)
+    }
+
+    /// One device, with all the kernel says about it.
+    pub(super) async fn get_link_message(&self, request: LinkMessage) -> io::Result<LinkMessage> {
+        match self
+            .requests
+            .get(RouteNetlinkMessage::GetLink(request))
+            .await?
+        {
+            RouteNetlinkMessage::NewLink(message) => Ok(message),
+            other => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "the kernel answered with message type {}",
+                    other.message_type()
+                ),
+            )),
+        }
+    }
+
+    async fn dump(
+        &self,
+        what: &'static str,
+        request: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, LinkError> {
+        self.requests
+            .dump(request)
+            .await
+            .map_err(|source| LinkError::Dump { what, source })
+    }
+}
+
+/// A message that changes an existing bridge.
+pub(super) fn bridge_message(index: u32) -> LinkMessageBuilder<LinkBridge> {
+    LinkMessageBuilder::<LinkBridge>::new_with_info_kind(
+        rtnetlink::packet_route::link::InfoKind::Bridge,
+    )
+    .index(index)
+}
+
+fn refused(action: &str, device: &str, source: io::Error) -> LinkError {
+    LinkError::Refused {
+        action: action.to_owned(),
+        device: device.to_owned(),
+        source,
+    }
+}
+
+fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = prefix;
+    message.header.scope = AddressScope::Universe;
+    message.header.family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.flags = AddressHeaderFlags::empty();
+    message.attributes.push(AddressAttribute::Local(address));
+    message.attributes.push(AddressAttribute::Address(address));
+    if let IpAddr::V4(address) = address
+        && let Some(broadcast) = broadcast(address, prefix)
+    {
+        message
+            .attributes
+            .push(AddressAttribute::Broadcast(broadcast));
+    }
+    message
+}
+
+/// The subnet's last address; subnets of one or two addresses have no broadcast (RFC 3021).
+fn broadcast(address: Ipv4Addr, prefix: u8) -> Option<Ipv4Addr> {
+    (prefix < 31).then(|| Ipv4Addr::from(u32::from(address) | (u32::MAX >> prefix)))
+}
+
+/// Refuses what `dev_valid_name` refuses, and `%`, which the kernel would replace by a number of
+/// its own choosing.
+fn check_name(name: &str) -> Result<(), LinkError> {
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > 15 {
+        "it is longer than 15 bytes"
+    } else if name == "." || name == ".." {
+        "it names a directory"
+    } else if name
+        .bytes()
+        .any(|b| matches!(b, b'/' | b':' | b'%' | 0) || b.is_ascii_whitespace())
+    {
+        "'/', ':', '%' and white space are not allowed"
+    } else {
+        return Ok(());
+    };
+    Err(LinkError::InvalidName(name.to_owned(), reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcast_is_the_last_address() {
+        let address = Ipv4Addr::new(192, 168, 122, 1);
+        let last = |a, b, c, d| Some(Ipv4Addr::new(a, b, c, d));
+        assert_eq!(broadcast(address, 24), last(192, 168, 122, 255));
+        assert_eq!(broadcast(address, 30), last(192, 168, 122, 3));
+        assert_eq!(broadcast(address, 0), last(255, 255, 255, 255));
+        assert_eq!(broadcast(address, 31), None);
+        assert_eq!(broadcast(address, 32), None);
+    }
+
+    #[test]
+    fn impossible_names_are_refused_before_the_kernel_is_asked() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a:b",
+            "virbr%d",
+            "sixteen-bytes-xx",
+            "a\tb",
+        ] {
+            let error = check_name(name).unwrap_err();
+            assert!(error.to_string().contains(&format!("'{name}'")), "{error}");
+        }
+        for name in ["virbr0", "br.100", "fifteen-bytes-x", "bé"] {
+            check_name(name).unwrap();
+        }
+    }
+
+    #[test]
+    fn stp_bounds_the_delay() {
+        assert_eq!(effective_delay_ms(true, 0), 2_000);
+        assert_eq!(effective_delay_ms(true, 4_000), 4_000);
+        assert_eq!(effective_delay_ms(true, 90_000), 30_000);
+        assert_eq!(effective_delay_ms(false, 0), 0);
+    }
+}

@@ -1,0 +1,297 @@
+//! What the host has at one moment: devices, addresses, IPv4 routes, as plain data.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags,
+    LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+};
+
+use crate::model::Mac;
+
+/// The values of [`Link::port_state`] (`BR_STATE_*` of linux/if_bridge.h).
+pub mod port_state {
+    /// Down, or without carrier.
+    pub const DISABLED: u8 = 0;
+    /// Forwards nothing, learns nothing; the first forward delay.
+    pub const LISTENING: u8 = 1;
+    /// Forwards nothing, learns addresses; the second forward delay.
+    pub const LEARNING: u8 = 2;
+    /// Forwards.
+    pub const FORWARDING: u8 = 3;
+    /// Held shut by STP, because it would close a loop.
+    pub const BLOCKING: u8 = 4;
+}
+
+/// The kernel counts bridge times in hundredths of a second (USER_HZ).
+const TICK_MS: u32 = 10;
+
+/// A network device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in this network namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address, where that has six bytes.
+    pub mac: Option<Mac>,
+    /// Largest packet it carries, link layer header not counted.
+    pub mtu: u32,
+    /// `IFLA_INFO_KIND`: "bridge", "veth", "tun", "vrf"; hardware has none.
+    pub kind: Option<String>,
+    /// It carries Ethernet frames (`ARPHRD_ETHER`).
+    pub ether: bool,
+    /// It is the loopback device.
+    pub loopback: bool,
+    /// It is switched on (`IFF_UP`); that says nothing about a carrier.
+    pub up: bool,
+    /// `IFLA_MASTER`: the bridge, bond or VRF it belongs to.
+    pub controller: Option<u32>,
+    /// Set for bridges.
+    pub bridge: Option<BridgeAttrs>,
+    /// `IFLA_BRPORT_STATE`, one of [`port_state`]; set for ports of bridges.
+    pub port_state: Option<u8>,
+}
+
+/// What only bridges have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgeAttrs {
+    /// The spanning tree protocol runs, in the kernel or in a daemon.
+    pub stp: bool,
+    /// How long a port stays in each of listening and learning.
+    pub forward_delay_ms: u32,
+}
+
+/// How far an address means something (`RT_SCOPE_*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Everywhere.
+    #[default]
+    Global,
+    /// Deprecated IPv6 site scope.
+    Site,
+    /// On this link.
+    Link,
+    /// On this host.
+    Host,
+    /// Another number.
+    Other(u8),
+}
+
+/// An address of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The device.
+    pub index: u32,
+    /// The host's own address (`IFA_LOCAL`).
+    pub address: IpAddr,
+    /// Length of the subnet's prefix.
+    pub prefix: u8,
+    /// Not `IFA_F_SECONDARY`.
+    pub primary: bool,
+    /// Its scope.
+    pub scope: Scope,
+}
+
+/// An IPv4 route that sends packets somewhere (`RTN_UNICAST`); one per next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Destination and its prefix length.
+    pub destination: (IpAddr, u8),
+    /// Device packets leave by, where the route names one.
+    pub index: Option<u32>,
+    /// Next hop, where there is one.
+    pub gateway: Option<IpAddr>,
+    /// Routing table; 254 is the main one.
+    pub table: u32,
+}
+
+/// The host's devices, addresses and IPv4 routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// By index.
+    pub links: BTreeMap<u32, Link>,
+    /// In the kernel's order.
+    pub addresses: Vec<Address>,
+    /// All tables; without local, broadcast and other routes that lead nowhere.
+    pub routes: Vec<Route>,
+}
+
+impl Snapshot {
+    /// The device called `name`.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name)
+    }
+
+    /// The devices that belong to `bridge`.
+    pub fn ports_of(&self, bridge: u32) -> impl Iterator<Item = &Link> {
+        self.links
+            .values()
+            .filter(move |link| link.controller == Some(bridge))
+    }
+
+    /// The addresses of a device.
+    pub fn addresses_of(&self, index: u32) -> impl Iterator<Item = &Address> {
+        self.addresses
+            .iter()
+            .filter(move |address| address.index == index)
+    }
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let header = &message.header;
+        let mut link = Self {
+            index: header.index,
+            ether: header.link_layer_type == LinkLayerType::Ether,
+            loopback: header.flags.contains(LinkFlags::Loopback),
+            up: header.flags.contains(LinkFlags::Up),
+            ..Self::default()
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(bytes) => {
+                    link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
+                }
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::LinkInfo(infos) => link.take_infos(infos),
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+impl Link {
+    fn take_infos(&mut self, infos: Vec<LinkInfo>) {
+        for info in infos {
+            match info {
+                LinkInfo::Kind(kind) => self.kind = Some(kind.to_string()),
+                LinkInfo::Data(InfoData::Bridge(attributes)) => {
+                    self.bridge = Some(bridge_attrs(&attributes));
+                }
+                LinkInfo::PortData(InfoPortData::BridgePort(attributes)) => {
+                    self.port_state = attributes.iter().find_map(|attribute| match attribute {
+                        InfoBridgePort::State(state) => Some(u8::from(*state)),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn bridge_attrs(attributes: &[InfoBridge]) -> BridgeAttrs {
+    let mut bridge = BridgeAttrs::default();
+    for attribute in attributes {
+        match attribute {
+            InfoBridge::StpState(state) => bridge.stp = *state != BridgeStpState::Disabled,
+            InfoBridge::ForwardDelay(ticks) => {
+                bridge.forward_delay_ms = ticks.saturating_mul(TICK_MS);
+            }
+            _ => {}
+        }
+    }
+    bridge
+}
+
+/// Milliseconds as a bridge time, rounded up so that a short time does not become none.
+pub(super) fn ticks(milliseconds: u32) -> u32 {
+    milliseconds.div_ceil(TICK_MS)
+}
+
+impl Address {
+    /// `None` for a message without an address.
+    pub(super) fn parse(message: AddressMessage) -> Option<Self> {
+        let mut local = None;
+        let mut address = None;
+        let mut secondary = message.header.flags.contains(AddressHeaderFlags::Secondary);
+        for attribute in message.attributes {
+            match attribute {
+                // The host's end; IFA_ADDRESS is the other one on point-to-point devices.
+                AddressAttribute::Local(ip) => local = Some(ip),
+                AddressAttribute::Address(ip) => address = Some(ip),
+                AddressAttribute::Flags(flags) => {
+                    secondary = flags.contains(AddressFlags::Secondary);
+                }
+                _ => {}
+            }
+        }
+        Some(Self {
+            index: message.header.index,
+            address: local.or(address)?,
+            prefix: message.header.prefix_len,
+            primary: !secondary,
+            scope: match message.header.scope {
+                AddressScope::Universe => Scope::Global,
+                AddressScope::Site => Scope::Site,
+                AddressScope::Link => Scope::Link,
+                AddressScope::Host => Scope::Host,
+                other => Scope::Other(other.into()),
+            },
+        })
+    }
+}
+
+impl Route {
+    /// One route per next hop; none for routes that do not forward.
+    pub(super) fn parse(message: RouteMessage) -> Vec<Self> {
+        if message.header.kind != RouteType::Unicast {
+            return Vec::new();
+        }
+        let mut route = Self {
+            destination: (
+                IpAddr::from([0; 4]),
+                message.header.destination_prefix_length,
+            ),
+            index: None,
+            gateway: None,
+            table: u32::from(message.header.table),
+        };
+        let mut hops = Vec::new();
+        for attribute in message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
+                    route.destination.0 = IpAddr::V4(ip);
+                }
+                // The header's table has only eight bits.
+                RouteAttribute::Table(table) => route.table = table,
+                RouteAttribute::Oif(index) => route.index = Some(index),
+                RouteAttribute::MultiPath(next_hops) => hops = next_hops,
+                other => route.gateway = gateway(&other).or(route.gateway),
+            }
+        }
+        if hops.is_empty() {
+            return vec![route];
+        }
+        hops.iter()
+            .map(|hop| Self {
+                index: Some(hop.interface_index),
+                gateway: hop.attributes.iter().find_map(gateway),
+                ..route.clone()
+            })
+            .collect()
+    }
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(ip))
+        | RouteAttribute::Via(RouteVia::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        // RFC 5549: IPv4 by way of an IPv6 router.
+        RouteAttribute::Gateway(RouteAddress::Inet6(ip))
+        | RouteAttribute::Via(RouteVia::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
+}
