@@ -520,11 +520,12 @@ fn edge_ports_forward_at_once_and_stp_stays_on() {
         for port in ["p0", "p1"] {
             assert_eq!(state_of(&links, port).await, port_state::FORWARDING);
         }
-        assert!(guests[0].pings("10.9.0.1"));
+        // By the guest that has not asked in vain yet: an ARP question is repeated only after 1 s.
+        assert!(guests[1].pings("10.9.0.1"));
         assert!(guests[1].pings("10.9.0.2"));
         let pinged = start.elapsed();
         eprintln!("switched in {switched:?}, two pings done after {pinged:?}");
-        assert!(pinged < Duration::from_millis(1_000), "{pinged:?}");
+        assert!(pinged < Duration::from_millis(1_500), "{pinged:?}");
 
         let snapshot = links.snapshot().await.unwrap();
         let expected = BridgeAttrs {
@@ -869,5 +870,28 @@ fn sysctls_are_those_of_the_threads_namespace() {
                 .contains("cannot write 'many' to /proc/sys/net/ipv4/ip_forward: Invalid argument"),
             "{error}"
         );
+    });
+}
+
+#[test]
+fn a_long_list_is_complete() {
+    in_namespace(|| async {
+        let links = Links::connect().unwrap();
+        let bridge = links.create_bridge("br0", MAC, None).await.unwrap();
+        let batch: String = (0..300)
+            .map(|n| format!("link add name p{n} master br0 type veth peer name g{n}\n"))
+            .collect();
+        let mut child = Command::new("ip")
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), batch.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        let start = Instant::now();
+        let snapshot = links.snapshot().await.unwrap();
+        eprintln!("{} devices in {:?}", snapshot.links.len(), start.elapsed());
+        assert_eq!(snapshot.ports_of(bridge).count(), 300);
+        assert!((0..300).all(|n| snapshot.by_name(&format!("g{n}")).is_some()));
     });
 }

@@ -69,7 +69,7 @@ impl Links {
     /// ports only), and switching off leaves all port states and what is known of other bridges
     /// (`br_stp_stop` changes nothing but the mode). From then on the tree works as ever:
     /// `br_received_config_bpdu` still blocks a port that turns out to close a loop, at the latest
-    /// after one hello time, 2 s. That is the price of every edge port.
+    /// after one hello time, 2 s, in which frames go round. That is the price of every edge port.
     ///
     /// The messages go in one datagram. `netlink_rcv_skb` works through it within the one
     /// sendmsg call and goes on after an error, so STP is off for microseconds and comes on again
