@@ -1,8 +1,22 @@
 //! Network XML: the definition of a network as libvirt's users write it.
 //!
-//! No I/O happens here. `parse` reads XML into [`Network`], `format` prints the canonical text,
-//! `check` holds the rules that apply when a definition is stored or started.
+//! No I/O happens here. [`parse`] reads XML into [`Network`], [`format()`] prints the canonical
+//! text, and [`check_define`] and [`check_start`] hold the rules that apply when a definition is
+//! stored or started. The three layers stay apart because a definition may be readable, and may
+//! even be kept, without being startable.
 
+mod address;
+mod check;
+mod error;
+mod format;
+mod parse;
+#[cfg(test)]
+mod tests;
 pub mod types;
+mod xml;
 
+pub use check::{check_define, check_interface_name, check_name, check_start};
+pub use error::XmlError;
+pub use format::{FormatOptions, format};
+pub use parse::parse;
 pub use types::*;

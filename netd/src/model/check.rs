@@ -1,0 +1,426 @@
+//! The rules of a definition that go beyond reading it: what may be stored, what may be started.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::net::IpAddr;
+
+use super::error::XmlError;
+use super::types::{
+    Bandwidth, Bridge, Dns, ForwardMode, Ip, MacTableManager, Nat, Network, Rate, VirtualPort, Vlan,
+};
+
+/// Longest name of a network: it names files, with a suffix behind it.
+const MAX_NAME: usize = 200;
+/// Longest name of an interface (IFNAMSIZ less its end).
+const MAX_INTERFACE: usize = 15;
+/// Most that traffic control takes as a rate (kilobytes per second) and as a burst (KiB).
+const MAX_RATE: u64 = 1 << 54;
+const MAX_BURST: u64 = (1 << 22) - 1;
+/// What the kernel takes as the MTU of a bridge with IPv4 on it.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
+/// Namespace of the elements under `<metadata>` that speak to netd itself.
+const NETD_NAMESPACE: &str = "urn:netd:network:1";
+
+/// Can a network of this name be kept in files?
+pub fn check_name(name: &str) -> Result<(), XmlError> {
+    let refuse = |why: &str| {
+        let shown: String = name.escape_debug().take(MAX_NAME).collect();
+        Err(XmlError::Invalid(format!("network name '{shown}' {why}")))
+    };
+    if name.is_empty() || name == "." || name == ".." {
+        refuse("cannot be the name of a file")
+    } else if name.contains('/') {
+        refuse("contains '/'")
+    } else if name.chars().any(char::is_control) {
+        refuse("contains a control character")
+    } else if name.len() > MAX_NAME {
+        refuse(&format!("is longer than {MAX_NAME} bytes"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Is this a name the kernel gives to an interface?
+pub fn check_interface_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name == "." || name == ".." {
+        Err("is not the name of an interface")
+    } else if name.len() > MAX_INTERFACE {
+        Err("is longer than 15 bytes")
+    } else if name
+        .contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control())
+    {
+        Err("contains '/', ':', '%', a blank or a control character")
+    } else {
+        Ok(())
+    }
+}
+
+/// May the definition be stored? Names in use by other networks are for the caller to look up.
+pub fn check_define(network: &Network) -> Result<(), XmlError> {
+    check_name(&network.name)?;
+    let checker = Checker(network);
+    checker.texts()?;
+    checker.interfaces()?;
+    checker.forward_pool()?;
+    checker.external_mode()?;
+    checker.dhcp()?;
+    checker.port_groups()?;
+    checker.bandwidths()?;
+    checker.vlans()
+}
+
+/// May the definition be started: are its rules kept, and is all it asks for acted upon?
+pub fn check_start(network: &Network) -> Result<(), XmlError> {
+    check_define(network)?;
+    let checker = Checker(network);
+    let missing = checker.not_acted_upon();
+    if !missing.is_empty() {
+        return Err(XmlError::Unsupported(format!(
+            "network '{}' cannot be started: netd does not act upon {} yet; remove {} from the \
+             definition",
+            network.name.escape_debug(),
+            missing.join(", "),
+            if missing.len() == 1 { "it" } else { "them" },
+        )));
+    }
+    checker.start_values()
+}
+
+/// A network under check.
+struct Checker<'a>(&'a Network);
+
+impl Checker<'_> {
+    fn refuse(&self, element: &str, detail: impl Display) -> XmlError {
+        let name = self.0.name.escape_debug();
+        XmlError::Invalid(format!("network '{name}', {element}: {detail}"))
+    }
+
+    /// What is written into dnsmasq's files must not break out of its line or field.
+    fn texts(&self) -> Result<(), XmlError> {
+        let network = self.0;
+        // A line of its own: anything but control characters.
+        let line = |element: &str, text: &str| {
+            if text.chars().any(char::is_control) {
+                let detail = format!("'{}' contains a control character", text.escape_debug());
+                return Err(self.refuse(element, detail));
+            }
+            Ok(())
+        };
+        // A field among others: no separators either.
+        let field = |element: &str, text: &str| {
+            line(element, text)?;
+            if text.contains(|c: char| c.is_whitespace() || ",/#\"\\".contains(c)) {
+                let detail = format!("'{text}' contains a blank or one of , / # \" \\");
+                return Err(self.refuse(element, detail));
+            }
+            Ok(())
+        };
+        if let Some(name) = network.domain.as_ref().and_then(|d| d.name.as_ref()) {
+            field("<domain name>", name)?;
+        }
+        let no_dns = Dns::default();
+        let dns = network.dns.as_ref().unwrap_or(&no_dns);
+        for domain in dns.forwarders.iter().filter_map(|f| f.domain.as_ref()) {
+            field("<forwarder domain>", domain)?;
+        }
+        for txt in &dns.txts {
+            line("<txt name>", &txt.name)?;
+            line("<txt value>", txt.value.as_deref().unwrap_or_default())?;
+        }
+        for text in dns
+            .srvs
+            .iter()
+            .flat_map(|s| s.domain.iter().chain(&s.target))
+        {
+            field("<srv>", text)?;
+        }
+        for name in dns.hosts.iter().flat_map(|host| &host.hostnames) {
+            field("<hostname>", name)?;
+        }
+        for ip in &network.ips {
+            for name in ip.dhcp.hosts.iter().filter_map(|host| host.name.as_ref()) {
+                field("<host name> of <dhcp>", name)?;
+            }
+            if let Some(root) = &ip.tftp_root {
+                line("<tftp root>", root)?;
+            }
+            if let Some(bootp) = &ip.dhcp.bootp {
+                line("<bootp file>", &bootp.file)?;
+                if bootp.file.contains(',') {
+                    return Err(self.refuse("<bootp file>", "contains ','"));
+                }
+            }
+        }
+        for option in &network.dnsmasq_options {
+            line("<dnsmasq:option value>", option)?;
+        }
+        Ok(())
+    }
+
+    fn interfaces(&self) -> Result<(), XmlError> {
+        let network = self.0;
+        if let Some(name) = &network.bridge.name {
+            // The template's number takes up to three digits; one has to fit.
+            let sample = match name.matches('%').count() {
+                1 if network.is_managed() => name.replacen("%d", "0", 1),
+                _ => name.clone(),
+            };
+            check_interface_name(&sample).map_err(|why| {
+                self.refuse("<bridge>", format!("name '{}' {why}", name.escape_debug()))
+            })?;
+        }
+        if let Some(forward) = &network.forward {
+            for dev in forward.interfaces.iter().chain(&forward.pf) {
+                check_interface_name(dev).map_err(|why| {
+                    self.refuse(
+                        "<forward>",
+                        format!("device '{}' {why}", dev.escape_debug()),
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the devices of a pool come from, and which modes have one.
+    fn forward_pool(&self) -> Result<(), XmlError> {
+        let Some(forward) = &self.0.forward else {
+            return Ok(());
+        };
+        let mode = forward.mode;
+        let sources = [
+            !forward.interfaces.is_empty(),
+            !forward.addresses.is_empty(),
+            forward.pf.is_some(),
+        ];
+        let detail = if sources.into_iter().filter(|given| *given).count() > 1 {
+            "<interface>, <address> and <pf> exclude each other".to_owned()
+        } else if mode == ForwardMode::Hostdev && !forward.interfaces.is_empty() {
+            "mode='hostdev' takes <address> or <pf>, not <interface>".to_owned()
+        } else if mode != ForwardMode::Hostdev && !forward.addresses.is_empty() {
+            format!("mode='{mode}' takes no PCI <address>")
+        } else if self.0.is_managed() && forward.pf.is_some() {
+            format!("mode='{mode}' takes no <pf>")
+        } else {
+            return Ok(());
+        };
+        Err(self.refuse("<forward>", detail))
+    }
+
+    /// What has no meaning where the bridge, if any, is the host's.
+    fn external_mode(&self) -> Result<(), XmlError> {
+        let network = self.0;
+        if network.is_managed() {
+            return Ok(());
+        }
+        let mode = network.mode();
+        let dns = network.dns.as_ref();
+        let has_bandwidth =
+            network.bandwidth.is_some() || network.portgroups.iter().any(|g| g.bandwidth.is_some());
+        let takes_bandwidth = mode == ForwardMode::Bridge && network.bridge.name.is_some();
+        let given = [
+            (!network.ips.is_empty(), "<ip>"),
+            (network.mac.is_some(), "<mac>"),
+            (network.domain.is_some(), "<domain>"),
+            (dns.is_some_and(|d| !d.txts.is_empty()), "<dns><txt>"),
+            (dns.is_some_and(|d| !d.srvs.is_empty()), "<dns><srv>"),
+            (dns.is_some_and(|d| !d.hosts.is_empty()), "<dns><host>"),
+            (has_bandwidth && !takes_bandwidth, "<bandwidth>"),
+        ];
+        match given.into_iter().find(|(given, _)| *given) {
+            None => Ok(()),
+            Some((_, element)) => Err(self.refuse(
+                element,
+                format!("has no place beside forward mode='{mode}'"),
+            )),
+        }
+    }
+
+    fn dhcp(&self) -> Result<(), XmlError> {
+        let has_dhcp = |ip: &&Ip| !ip.dhcp.ranges.is_empty() || !ip.dhcp.hosts.is_empty();
+        for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
+            let of_family = self.0.ips.iter().filter(|ip| ip.address.is_ipv4() == is_v4);
+            if of_family.filter(has_dhcp).count() > 1 {
+                let detail = format!("only one {family} <ip> of a network may have DHCP");
+                return Err(self.refuse("<dhcp>", detail));
+            }
+        }
+        for ip in &self.0.ips {
+            let other = |a: &IpAddr| a.is_ipv4() != ip.address.is_ipv4();
+            if let Some(wrong) = ip.dhcp.hosts.iter().filter_map(|h| h.ip).find(other) {
+                let detail = format!("{wrong} is not of the family of its <ip>");
+                return Err(self.refuse("<host> of <dhcp>", detail));
+            }
+        }
+        Ok(())
+    }
+
+    fn port_groups(&self) -> Result<(), XmlError> {
+        let groups = &self.0.portgroups;
+        let mut names = HashSet::new();
+        if let Some(group) = groups.iter().find(|g| !names.insert(&g.name)) {
+            let detail = format!("name '{}' is used twice", group.name.escape_debug());
+            return Err(self.refuse("<portgroup>", detail));
+        }
+        if groups.iter().filter(|g| g.default).count() > 1 {
+            return Err(self.refuse("<portgroup>", "only one may be the default"));
+        }
+        Ok(())
+    }
+
+    fn bandwidths(&self) -> Result<(), XmlError> {
+        let groups = self.0.portgroups.iter().map(|g| &g.bandwidth);
+        let all = std::iter::once(&self.0.bandwidth).chain(groups).flatten();
+        for Bandwidth { inbound, outbound } in all {
+            for rate in inbound.iter().chain(outbound) {
+                let Rate {
+                    average,
+                    peak,
+                    burst,
+                    floor,
+                } = *rate;
+                if average.max(peak.unwrap_or(0)).max(floor.unwrap_or(0)) > MAX_RATE {
+                    return Err(self.refuse("<bandwidth>", format!("a rate is above {MAX_RATE}")));
+                }
+                if burst.unwrap_or(0) > MAX_BURST {
+                    return Err(self.refuse("<bandwidth>", format!("burst is above {MAX_BURST}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn vlans(&self) -> Result<(), XmlError> {
+        let network = self.0;
+        let allowed = |port: Option<&VirtualPort>| match network.mode() {
+            ForwardMode::Hostdev | ForwardMode::Passthrough => true,
+            ForwardMode::Bridge => port
+                .and_then(|port| port.kind.as_deref())
+                .is_none_or(|kind| kind == "openvswitch"),
+            _ => false,
+        };
+        let own = network.virtualport.as_ref();
+        let mut used: Vec<(&Vlan, Option<&VirtualPort>)> = Vec::new();
+        used.extend(network.vlan.as_ref().map(|vlan| (vlan, own)));
+        for group in &network.portgroups {
+            let port = group
+                .virtualport
+                .as_ref()
+                .filter(|p| p.kind.is_some())
+                .or(own);
+            used.extend(group.vlan.as_ref().map(|vlan| (vlan, port)));
+        }
+        if used.into_iter().all(|(_, port)| allowed(port)) {
+            return Ok(());
+        }
+        Err(self.refuse(
+            "<vlan>",
+            "is for hostdev and passthrough networks and for bridge networks on a host bridge or \
+             Open vSwitch only",
+        ))
+    }
+
+    /// Names of the elements that are understood, but have no effect in this version.
+    fn not_acted_upon(&self) -> Vec<&'static str> {
+        let network = self.0;
+        let forward = network.forward.as_ref();
+        let no_nat = Nat::default();
+        let nat = forward.and_then(|f| f.nat.as_ref()).unwrap_or(&no_nat);
+        let Bridge {
+            name,
+            zone,
+            mac_table_manager,
+            stp: _,
+            delay: _,
+        } = &network.bridge;
+        let direct = match network.mode() {
+            ForwardMode::Bridge => name
+                .is_none()
+                .then_some("<forward mode='bridge'> without a host's <bridge>"),
+            ForwardMode::Private => Some("<forward mode='private'>"),
+            ForwardMode::Vepa => Some("<forward mode='vepa'>"),
+            ForwardMode::Passthrough => Some("<forward mode='passthrough'>"),
+            ForwardMode::Hostdev => Some("<forward mode='hostdev'>"),
+            _ => None,
+        };
+        let lone_bootp = |ip: &Ip| {
+            ip.dhcp.bootp.is_some() && ip.dhcp.ranges.is_empty() && ip.dhcp.hosts.is_empty()
+        };
+        let optional = [
+            (network.ipv6, "<network ipv6>"),
+            (
+                network.trust_guest_rx_filters == Some(true),
+                "<network trustGuestRxFilters>",
+            ),
+            (
+                network
+                    .metadata
+                    .iter()
+                    .any(|m| m.namespace == NETD_NAMESPACE),
+                "<metadata> of urn:netd:network:1",
+            ),
+            (
+                forward.is_some_and(|f| f.driver.is_some()),
+                "<forward><driver>",
+            ),
+            (nat.ipv6 == Some(true), "<nat ipv6>"),
+            (nat.address.is_some(), "<nat><address>"),
+            (
+                nat.port.is_some_and(|port| port != (1024, 65535)),
+                "<nat><port>",
+            ),
+            (zone.is_some(), "<bridge zone>"),
+            (
+                *mac_table_manager == Some(MacTableManager::Libvirt),
+                "<bridge macTableManager='libvirt'>",
+            ),
+            (
+                network
+                    .domain
+                    .as_ref()
+                    .is_some_and(|d| d.register == Some(true)),
+                "<domain register>",
+            ),
+            (network.vlan.is_some(), "<vlan>"),
+            (network.bandwidth.is_some(), "<bandwidth>"),
+            (network.port_isolated == Some(true), "<port isolated>"),
+            (
+                network.ips.iter().any(|ip| ip.address.is_ipv6()),
+                "<ip family='ipv6'>",
+            ),
+            (
+                network.ips.iter().any(lone_bootp),
+                "<bootp> without a <range> or <host>",
+            ),
+            (!network.routes.is_empty(), "<route>"),
+            (network.virtualport.is_some(), "<virtualport>"),
+            (!network.portgroups.is_empty(), "<portgroup>"),
+        ];
+        let optional = optional.into_iter().filter(|(given, _)| *given);
+        direct
+            .into_iter()
+            .chain(optional.map(|(_, name)| name))
+            .collect()
+    }
+
+    /// Values that only matter once something is made of them.
+    fn start_values(&self) -> Result<(), XmlError> {
+        let network = self.0;
+        if let Some(mtu) = network.mtu.filter(|mtu| !MTU.contains(mtu)) {
+            let detail = format!("size='{mtu}' is not from {} to {}", MTU.start(), MTU.end());
+            return Err(self.refuse("<mtu>", detail));
+        }
+        for ip in &network.ips {
+            let prefix = ip.prefix_len();
+            let at = format!("<ip address='{}'>", ip.address);
+            if ip.address.is_unspecified() || ip.address.is_multicast() || prefix == 0 {
+                return Err(self.refuse(&at, "is not an address a bridge can have"));
+            }
+            if ip.local_ptr == Some(true) && !(prefix < 32 && prefix.is_multiple_of(8)) {
+                let detail = format!("localPtr needs a prefix of 8, 16 or 24, not {prefix}");
+                return Err(self.refuse(&at, detail));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! What guests' ports take from the network: VLAN tags, bandwidth, virtual ports, port groups.
+
+use super::element::Element;
+use super::parse_uuid;
+use crate::model::error::XmlError;
+use crate::model::types::{Bandwidth, NativeVlan, PortGroup, Rate, VirtualPort, Vlan, VlanTag};
+
+/// Reads `<vlan>`.
+pub fn vlan(element: Element<'_>) -> Result<Vlan, XmlError> {
+    let tags = element
+        .children("tag")
+        .map(vlan_tag)
+        .collect::<Result<Vec<_>, _>>()?;
+    let natives = tags.iter().filter(|tag| tag.native.is_some()).count();
+    if tags.is_empty() {
+        return Err(element.error("needs at least one <tag>"));
+    }
+    if natives > 1 {
+        return Err(element.error("only one <tag> may have a nativeMode"));
+    }
+    let trunk = match element.attr("trunk") {
+        None => tags.len() > 1,
+        Some(trunk) if trunk.eq_ignore_ascii_case("yes") => true,
+        Some(trunk) if trunk.eq_ignore_ascii_case("no") => {
+            if tags.len() > 1 || natives > 0 {
+                return Err(element.bad("trunk", "'yes' with several tags or a nativeMode"));
+            }
+            false
+        }
+        Some(_) => return Err(element.bad("trunk", "'yes' or 'no'")),
+    };
+    Ok(Vlan { trunk, tags })
+}
+
+fn vlan_tag(element: Element<'_>) -> Result<VlanTag, XmlError> {
+    element.required("id")?;
+    let id = element
+        .number::<u16>("id")?
+        .filter(|id| *id <= 4095)
+        .ok_or_else(|| element.bad("id", "at most 4095"))?;
+    let native = match element.attr("nativeMode") {
+        None => None,
+        Some("tagged") => Some(NativeVlan::Tagged),
+        Some("untagged") => Some(NativeVlan::Untagged),
+        Some(_) => return Err(element.bad("nativeMode", "'tagged' or 'untagged'")),
+    };
+    Ok(VlanTag { id, native })
+}
+
+/// Reads `<bandwidth>` of a network or port group; one without a direction says nothing.
+pub fn bandwidth(element: Element<'_>) -> Result<Option<Bandwidth>, XmlError> {
+    if element.attr("classID").is_some() {
+        return Err(element.error("classID has no place here"));
+    }
+    let bandwidth = Bandwidth {
+        inbound: element.single("inbound")?.map(rate).transpose()?,
+        outbound: element.single("outbound")?.map(rate).transpose()?,
+    };
+    Ok((bandwidth != Bandwidth::default()).then_some(bandwidth))
+}
+
+fn rate(element: Element<'_>) -> Result<Rate, XmlError> {
+    if element.attr("floor").is_some() {
+        return Err(element.error("floor is for a guest's own interface, not for a network"));
+    }
+    element.required("average")?;
+    let positive = |name| -> Result<Option<u64>, XmlError> {
+        Ok(element.number(name)?.filter(|number| *number != 0))
+    };
+    Ok(Rate {
+        average: element.number("average")?.unwrap_or(0),
+        peak: positive("peak")?,
+        burst: positive("burst")?,
+        floor: None,
+    })
+}
+
+/// The parameters of each type of virtual port; those without a type may be any of them.
+const PARAMETERS: [&str; 6] = [
+    "managerid",
+    "typeid",
+    "typeidversion",
+    "instanceid",
+    "interfaceid",
+    "profileid",
+];
+
+/// Reads `<virtualport>`; one without type and parameters says nothing.
+pub fn virtual_port(
+    element: Element<'_>,
+    needs_type: bool,
+) -> Result<Option<VirtualPort>, XmlError> {
+    let kind = element.attr("type");
+    let allowed: &[&str] = match kind {
+        None if needs_type => return Err(element.error("attribute 'type' is missing")),
+        None => &PARAMETERS,
+        Some("802.1Qbg") => &["managerid", "typeid", "typeidversion", "instanceid"],
+        Some("802.1Qbh") => &["profileid"],
+        Some("openvswitch") => &["interfaceid", "profileid"],
+        Some("midonet") => &["interfaceid"],
+        Some(_) => {
+            return Err(element.bad("type", "802.1Qbg, 802.1Qbh, openvswitch or midonet"));
+        }
+    };
+    let mut parameters = Vec::new();
+    if let Some(child) = element.child("parameters") {
+        for name in PARAMETERS {
+            let Some(value) = parameter(child, name)? else {
+                continue;
+            };
+            if !allowed.contains(&name) {
+                let kind = kind.unwrap_or_default();
+                return Err(child.error(format!("{name} is not a parameter of type '{kind}'")));
+            }
+            parameters.push((name.to_owned(), value));
+        }
+    }
+    let port = VirtualPort {
+        kind: kind.map(str::to_owned),
+        parameters,
+    };
+    Ok((port != VirtualPort::default()).then_some(port))
+}
+
+fn parameter(element: Element<'_>, name: &'static str) -> Result<Option<String>, XmlError> {
+    let Some(text) = element.non_empty(name) else {
+        return Ok(None);
+    };
+    let max = match name {
+        "typeid" => 0xff_ffff,
+        "managerid" | "typeidversion" => 0xff,
+        "profileid" if text.len() > 39 => {
+            return Err(element.bad(name, "at most 39 bytes"));
+        }
+        "profileid" => return Ok(Some(text.to_owned())),
+        _ => {
+            let uuid = parse_uuid(text).ok_or_else(|| element.bad(name, "a UUID"))?;
+            return Ok(Some(uuid.to_string()));
+        }
+    };
+    match element.number::<u32>(name)? {
+        Some(number) if number <= max => Ok(Some(number.to_string())),
+        _ => Err(element.bad(name, &format!("at most {max}"))),
+    }
+}
+
+/// Reads `<portgroup>`.
+pub fn port_group(element: Element<'_>) -> Result<PortGroup, XmlError> {
+    Ok(PortGroup {
+        name: element.required("name")?.to_owned(),
+        default: element
+            .attr("default")
+            .is_some_and(|default| default.eq_ignore_ascii_case("yes")),
+        trust_guest_rx_filters: element.yes_no("trustGuestRxFilters")?,
+        vlan: element.child("vlan").map(vlan).transpose()?,
+        virtualport: element
+            .child("virtualport")
+            .map(|e| virtual_port(e, false))
+            .transpose()?
+            .flatten(),
+        bandwidth: element
+            .child("bandwidth")
+            .map(bandwidth)
+            .transpose()?
+            .flatten(),
+    })
+}

@@ -1,0 +1,316 @@
+//! Reading XML from strangers, and writing it.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use roxmltree::{Document, Node, NodeType, ParsingOptions};
+
+use super::error::XmlError;
+use super::types::MetadataElement;
+
+/// Longest text that is read. The largest definitions people write are tens of kilobytes.
+const MAX_TEXT: usize = 1 << 20;
+/// Deepest nesting; a network needs six levels, the rest is for metadata.
+const MAX_DEPTH: usize = 128;
+/// Most nodes of a document.
+const MAX_NODES: u32 = 200_000;
+/// Most attributes of one element: the parser compares each with each.
+const MAX_ATTRIBUTES: usize = 256;
+/// Most namespace declarations: the parser copies those in scope for each new one.
+const MAX_NAMESPACES: usize = 1000;
+
+/// Reads a document without entities or document type, within the limits above.
+pub fn open(text: &str) -> Result<Document<'_>, XmlError> {
+    if text.len() > MAX_TEXT {
+        return Err(XmlError::Malformed(format!(
+            "{} bytes are more than the {MAX_TEXT} allowed",
+            text.len()
+        )));
+    }
+    check_limits(text)?;
+    let options = ParsingOptions {
+        allow_dtd: false,
+        nodes_limit: MAX_NODES,
+        ..ParsingOptions::default()
+    };
+    Document::parse_with_options(text, options)
+        .map_err(|error| XmlError::Malformed(error.to_string()))
+}
+
+/// One pass over the markup before it is parsed. It agrees with the parser up to the first
+/// mistake in the text, and there the parser stops anyway.
+fn check_limits(text: &str) -> Result<(), XmlError> {
+    let refuse = |what: String| Err(XmlError::Malformed(what));
+    if text.matches("xmlns").nth(MAX_NAMESPACES).is_some() {
+        return refuse(format!("more than {MAX_NAMESPACES} namespace declarations"));
+    }
+    let mut depth = 0_usize;
+    let mut rest = text;
+    while let Some(at) = rest.find('<') {
+        rest = &rest[at..];
+        let end = if rest.starts_with("<!--") {
+            rest.find("-->")
+        } else if rest.starts_with("<![CDATA[") {
+            rest.find("]]>")
+        } else if rest.starts_with("<?") {
+            rest.find("?>")
+        } else if rest.starts_with("<!") {
+            return refuse("a document type is not accepted here".to_owned());
+        } else {
+            let tag = Tag::scan(rest);
+            if tag.attributes > MAX_ATTRIBUTES {
+                return refuse(format!(
+                    "more than {MAX_ATTRIBUTES} attributes on one element"
+                ));
+            }
+            if rest.starts_with("</") {
+                depth = depth.saturating_sub(1);
+            } else if !tag.empty {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return refuse(format!("elements nested more than {MAX_DEPTH} deep"));
+                }
+            }
+            tag.end
+        };
+        match end {
+            Some(end) => rest = &rest[end + 1..],
+            None => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// What a start or end tag looks like from outside.
+struct Tag {
+    /// Offset of the closing `>`.
+    end: Option<usize>,
+    attributes: usize,
+    /// Ends in `/>`.
+    empty: bool,
+}
+
+impl Tag {
+    fn scan(text: &str) -> Self {
+        let mut quote = None;
+        let mut attributes = 0;
+        let mut previous = 0;
+        for (at, byte) in text.bytes().enumerate() {
+            match (quote, byte) {
+                (None, b'>') => {
+                    return Self {
+                        end: Some(at),
+                        attributes,
+                        empty: previous == b'/',
+                    };
+                }
+                (None, b'"' | b'\'') => {
+                    quote = Some(byte);
+                    attributes += 1;
+                }
+                (Some(open), _) if open == byte => quote = None,
+                _ => {}
+            }
+            previous = byte;
+        }
+        Self {
+            end: None,
+            attributes,
+            empty: false,
+        }
+    }
+}
+
+/// All text below a node, comments left out.
+pub fn content(node: Node<'_, '_>) -> String {
+    node.descendants()
+        .filter(|n| n.node_type() == NodeType::Text)
+        .filter_map(|n| n.text())
+        .collect()
+}
+
+/// Appends text so that reading it gives the same text again, in attributes too.
+pub fn escape(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '\'' => out.push_str("&apos;"),
+            '"' => out.push_str("&quot;"),
+            '\r' => out.push_str("&#13;"),
+            c => out.push(c),
+        }
+    }
+}
+
+/// Appends an attribute's value: as [`escape`], and blanks other than the space survive.
+pub fn escape_attribute(out: &mut String, text: &str) {
+    let mut escaped = String::with_capacity(text.len());
+    escape(&mut escaped, text);
+    out.push_str(&escaped.replace('\n', "&#10;").replace('\t', "&#9;"));
+}
+
+/// The child elements of `<metadata>` that libvirt keeps: those with a namespace, and the first
+/// only of each namespace.
+pub fn metadata(node: Node<'_, '_>) -> Vec<MetadataElement> {
+    let mut seen = HashSet::new();
+    node.children()
+        .filter(Node::is_element)
+        .filter_map(|child| {
+            let namespace = child.tag_name().namespace()?;
+            seen.insert(namespace).then(|| MetadataElement {
+                namespace: namespace.to_owned(),
+                xml: element_text(child, 0),
+            })
+        })
+        .collect()
+}
+
+impl MetadataElement {
+    /// The element's text for a place `level` levels deep, its first line not indented.
+    pub(super) fn indented(&self, level: usize) -> String {
+        match open(&self.xml) {
+            Ok(document) => element_text(document.root_element(), level),
+            // Only text that was not made by the parser gets here; it stays as it is.
+            Err(_) => self.xml.clone(),
+        }
+    }
+}
+
+/// An element as text of its own: every namespace that it uses is declared on it.
+fn element_text(node: Node<'_, '_>, level: usize) -> String {
+    let mut out = String::new();
+    let mut used = HashSet::new();
+    for element in node.descendants().filter(Node::is_element) {
+        used.insert(prefix(element_qname(element)));
+        used.extend(element.attributes().filter_map(|a| {
+            let name = &node.document().input_text()[a.range_qname()];
+            name.contains(':').then(|| prefix(name))
+        }));
+    }
+    let own: Vec<_> = own_namespaces(node).collect();
+    let wanted = |n: &roxmltree::Namespace<'_>| {
+        n.name() != Some("xml") && (own.contains(&n) || used.contains(n.name().unwrap_or_default()))
+    };
+    let namespaces: Vec<_> = node.namespaces().filter(|n| wanted(n)).collect();
+    write_element(&mut out, node, &namespaces, level, true);
+    out
+}
+
+/// Writes one element the way libxml2 does: an element that holds text is kept as it was written,
+/// any other has its children on lines of their own. Depth was bounded when the text was read.
+fn write_element(
+    out: &mut String,
+    node: Node<'_, '_>,
+    namespaces: &[&roxmltree::Namespace<'_>],
+    level: usize,
+    pretty: bool,
+) {
+    let source = node.document().input_text();
+    let name = element_qname(node);
+    out.push('<');
+    out.push_str(name);
+    for namespace in namespaces {
+        let value = namespace.uri();
+        match namespace.name() {
+            Some(prefix) => write_attribute(out, &format!("xmlns:{prefix}"), value),
+            None => write_attribute(out, "xmlns", value),
+        }
+    }
+    for attribute in node.attributes() {
+        write_attribute(out, &source[attribute.range_qname()], attribute.value());
+    }
+
+    let mixed = |n: &Node<'_, '_>| n.is_text() && !is_blank(n);
+    let has_text = node.children().any(|n| mixed(&n)) || is_only_blank_text(node);
+    let pretty = pretty && !has_text;
+    let children: Vec<_> = node
+        .children()
+        .filter(|n| !pretty || !n.is_text())
+        .collect();
+    if children.is_empty() {
+        out.push_str("/>");
+        return;
+    }
+    out.push('>');
+    for child in children {
+        if pretty {
+            line(out, level + 1);
+        }
+        match child.node_type() {
+            NodeType::Element => {
+                let own: Vec<_> = own_namespaces(child).collect();
+                write_element(out, child, &own, level + 1, pretty);
+            }
+            NodeType::Text => write_text(out, child.text().unwrap_or_default()),
+            // Writing to a String cannot fail.
+            NodeType::Comment => {
+                let _ = write!(out, "<!--{}-->", child.text().unwrap_or_default());
+            }
+            NodeType::PI => out.push_str(&source[child.range()]),
+            NodeType::Root => {}
+        }
+    }
+    if pretty {
+        line(out, level);
+    }
+    out.push_str("</");
+    out.push_str(name);
+    out.push('>');
+}
+
+fn line(out: &mut String, level: usize) {
+    out.push('\n');
+    out.extend(std::iter::repeat_n("  ", level));
+}
+
+fn write_attribute(out: &mut String, name: &str, value: &str) {
+    out.push(' ');
+    out.push_str(name);
+    out.push_str("=\"");
+    let mut escaped = String::new();
+    escape_attribute(&mut escaped, value);
+    // Double quotes are around it, so an apostrophe may stand as it is.
+    out.push_str(&escaped.replace("&apos;", "'"));
+    out.push('"');
+}
+
+fn write_text(out: &mut String, text: &str) {
+    let mut escaped = String::new();
+    escape(&mut escaped, text);
+    out.push_str(&escaped.replace("&apos;", "'").replace("&quot;", "\""));
+}
+
+fn is_blank(node: &Node<'_, '_>) -> bool {
+    let text = node.text().unwrap_or_default();
+    text.bytes().all(|b| b.is_ascii_whitespace())
+}
+
+/// `<a>  </a>`: the blanks are the element's value, not layout.
+fn is_only_blank_text(node: Node<'_, '_>) -> bool {
+    node.has_children() && node.children().all(|n| n.is_text())
+}
+
+/// Namespaces an element declares that its parent does not have in scope.
+fn own_namespaces<'a, 'i>(
+    node: Node<'a, 'i>,
+) -> impl Iterator<Item = &'a roxmltree::Namespace<'i>> {
+    node.namespaces().filter(move |n| {
+        node.parent_element()
+            .is_none_or(|p| !p.namespaces().any(|other| other == *n))
+    })
+}
+
+/// The name of an element as written, prefix included.
+fn element_qname<'i>(node: Node<'_, 'i>) -> &'i str {
+    let tag = &node.document().input_text()[node.range()][1..];
+    let end = tag
+        .find(|c: char| c.is_ascii_whitespace() || c == '>' || c == '/')
+        .unwrap_or(tag.len());
+    &tag[..end]
+}
+
+fn prefix(qname: &str) -> &str {
+    qname.split_once(':').map_or("", |(prefix, _)| prefix)
+}
