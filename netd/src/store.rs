@@ -1,1 +1,274 @@
-//! Definitions and autostart links on disk.
+//! Definitions, autostart links and records of active networks on disk.
+//!
+//! Every file is written beside its place, synced and renamed into it, so that at any moment the
+//! last good version is there. What cannot be read is reported and left as it is. A store expects
+//! to be the only one on its directories; the agent sees to that before it opens one.
+
+mod file;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::model::{self, FormatOptions, Network, XmlError};
+use crate::settings::Settings;
+
+/// Stands at the top of every definition on disk.
+const HEADER: &str = "<!--
+  Written by netd, which does not look here for changes while it runs and
+  overwrites what it finds. Change the network with: netd net-edit NAME
+-->
+";
+
+/// Longest file that is read; a definition is refused above the same size.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What went wrong, with which file.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}: {reason}", path.display())]
+pub struct StoreError {
+    /// What was tried, as a verb.
+    pub operation: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Why it failed.
+    #[source]
+    pub reason: Reason,
+}
+
+/// Why an operation on a file failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// The file system said no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The definition in the file cannot be read, or the network's name cannot be a file's.
+    #[error(transparent)]
+    Xml(#[from] XmlError),
+    /// The agent's own data in the file cannot be read, or cannot be written as JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The file is larger than anything the agent wrote.
+    #[error("it is larger than {MAX_FILE} bytes")]
+    TooLarge,
+    /// The file is not text.
+    #[error("it is not UTF-8 text")]
+    NotText,
+    /// It is a directory or a special file.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// The name inside and the name of the file differ.
+    #[error("it defines network '{0}', whose file has another name")]
+    OtherName(String),
+}
+
+impl From<StoreError> for crate::error::ApiError {
+    fn from(error: StoreError) -> Self {
+        use crate::error::ErrorCode;
+        match error.reason {
+            Reason::Io(_) => Self::new(ErrorCode::System, error),
+            _ => Self::internal(error),
+        }
+    }
+}
+
+/// A definition found on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredNetwork {
+    /// The definition.
+    pub network: Network,
+    /// Does it start with the agent?
+    pub autostart: bool,
+}
+
+/// The record of an active network: its live definition and the agent's own data on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveRecord<T> {
+    /// The definition the network runs with.
+    pub network: Network,
+    /// What the agent noted.
+    pub data: T,
+}
+
+/// The directories of one agent's networks.
+#[derive(Clone, Debug)]
+pub struct Store {
+    networks: PathBuf,
+    autostart: PathBuf,
+    active: PathBuf,
+}
+
+impl Store {
+    /// Makes the directories where they are missing (for their owner only) and clears away what
+    /// interrupted writes left.
+    pub fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let store = Self {
+            networks: settings.networks_dir(),
+            autostart: settings.autostart_dir(),
+            active: settings.active_dir(),
+        };
+        for dir in [&store.networks, &store.autostart, &store.active] {
+            file::create_dir(dir)?;
+            file::remove_leftovers(dir)?;
+        }
+        Ok(store)
+    }
+
+    /// Reads all definitions, sorted by name. Files that cannot be read are reported beside them
+    /// and left alone, and so are autostart links that lead to no definition.
+    pub fn load(&self) -> (Vec<StoredNetwork>, Vec<StoreError>) {
+        let (networks, mut errors) = load_networks(&self.networks);
+        let mut stored = Vec::new();
+        for network in networks {
+            let link = self.autostart_link(&network.name);
+            let autostart = file::is_link(&link).unwrap_or_else(|error| {
+                errors.push(error);
+                false
+            });
+            stored.push(StoredNetwork { network, autostart });
+        }
+        match file::names(&self.autostart, ".xml") {
+            Ok(names) => errors.extend(names.into_iter().filter_map(|name| {
+                let link = self.autostart_link(&name);
+                // A link to a file that is there, if unreadable, was reported with that file.
+                link.metadata()
+                    .err()
+                    .map(|error| file::failed("follow", &link, error))
+            })),
+            Err(error) => errors.push(error),
+        }
+        (stored, errors)
+    }
+
+    /// Writes a definition in place of the one of that name.
+    pub fn save(&self, network: &Network) -> Result<(), StoreError> {
+        write_network(&self.networks, network, true)
+    }
+
+    /// Removes a definition and its autostart link; nothing happens where there is none.
+    pub fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let path = path(&self.networks, name, "xml", "remove")?;
+        // The link first: a link without a definition would be a fault.
+        file::remove(&self.autostart_link(name))?;
+        file::remove(&path)
+    }
+
+    /// Makes or removes the link that starts a network with the agent.
+    pub fn set_autostart(&self, name: &str, autostart: bool) -> Result<(), StoreError> {
+        let link = path(&self.autostart, name, "xml", "link")?;
+        if !autostart {
+            return file::remove(&link);
+        }
+        let target = path(&self.networks, name, "xml", "link")?;
+        target
+            .metadata()
+            .map_err(|error| file::failed("link to", &target, error))?;
+        file::link(
+            &Path::new("../networks").join(file_name(name, "xml")),
+            &link,
+        )
+    }
+
+    /// Writes the record of an active network: its live definition and the agent's data. Each of
+    /// the two files is whole at any moment; after an error they may be of different calls.
+    pub fn save_active<T: Serialize>(&self, network: &Network, data: &T) -> Result<(), StoreError> {
+        let path = path(&self.active, &network.name, "json", "write")?;
+        let json =
+            serde_json::to_vec_pretty(data).map_err(|error| file::failed("write", &path, error))?;
+        // The data before the definition: a record is complete once its definition is there.
+        file::write(&path, &json)?;
+        write_network(&self.active, network, false)
+    }
+
+    /// Reads the records of all active networks, as [`Store::load`] does with definitions. A
+    /// definition without data is reported.
+    pub fn load_active<T: DeserializeOwned>(&self) -> (Vec<ActiveRecord<T>>, Vec<StoreError>) {
+        let (networks, mut errors) = load_networks(&self.active);
+        let mut records = Vec::new();
+        for network in networks {
+            let path = self.active.join(file_name(&network.name, "json"));
+            let data = file::read(&path).and_then(|text| {
+                serde_json::from_str(&text).map_err(|error| file::failed("read", &path, error))
+            });
+            match data {
+                Ok(data) => records.push(ActiveRecord { network, data }),
+                Err(error) => errors.push(error),
+            }
+        }
+        (records, errors)
+    }
+
+    /// Removes the record of a network that is no longer active.
+    pub fn remove_active(&self, name: &str) -> Result<(), StoreError> {
+        let definition = path(&self.active, name, "xml", "remove")?;
+        file::remove(&definition)?;
+        file::remove(&self.active.join(file_name(name, "json")))
+    }
+
+    fn autostart_link(&self, name: &str) -> PathBuf {
+        self.autostart.join(file_name(name, "xml"))
+    }
+}
+
+fn file_name(name: &str, extension: &str) -> String {
+    format!("{name}.{extension}")
+}
+
+/// The path of a network's file; a name that could lead elsewhere is refused.
+fn path(
+    dir: &Path,
+    name: &str,
+    extension: &str,
+    operation: &'static str,
+) -> Result<PathBuf, StoreError> {
+    model::check_name(name).map_err(|error| file::failed(operation, dir, error))?;
+    Ok(dir.join(file_name(name, extension)))
+}
+
+/// Writes a definition; one that could not be read again is refused.
+fn write_network(dir: &Path, network: &Network, inactive: bool) -> Result<(), StoreError> {
+    let path = path(dir, &network.name, "xml", "write")?;
+    let text = model::format(
+        network,
+        FormatOptions {
+            inactive,
+            connections: None,
+        },
+    );
+    let text = format!("{HEADER}{text}");
+    if text.len() as u64 > MAX_FILE {
+        return Err(file::failed("write", &path, Reason::TooLarge));
+    }
+    file::write(&path, text.as_bytes())
+}
+
+fn load_networks(dir: &Path) -> (Vec<Network>, Vec<StoreError>) {
+    let names = match file::names(dir, ".xml") {
+        Ok(names) => names,
+        Err(error) => return (Vec::new(), vec![error]),
+    };
+    let mut networks = Vec::new();
+    let mut errors = Vec::new();
+    for name in names {
+        let path = dir.join(file_name(&name, "xml"));
+        let network = file::read(&path).and_then(|text| {
+            let network =
+                model::parse(&text).map_err(|error| file::failed("read", &path, error))?;
+            if network.name == name {
+                Ok(network)
+            } else {
+                let reason = Reason::OtherName(network.name);
+                Err(file::failed("use", &path, reason))
+            }
+        });
+        match network {
+            Ok(network) => networks.push(network),
+            Err(error) => errors.push(error),
+        }
+    }
+    (networks, errors)
+}
