@@ -19,6 +19,8 @@ pub enum ErrorCode {
     Xml = 27,
     /// VIR_ERR_XML_DETAIL: not well formed
     XmlDetail = 35,
+    /// VIR_ERR_OPERATION_DENIED: a change over a read-only connection
+    OperationDenied = 29,
     /// VIR_ERR_SYSTEM_ERROR
     System = 38,
     /// VIR_ERR_RPC
@@ -54,6 +56,7 @@ impl ErrorCode {
             Self::InvalidArg => "invalid argument: ",
             Self::OperationFailed => "operation failed: ",
             Self::Xml => "XML error: ",
+            Self::OperationDenied => "operation forbidden: ",
             Self::NoNetwork => "Network not found: ",
             Self::OperationInvalid => "Requested operation is not valid: ",
             Self::ConfigUnsupported => "unsupported configuration: ",
@@ -68,6 +71,14 @@ impl ApiError {
         Self {
             code,
             message: format!("{}{detail}", code.prefix()),
+        }
+    }
+
+    /// An error whose whole text is `message`, without the code's prefix.
+    pub fn verbatim(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
         }
     }
 

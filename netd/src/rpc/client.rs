@@ -1,0 +1,299 @@
+//! A client of the agent's socket: one call at a time, each awaited.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use uuid::Uuid;
+
+use crate::rpc::connection::URI;
+use crate::rpc::dispatch::PLAN_MAX;
+use crate::rpc::driver::Status;
+use crate::rpc::message::{
+    Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
+    PROGRAM_REMOTE, Reader, RemoteError, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
+};
+use crate::rpc::procedures::{
+    AutostartArgs, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListReply, NetdProcedure,
+    NetworkRef, OpenArgs, Procedure, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
+};
+use crate::rpc::xdr::{self, Decode, Encode, List, XdrError};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers on the socket.
+    #[error("no agent listens at {path}; is `netd run` running?", path = path.display())]
+    NoAgent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The socket is not ours to use.
+    #[error("may not connect to {path}; netd's socket is root's alone, use sudo", path = path.display())]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Connecting failed otherwise.
+    #[error("cannot connect to {path}: {source}", path = path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The agent refused the call.
+    #[error("{}", .0.text())]
+    Remote(RemoteError),
+    /// The connection broke.
+    #[error("the connection to the agent broke: {0}")]
+    Io(#[from] io::Error),
+    /// The agent closed the connection instead of answering.
+    #[error("the agent closed the connection before it answered; see its log")]
+    Closed,
+    /// Something that is not this protocol.
+    #[error("the agent's reply makes no sense: {0}")]
+    Protocol(#[from] XdrError),
+    /// netd's own reply is not what this version expects.
+    #[error("the agent's status makes no sense (is it of another version?): {0}")]
+    Status(#[from] serde_json::Error),
+}
+
+/// Result of a call.
+pub type Result<T> = std::result::Result<T, ClientError>;
+
+/// An open connection to an agent.
+#[derive(Debug)]
+pub struct Client {
+    reader: Reader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    serial: u32,
+}
+
+impl Client {
+    /// Connects to the agent at `path`.
+    pub async fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).await.map_err(|source| {
+            let path = path.to_owned();
+            match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ClientError::NoAgent { path }
+                }
+                io::ErrorKind::PermissionDenied => ClientError::Denied { path },
+                _ => ClientError::Connect { path, source },
+            }
+        })?;
+        let (reader, writer) = stream.into_split();
+        let mut client = Self {
+            reader: Reader::new(reader),
+            writer,
+            serial: 0,
+        };
+        let _: List<i32, 16> = client.remote(Procedure::AuthList, &()).await?;
+        let open = OpenArgs {
+            name: Some(URI.to_owned()),
+            flags: 0,
+        };
+        let () = client.remote(Procedure::Open, &open).await?;
+        Ok(client)
+    }
+
+    /// Takes leave of the agent.
+    pub async fn close(mut self) -> Result<()> {
+        self.remote(Procedure::Close, &()).await
+    }
+
+    /// Networks matching `LIST_` flags of [`crate::rpc::procedures`].
+    pub async fn list(&mut self, flags: u32) -> Result<Vec<NetworkRef>> {
+        let args = ListArgs {
+            need_results: 1,
+            flags,
+        };
+        let reply: ListReply = self.remote(Procedure::ListAllNetworks, &args).await?;
+        Ok(reply.networks.0)
+    }
+
+    /// The network of this name.
+    pub async fn by_name(&mut self, name: &str) -> Result<NetworkRef> {
+        self.remote(Procedure::NetworkLookupByName, name).await
+    }
+
+    /// The network of this UUID.
+    pub async fn by_uuid(&mut self, uuid: Uuid) -> Result<NetworkRef> {
+        self.remote(Procedure::NetworkLookupByUuid, &uuid).await
+    }
+
+    /// Stores a definition.
+    pub async fn define(&mut self, xml: &str, validate: bool) -> Result<NetworkRef> {
+        let (plain, flags) = (Procedure::NetworkDefineXml, Procedure::NetworkDefineXmlFlags);
+        self.send_xml(plain, flags, xml, validate).await
+    }
+
+    /// Starts a transient network.
+    pub async fn create(&mut self, xml: &str, validate: bool) -> Result<NetworkRef> {
+        let (plain, flags) = (Procedure::NetworkCreateXml, Procedure::NetworkCreateXmlFlags);
+        self.send_xml(plain, flags, xml, validate).await
+    }
+
+    async fn send_xml(
+        &mut self,
+        plain: Procedure,
+        with_flags: Procedure,
+        xml: &str,
+        validate: bool,
+    ) -> Result<NetworkRef> {
+        if !validate {
+            return self.remote(plain, xml).await;
+        }
+        let args = XmlArgs {
+            xml: xml.to_owned(),
+            flags: XML_VALIDATE,
+        };
+        self.remote(with_flags, &args).await
+    }
+
+    /// Starts a defined network.
+    pub async fn start(&mut self, network: &NetworkRef) -> Result<()> {
+        self.remote(Procedure::NetworkCreate, network).await
+    }
+
+    /// Stops a network.
+    pub async fn destroy(&mut self, network: &NetworkRef) -> Result<()> {
+        self.remote(Procedure::NetworkDestroy, network).await
+    }
+
+    /// Removes a definition.
+    pub async fn undefine(&mut self, network: &NetworkRef) -> Result<()> {
+        self.remote(Procedure::NetworkUndefine, network).await
+    }
+
+    /// Makes a network start with the agent, or not.
+    pub async fn set_autostart(&mut self, network: &NetworkRef, on: bool) -> Result<()> {
+        let args = AutostartArgs {
+            network: network.clone(),
+            autostart: i32::from(on),
+        };
+        self.remote(Procedure::NetworkSetAutostart, &args).await
+    }
+
+    /// Does it start with the agent?
+    pub async fn autostart(&mut self, network: &NetworkRef) -> Result<bool> {
+        self.flag(Procedure::NetworkGetAutostart, network).await
+    }
+
+    /// Is it running?
+    pub async fn is_active(&mut self, network: &NetworkRef) -> Result<bool> {
+        self.flag(Procedure::NetworkIsActive, network).await
+    }
+
+    /// Does it have a definition?
+    pub async fn is_persistent(&mut self, network: &NetworkRef) -> Result<bool> {
+        self.flag(Procedure::NetworkIsPersistent, network).await
+    }
+
+    async fn flag(&mut self, procedure: Procedure, network: &NetworkRef) -> Result<bool> {
+        let value: i32 = self.remote(procedure, network).await?;
+        Ok(value != 0)
+    }
+
+    /// Name of its bridge; an error when it has none.
+    pub async fn bridge(&mut self, network: &NetworkRef) -> Result<String> {
+        self.remote(Procedure::NetworkGetBridgeName, network).await
+    }
+
+    /// Its XML: what runs, or the definition of the next start.
+    pub async fn xml(&mut self, network: &NetworkRef, inactive: bool) -> Result<String> {
+        let args = XmlDescArgs {
+            network: network.clone(),
+            flags: if inactive { XML_INACTIVE } else { 0 },
+        };
+        self.remote(Procedure::NetworkGetXmlDesc, &args).await
+    }
+
+    /// Its DHCP leases, of one MAC address or all.
+    pub async fn leases(
+        &mut self,
+        network: &NetworkRef,
+        mac: Option<&str>,
+    ) -> Result<Vec<LeaseRecord>> {
+        let args = LeasesArgs {
+            network: network.clone(),
+            mac: mac.map(str::to_owned),
+            need_results: 1,
+            flags: 0,
+        };
+        let reply: LeasesReply = self.remote(Procedure::NetworkGetDhcpLeases, &args).await?;
+        Ok(reply.leases.0)
+    }
+
+    /// What would be done for the network of this name, or for all active ones.
+    pub async fn plan(&mut self, network: Option<&str>) -> Result<Vec<String>> {
+        let args = network.map(str::to_owned);
+        let procedure = NetdProcedure::Plan as i32;
+        let steps: List<String, PLAN_MAX> = self.call(PROGRAM_NETD, procedure, &args).await?;
+        Ok(steps.0)
+    }
+
+    /// What is attached where, as JSON.
+    pub async fn status_json(&mut self) -> Result<String> {
+        let procedure = NetdProcedure::Status as i32;
+        self.call(PROGRAM_NETD, procedure, &()).await
+    }
+
+    /// What is attached where.
+    pub async fn status(&mut self) -> Result<Status> {
+        Ok(serde_json::from_str(&self.status_json().await?)?)
+    }
+
+    async fn remote<A: Encode + ?Sized, R: Decode>(
+        &mut self,
+        procedure: Procedure,
+        args: &A,
+    ) -> Result<R> {
+        self.call(PROGRAM_REMOTE, procedure as i32, args).await
+    }
+
+    async fn call<A: Encode + ?Sized, R: Decode>(
+        &mut self,
+        program: u32,
+        procedure: i32,
+        args: &A,
+    ) -> Result<R> {
+        let header = Header {
+            program,
+            version: VERSION,
+            procedure,
+            kind: TYPE_CALL,
+            serial: self.serial,
+            status: STATUS_OK,
+        };
+        self.serial = self.serial.wrapping_add(1);
+        let call = Message::new(header, args)?;
+        self.writer.write_all(&call.to_bytes()).await?;
+        let (status, payload) = self.reply(header.serial).await?;
+        match status {
+            STATUS_OK => Ok(xdr::from_bytes(payload)?),
+            _ => Err(ClientError::Remote(xdr::from_bytes(payload)?)),
+        }
+    }
+
+    async fn reply(&mut self, serial: u32) -> Result<(u32, Bytes)> {
+        loop {
+            let received = self.reader.next().await?.ok_or(ClientError::Closed)?;
+            let Message { header, payload } = received.message;
+            match (header.program, header.kind) {
+                (PROGRAM_KEEPALIVE, TYPE_MESSAGE) if header.procedure == KEEPALIVE_PING => {
+                    let pong = Message::keepalive(KEEPALIVE_PONG).to_bytes();
+                    self.writer.write_all(&pong).await?;
+                }
+                (_, TYPE_REPLY) if header.serial == serial => {
+                    return Ok((header.status, payload));
+                }
+                _ => {}
+            }
+        }
+    }
+}

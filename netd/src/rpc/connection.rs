@@ -1,0 +1,471 @@
+//! One client: its messages in, replies and pings out, and the state between them.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::error::{ApiError, ErrorCode};
+use crate::rpc::dispatch::{self, Answer, arguments, result};
+use crate::rpc::driver::Driver;
+use crate::rpc::message::{
+    DOMAIN_RPC, Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
+    PROGRAM_REMOTE, Reader, Received, RemoteError, STATUS_ERROR, STATUS_OK, TYPE_CALL,
+    TYPE_CALL_WITH_FDS, TYPE_MESSAGE, VERSION,
+};
+use crate::rpc::procedures::{
+    FEATURE_CLOSE_CALLBACK, FEATURE_EVENT_CALLBACKS, FEATURE_KEEPALIVE,
+    FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, IdentityArgs, NetdProcedure,
+    OPEN_READ_ONLY, OpenArgs, Procedure,
+};
+use crate::rpc::server::{Limits, Slot};
+use crate::rpc::xdr::List;
+
+/// The one URI that is opened here.
+pub const URI: &str = "network:///system";
+
+/// What GET_LIB_VERSION answers: the release of libvirt whose protocol this follows, 11.3.0.
+const LIB_VERSION: u64 = 11_003_000;
+
+/// AUTH_LIST: no authentication; the socket's permissions decide who may connect.
+const AUTH_NONE: i32 = 0;
+
+/// What all connections of one server share.
+pub(super) struct Shared<D> {
+    /// The agent.
+    pub driver: Arc<D>,
+    /// Bounds of this server.
+    pub limits: Limits,
+    /// Memory for large messages.
+    pub budget: Arc<Semaphore>,
+}
+
+/// A message to send, and the call it ends.
+struct Outgoing {
+    message: Message,
+    _call: Option<OwnedSemaphorePermit>,
+}
+
+/// How a connection ends.
+enum End {
+    /// What was asked for is still answered.
+    Flush,
+    /// At once: the peer broke the protocol, or does not read.
+    Drop,
+}
+
+struct Connection<D> {
+    shared: Arc<Shared<D>>,
+    slot: Arc<Slot>,
+    calls: Arc<Semaphore>,
+    outbox: mpsc::Sender<Outgoing>,
+    opened: Option<Opened>,
+    keepalive: bool,
+}
+
+/// State after OPEN.
+#[derive(Clone, Copy)]
+struct Opened {
+    read_only: bool,
+}
+
+/// Serves one client until it leaves or `shutdown` turns true.
+pub(super) async fn run<D: Driver>(
+    stream: UnixStream,
+    shared: Arc<Shared<D>>,
+    slot: Arc<Slot>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let limits = shared.limits;
+    let (read, write) = stream.into_split();
+    let (outbox, queue) = mpsc::channel(limits.calls);
+    let writer = tokio::spawn(write_all(write, queue, limits.write, Arc::clone(&slot)));
+    let reader = Reader::new(read)
+        .with_budget(Arc::clone(&shared.budget))
+        .with_patience(limits.message);
+    let mut connection = Connection {
+        calls: Arc::new(Semaphore::new(limits.calls)),
+        shared,
+        slot,
+        outbox,
+        opened: None,
+        keepalive: false,
+    };
+    let end = tokio::select! {
+        end = connection.serve(reader) => end,
+        _ = shutdown.wait_for(|stop| *stop) => End::Flush,
+    };
+    if matches!(end, End::Drop) {
+        writer.abort();
+    }
+    // Otherwise the writer goes on until the last call has given back its sender.
+}
+
+/// Sends what is queued. A client that takes too long to read loses its connection, so that
+/// replies to it do not pile up.
+async fn write_all(
+    mut stream: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Outgoing>,
+    patience: Duration,
+    _slot: Arc<Slot>,
+) {
+    while let Some(outgoing) = queue.recv().await {
+        match timeout(patience, stream.write_all(&outgoing.message.to_bytes())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a client left before its reply");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(?patience, "a client does not read its replies: disconnected");
+                return;
+            }
+        }
+    }
+}
+
+impl<D: Driver> Connection<D> {
+    async fn serve(&mut self, mut reader: Reader<OwnedReadHalf>) -> End {
+        let limits = self.shared.limits;
+        let handshake_ends = Instant::now() + limits.handshake;
+        let mut call = None;
+        let mut heard = Instant::now();
+        let mut pings = 0;
+        loop {
+            if call.is_none() {
+                // Nothing is read while this client has all its calls in flight, so its pongs
+                // are not heard either: the silence before this point does not count.
+                tokio::select! {
+                    permit = Arc::clone(&self.calls).acquire_owned() => call = permit.ok(),
+                    () = self.outbox.closed() => return End::Drop,
+                }
+                heard = Instant::now();
+            }
+            let received = tokio::select! {
+                received = reader.next() => received,
+                () = self.outbox.closed() => return End::Drop,
+                () = sleep_until(handshake_ends), if self.opened.is_none() => {
+                    tracing::info!("a client did not open the connection in time: disconnected");
+                    return End::Drop;
+                }
+                () = sleep_until(heard + limits.keepalive_interval * (pings + 1)),
+                    if self.keepalive =>
+                {
+                    if pings == limits.keepalive_count {
+                        tracing::info!(pings, "a client answers no pings: disconnected");
+                        return End::Drop;
+                    }
+                    pings += 1;
+                    self.send(Message::keepalive(KEEPALIVE_PING), None).await;
+                    continue;
+                }
+            };
+            let received = match received {
+                Ok(Some(received)) => received,
+                Ok(None) => return End::Flush,
+                Err(error) => {
+                    tracing::info!(%error, "a client is disconnected");
+                    return End::Drop;
+                }
+            };
+            heard = Instant::now();
+            pings = 0;
+            if let Some(end) = self.receive(received, &mut call).await {
+                return end;
+            }
+        }
+    }
+
+    async fn send(&self, message: Message, call: Option<OwnedSemaphorePermit>) {
+        let outgoing = Outgoing {
+            message,
+            _call: call,
+        };
+        // A closed queue means the writer gave the client up; the loop notices that itself.
+        let _ = self.outbox.send(outgoing).await;
+    }
+
+    /// Handles one message, taking `call` when it is one.
+    async fn receive(
+        &mut self,
+        received: Received,
+        call: &mut Option<OwnedSemaphorePermit>,
+    ) -> Option<End> {
+        let header = received.message.header;
+        if header.program == PROGRAM_KEEPALIVE {
+            if header.kind == TYPE_MESSAGE && header.procedure == KEEPALIVE_PING {
+                self.send(Message::keepalive(KEEPALIVE_PONG), None).await;
+            }
+            return None;
+        }
+        match header.kind {
+            TYPE_CALL => {}
+            TYPE_CALL_WITH_FDS => {
+                // The descriptors come as bytes between this message and the next one.
+                tracing::info!("a client sends file descriptors, which no call here takes");
+                return Some(End::Drop);
+            }
+            kind => {
+                tracing::debug!(kind, "ignoring a message that is no call");
+                return None;
+            }
+        }
+        let call = call.take();
+        let answer = match self.target(&header) {
+            Err(error) => Err(error),
+            Ok(Target::Close) => {
+                drop(call);
+                // What was asked before is answered before.
+                let all = self.shared.limits.calls as u32;
+                tokio::select! {
+                    _ = self.calls.acquire_many(all) => {}
+                    () = self.outbox.closed() => return Some(End::Drop),
+                }
+                self.send(reply(header, Ok(Bytes::new())), None).await;
+                return Some(End::Flush);
+            }
+            Ok(Target::Connection(procedure)) => {
+                self.connection_call(procedure, received.message.payload)
+            }
+            Ok(Target::Network(procedure, opened)) => {
+                let driver = Arc::clone(&self.shared.driver);
+                self.spawn(header, call, async move {
+                    let payload = received.message.payload;
+                    let answer =
+                        dispatch::network(&*driver, procedure, opened.read_only, payload).await;
+                    drop(received.permit);
+                    answer
+                });
+                return None;
+            }
+            Ok(Target::Netd(procedure)) => {
+                let driver = Arc::clone(&self.shared.driver);
+                self.spawn(header, call, async move {
+                    dispatch::netd(&*driver, procedure, received.message.payload).await
+                });
+                return None;
+            }
+        };
+        self.send(reply(header, answer), call).await;
+        None
+    }
+
+    /// Who answers a call, or why nobody does.
+    fn target(&self, header: &Header) -> Result<Target, RemoteError> {
+        let Header {
+            program,
+            version,
+            procedure,
+            status,
+            ..
+        } = *header;
+        if !matches!(program, PROGRAM_REMOTE | PROGRAM_NETD) || version != VERSION {
+            return Err(RemoteError::rpc(format!(
+                "Cannot find program {program} version {version}"
+            )));
+        }
+        if status != STATUS_OK {
+            return Err(RemoteError::rpc(format!(
+                "Unexpected message status {status} of a call"
+            )));
+        }
+        // Clients take the first two words for "not supported".
+        let unknown = || RemoteError::rpc(format!("unknown procedure: {procedure}"));
+        if program == PROGRAM_NETD {
+            let procedure = NetdProcedure::from_number(procedure).ok_or_else(unknown)?;
+            self.opened()?;
+            return Ok(Target::Netd(procedure));
+        }
+        let procedure = Procedure::from_number(procedure).ok_or_else(unknown)?;
+        match procedure {
+            Procedure::Close => Ok(Target::Close),
+            // SUPPORTS_FEATURE looks at its argument before it asks for an open connection.
+            Procedure::AuthList | Procedure::Open | Procedure::SupportsFeature => {
+                Ok(Target::Connection(procedure))
+            }
+            _ if is_network_call(procedure) => Ok(Target::Network(procedure, self.opened()?)),
+            _ => {
+                self.opened()?;
+                Ok(Target::Connection(procedure))
+            }
+        }
+    }
+
+    fn opened(&self) -> Result<Opened, RemoteError> {
+        self.opened.ok_or_else(|| {
+            RemoteError::new(
+                ErrorCode::Internal,
+                DOMAIN_RPC,
+                "internal error: connection not open",
+            )
+        })
+    }
+
+    /// Runs a call beside the others; it is finished even when the client does not wait for it.
+    fn spawn(
+        &self,
+        header: Header,
+        call: Option<OwnedSemaphorePermit>,
+        work: impl Future<Output = Answer> + Send + 'static,
+    ) {
+        let outbox = self.outbox.clone();
+        let slot = Arc::clone(&self.slot);
+        tokio::spawn(async move {
+            let answer = AssertUnwindSafe(work).catch_unwind().await;
+            let answer = answer.unwrap_or_else(|_| {
+                tracing::error!(procedure = header.procedure, "a call panicked");
+                Err(ApiError::internal("the agent failed in this call; see its log").into())
+            });
+            let outgoing = Outgoing {
+                message: reply(header, answer),
+                _call: call,
+            };
+            if outbox.send(outgoing).await.is_err() {
+                tracing::debug!(procedure = header.procedure, "nobody waits for this reply");
+            }
+            drop(slot);
+        });
+    }
+
+    /// Calls about the connection itself, answered at once and in order.
+    fn connection_call(&mut self, procedure: Procedure, payload: Bytes) -> Answer {
+        match procedure {
+            Procedure::AuthList => result(&List::<_, 1>(vec![AUTH_NONE])),
+            Procedure::Open => self.open(arguments(payload)?),
+            Procedure::SupportsFeature => {
+                let feature = arguments(payload)?;
+                if feature == FEATURE_KEEPALIVE {
+                    // Only a client that asks can answer pings.
+                    self.keepalive = true;
+                } else {
+                    self.opened()?;
+                }
+                result(&i32::from(matches!(
+                    feature,
+                    FEATURE_KEEPALIVE
+                        | FEATURE_TYPED_STRINGS
+                        | FEATURE_EVENT_CALLBACKS
+                        | FEATURE_CLOSE_CALLBACK
+                        | FEATURE_NETWORK_UPDATE_ORDER
+                )))
+            }
+            Procedure::GetType => result("network"),
+            Procedure::GetUri => result(URI),
+            Procedure::IsSecure => result(&1_i32),
+            Procedure::GetLibVersion => result(&LIB_VERSION),
+            Procedure::SetIdentity => {
+                // Whom a daemon in front speaks for changes nothing: the socket is root's.
+                let IdentityArgs { .. } = arguments(payload)?;
+                result(&())
+            }
+            Procedure::RegisterCloseCallback | Procedure::UnregisterCloseCallback => result(&()),
+            other => Err(ApiError::new(ErrorCode::NoSupport, other.function()).into()),
+        }
+    }
+
+    fn open(&mut self, args: OpenArgs) -> Answer {
+        if self.opened.is_some() {
+            return Err(RemoteError::new(
+                ErrorCode::Internal,
+                DOMAIN_RPC,
+                "internal error: connection already open",
+            ));
+        }
+        let no_driver = |uri: &str| Err(ApiError::new(ErrorCode::NoConnect, uri).into());
+        let Some(uri) = args.name.filter(|name| !name.is_empty()) else {
+            return no_driver("<null>");
+        };
+        // Clients leave parameters they do not know in the URI.
+        let without_query = uri.split_once('?').map_or(uri.as_str(), |(uri, _)| uri);
+        let Some(path) = without_query.strip_prefix("network://") else {
+            return no_driver(&uri);
+        };
+        if without_query != URI {
+            return Err(RemoteError::new(
+                ErrorCode::Internal,
+                0,
+                format!("internal error: unexpected network URI path '{path}', try {URI}"),
+            ));
+        }
+        self.opened = Some(Opened {
+            read_only: args.flags & OPEN_READ_ONLY != 0,
+        });
+        result(&())
+    }
+}
+
+/// Who answers a call.
+enum Target {
+    Close,
+    Connection(Procedure),
+    Network(Procedure, Opened),
+    Netd(NetdProcedure),
+}
+
+fn is_network_call(procedure: Procedure) -> bool {
+    match procedure {
+        Procedure::ListDefinedNetworks
+        | Procedure::ListNetworks
+        | Procedure::NetworkCreate
+        | Procedure::NetworkCreateXml
+        | Procedure::NetworkDefineXml
+        | Procedure::NetworkDestroy
+        | Procedure::NetworkGetXmlDesc
+        | Procedure::NetworkGetAutostart
+        | Procedure::NetworkGetBridgeName
+        | Procedure::NetworkLookupByName
+        | Procedure::NetworkLookupByUuid
+        | Procedure::NetworkSetAutostart
+        | Procedure::NetworkUndefine
+        | Procedure::NumOfDefinedNetworks
+        | Procedure::NumOfNetworks
+        | Procedure::NetworkIsActive
+        | Procedure::NetworkIsPersistent
+        | Procedure::ListAllNetworks
+        | Procedure::NetworkGetDhcpLeases
+        | Procedure::NetworkDefineXmlFlags
+        | Procedure::NetworkCreateXmlFlags => true,
+        Procedure::Open
+        | Procedure::Close
+        | Procedure::GetType
+        | Procedure::GetVersion
+        | Procedure::GetCapabilities
+        | Procedure::GetHostname
+        | Procedure::SupportsFeature
+        | Procedure::AuthList
+        | Procedure::GetUri
+        | Procedure::IsSecure
+        | Procedure::GetLibVersion
+        | Procedure::RegisterCloseCallback
+        | Procedure::UnregisterCloseCallback
+        | Procedure::SetIdentity => false,
+    }
+}
+
+/// The reply to a call. An error too large to send becomes a smaller one.
+fn reply(call: Header, answer: Answer) -> Message {
+    let error = match answer {
+        Ok(payload) => {
+            return Message {
+                header: call.reply(STATUS_OK),
+                payload,
+            };
+        }
+        Err(error) => error,
+    };
+    let header = call.reply(STATUS_ERROR);
+    Message::new(header, &error).unwrap_or_else(|_| {
+        let error = RemoteError::rpc("the error of this call is too large to send");
+        Message::new(header, &error).unwrap_or(Message {
+            header,
+            payload: Bytes::new(),
+        })
+    })
+}

@@ -1,0 +1,238 @@
+//! Calls about networks: arguments in, the driver asked, results out.
+
+use bytes::Bytes;
+
+use crate::error::{ApiError, ErrorCode};
+use crate::rpc::driver::{Driver, NetworkInfo};
+use crate::rpc::message::{HEADER_LEN, MESSAGE_MAX, RemoteError};
+use crate::rpc::procedures::{
+    AutostartArgs, LEASES_MAX, LIST_ACTIVE, LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE,
+    LIST_NO_AUTOSTART, LIST_PERSISTENT, LIST_TRANSIENT, LeaseRecord, LeasesArgs, LeasesReply,
+    ListArgs, ListReply, NETWORKS_MAX, NetdProcedure, NetworkRef, Procedure, XML_INACTIVE,
+    XML_VALIDATE, XmlArgs, XmlDescArgs,
+};
+use crate::rpc::xdr::{self, Decode, Encode, List};
+
+/// The payload of a good reply, or the error of a bad one.
+pub(super) type Answer = Result<Bytes, RemoteError>;
+
+/// Most steps in a plan.
+pub const PLAN_MAX: usize = 65_536;
+
+/// Decodes the arguments of a call.
+pub(super) fn arguments<T: Decode>(payload: Bytes) -> Result<T, RemoteError> {
+    xdr::from_bytes(payload)
+        .map_err(|error| RemoteError::rpc(format!("Unable to decode message payload: {error}")))
+}
+
+/// Encodes the result of a call.
+pub(super) fn result<T: Encode + ?Sized>(value: &T) -> Answer {
+    let payload = xdr::to_bytes(value)
+        .map_err(|error| RemoteError::rpc(format!("Unable to encode message payload: {error}")))?;
+    if payload.len() > MESSAGE_MAX - HEADER_LEN {
+        return Err(RemoteError::rpc(format!(
+            "Unable to encode message payload: {} bytes are more than a message holds",
+            payload.len()
+        )));
+    }
+    Ok(payload)
+}
+
+/// Answers a call about networks.
+pub(super) async fn network<D: Driver>(
+    driver: &D,
+    procedure: Procedure,
+    read_only: bool,
+    payload: Bytes,
+) -> Answer {
+    if read_only && changes_something(procedure) {
+        let detail = format!("read only access prevents {}", procedure.function());
+        return Err(ApiError::new(ErrorCode::OperationDenied, detail).into());
+    }
+    match procedure {
+        Procedure::NumOfNetworks => count(driver, LIST_ACTIVE).await,
+        Procedure::NumOfDefinedNetworks => count(driver, LIST_INACTIVE).await,
+        Procedure::ListNetworks => names(driver, LIST_ACTIVE, arguments(payload)?).await,
+        Procedure::ListDefinedNetworks => names(driver, LIST_INACTIVE, arguments(payload)?).await,
+        Procedure::ListAllNetworks => list_all(driver, arguments(payload)?).await,
+        Procedure::NetworkLookupByName => {
+            let name: String = arguments(payload)?;
+            result(&NetworkRef::from(driver.by_name(&name).await?))
+        }
+        Procedure::NetworkLookupByUuid => {
+            result(&NetworkRef::from(driver.by_uuid(arguments(payload)?).await?))
+        }
+        Procedure::NetworkDefineXml => {
+            let xml: String = arguments(payload)?;
+            result(&NetworkRef::from(driver.define(&xml).await?))
+        }
+        Procedure::NetworkDefineXmlFlags => {
+            let XmlArgs { xml, flags } = arguments(payload)?;
+            // There is no schema here: the checks every definition goes through are what
+            // VALIDATE gets.
+            only_flags(flags, XML_VALIDATE, "networkDefineXMLFlags")?;
+            result(&NetworkRef::from(driver.define(&xml).await?))
+        }
+        Procedure::NetworkCreateXml => {
+            let xml: String = arguments(payload)?;
+            result(&NetworkRef::from(driver.create(&xml).await?))
+        }
+        Procedure::NetworkCreateXmlFlags => {
+            let XmlArgs { xml, flags } = arguments(payload)?;
+            only_flags(flags, XML_VALIDATE, "networkCreateXMLFlags")?;
+            result(&NetworkRef::from(driver.create(&xml).await?))
+        }
+        Procedure::NetworkCreate => {
+            let network: NetworkRef = arguments(payload)?;
+            result(&driver.start(network.uuid).await?)
+        }
+        Procedure::NetworkDestroy => {
+            let network: NetworkRef = arguments(payload)?;
+            result(&driver.destroy(network.uuid).await?)
+        }
+        Procedure::NetworkUndefine => {
+            let network: NetworkRef = arguments(payload)?;
+            result(&driver.undefine(network.uuid).await?)
+        }
+        Procedure::NetworkSetAutostart => {
+            let AutostartArgs { network, autostart } = arguments(payload)?;
+            result(&driver.set_autostart(network.uuid, autostart != 0).await?)
+        }
+        Procedure::NetworkGetXmlDesc => {
+            let XmlDescArgs { network, flags } = arguments(payload)?;
+            only_flags(flags, XML_INACTIVE, "networkGetXMLDesc")?;
+            let inactive = flags & XML_INACTIVE != 0;
+            result(&driver.xml(network.uuid, inactive).await?)
+        }
+        Procedure::NetworkGetAutostart => {
+            result(&i32::from(info(driver, payload).await?.autostart))
+        }
+        Procedure::NetworkIsActive => result(&i32::from(info(driver, payload).await?.active)),
+        Procedure::NetworkIsPersistent => {
+            result(&i32::from(info(driver, payload).await?.persistent))
+        }
+        Procedure::NetworkGetBridgeName => {
+            let network = info(driver, payload).await?;
+            let bridge = network.bridge.ok_or_else(|| {
+                ApiError::internal(format!(
+                    "network '{}' does not have a bridge name.",
+                    network.name
+                ))
+            })?;
+            result(&bridge)
+        }
+        Procedure::NetworkGetDhcpLeases => leases(driver, arguments(payload)?).await,
+        other => Err(ApiError::new(ErrorCode::NoSupport, other.function()).into()),
+    }
+}
+
+/// Answers a call of netd's own program.
+pub(super) async fn netd<D: Driver>(
+    driver: &D,
+    procedure: NetdProcedure,
+    payload: Bytes,
+) -> Answer {
+    match procedure {
+        NetdProcedure::Plan => {
+            let network: Option<String> = arguments(payload)?;
+            let steps = driver.plan(network.as_deref()).await?;
+            result(&List::<_, PLAN_MAX>(steps))
+        }
+        NetdProcedure::Status => {
+            let status = driver.status().await?;
+            let json = serde_json::to_string(&status)
+                .map_err(|error| ApiError::internal(format!("cannot write the status: {error}")))?;
+            result(&json)
+        }
+    }
+}
+
+fn changes_something(procedure: Procedure) -> bool {
+    matches!(
+        procedure,
+        Procedure::NetworkCreate
+            | Procedure::NetworkCreateXml
+            | Procedure::NetworkCreateXmlFlags
+            | Procedure::NetworkDefineXml
+            | Procedure::NetworkDefineXmlFlags
+            | Procedure::NetworkDestroy
+            | Procedure::NetworkUndefine
+            | Procedure::NetworkSetAutostart
+    )
+}
+
+fn only_flags(flags: u32, known: u32, function: &str) -> Result<(), ApiError> {
+    match flags & !known {
+        0 => Ok(()),
+        unknown => Err(ApiError::verbatim(
+            ErrorCode::InvalidArg,
+            format!("unsupported flags (0x{unknown:x}) in function {function}"),
+        )),
+    }
+}
+
+async fn info<D: Driver>(driver: &D, payload: Bytes) -> Result<NetworkInfo, RemoteError> {
+    let network: NetworkRef = arguments(payload)?;
+    Ok(driver.by_uuid(network.uuid).await?)
+}
+
+/// The networks the flags ask for, by name.
+async fn filtered<D: Driver>(driver: &D, flags: u32) -> Result<Vec<NetworkInfo>, ApiError> {
+    // Of each pair, none and both mean all.
+    let pair = |yes: u32, no: u32, value: bool| {
+        let asked = (flags & yes != 0, flags & no != 0);
+        asked.0 == asked.1 || asked.0 == value
+    };
+    let mut networks = driver.list().await?;
+    networks.retain(|network| {
+        pair(LIST_ACTIVE, LIST_INACTIVE, network.active)
+            && pair(LIST_PERSISTENT, LIST_TRANSIENT, network.persistent)
+            && pair(LIST_AUTOSTART, LIST_NO_AUTOSTART, network.autostart)
+    });
+    networks.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(networks)
+}
+
+async fn count<D: Driver>(driver: &D, flags: u32) -> Answer {
+    result(&(filtered(driver, flags).await?.len() as i32))
+}
+
+async fn names<D: Driver>(driver: &D, flags: u32, max: i32) -> Answer {
+    let max = usize::try_from(max).map_err(|_| {
+        ApiError::new(
+            ErrorCode::InvalidArg,
+            format!("maxnames must not be negative: {max}"),
+        )
+    })?;
+    let networks = filtered(driver, flags).await?;
+    let names = networks.into_iter().take(max).map(|network| network.name);
+    result(&List::<_, NETWORKS_MAX>(names.collect()))
+}
+
+async fn list_all<D: Driver>(driver: &D, args: ListArgs) -> Answer {
+    only_flags(args.flags, LIST_ALL_FLAGS, "networkConnectListAllNetworks")?;
+    let networks = filtered(driver, args.flags).await?;
+    let count = networks.len() as u32;
+    let networks = match args.need_results {
+        0 => Vec::new(),
+        _ => networks.into_iter().map(NetworkRef::from).collect(),
+    };
+    result(&ListReply {
+        networks: List(networks),
+        count,
+    })
+}
+
+async fn leases<D: Driver>(driver: &D, args: LeasesArgs) -> Answer {
+    only_flags(args.flags, 0, "networkGetDHCPLeases")?;
+    let leases = driver.leases(args.network.uuid, args.mac.as_deref()).await?;
+    let count = leases.len() as u32;
+    let leases = match args.need_results {
+        0 => Vec::new(),
+        _ => leases.into_iter().map(LeaseRecord::from).collect(),
+    };
+    result(&LeasesReply {
+        leases: List::<_, LEASES_MAX>(leases),
+        count,
+    })
+}
