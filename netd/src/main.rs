@@ -1,2 +1,5 @@
 //! The netd binary.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    netd::cli::main()
+}

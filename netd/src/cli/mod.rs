@@ -1,1 +1,150 @@
-//! The command line: virsh's verbs and tables.
+//! The command line: virsh's verbs and tables, `run`, and what only netd has.
+//!
+//! Every verb but `run`, `teardown` and `lease-helper` is a client of the agent's socket.
+
+mod args;
+mod edit;
+mod logging;
+mod networks;
+mod output;
+mod status;
+mod table;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::rpc::Client;
+use crate::settings::Settings;
+
+pub use args::{Cli, Command};
+pub use output::{Failure, Output};
+
+/// Name under which dnsmasq calls the binary for changes of leases.
+pub const LEASE_HELPER: &str = "netd-lease-helper";
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let called_as = args.next();
+    let called_as = called_as
+        .as_deref()
+        .map(Path::new)
+        .and_then(Path::file_name);
+    if called_as.is_some_and(|name| name == LEASE_HELPER) {
+        return lease_helper(args.collect());
+    }
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Run(settings) => run_agent(settings, cli.socket),
+        Command::Teardown(settings) => teardown(settings),
+        Command::LeaseHelper { args } => lease_helper(args),
+        command => client(&cli.socket, cli.quiet, command),
+    }
+}
+
+fn lease_helper(_args: Vec<OsString>) -> ExitCode {
+    eprintln!("error: this build has no lease helper");
+    ExitCode::FAILURE
+}
+
+fn run_agent(settings: Settings, socket: std::path::PathBuf) -> ExitCode {
+    logging::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    finish(runtime, crate::agent::run(settings, socket))
+}
+
+fn teardown(settings: Settings) -> ExitCode {
+    logging::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    finish(runtime, crate::agent::teardown(settings))
+}
+
+fn finish(
+    runtime: std::io::Result<tokio::runtime::Runtime>,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> ExitCode {
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot start the async runtime")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn client(socket: &Path, quiet: bool, command: Command) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the async runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        let mut client = match Client::connect(socket).await {
+            Ok(client) => client,
+            Err(error) => {
+                eprintln!("error: failed to connect to the agent\nerror: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let mut output = Output::new(quiet);
+        let result = execute(&mut client, &mut output, command).await;
+        // virsh leaves an empty line after each command, failed ones included.
+        output.extra("\n");
+        let printed = output.flush();
+        let code = match result.and(printed) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprint!("{failure}");
+                ExitCode::FAILURE
+            }
+        };
+        // The answer is out; a connection that breaks now changes nothing.
+        let _ = client.close().await;
+        code
+    })
+}
+
+/// Runs one verb against an agent.
+pub async fn execute(
+    client: &mut Client,
+    output: &mut Output,
+    command: Command,
+) -> Result<(), Failure> {
+    match command {
+        Command::NetList(args) => networks::list(client, output, &args).await,
+        Command::NetInfo(args) => networks::info(client, output, &args.network).await,
+        Command::NetDefine(args) => networks::define(client, output, &args).await,
+        Command::NetCreate(args) => networks::create(client, output, &args).await,
+        Command::NetUndefine(args) => networks::undefine(client, output, &args.network).await,
+        Command::NetStart(args) => networks::start(client, output, &args.network).await,
+        Command::NetDestroy(args) => networks::destroy(client, output, &args.network).await,
+        Command::NetAutostart(args) => networks::autostart(client, output, &args).await,
+        Command::NetDumpxml(args) => networks::dumpxml(client, output, &args).await,
+        Command::NetEdit(args) => edit::edit(client, output, &args.network).await,
+        Command::NetDhcpLeases(args) => networks::leases(client, output, &args).await,
+        Command::NetUuid(args) => networks::uuid(client, output, &args.network).await,
+        Command::NetName(args) => networks::name(client, output, &args.network).await,
+        Command::Plan(args) => status::plan(client, output, &args).await,
+        Command::Status(args) => status::status(client, output, &args).await,
+        Command::Run(_) | Command::Teardown(_) | Command::LeaseHelper { .. } => {
+            Err(Failure::from("this verb does not ask an agent"))
+        }
+    }
+}

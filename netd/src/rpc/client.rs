@@ -128,13 +128,19 @@ impl Client {
 
     /// Stores a definition.
     pub async fn define(&mut self, xml: &str, validate: bool) -> Result<NetworkRef> {
-        let (plain, flags) = (Procedure::NetworkDefineXml, Procedure::NetworkDefineXmlFlags);
+        let (plain, flags) = (
+            Procedure::NetworkDefineXml,
+            Procedure::NetworkDefineXmlFlags,
+        );
         self.send_xml(plain, flags, xml, validate).await
     }
 
     /// Starts a transient network.
     pub async fn create(&mut self, xml: &str, validate: bool) -> Result<NetworkRef> {
-        let (plain, flags) = (Procedure::NetworkCreateXml, Procedure::NetworkCreateXmlFlags);
+        let (plain, flags) = (
+            Procedure::NetworkCreateXml,
+            Procedure::NetworkCreateXmlFlags,
+        );
         self.send_xml(plain, flags, xml, validate).await
     }
 

@@ -124,7 +124,10 @@ async fn write_all(
                 return;
             }
             Err(_) => {
-                tracing::warn!(?patience, "a client does not read its replies: disconnected");
+                tracing::warn!(
+                    ?patience,
+                    "a client does not read its replies: disconnected"
+                );
                 return;
             }
         }

@@ -59,9 +59,9 @@ pub(super) async fn network<D: Driver>(
             let name: String = arguments(payload)?;
             result(&NetworkRef::from(driver.by_name(&name).await?))
         }
-        Procedure::NetworkLookupByUuid => {
-            result(&NetworkRef::from(driver.by_uuid(arguments(payload)?).await?))
-        }
+        Procedure::NetworkLookupByUuid => result(&NetworkRef::from(
+            driver.by_uuid(arguments(payload)?).await?,
+        )),
         Procedure::NetworkDefineXml => {
             let xml: String = arguments(payload)?;
             result(&NetworkRef::from(driver.define(&xml).await?))
@@ -225,7 +225,9 @@ async fn list_all<D: Driver>(driver: &D, args: ListArgs) -> Answer {
 
 async fn leases<D: Driver>(driver: &D, args: LeasesArgs) -> Answer {
     only_flags(args.flags, 0, "networkGetDHCPLeases")?;
-    let leases = driver.leases(args.network.uuid, args.mac.as_deref()).await?;
+    let leases = driver
+        .leases(args.network.uuid, args.mac.as_deref())
+        .await?;
     let count = leases.len() as u32;
     let leases = match args.need_results {
         0 => Vec::new(),

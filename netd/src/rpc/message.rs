@@ -497,7 +497,10 @@ mod tests {
             word(&mut expected, w);
         }
         assert_eq!(xdr::to_bytes(&error).unwrap(), expected);
-        assert_eq!(xdr::from_bytes::<RemoteError>(expected.into()).unwrap(), error);
+        assert_eq!(
+            xdr::from_bytes::<RemoteError>(expected.into()).unwrap(),
+            error
+        );
     }
 
     #[tokio::test]

@@ -382,7 +382,11 @@ impl From<Lease> for LeaseRecord {
         Self {
             interface: lease.interface,
             expiry: lease.expiry,
-            family: if lease.ip.is_ipv4() { LEASE_IPV4 } else { LEASE_IPV6 },
+            family: if lease.ip.is_ipv4() {
+                LEASE_IPV4
+            } else {
+                LEASE_IPV6
+            },
             mac: lease.mac,
             iaid: lease.iaid,
             ip: lease.ip.to_string(),
@@ -410,7 +414,11 @@ mod tests {
         for procedure in Procedure::ALL {
             assert_eq!(Procedure::from_number(*procedure as i32), Some(*procedure));
         }
-        assert_eq!(Procedure::from_number(291), None, "NETWORK_UPDATE is not spoken");
+        assert_eq!(
+            Procedure::from_number(291),
+            None,
+            "NETWORK_UPDATE is not spoken"
+        );
         assert_eq!(Procedure::from_number(-1), None);
     }
 

@@ -111,7 +111,10 @@ mod tests {
         let first = bind(&path).unwrap();
         let error = bind(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert!(
+            error.to_string().contains(&path.display().to_string()),
+            "{error}"
+        );
         drop(first);
         assert!(path.exists(), "the file stays behind");
         bind(&path).unwrap();
@@ -122,7 +125,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         std::fs::write(&path, "precious").unwrap();
-        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            bind(&path).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -130,6 +136,9 @@ mod tests {
     async fn a_path_too_long_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = bind(&dir.path().join("x".repeat(150))).unwrap_err();
-        assert!(error.to_string().starts_with("cannot listen on "), "{error}");
+        assert!(
+            error.to_string().starts_with("cannot listen on "),
+            "{error}"
+        );
     }
 }

@@ -1,0 +1,305 @@
+//! Verbs and their arguments.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::{DEFAULT_SOCKET, Settings};
+
+/// Virtual networks for guests, from libvirt's network XML, with an eBPF datapath.
+#[derive(Debug, Parser)]
+#[command(
+    name = "netd",
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  netd run                              start the agent
+  netd net-define default.xml           store a network
+  netd net-start default                start it
+  netd net-list --all                   see every network
+  netd status                           see what is attached where
+
+The net- verbs are virsh's; virsh itself works, too:
+  virsh -c 'network+unix:///system?socket=/run/netd/netd-sock' net-list --all"
+)]
+pub struct Cli {
+    /// The agent's socket
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print data alone: no headings, no confirmations
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground
+    #[command(after_help = "\
+The agent leaves the networks up when it stops; `netd teardown` removes them.
+NETD_LOG sets what is logged, as in NETD_LOG=debug or NETD_LOG=netd::rpc=trace.
+
+Examples:
+  netd run
+  netd --socket /tmp/a/sock run --config-dir /tmp/a/etc --state-dir /tmp/a/lib --run-dir /tmp/a/run --bpffs /sys/fs/bpf/a")]
+    Run(Settings),
+    /// Remove everything an agent with these directories set up (no agent needed)
+    #[command(after_help = "\
+Stop the agent first. Definitions stay; networks, dnsmasq, programs and maps go.
+
+Examples:
+  netd teardown
+  netd teardown --run-dir /tmp/a/run --bpffs /sys/fs/bpf/a")]
+    Teardown(Settings),
+
+    /// List networks
+    #[command(after_help = "\
+Examples:
+  netd net-list                         active networks
+  netd net-list --all                   all of them
+  netd net-list --all --name            names alone, for scripts
+  netd net-list --inactive --autostart  those that should run and do not")]
+    NetList(ListArgs),
+    /// Show what a network is and does
+    #[command(after_help = "\
+Examples:
+  netd net-info default
+  netd net-info 92b39e4c-7f4d-4d5e-9f21-7c7d1f5b6a10")]
+    NetInfo(NetworkArg),
+    /// Store a network from an XML file, or change a stored one
+    #[command(after_help = "\
+A network of the same name and UUID is changed; what runs changes at its next start.
+
+Examples:
+  netd net-define default.xml
+  sed s/122/123/ default.xml | netd net-define -")]
+    NetDefine(FileArgs),
+    /// Start a network from an XML file without storing it
+    #[command(after_help = "\
+Examples:
+  netd net-create test.xml
+  netd net-create - <test.xml")]
+    NetCreate(FileArgs),
+    /// Forget a stored network
+    #[command(after_help = "\
+A running one goes on until net-destroy.
+
+Examples:
+  netd net-undefine default")]
+    NetUndefine(NetworkArg),
+    /// Start a stored network
+    #[command(after_help = "\
+Examples:
+  netd plan default                     see first what it would do
+  netd net-start default")]
+    NetStart(NetworkArg),
+    /// Stop a network
+    #[command(after_help = "\
+Guests keep running; they have their network back after the next net-start.
+
+Examples:
+  netd net-destroy default")]
+    NetDestroy(NetworkArg),
+    /// Start a network with the agent, or no longer
+    #[command(after_help = "\
+Examples:
+  netd net-autostart default
+  netd net-autostart default --disable")]
+    NetAutostart(AutostartArgs),
+    /// Print a network's XML
+    #[command(after_help = "\
+Examples:
+  netd net-dumpxml default              as it runs
+  netd net-dumpxml default --inactive   as it will start next time
+  netd net-dumpxml default >backup.xml")]
+    NetDumpxml(DumpxmlArgs),
+    /// Edit a stored network's XML in an editor
+    #[command(after_help = "\
+The editor is $VISUAL, else $EDITOR, else vi. What runs changes at its next start.
+
+Examples:
+  netd net-edit default
+  EDITOR=nano netd net-edit default")]
+    NetEdit(NetworkArg),
+    /// List DHCP leases
+    #[command(after_help = "\
+Examples:
+  netd net-dhcp-leases default
+  netd net-dhcp-leases default --mac 52:54:00:12:34:56")]
+    NetDhcpLeases(LeasesArgs),
+    /// Print the UUID of a network
+    #[command(after_help = "\
+Examples:
+  netd net-uuid default")]
+    NetUuid(NetworkArg),
+    /// Print the name of a network
+    #[command(after_help = "\
+Examples:
+  netd net-name 92b39e4c-7f4d-4d5e-9f21-7c7d1f5b6a10")]
+    NetName(NetworkArg),
+
+    /// Show what would be done to make the kernel what the definitions ask for
+    #[command(after_help = "\
+Nothing is changed. With a network that is not active: what its start would do.
+
+Examples:
+  netd plan                             all active networks
+  netd plan default                     one network")]
+    Plan(PlanArgs),
+    /// Show what is attached where
+    #[command(after_help = "\
+Active networks, the programs at each device in the order they run (those of others, too),
+pinned maps, and packets dropped by reason.
+
+Examples:
+  netd status
+  netd status --json")]
+    Status(StatusArgs),
+
+    /// Record a change of leases; dnsmasq calls this
+    #[command(hide = true, disable_help_flag = true)]
+    LeaseHelper {
+        /// What dnsmasq says
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+/// A network.
+#[derive(Debug, Args)]
+pub struct NetworkArg {
+    /// Name or UUID of the network
+    pub network: String,
+}
+
+/// Arguments of `net-list`.
+#[derive(Clone, Debug, Default, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
+pub struct ListArgs {
+    /// Inactive networks alone
+    #[arg(long)]
+    pub inactive: bool,
+    /// Active and inactive networks
+    #[arg(long)]
+    pub all: bool,
+    /// Networks with a definition
+    #[arg(long)]
+    pub persistent: bool,
+    /// Networks without a definition
+    #[arg(long)]
+    pub transient: bool,
+    /// Networks that start with the agent
+    #[arg(long)]
+    pub autostart: bool,
+    /// Networks that do not start with the agent
+    #[arg(long)]
+    pub no_autostart: bool,
+    /// Print UUIDs alone
+    #[arg(long)]
+    pub uuid: bool,
+    /// Print names alone
+    #[arg(long)]
+    pub name: bool,
+    /// Print a table (as without it)
+    #[arg(long)]
+    pub table: bool,
+}
+
+/// Arguments of `net-define` and `net-create`.
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// File with the network's XML; - is standard input
+    pub file: PathBuf,
+    /// Accepted for virsh's sake: every definition is checked in full anyway
+    #[arg(long)]
+    pub validate: bool,
+}
+
+/// Arguments of `net-autostart`.
+#[derive(Debug, Args)]
+pub struct AutostartArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// No longer start it with the agent
+    #[arg(long)]
+    pub disable: bool,
+}
+
+/// Arguments of `net-dumpxml`.
+#[derive(Debug, Args)]
+pub struct DumpxmlArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// The stored definition instead of what runs
+    #[arg(long)]
+    pub inactive: bool,
+}
+
+/// Arguments of `net-dhcp-leases`.
+#[derive(Debug, Args)]
+pub struct LeasesArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// Leases of this MAC address alone
+    #[arg(long)]
+    pub mac: Option<String>,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Name or UUID of the network
+    pub network: Option<String>,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_examples() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string);
+            assert!(
+                verb.is_hide_set() || help.is_some_and(|help| help.contains("Examples:")),
+                "{}",
+                verb.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn options_may_stand_before_and_after_the_verb() {
+        let cli = Cli::parse_from(["netd", "net-list", "-q", "--socket", "/s", "--all"]);
+        assert!(cli.quiet);
+        assert_eq!(cli.socket, PathBuf::from("/s"));
+        let cli = Cli::parse_from(["netd", "lease-helper", "add", "-x", "--help"]);
+        let Command::LeaseHelper { args } = cli.command else {
+            panic!("{:?}", cli.command);
+        };
+        assert_eq!(args, ["add", "-x", "--help"]);
+    }
+}

@@ -1,0 +1,26 @@
+//! Logs of the agent: to standard error, which is the journal's under systemd.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Environment variable that sets what is logged.
+const VARIABLE: &str = "NETD_LOG";
+
+/// Starts logging. The journal stamps lines with the time itself.
+pub fn start() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .with_env_var(VARIABLE)
+        .from_env_lossy();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let result = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.without_time().with_ansi(false).try_init()
+    } else {
+        builder.try_init()
+    };
+    if let Err(error) = result {
+        eprintln!("warning: cannot log: {error}");
+    }
+}

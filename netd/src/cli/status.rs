@@ -1,0 +1,183 @@
+//! What only netd has: the plan and the status.
+
+use crate::cli::args::{PlanArgs, StatusArgs};
+use crate::cli::networks::find;
+use crate::cli::output::{Failure, Output};
+use crate::cli::table::Table;
+use crate::rpc::Client;
+use crate::rpc::driver::Status;
+
+pub(super) async fn plan(
+    client: &mut Client,
+    output: &mut Output,
+    args: &PlanArgs,
+) -> Result<(), Failure> {
+    let network = match &args.network {
+        Some(network) => Some(find(client, network).await?.name),
+        None => None,
+    };
+    let steps = client
+        .plan(network.as_deref())
+        .await
+        .map_err(|error| Failure::new("Failed to make a plan", &error))?;
+    if steps.is_empty() {
+        output.extra("Nothing to do: the kernel is as the definitions ask.\n");
+    }
+    for step in steps {
+        output.data(format!("{step}\n"));
+    }
+    Ok(())
+}
+
+pub(super) async fn status(
+    client: &mut Client,
+    output: &mut Output,
+    args: &StatusArgs,
+) -> Result<(), Failure> {
+    let failed = |error| Failure::new("Failed to get the status", &error);
+    if args.json {
+        let json = client.status_json().await.map_err(failed)?;
+        output.data(format!("{json}\n"));
+        return Ok(());
+    }
+    print(&client.status().await.map_err(failed)?, output);
+    Ok(())
+}
+
+fn print(status: &Status, output: &mut Output) {
+    let Status {
+        version,
+        networks,
+        hooks,
+        maps,
+        drops,
+    } = status;
+    output.extra(format!("netd {version}\n\n"));
+
+    let mut table = Table::new(&["Network", "Mode", "Bridge", "dnsmasq", "Ports"]);
+    for network in networks {
+        let dnsmasq = network.dnsmasq.map(|pid| format!("pid {pid}"));
+        table.row(&[
+            network.name.clone(),
+            network.mode.clone(),
+            network.bridge.clone(),
+            dnsmasq.unwrap_or_else(|| "-".to_owned()),
+            or_dash(network.ports.join(" ")),
+        ]);
+    }
+    table.print(output);
+    output.extra("\n");
+
+    let mut table = Table::new(&["Device", "Index", "Hook", "Order", "Program", "Id", "Owner"]);
+    for hook in hooks {
+        for (number, program) in hook.programs.iter().enumerate() {
+            table.row(&[
+                hook.device.clone(),
+                hook.ifindex.to_string(),
+                hook.hook.clone(),
+                (number + 1).to_string(),
+                program.name.clone(),
+                program.id.to_string(),
+                if program.ours { "netd" } else { "foreign" }.to_owned(),
+            ]);
+        }
+    }
+    table.print(output);
+    output.extra("\n");
+
+    let mut table = Table::new(&["Map", "Capacity", "Pinned at"]);
+    for map in maps {
+        table.row(&[
+            map.name.clone(),
+            map.max_entries.to_string(),
+            map.path.clone(),
+        ]);
+    }
+    table.print(output);
+    output.extra("\n");
+
+    if drops.is_empty() {
+        output.extra("No packet was dropped.\n");
+        return;
+    }
+    let mut table = Table::new(&["Dropped because", "Packets", "Bytes", "Meaning"]);
+    for drop in drops {
+        table.row(&[
+            drop.reason.clone(),
+            drop.packets.to_string(),
+            drop.bytes.to_string(),
+            drop.explanation.clone(),
+        ]);
+    }
+    table.print(output);
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::driver::{DropStatus, HookStatus, MapStatus, NetworkStatus, ProgramStatus};
+
+    #[test]
+    fn status_shows_programs_in_order_and_whose_they_are() {
+        let program = |id, name: &str, ours| ProgramStatus {
+            id,
+            name: name.into(),
+            ours,
+        };
+        let status = Status {
+            version: "1.2.3".into(),
+            networks: vec![NetworkStatus {
+                name: "default".into(),
+                mode: "nat".into(),
+                bridge: "virbr0".into(),
+                ports: vec!["vnet0".into(), "vnet1".into()],
+                dnsmasq: None,
+            }],
+            hooks: vec![HookStatus {
+                device: "eth0".into(),
+                ifindex: 2,
+                hook: "tcx ingress".into(),
+                programs: vec![
+                    program(7, "other", false),
+                    program(5, "uplink_ingress", true),
+                ],
+            }],
+            maps: vec![MapStatus {
+                name: "flows4".into(),
+                path: "/sys/fs/bpf/netd/flows4".into(),
+                max_entries: 65536,
+            }],
+            drops: vec![DropStatus {
+                reason: "spoof".into(),
+                explanation: "a source that is not the guest's".into(),
+                packets: 3,
+                bytes: 180,
+            }],
+        };
+        let mut output = Output::new(true);
+        print(&status, &mut output);
+        assert_eq!(
+            output.text(),
+            " default   nat    virbr0   -         vnet0 vnet1\n \
+             eth0     2       tcx ingress   1       other            7    foreign\n \
+             eth0     2       tcx ingress   2       uplink_ingress   5    netd\n \
+             flows4   65536      /sys/fs/bpf/netd/flows4\n \
+             spoof             3         180     a source that is not the guest's\n"
+        );
+        let mut output = Output::new(false);
+        print(&status, &mut output);
+        assert!(
+            output
+                .text()
+                .starts_with("netd 1.2.3\n\n Network   Mode   Bridge   dnsmasq")
+        );
+    }
+}
