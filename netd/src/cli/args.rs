@@ -179,10 +179,6 @@ pub struct NetworkArg {
 
 /// Arguments of `net-list`.
 #[derive(Clone, Debug, Default, Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of the command line"
-)]
 pub struct ListArgs {
     /// Inactive networks alone
     #[arg(long)]

@@ -166,11 +166,11 @@ mod tests {
         print(&status, &mut output);
         assert_eq!(
             output.text(),
-            " default   nat    virbr0   -         vnet0 vnet1\n \
-             eth0     2       tcx ingress   1       other            7    foreign\n \
-             eth0     2       tcx ingress   2       uplink_ingress   5    netd\n \
-             flows4   65536      /sys/fs/bpf/netd/flows4\n \
-             spoof             3         180     a source that is not the guest's\n"
+            " default   nat   virbr0   -   vnet0 vnet1\n \
+             eth0   2   tcx ingress   1   other            7   foreign\n \
+             eth0   2   tcx ingress   2   uplink_ingress   5   netd\n \
+             flows4   65536   /sys/fs/bpf/netd/flows4\n \
+             spoof   3   180   a source that is not the guest's\n"
         );
         let mut output = Output::new(false);
         print(&status, &mut output);

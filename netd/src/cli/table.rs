@@ -35,14 +35,16 @@ impl Table {
 
     /// Prints it, without heading and rule when the output is quiet.
     pub fn print(&self, output: &mut Output) {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let shown = if output.is_quiet() { 1.. } else { 0.. };
+        let shown = &self.rows[shown];
+        let columns = shown.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
             .map(|column| {
-                let cells = self.rows.iter().filter_map(|row| row.get(column));
+                let cells = shown.iter().filter_map(|row| row.get(column));
                 cells.map(|cell| cell.width).max().unwrap_or(0)
             })
             .collect();
-        for (number, row) in self.rows.iter().enumerate() {
+        for (number, row) in shown.iter().enumerate() {
             let mut line = String::new();
             for (column, cell) in row.iter().enumerate() {
                 line.push(' ');
@@ -53,14 +55,12 @@ impl Table {
                 }
             }
             line.push('\n');
-            if number > 0 {
-                output.data(line);
-                continue;
+            output.data(line);
+            if number == 0 && !output.is_quiet() {
+                let rule = widths.iter().map(|width| width + 3).sum();
+                output.data("-".repeat(rule));
+                output.data("\n");
             }
-            output.extra(line);
-            let rule = widths.iter().map(|width| width + 3).sum();
-            output.extra("-".repeat(rule));
-            output.extra("\n");
         }
     }
 }

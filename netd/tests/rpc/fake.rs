@@ -1,0 +1,298 @@
+//! An agent in memory that knows libvirt's rules for definitions and nothing of the kernel.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use netd::error::{ApiError, ErrorCode};
+use netd::rpc::driver::{Driver, DropStatus, Lease, NetworkInfo, NetworkStatus, Result, Status};
+use uuid::Uuid;
+
+pub const N1: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
+
+#[derive(Default)]
+pub struct Fake {
+    networks: Mutex<Vec<Network>>,
+    /// Starts that were finished.
+    pub starts: AtomicUsize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub info: NetworkInfo,
+    pub live: Option<String>,
+    pub stored: Option<String>,
+}
+
+fn network(name: &str, uuid: u128, active: bool, persistent: bool, autostart: bool) -> Network {
+    let uuid = Uuid::from_u128(uuid);
+    let xml = format!("<network>\n  <name>{name}</name>\n  <uuid>{uuid}</uuid>\n</network>\n");
+    Network {
+        info: NetworkInfo {
+            name: name.into(),
+            uuid,
+            active,
+            persistent,
+            autostart,
+            bridge: (!name.contains("bare")).then(|| format!("br-{name}")),
+        },
+        live: active.then(|| xml.replace("</uuid>", "</uuid>\n  <live/>")),
+        stored: persistent.then_some(xml),
+    }
+}
+
+fn error<T>(code: ErrorCode, detail: &str) -> Result<T> {
+    Err(ApiError::new(code, detail))
+}
+
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0)
+}
+
+impl Fake {
+    /// The networks every test starts with.
+    pub fn reset(&self) {
+        *self.networks.lock().unwrap() = vec![
+            network("n1", N1.as_u128(), true, true, false),
+            network(
+                "default",
+                0x29392cdd_301e_4814_bda6_7c419f326daa,
+                false,
+                true,
+                true,
+            ),
+            network(
+                "n2t",
+                0x22222222_2222_3333_4444_555555555555,
+                true,
+                false,
+                false,
+            ),
+            network("Zoo bare", 7, false, true, false),
+            network("ünï 網", 8, true, true, true),
+            network("slow", 9, false, true, false),
+            network("panic", 10, false, true, false),
+        ];
+    }
+
+    pub fn networks(&self) -> Vec<Network> {
+        self.networks.lock().unwrap().clone()
+    }
+
+    fn with<T>(&self, uuid: Uuid, work: impl FnOnce(&mut Network) -> Result<T>) -> Result<T> {
+        let mut networks = self.networks.lock().unwrap();
+        match networks.iter_mut().find(|n| n.info.uuid == uuid) {
+            Some(network) => work(network),
+            None => error(
+                ErrorCode::NoNetwork,
+                &format!("no network with matching uuid '{uuid}'"),
+            ),
+        }
+    }
+
+    fn add(&self, xml: &str, transient: bool) -> Result<NetworkInfo> {
+        if !xml.trim_end().ends_with("</network>") {
+            return Err(ApiError::verbatim(
+                ErrorCode::XmlDetail,
+                "(network_definition):1: not well formed",
+            ));
+        }
+        let Some(name) = element(xml, "name") else {
+            return error(ErrorCode::Xml, "missing name in network definition");
+        };
+        let uuid = element(xml, "uuid").map_or(Uuid::from_u128(99), |u| u.parse().unwrap());
+        let mut networks = self.networks.lock().unwrap();
+        if let Some(other) = networks
+            .iter()
+            .find(|n| (n.info.name == name) != (n.info.uuid == uuid))
+        {
+            let detail = format!(
+                "network '{}' already exists with uuid {}",
+                other.info.name, other.info.uuid
+            );
+            return error(ErrorCode::OperationFailed, &detail);
+        }
+        if !networks.iter().any(|n| n.info.uuid == uuid) {
+            networks.push(network(name, uuid.as_u128(), false, false, false));
+        }
+        let network = networks.iter_mut().find(|n| n.info.uuid == uuid).unwrap();
+        if transient {
+            if network.info.active {
+                let detail = format!("network is already active as '{name}'");
+                return error(ErrorCode::OperationInvalid, &detail);
+            }
+            network.info.active = true;
+            network.live = Some(xml.into());
+        } else {
+            network.info.persistent = true;
+            network.stored = Some(xml.into());
+        }
+        Ok(network.info.clone())
+    }
+}
+
+impl Driver for Fake {
+    async fn list(&self) -> Result<Vec<NetworkInfo>> {
+        Ok(self.networks().into_iter().map(|n| n.info).collect())
+    }
+
+    async fn by_name(&self, name: &str) -> Result<NetworkInfo> {
+        match self.networks().into_iter().find(|n| n.info.name == name) {
+            Some(network) => Ok(network.info),
+            None => error(
+                ErrorCode::NoNetwork,
+                &format!("no network with matching name '{name}'"),
+            ),
+        }
+    }
+
+    async fn by_uuid(&self, uuid: Uuid) -> Result<NetworkInfo> {
+        self.with(uuid, |n| Ok(n.info.clone()))
+    }
+
+    async fn define(&self, xml: &str) -> Result<NetworkInfo> {
+        self.add(xml, false)
+    }
+
+    async fn create(&self, xml: &str) -> Result<NetworkInfo> {
+        self.add(xml, true)
+    }
+
+    async fn start(&self, uuid: Uuid) -> Result<()> {
+        let name = self.by_uuid(uuid).await?.name;
+        if name == "slow" {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        assert_ne!(name, "panic", "a defect on purpose");
+        self.with(uuid, |n| {
+            if n.info.active {
+                return error(ErrorCode::OperationInvalid, "network is already active");
+            }
+            n.info.active = true;
+            n.live.clone_from(&n.stored);
+            Ok(())
+        })?;
+        self.starts.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn destroy(&self, uuid: Uuid) -> Result<()> {
+        self.with(uuid, |n| {
+            if !n.info.active {
+                let detail = format!("network '{}' is not active", n.info.name);
+                return error(ErrorCode::OperationInvalid, &detail);
+            }
+            n.info.active = false;
+            n.live = None;
+            Ok(())
+        })?;
+        let mut networks = self.networks.lock().unwrap();
+        networks.retain(|n| n.info.active || n.info.persistent);
+        Ok(())
+    }
+
+    async fn undefine(&self, uuid: Uuid) -> Result<()> {
+        self.with(uuid, |n| {
+            if !n.info.persistent {
+                return error(
+                    ErrorCode::OperationInvalid,
+                    "can't undefine transient network",
+                );
+            }
+            n.info.persistent = false;
+            n.stored = None;
+            Ok(())
+        })?;
+        let mut networks = self.networks.lock().unwrap();
+        networks.retain(|n| n.info.active || n.info.persistent);
+        Ok(())
+    }
+
+    async fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<()> {
+        self.with(uuid, |n| {
+            if !n.info.persistent {
+                return error(
+                    ErrorCode::OperationInvalid,
+                    "cannot set autostart for transient network",
+                );
+            }
+            n.info.autostart = on;
+            Ok(())
+        })
+    }
+
+    async fn xml(&self, uuid: Uuid, inactive: bool) -> Result<String> {
+        self.with(uuid, |n| {
+            let (first, second) = if inactive {
+                (&n.stored, &n.live)
+            } else {
+                (&n.live, &n.stored)
+            };
+            Ok(first.clone().or_else(|| second.clone()).unwrap_or_default())
+        })
+    }
+
+    async fn leases(&self, uuid: Uuid, mac: Option<&str>) -> Result<Vec<Lease>> {
+        let network = self.with(uuid, |n| Ok(n.info.clone()))?;
+        if mac.is_some_and(|mac| mac.len() != 17) {
+            return Err(ApiError::verbatim(
+                ErrorCode::InvalidMac,
+                format!("invalid MAC address: {}", mac.unwrap_or_default()),
+            ));
+        }
+        if network.uuid != N1 {
+            return Ok(Vec::new());
+        }
+        let lease = |mac: &str, ip: &str, prefix, expiry| Lease {
+            interface: "virbr77".into(),
+            expiry,
+            mac: Some(mac.into()),
+            iaid: None,
+            ip: ip.parse().unwrap(),
+            prefix,
+            hostname: None,
+            client_id: None,
+        };
+        let leases = [
+            Lease {
+                hostname: Some("vm1".into()),
+                client_id: Some("01:52:54:00:00:00:aa".into()),
+                ..lease("52:54:00:00:00:aa", "192.168.177.15", 24, 0x6b00_c36f)
+            },
+            Lease {
+                client_id: Some("00:01:00:01".into()),
+                iaid: Some("2".into()),
+                ..lease("52:54:00:00:00:ab", "fd00::15", 0, 0x6b00_c36f)
+            },
+            lease("52:54:00:00:00:ac", "192.168.177.16", 24, 0),
+        ];
+        Ok(leases
+            .into_iter()
+            .filter(|lease| mac.is_none() || lease.mac.as_deref() == mac)
+            .collect())
+    }
+
+    async fn plan(&self, name: Option<&str>) -> Result<Vec<String>> {
+        match name {
+            Some(name) => Ok(vec![format!("create bridge br-{name}"), "set it up".into()]),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn status(&self) -> Result<Status> {
+        Ok(Status {
+            version: "9.9.9".into(),
+            networks: vec![NetworkStatus {
+                name: "n1".into(),
+                ..NetworkStatus::default()
+            }],
+            drops: vec![DropStatus {
+                reason: "spoofed".into(),
+                packets: 12,
+                ..DropStatus::default()
+            }],
+            ..Status::default()
+        })
+    }
+}

@@ -1,0 +1,120 @@
+//! The protocol end to end: a fake agent behind the real server, driven by the `netd` binary, by
+//! the system's virsh and by hand-made messages.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's job is to panic when something is not as it should be"
+)]
+
+mod captures;
+mod clients;
+mod edit;
+mod fake;
+mod protocol;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use netd::rpc::server::{Limits, serve_with};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use fake::Fake;
+
+/// A server with a fake agent on a socket of its own, gone when dropped.
+struct Server {
+    driver: Arc<Fake>,
+    socket: PathBuf,
+    stop: watch::Sender<bool>,
+    task: Option<JoinHandle<()>>,
+    runtime: Runtime,
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("netd-sock");
+        let driver = Arc::new(Fake::default());
+        driver.reset();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = {
+            let _inside = runtime.enter();
+            netd::rpc::bind(&socket).unwrap()
+        };
+        let (stop, stopped) = watch::channel(false);
+        let task = runtime.spawn(serve_with(listener, Arc::clone(&driver), limits, stopped));
+        Self {
+            driver,
+            socket,
+            stop,
+            task: Some(task),
+            runtime,
+            dir,
+        }
+    }
+
+    /// A file in the server's directory.
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Tells the server to stop and waits until it has.
+    fn stop(&mut self) {
+        self.stop.send(true).unwrap();
+        self.runtime.block_on(self.task.take().unwrap()).unwrap();
+    }
+}
+
+/// What a program printed, and how it ended.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    stdout: String,
+    stderr: String,
+    code: Option<i32>,
+}
+
+fn ran(command: &mut std::process::Command) -> Ran {
+    let output = command
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "Europe/Berlin")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    Ran {
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+        code: output.status.code(),
+    }
+}
+
+fn netd(socket: &Path) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_netd"));
+    command.arg("--socket").arg(socket);
+    command
+}
+
+/// The system's virsh for this socket, or `None` (loudly) where there is none.
+fn virsh(socket: &Path) -> Option<std::process::Command> {
+    let mut command = std::process::Command::new("virsh");
+    if command.arg("--version").output().is_err() {
+        eprintln!("SKIPPED: no virsh on this machine (Debian: libvirt-clients)");
+        return None;
+    }
+    let mut command = std::process::Command::new("virsh");
+    command.arg("-c").arg(format!(
+        "network+unix:///system?socket={}",
+        socket.display()
+    ));
+    Some(command)
+}
