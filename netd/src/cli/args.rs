@@ -7,12 +7,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::settings::{DEFAULT_SOCKET, Settings};
 
+/// Heading of what every verb takes.
+const GLOBAL: &str = "Options of every verb";
+
 /// Virtual networks for guests, from libvirt's network XML, with an eBPF datapath.
 #[derive(Debug, Parser)]
 #[command(
     name = "netd",
     version,
-    propagate_version = true,
     after_help = "\
 Examples:
   netd run                              start the agent
@@ -26,10 +28,16 @@ The net- verbs are virsh's; virsh itself works, too:
 )]
 pub struct Cli {
     /// The agent's socket
-    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = DEFAULT_SOCKET,
+        help_heading = GLOBAL
+    )]
     pub socket: PathBuf,
     /// Print data alone: no headings, no confirmations
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
     /// What to do
     #[command(subcommand)]

@@ -13,6 +13,7 @@ use crate::rpc::procedures::NetworkRef;
 use crate::rpc::xdr::STRING_MAX;
 
 /// What to do with a text that was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Again {
     Edit,
     Define,
@@ -31,7 +32,7 @@ pub(super) async fn edit(
     let mut text = String::new();
     let mut again = Again::Edit;
     loop {
-        if matches!(again, Again::Edit) {
+        if again == Again::Edit {
             text = match run_editor(file.path()) {
                 Ok(text) => text,
                 Err(failure) => return Err(keep(file, failure)),
@@ -45,7 +46,7 @@ pub(super) async fn edit(
             return Ok(());
         }
         let problem = match stored(client, &found).await {
-            Ok(now) if now == original || matches!(again, Again::Define) => {
+            Ok(now) if now == original || again == Again::Define => {
                 match client.define(&text, false).await {
                     Ok(network) => {
                         output.extra(format!(
@@ -61,7 +62,7 @@ pub(super) async fn edit(
             Err(failure) => failure,
         };
         again = ask(&problem);
-        if matches!(again, Again::GiveUp) {
+        if again == Again::GiveUp {
             return Err(keep(file, problem));
         }
     }
@@ -139,18 +140,23 @@ fn run_editor(file: &Path) -> Result<String, Failure> {
 
 /// Asks what to do about `problem`; without a terminal nobody answers.
 fn ask(problem: &Failure) -> Again {
-    if !std::io::stdin().is_terminal() {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
         return Again::GiveUp;
     }
     eprint!("{problem}");
+    answer(&mut stdin.lock())
+}
+
+fn answer(input: &mut impl BufRead) -> Again {
     loop {
         eprint!("Try again? [y,n,f,?]: ");
-        let mut answer = String::new();
-        match std::io::stdin().lock().read_line(&mut answer) {
+        let mut line = String::new();
+        match input.read_line(&mut line) {
             Ok(0) | Err(_) => return Again::GiveUp,
             Ok(_) => {}
         }
-        match answer.trim() {
+        match line.trim() {
             "y" => return Again::Edit,
             "n" => return Again::GiveUp,
             "f" => return Again::Define,
@@ -160,5 +166,18 @@ fn ask(problem: &Failure) -> Again {
                  f - force, define it even if somebody else changed it meanwhile"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_y_n_and_f_are_answers() {
+        assert_eq!(answer(&mut &b"y\n"[..]), Again::Edit);
+        assert_eq!(answer(&mut &b"n\n"[..]), Again::GiveUp);
+        assert_eq!(answer(&mut &b"?\nwhat\nf\n"[..]), Again::Define);
+        assert_eq!(answer(&mut &b"what\n"[..]), Again::GiveUp);
     }
 }

@@ -228,6 +228,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Some(len) if self.buffer.len() >= len => {
                     self.started = None;
                     let bytes = self.buffer.split_to(len).freeze();
+                    if len > STEP {
+                        // What is left would hold on to the whole allocation.
+                        self.buffer = BytesMut::from(&self.buffer[..]);
+                    }
                     return Ok(Some(Received {
                         message: Message::from_bytes(bytes)?,
                         permit: self.permit.take(),
@@ -253,21 +257,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn read_some(&mut self) -> io::Result<usize> {
+        if !self.buffer.is_empty() {
+            self.started.get_or_insert_with(Instant::now);
+        }
         let read = self.stream.read_buf(&mut self.buffer);
-        match (self.started, self.patience) {
-            (Some(started), Some(patience)) => match timeout_at(started + patience, read).await {
-                Ok(result) => result,
-                Err(_) => Err(io::Error::new(
+        let (Some(started), Some(patience)) = (self.started, self.patience) else {
+            return read.await;
+        };
+        timeout_at(started + patience, read)
+            .await
+            .unwrap_or_else(|_| {
+                Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!("a message did not arrive whole within {patience:?}"),
-                )),
-            },
-            _ => {
-                let count = read.await?;
-                self.started = Some(Instant::now());
-                Ok(count)
-            }
-        }
+                ))
+            })
     }
 
     fn announced(&self) -> io::Result<Option<usize>> {
@@ -508,15 +512,16 @@ mod tests {
         let one = Message::new(header(), "one").unwrap();
         let two = Message::new(header(), &()).unwrap();
         let wire = [one.to_bytes(), two.to_bytes()].concat();
-        let mut stream = tokio_test_chunks(&wire, 3);
-        let mut reader = Reader::new(&mut stream);
-        assert_eq!(reader.next().await.unwrap().unwrap().message, one);
-        assert_eq!(reader.next().await.unwrap().unwrap().message, two);
-        assert!(reader.next().await.unwrap().is_none());
+        for size in 1..=wire.len() {
+            let mut reader = Reader::new(chunks(&wire, size));
+            assert_eq!(reader.next().await.unwrap().unwrap().message, one);
+            assert_eq!(reader.next().await.unwrap().unwrap().message, two);
+            assert!(reader.next().await.unwrap().is_none());
+        }
     }
 
     /// A stream that gives `size` bytes per read.
-    fn tokio_test_chunks(bytes: &[u8], size: usize) -> impl AsyncRead + Unpin + use<> {
+    fn chunks(bytes: &[u8], size: usize) -> impl AsyncRead + Unpin + use<> {
         struct Chunks(Bytes, usize);
         impl AsyncRead for Chunks {
             fn poll_read(
@@ -563,6 +568,7 @@ mod tests {
         assert_eq!(received.message, message);
         assert!(budget.available_permits() < 64 * 1024 - 32 * 1024);
         drop(received);
+        assert!(reader.capacity() <= 4 * STEP, "{} bytes", reader.capacity());
         assert_eq!(budget.available_permits(), 64 * 1024);
     }
 

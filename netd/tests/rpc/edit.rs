@@ -1,5 +1,6 @@
 //! `net-edit`, with editors that are one-line programs.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -143,4 +144,43 @@ fn an_editor_that_fails_changes_nothing() {
             .contains("cannot run the editor /no/such/editor"),
         "{output:?}"
     );
+}
+
+#[test]
+fn a_refused_text_may_be_edited_again() {
+    let server = Server::start();
+    // Broken the first time, mended the second.
+    let editor = editor(
+        &server,
+        "if grep -q '^<broken' \"$1\"; then sed -i 's|^<broken|<!-- mended -->\\n</network>|' \"$1\"; \
+         else sed -i 's|^</network>|<broken|' \"$1\"; fi",
+    );
+    // `script` gives the command a terminal and types what it reads.
+    let mut command = std::process::Command::new("script");
+    if command.arg("--version").output().is_err() {
+        eprintln!("SKIPPED: no script(1) on this machine (Debian: bsdutils)");
+        return;
+    }
+    let words = format!(
+        "{} --socket {} net-edit n1",
+        env!("CARGO_BIN_EXE_netd"),
+        server.socket.display()
+    );
+    let mut child = std::process::Command::new("script")
+        .args(["-qec", &words, "/dev/null"])
+        .env("EDITOR", editor)
+        .env_remove("VISUAL")
+        .env("TMPDIR", server.dir.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = child.stdin.take().unwrap();
+    keys.write_all(b"y\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    drop(keys);
+    assert!(text.contains("Try again? [y,n,f,?]"), "{text}");
+    assert!(text.contains("XML configuration edited."), "{text}");
+    assert!(stored(&server.driver).contains("<!-- mended -->"));
 }

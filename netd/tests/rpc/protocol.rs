@@ -546,10 +546,10 @@ fn a_start_is_finished_when_its_client_leaves_or_the_server_stops() {
 
 fn impatient() -> Limits {
     Limits {
-        handshake: Duration::from_millis(400),
-        message: Duration::from_millis(300),
-        write: Duration::from_millis(300),
-        keepalive_interval: Duration::from_millis(100),
+        handshake: Duration::from_millis(1500),
+        message: Duration::from_millis(800),
+        write: Duration::from_millis(500),
+        keepalive_interval: Duration::from_millis(250),
         keepalive_count: 3,
         ..Limits::default()
     }
@@ -561,7 +561,7 @@ fn a_client_that_asked_for_keepalive_is_pinged_and_given_up() {
         let mut raw = Raw::open(&socket).await;
         raw.ok(60, &10).await;
         // It lives as long as it answers.
-        for _ in 0..8 {
+        for _ in 0..6 {
             let ping = raw.next().await.unwrap();
             assert_eq!(ping, Message::keepalive(KEEPALIVE_PING));
             raw.send(&Message::keepalive(KEEPALIVE_PONG)).await;
@@ -574,7 +574,7 @@ fn a_client_that_asked_for_keepalive_is_pinged_and_given_up() {
         }
         assert_eq!(pings, 3);
         assert!(
-            silent.elapsed() >= Duration::from_millis(350),
+            silent.elapsed() >= Duration::from_millis(900),
             "{:?}",
             silent.elapsed()
         );
@@ -585,7 +585,7 @@ fn a_client_that_asked_for_keepalive_is_pinged_and_given_up() {
 fn a_client_that_did_not_ask_is_never_pinged() {
     against(impatient(), |socket| async move {
         let mut raw = Raw::open(&socket).await;
-        let quiet = tokio::time::timeout(Duration::from_millis(700), raw.reader.next());
+        let quiet = tokio::time::timeout(Duration::from_millis(1400), raw.reader.next());
         assert!(quiet.await.is_err(), "neither a ping nor the end");
         raw.send(&Message::keepalive(KEEPALIVE_PING)).await;
         let pong = raw.next().await.unwrap();
@@ -615,6 +615,15 @@ fn half_a_message_and_no_open_have_their_time() {
         let mut raw = Raw::open(&socket).await;
         raw.writer.write_all(&[0, 0, 0, 40, 1, 2, 3]).await.unwrap();
         assert!(raw.next().await.is_none(), "half a message");
+        let mut raw = Raw::open(&socket).await;
+        let header = raw.header(46);
+        let one_and_a_bit = [
+            &Message::new(header, "n1").unwrap().to_bytes()[..],
+            &[0, 0, 0],
+        ];
+        raw.writer.write_all(&one_and_a_bit.concat()).await.unwrap();
+        assert_eq!(raw.next().await.unwrap().header, header.reply(STATUS_OK));
+        assert!(raw.next().await.is_none(), "a bit of a second message");
         let mut raw = Raw::connect(&socket).await;
         raw.ok(66, &()).await;
         assert!(raw.next().await.is_none(), "no OPEN");
