@@ -1,1 +1,27 @@
 //! DHCP and DNS: one dnsmasq process per network.
+//!
+//! [`config`] turns a definition into the text of dnsmasq's files, [`process`] runs, adopts,
+//! reloads and stops the process, [`lease_helper`] is the script dnsmasq calls on every change of
+//! a lease, and [`leases`] reads what the helper wrote.
+
+pub mod config;
+mod files;
+pub mod lease_helper;
+pub mod leases;
+pub mod process;
+
+pub use config::{ConfigError, Paths, addnhosts, conf, hostsfile, wants_dnsmasq};
+pub use process::{Dnsmasq, Error, Running};
+
+/// Name of the link to the netd binary that dnsmasq runs as its script; the binary recognises it
+/// in `argv[0]`, because dnsmasq passes no arguments of ours to a script.
+pub const HELPER_NAME: &str = "netd-lease-helper";
+
+/// Environment variable that tells the lease helper the directory of the status files.
+pub const HELPER_DIR_VARIABLE: &str = "NETD_DNSMASQ_DIR";
+
+/// Environment variable that tells the lease helper the bridge when dnsmasq does not.
+pub const HELPER_BRIDGE_VARIABLE: &str = "VIR_BRIDGE_NAME";
+
+/// Largest status file that is read or written.
+const MAX_STATUS_BYTES: u64 = 32 << 20;

@@ -1,0 +1,210 @@
+//! Leases as clients are told: read from the file that the lease helper writes.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::MAX_STATUS_BYTES;
+use super::files::read_bounded;
+use crate::model::{IpMask, Network};
+use crate::rpc::driver::Lease;
+
+/// One lease in BRIDGE.status. The order of the fields is that of the keys in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredLease {
+    /// DHCPv6 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iaid: Option<String>,
+    #[serde(rename = "ip-address")]
+    pub ip: IpAddr,
+    #[serde(rename = "mac-address", skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    #[serde(rename = "client-id", skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    #[serde(rename = "server-duid", skip_serializing_if = "Option::is_none")]
+    pub server_duid: Option<String>,
+    /// Seconds since the epoch; 0 never ends.
+    #[serde(rename = "expiry-time", default)]
+    pub expiry: i64,
+}
+
+/// The leases of `network`, which is behind `bridge`, that are valid at `now` (seconds since the
+/// epoch); of one MAC address only when `mac` is given. No file means no leases.
+///
+/// # Errors
+/// The file cannot be read, is larger than 32 MiB, or is no list in JSON.
+pub fn read(
+    dnsmasq_dir: &Path,
+    bridge: &str,
+    network: &Network,
+    mac: Option<&str>,
+    now: i64,
+) -> io::Result<Vec<Lease>> {
+    let bridge = interface_name(bridge).ok_or(io::ErrorKind::InvalidInput)?;
+    let path = dnsmasq_dir.join(format!("{bridge}.status"));
+    let stored = load(&path).map_err(|e| {
+        io::Error::new(e.kind(), format!("cannot read leases from {}: {e}", path.display()))
+    })?;
+    let current = |lease: &StoredLease| lease.expiry <= 0 || lease.expiry >= now;
+    let wanted = |lease: &StoredLease| match (mac, &lease.mac) {
+        (None, _) => true,
+        (Some(wanted), Some(mac)) => same_mac(wanted, mac),
+        (Some(_), None) => false,
+    };
+    Ok(stored
+        .into_iter()
+        .filter(|lease| current(lease) && wanted(lease))
+        .map(|lease| Lease {
+            interface: bridge.to_owned(),
+            expiry: lease.expiry,
+            mac: lease.mac,
+            iaid: lease.iaid,
+            prefix: prefix(network, lease.ip),
+            ip: lease.ip,
+            hostname: lease.hostname,
+            client_id: lease.client_id,
+        })
+        .collect())
+}
+
+/// Entries of a status file. One that is not a lease (no address, a number where text belongs)
+/// is left out; a file that is no list is an error of the kind `InvalidData`.
+pub(super) fn load(path: &Path) -> io::Result<Vec<StoredLease>> {
+    let content = read_bounded(path, MAX_STATUS_BYTES)?.unwrap_or_default();
+    if content.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Vec::new());
+    }
+    let entries: Vec<serde_json::Value> = serde_json::from_slice(&content)?;
+    Ok(entries
+        .into_iter()
+        .filter_map(|entry| serde_json::from_value(entry).ok())
+        .collect())
+}
+
+/// The name of a network device, if it is one and therefore safe in a file name.
+pub(super) fn interface_name(name: &str) -> Option<&str> {
+    let bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    let valid = !name.is_empty()
+        && name.len() <= 15
+        && !matches!(name, "." | "..")
+        && !name.contains(bad);
+    valid.then_some(name)
+}
+
+/// Prefix of the first `<ip>` of the lease's family. For IPv6 only what the definition says, as
+/// clients of libvirt know it.
+fn prefix(network: &Network, lease: IpAddr) -> u32 {
+    let mut family = network
+        .ips
+        .iter()
+        .filter(|ip| ip.address.is_ipv4() == lease.is_ipv4());
+    family.next().map_or(0, |ip| match (ip.address, ip.mask) {
+        (IpAddr::V6(_), IpMask::Implied) => 0,
+        _ => ip.prefix_len().into(),
+    })
+}
+
+/// Do two texts mean the same MAC address, however they are written?
+fn same_mac(a: &str, b: &str) -> bool {
+    let octets = |text: &str| -> Option<Vec<u8>> {
+        text.split([':', '-'])
+            .map(|part| u8::from_str_radix(part, 16).ok())
+            .collect()
+    };
+    match (octets(a), octets(b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => a.eq_ignore_ascii_case(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Dhcp, Ip};
+
+    fn network() -> Network {
+        let ip = |address: &str, mask| Ip {
+            address: address.parse().unwrap(),
+            family: None,
+            mask,
+            local_ptr: None,
+            tftp_root: None,
+            dhcp: Dhcp::default(),
+        };
+        Network {
+            ips: vec![
+                ip("fd00::1", IpMask::Implied),
+                ip("10.0.0.1", IpMask::Prefix(20)),
+                ip("10.1.0.1", IpMask::Prefix(28)),
+            ],
+            ..Network::default()
+        }
+    }
+
+    fn read_text(text: &str, mac: Option<&str>) -> io::Result<Vec<Lease>> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("virbr0.status"), text).unwrap();
+        read(dir.path(), "virbr0", &network(), mac, 1000)
+    }
+
+    const SOME: &str = r#"[
+      {"ip-address":"10.0.0.5","mac-address":"52:54:00:0a:0B:01","hostname":"a","client-id":"01:x","expiry-time":1000},
+      {"ip-address":"10.0.0.6","mac-address":"52:54:00:00:00:02","expiry-time":999},
+      {"ip-address":"10.0.0.7","mac-address":"52:54:00:00:00:03","expiry-time":0},
+      {"ip-address":"no address","expiry-time":5000},
+      {"iaid":"7","ip-address":"fd00::5","mac-address":"52:54:00:00:00:04","client-id":"00:01","server-duid":"00:02","expiry-time":5000}
+    ]"#;
+
+    #[test]
+    fn expired_and_broken_entries_are_left_out() {
+        let leases = read_text(SOME, None).unwrap();
+        let ips: Vec<_> = leases.iter().map(|l| l.ip.to_string()).collect();
+        assert_eq!(ips, ["10.0.0.5", "10.0.0.7", "fd00::5"]);
+        assert_eq!(
+            leases[0],
+            Lease {
+                interface: "virbr0".into(),
+                expiry: 1000,
+                mac: Some("52:54:00:0a:0B:01".into()),
+                iaid: None,
+                ip: "10.0.0.5".parse().unwrap(),
+                prefix: 20,
+                hostname: Some("a".into()),
+                client_id: Some("01:x".into()),
+            }
+        );
+        assert_eq!((leases[1].expiry, leases[2].prefix), (0, 0));
+        assert_eq!(leases[2].iaid.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn a_mac_is_found_however_it_is_written() {
+        for mac in ["52:54:00:0A:0b:01", "52-54-0-a-b-1"] {
+            assert_eq!(read_text(SOME, Some(mac)).unwrap().len(), 1, "{mac}");
+        }
+        assert!(read_text(SOME, Some("52:54:00:0a:0b:ff")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn nothing_is_no_leases_and_rubbish_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read(dir.path(), "virbr0", &network(), None, 0).unwrap().is_empty());
+        assert!(read_text(" \n", None).unwrap().is_empty());
+        assert!(read_text("{\"a\":1}", None).is_err());
+        assert!(read_text("[", None).is_err());
+        assert!(read(dir.path(), "../etc/x", &network(), None, 0).is_err());
+    }
+
+    #[test]
+    fn a_huge_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("virbr0.status")).unwrap();
+        file.set_len(MAX_STATUS_BYTES + 1).unwrap();
+        let error = read(dir.path(), "virbr0", &network(), None, 0).unwrap_err();
+        assert!(error.to_string().contains("virbr0.status"), "{error}");
+    }
+}
