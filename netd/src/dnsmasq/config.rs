@@ -366,7 +366,10 @@ fn host_v6(host: &DhcpHost) -> Result<String> {
     let mut fields = Vec::new();
     if let Some(id) = &host.id {
         if id.is_empty() || !id.chars().all(|c| c.is_ascii_hexdigit() || c == ':') {
-            return Err(error("<host id>", "may hold hexadecimal digits and ':' only"));
+            return Err(error(
+                "<host id>",
+                "may hold hexadecimal digits and ':' only",
+            ));
         }
         fields.push(format!("id:{id}"));
     }
@@ -425,11 +428,18 @@ fn netmask(ip: &Ip) -> Ipv4Addr {
 /// Name of the zone that holds the PTR records of a subnet.
 fn reverse_zone(ip: &Ip) -> Result<String> {
     let prefix = usize::from(ip.prefix_len());
-    let (step, max) = if ip.address.is_ipv4() { (8, 32) } else { (4, 128) };
+    let (step, max) = if ip.address.is_ipv4() {
+        (8, 32)
+    } else {
+        (4, 128)
+    };
     if prefix == 0 || prefix >= max || prefix % step != 0 {
         return Err(error(
             "<ip localPtr>",
-            format!("needs a prefix that is a multiple of {step} between 1 and {}", max - 1),
+            format!(
+                "needs a prefix that is a multiple of {step} between 1 and {}",
+                max - 1
+            ),
         ));
     }
     let labels = prefix / step;
@@ -468,7 +478,10 @@ impl Lines {
             let begin: String = line.chars().take(40).collect();
             return Err(error(
                 format!("'{begin}…'"),
-                format!("makes a line of {} bytes, dnsmasq takes {MAX_LINE}", line.len()),
+                format!(
+                    "makes a line of {} bytes, dnsmasq takes {MAX_LINE}",
+                    line.len()
+                ),
             ));
         }
         Ok(())
@@ -499,7 +512,9 @@ fn word<'a>(element: &str, value: &'a str) -> Result<&'a str> {
     if value.is_empty() || value.contains(splits) {
         return Err(error(
             element,
-            format!("{value:?} must not be empty nor hold a blank, comma, quote, backslash or line break"),
+            format!(
+                "{value:?} must not be empty nor hold a blank, comma, quote, backslash or line break"
+            ),
         ));
     }
     Ok(value)
@@ -525,10 +540,16 @@ fn host_name<'a>(element: &str, value: &'a str) -> Result<&'a str> {
 /// A name among the fields of a reservation, whose kind dnsmasq guesses from how it looks.
 fn dhcp_name(value: &str) -> Result<&str> {
     const ELEMENT: &str = "<host name>";
-    let number = value.strip_suffix(['s', 'm', 'h', 'd', 'w']).unwrap_or(value);
+    let number = value
+        .strip_suffix(['s', 'm', 'h', 'd', 'w'])
+        .unwrap_or(value);
     let is_time = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     let is_keyword = matches!(value, "ignore" | "infinite");
-    if is_time || is_keyword || value.parse::<Ipv4Addr>().is_ok() || value.contains([':', '[', ']', '*']) {
+    if is_time
+        || is_keyword
+        || value.parse::<Ipv4Addr>().is_ok()
+        || value.contains([':', '[', ']', '*'])
+    {
         return Err(error(
             ELEMENT,
             format!("{value:?} means something else than a name to dnsmasq"),
@@ -540,7 +561,10 @@ fn dhcp_name(value: &str) -> Result<&str> {
 fn hardware_address(value: &str) -> Result<&str> {
     let allowed = |b: u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'-');
     if value.is_empty() || value.len() > 64 || !value.bytes().all(allowed) {
-        return Err(error("<host mac>", format!("{value:?} is not a MAC address")));
+        return Err(error(
+            "<host mac>",
+            format!("{value:?} is not a MAC address"),
+        ));
     }
     Ok(value)
 }
@@ -550,7 +574,10 @@ fn bridge(network: &Network) -> Result<&str> {
     let name = network.bridge.name.as_deref().unwrap_or_default();
     // A '*' would be a pattern, and a template is no name yet.
     if name.contains(['*', '%', '/']) {
-        return Err(error(ELEMENT, format!("{name:?} is not the name of one device")));
+        return Err(error(
+            ELEMENT,
+            format!("{name:?} is not the name of one device"),
+        ));
     }
     word(ELEMENT, name)
 }

@@ -84,11 +84,23 @@ fn everything_at_once_is_in_order() {
     network.dns = Some(Dns {
         forward_plain_names: Some(false),
         forwarders: vec![
-            DnsForwarder { domain: Some("a.test".into()), addr: Some(addr("fd00::53")) },
-            DnsForwarder { domain: Some("b.test".into()), addr: None },
-            DnsForwarder { domain: None, addr: Some(addr("9.9.9.9")) },
+            DnsForwarder {
+                domain: Some("a.test".into()),
+                addr: Some(addr("fd00::53")),
+            },
+            DnsForwarder {
+                domain: Some("b.test".into()),
+                addr: None,
+            },
+            DnsForwarder {
+                domain: None,
+                addr: Some(addr("9.9.9.9")),
+            },
         ],
-        txts: vec![DnsTxt { name: "t".into(), value: Some("a #b".into()) }],
+        txts: vec![DnsTxt {
+            name: "t".into(),
+            value: Some("a #b".into()),
+        }],
         srvs: vec![
             DnsSrv {
                 service: "s".into(),
@@ -110,7 +122,10 @@ fn everything_at_once_is_in_order() {
     });
     network.ips[0].local_ptr = Some(true);
     network.ips[0].tftp_root = Some("/srv/a b,c".into());
-    network.ips[0].dhcp.ranges[0].lease = Some(LeaseTime { expiry: 0, unit: LeaseUnit::Hours });
+    network.ips[0].dhcp.ranges[0].lease = Some(LeaseTime {
+        expiry: 0,
+        unit: LeaseUnit::Hours,
+    });
     network.ips[0].dhcp.bootp = Some(Bootp {
         file: "pxe.img".into(),
         server: Some("10.9.9.9".into()),
@@ -186,17 +201,27 @@ fn dns_switched_off_leaves_dhcp() {
 #[test]
 fn hosts_of_both_families() {
     let mut network = default_network();
-    let host = |mac: Option<&str>, id: Option<&str>, name: Option<&str>, ip: &str, lease| DhcpHost {
-        mac: mac.map(Into::into),
-        id: id.map(Into::into),
-        name: name.map(Into::into),
-        ip: Some(addr(ip)),
-        lease,
-    };
-    let hour = Some(LeaseTime { expiry: 1, unit: LeaseUnit::Hours });
+    let host =
+        |mac: Option<&str>, id: Option<&str>, name: Option<&str>, ip: &str, lease| DhcpHost {
+            mac: mac.map(Into::into),
+            id: id.map(Into::into),
+            name: name.map(Into::into),
+            ip: Some(addr(ip)),
+            lease,
+        };
+    let hour = Some(LeaseTime {
+        expiry: 1,
+        unit: LeaseUnit::Hours,
+    });
     network.ips[0].dhcp.ranges.clear();
     network.ips[0].dhcp.hosts = vec![
-        host(Some("52:54:00:00:00:0A"), None, Some("a.test"), "192.168.122.5", hour),
+        host(
+            Some("52:54:00:00:00:0A"),
+            None,
+            Some("a.test"),
+            "192.168.122.5",
+            hour,
+        ),
         host(None, None, Some("b"), "192.168.122.6", None),
         host(Some("52:54:00:00:00:0b"), None, None, "192.168.122.7", None),
     ];
@@ -246,21 +271,38 @@ fn what_dnsmasq_would_misread_is_refused() {
         ("<bridge name>", |n| n.bridge.name = Some("a,eth0".into())),
         ("<name>", |n| n.name = "a\nb".into()),
         ("<name>", |n| n.name = "../a".into()),
-        ("<dnsmasq:option>", |n| n.dnsmasq_options = vec!["a\nb".into()]),
+        ("<dnsmasq:option>", |n| {
+            n.dnsmasq_options = vec!["a\nb".into()]
+        }),
         // dnsmasq would take the end of the long line as a line of its own.
         ("'foo=", |n| {
             n.dnsmasq_options = vec![format!("foo={}dhcp-script=/x", "a".repeat(1020))];
         }),
         ("<domain name>", |n| {
-            n.domain = Some(Domain { name: Some("a,10.0.0.0/8".into()), ..Domain::default() });
+            n.domain = Some(Domain {
+                name: Some("a,10.0.0.0/8".into()),
+                ..Domain::default()
+            });
         }),
         ("<txt name>", |n| {
-            let txts = vec![DnsTxt { name: "a,b".into(), value: None }];
-            n.dns = Some(Dns { txts, ..Dns::default() });
+            let txts = vec![DnsTxt {
+                name: "a,b".into(),
+                value: None,
+            }];
+            n.dns = Some(Dns {
+                txts,
+                ..Dns::default()
+            });
         }),
         ("<txt value>", |n| {
-            let txts = vec![DnsTxt { name: "a".into(), value: Some("b\rc".into()) }];
-            n.dns = Some(Dns { txts, ..Dns::default() });
+            let txts = vec![DnsTxt {
+                name: "a".into(),
+                value: Some("b\rc".into()),
+            }];
+            n.dns = Some(Dns {
+                txts,
+                ..Dns::default()
+            });
         }),
         ("<dhcp>", |n| {
             let twin = n.ips[0].clone();
@@ -278,7 +320,9 @@ fn what_dnsmasq_would_misread_is_refused() {
         let error = conf(&network, &test_paths()).unwrap_err();
         assert!(error.element.starts_with(element), "{element}: {error}");
     }
-    for name in ["ignore", "infinite", "120", "10m", "10.0.0.1", "set:x", "a b", "a,b", "a\nb"] {
+    for name in [
+        "ignore", "infinite", "120", "10m", "10.0.0.1", "set:x", "a b", "a,b", "a\nb",
+    ] {
         let mut network = default_network();
         network.ips[0].dhcp.hosts = vec![DhcpHost {
             name: Some(name.into()),
@@ -298,13 +342,28 @@ fn shape(text: &str) -> Vec<usize> {
 
 fn filled(value: &str, at: usize) -> Network {
     let mut network = default_network();
-    let pick = |i: usize| if at == i { value.to_owned() } else { "plain".to_owned() };
+    let pick = |i: usize| {
+        if at == i {
+            value.to_owned()
+        } else {
+            "plain".to_owned()
+        }
+    };
     network.name = pick(0);
     network.bridge.name = Some(pick(1));
-    network.domain = Some(Domain { name: Some(pick(2)), ..Domain::default() });
+    network.domain = Some(Domain {
+        name: Some(pick(2)),
+        ..Domain::default()
+    });
     network.dns = Some(Dns {
-        forwarders: vec![DnsForwarder { domain: Some(pick(3)), addr: None }],
-        txts: vec![DnsTxt { name: pick(4), value: Some("v".into()) }],
+        forwarders: vec![DnsForwarder {
+            domain: Some(pick(3)),
+            addr: None,
+        }],
+        txts: vec![DnsTxt {
+            name: pick(4),
+            value: Some("v".into()),
+        }],
         srvs: vec![DnsSrv {
             service: pick(5),
             protocol: pick(6),
@@ -313,12 +372,22 @@ fn filled(value: &str, at: usize) -> Network {
             port: Some(1),
             ..DnsSrv::default()
         }],
-        hosts: vec![DnsHost { ip: addr("10.0.0.1"), hostnames: vec![pick(9)] }],
+        hosts: vec![DnsHost {
+            ip: addr("10.0.0.1"),
+            hostnames: vec![pick(9)],
+        }],
         ..Dns::default()
     });
-    network.ips[0].dhcp.bootp = Some(Bootp { file: "f".into(), server: Some(pick(10)) });
+    network.ips[0].dhcp.bootp = Some(Bootp {
+        file: "f".into(),
+        server: Some(pick(10)),
+    });
     network.ips[0].dhcp.hosts = vec![DhcpHost {
-        mac: Some(if at == 11 { value.into() } else { "52:54:00:00:00:01".into() }),
+        mac: Some(if at == 11 {
+            value.into()
+        } else {
+            "52:54:00:00:00:01".into()
+        }),
         name: Some(pick(12)),
         ip: Some(addr("192.168.122.9")),
         ..DhcpHost::default()
@@ -365,4 +434,53 @@ proptest! {
             prop_assert_eq!(words(&text), words(&addnhosts(&plain).unwrap()));
         }
     }
+}
+
+/// libvirt's own cases: the same options in the same order. They are not part of this project.
+#[test]
+fn peer_cases_give_the_same_options() {
+    let base = std::env::var_os("NETD_PEER_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/peer"),
+        PathBuf::from,
+    );
+    let dir = base.join("libvirt-11.3.0/dnsmasq");
+    let Ok(files) = std::fs::read_dir(&dir) else {
+        // Past the test harness, which would keep it to itself.
+        let mut stderr = std::io::stderr();
+        let _ = std::io::Write::write_fmt(
+            &mut stderr,
+            format_args!(
+                "SKIPPED: no peer data at {}; set NETD_PEER_DATA\n",
+                dir.display()
+            ),
+        );
+        return;
+    };
+    let paths = Paths {
+        dir: "/var/lib/libvirt/dnsmasq".into(),
+        pid_file: None,
+    };
+    let mut cases = 0;
+    for file in files.map(|file| file.unwrap().path()) {
+        if file.extension().is_none_or(|e| e != "xml") {
+            continue;
+        }
+        let network = crate::model::parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let read = |extension| std::fs::read_to_string(file.with_extension(extension));
+        let plain = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.starts_with("##"));
+            lines.map(str::to_owned).collect()
+        };
+        let ours = conf(&network, &paths).unwrap();
+        assert_eq!(
+            plain(&ours),
+            plain(&read("conf").unwrap()),
+            "{}",
+            file.display()
+        );
+        let hosts = read("hostsfile").unwrap_or_default();
+        assert_eq!(hostsfile(&network).unwrap(), hosts, "{}", file.display());
+        cases += 1;
+    }
+    assert!(cases > 0, "no case in {}", dir.display());
 }

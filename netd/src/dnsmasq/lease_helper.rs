@@ -25,7 +25,9 @@ const DEFAULT_DIR: &str = "/var/lib/netd/dnsmasq";
 /// Why the helper refuses.
 #[derive(Debug, thiserror::Error)]
 enum HelperError {
-    #[error("usage: netd lease-helper add|old|del MAC-OR-DUID ADDRESS [HOSTNAME], or: netd lease-helper init")]
+    #[error(
+        "usage: netd lease-helper add|old|del MAC-OR-DUID ADDRESS [HOSTNAME], or: netd lease-helper init"
+    )]
     Usage,
     #[error("neither DNSMASQ_INTERFACE nor VIR_BRIDGE_NAME names the bridge")]
     NoBridge,
@@ -71,7 +73,10 @@ fn run(
         let value = env(name)?.to_string_lossy().into_owned();
         Some(value).filter(|v| !v.is_empty())
     };
-    let args: Vec<_> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    let args: Vec<_> = args
+        .iter()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let action = parse(&args, &variable)?;
     if matches!(action, Action::Ignore) {
@@ -93,8 +98,16 @@ fn run(
     let _lock = lock(&dir)?;
     let mut leases = match load(&path) {
         Ok(leases) => leases,
-        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
-            eprintln!("netd lease-helper: {} is not valid, starting over: {e}", path.display());
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            eprintln!(
+                "netd lease-helper: {} is not valid, starting over: {e}",
+                path.display()
+            );
             Vec::new()
         }
         Err(e) => return Err(io_error("read", &path, e)),
@@ -197,9 +210,17 @@ fn print(leases: &[StoredLease], duid: Option<&str>, out: &mut dyn Write) -> io:
 }
 
 fn print_line(lease: &StoredLease, identity: &str, out: &mut dyn Write) -> io::Result<()> {
-    let host = lease.hostname.as_deref().filter(|name| is_label(name)).unwrap_or("*");
+    let host = lease
+        .hostname
+        .as_deref()
+        .filter(|name| is_label(name))
+        .unwrap_or("*");
     let client = word(lease.client_id.as_deref()).unwrap_or("*");
-    writeln!(out, "{} {identity} {} {host} {client}", lease.expiry, lease.ip)
+    writeln!(
+        out,
+        "{} {identity} {} {host} {client}",
+        lease.expiry, lease.ip
+    )
 }
 
 /// A field of the list: no blank in it, and no longer than dnsmasq reads.

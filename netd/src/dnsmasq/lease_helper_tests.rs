@@ -41,7 +41,9 @@ fn a_lease_comes_changes_and_goes() {
     let helper = Helper::new();
     assert_eq!(helper.call(&["init"], &[]).unwrap(), "");
     let env = [EXPIRES, ("DNSMASQ_CLIENT_ID", "01:52:54")];
-    helper.call(&["add", MAC, "10.0.0.5", "guest"], &env).unwrap();
+    helper
+        .call(&["add", MAC, "10.0.0.5", "guest"], &env)
+        .unwrap();
     assert_eq!(
         helper.file("virbr0.status"),
         "[\n  {\n    \"ip-address\": \"10.0.0.5\",\n    \"mac-address\": \"52:54:00:00:00:01\",\n    \
@@ -50,13 +52,17 @@ fn a_lease_comes_changes_and_goes() {
     let line = "2000000000 52:54:00:00:00:01 10.0.0.5 guest 01:52:54\n";
     assert_eq!(helper.call(&["init"], &[]).unwrap(), line);
 
-    helper.call(&["add", "52:54:00:00:00:02", "10.0.0.6"], &[]).unwrap();
+    helper
+        .call(&["add", "52:54:00:00:00:02", "10.0.0.6"], &[])
+        .unwrap();
     helper.call(&["old", MAC, "10.0.0.5"], &[EXPIRES]).unwrap();
     assert_eq!(
         helper.call(&["init"], &[]).unwrap(),
         "0 52:54:00:00:00:02 10.0.0.6 * *\n2000000000 52:54:00:00:00:01 10.0.0.5 * *\n"
     );
-    helper.call(&["del", MAC, "10.0.0.5", "guest"], &[]).unwrap();
+    helper
+        .call(&["del", MAC, "10.0.0.5", "guest"], &[])
+        .unwrap();
     helper.call(&["del", MAC, "10.0.0.6"], &[]).unwrap();
     assert_eq!(helper.file("virbr0.status"), "[]\n");
     assert_eq!(fs::read_dir(helper.dir.path()).unwrap().count(), 1);
@@ -71,14 +77,18 @@ fn ipv6_leases_have_a_duid_and_an_iaid() {
         ("DNSMASQ_MAC", MAC),
         ("DNSMASQ_SERVER_DUID", "00:01:ff"),
     ];
-    helper.call(&["add", "00:03:aa", "fd00::5", "six"], &env).unwrap();
+    helper
+        .call(&["add", "00:03:aa", "fd00::5", "six"], &env)
+        .unwrap();
     helper.call(&["add", MAC, "10.0.0.5"], &[EXPIRES]).unwrap();
     assert_eq!(
         helper.call(&["init"], &[]).unwrap(),
         "2000000000 52:54:00:00:00:01 10.0.0.5 * *\nduid 00:01:ff\n2000000000 77 fd00::5 six 00:03:aa\n"
     );
     // Without a MAC address nothing is kept, and what was there is gone.
-    helper.call(&["add", "00:03:aa", "fd00::5"], &[("DNSMASQ_IAID", "77")]).unwrap();
+    helper
+        .call(&["add", "00:03:aa", "fd00::5"], &[("DNSMASQ_IAID", "77")])
+        .unwrap();
     assert!(!helper.file("virbr0.status").contains("fd00::5"));
 }
 
@@ -90,7 +100,10 @@ fn the_bridge_is_the_one_dnsmasq_names() {
     assert!(helper.file("br7.status").contains("10.0.0.5"));
     for bad in ["../x", "a/b", "..", "0123456789abcdef"] {
         let env = [("DNSMASQ_INTERFACE", bad)];
-        assert!(helper.call(&["add", MAC, "10.0.0.5"], &env).is_err(), "{bad}");
+        assert!(
+            helper.call(&["add", MAC, "10.0.0.5"], &env).is_err(),
+            "{bad}"
+        );
     }
     assert!(matches!(
         helper.call(&["init"], &[("VIR_BRIDGE_NAME", "")]),
@@ -101,7 +114,10 @@ fn the_bridge_is_the_one_dnsmasq_names() {
 #[test]
 fn host_names_are_taken_from_where_they_are_known() {
     let helper = Helper::new();
-    let both = [("DNSMASQ_SUPPLIED_HOSTNAME", "supplied"), ("DNSMASQ_OLD_HOSTNAME", "old")];
+    let both = [
+        ("DNSMASQ_SUPPLIED_HOSTNAME", "supplied"),
+        ("DNSMASQ_OLD_HOSTNAME", "old"),
+    ];
     for (args, env, expected) in [
         (&["add", MAC, "10.0.0.5", "given"][..], &both[..], "given"),
         (&["add", MAC, "10.0.0.5"], &both, "supplied"),
@@ -116,8 +132,17 @@ fn host_names_are_taken_from_where_they_are_known() {
 #[test]
 fn what_a_guest_makes_up_stays_within_its_field() {
     let helper = Helper::new();
-    for name in ["a b", "www.example.com", "x\n0 aa 10.0.0.9 evil *", "é", &"x".repeat(2000)] {
-        let env = [("DNSMASQ_SUPPLIED_HOSTNAME", name), ("DNSMASQ_CLIENT_ID", name)];
+    for name in [
+        "a b",
+        "www.example.com",
+        "x\n0 aa 10.0.0.9 evil *",
+        "é",
+        &"x".repeat(2000),
+    ] {
+        let env = [
+            ("DNSMASQ_SUPPLIED_HOSTNAME", name),
+            ("DNSMASQ_CLIENT_ID", name),
+        ];
         helper.call(&["add", MAC, "10.0.0.5"], &env).unwrap();
         let answer = helper.call(&["init"], &[]).unwrap();
         assert_eq!(answer.lines().count(), 1, "{name:?}");
@@ -167,7 +192,9 @@ fn helpers_at_the_same_time_lose_nothing() {
             let helper = &helper;
             scope.spawn(move || {
                 for i in 0..10 {
-                    helper.call(&["add", MAC, &format!("10.0.{thread}.{i}")], &[]).unwrap();
+                    helper
+                        .call(&["add", MAC, &format!("10.0.{thread}.{i}")], &[])
+                        .unwrap();
                 }
             });
         }

@@ -47,7 +47,10 @@ pub fn read(
     let bridge = interface_name(bridge).ok_or(io::ErrorKind::InvalidInput)?;
     let path = dnsmasq_dir.join(format!("{bridge}.status"));
     let stored = load(&path).map_err(|e| {
-        io::Error::new(e.kind(), format!("cannot read leases from {}: {e}", path.display()))
+        io::Error::new(
+            e.kind(),
+            format!("cannot read leases from {}: {e}", path.display()),
+        )
     })?;
     let current = |lease: &StoredLease| lease.expiry <= 0 || lease.expiry >= now;
     let wanted = |lease: &StoredLease| match (mac, &lease.mac) {
@@ -88,10 +91,8 @@ pub(super) fn load(path: &Path) -> io::Result<Vec<StoredLease>> {
 /// The name of a network device, if it is one and therefore safe in a file name.
 pub(super) fn interface_name(name: &str) -> Option<&str> {
     let bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-    let valid = !name.is_empty()
-        && name.len() <= 15
-        && !matches!(name, "." | "..")
-        && !name.contains(bad);
+    let valid =
+        !name.is_empty() && name.len() <= 15 && !matches!(name, "." | "..") && !name.contains(bad);
     valid.then_some(name)
 }
 
@@ -186,13 +187,21 @@ mod tests {
         for mac in ["52:54:00:0A:0b:01", "52-54-0-a-b-1"] {
             assert_eq!(read_text(SOME, Some(mac)).unwrap().len(), 1, "{mac}");
         }
-        assert!(read_text(SOME, Some("52:54:00:0a:0b:ff")).unwrap().is_empty());
+        assert!(
+            read_text(SOME, Some("52:54:00:0a:0b:ff"))
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]
     fn nothing_is_no_leases_and_rubbish_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(read(dir.path(), "virbr0", &network(), None, 0).unwrap().is_empty());
+        assert!(
+            read(dir.path(), "virbr0", &network(), None, 0)
+                .unwrap()
+                .is_empty()
+        );
         assert!(read_text(" \n", None).unwrap().is_empty());
         assert!(read_text("{\"a\":1}", None).is_err());
         assert!(read_text("[", None).is_err());

@@ -27,11 +27,17 @@ use crate::model::Network;
 use crate::settings::Settings;
 
 /// Oldest dnsmasq whose options are all there.
-const MIN_VERSION: Version = Version { major: 2, minor: 67 };
+const MIN_VERSION: Version = Version {
+    major: 2,
+    minor: 67,
+};
 
 /// A dnsmasq that has not become a daemon by then never will (`keep-in-foreground` among the raw
 /// options, for one).
 const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long to wait for the rest of what a parent that has ended said.
+const DRAIN_LIMIT: Duration = Duration::from_millis(200);
 
 /// How long a process may take to end after SIGTERM, and then after SIGKILL.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -46,7 +52,9 @@ const MORE_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No binary.
-    #[error("dnsmasq was not found in {searched}; install it (Debian: dnsmasq-base) or set NETD_DNSMASQ to its path")]
+    #[error(
+        "dnsmasq was not found in {searched}; install it (Debian: dnsmasq-base) or set NETD_DNSMASQ to its path"
+    )]
     Missing {
         /// The directories searched, or the value of NETD_DNSMASQ.
         searched: String,
@@ -242,7 +250,8 @@ impl Running {
         let failed = |e| self.signal_error("watched", e);
         // One file cannot be registered twice, and several callers may wait.
         let fd = self.fd.try_clone().map_err(failed)?;
-        let fd = AsyncFd::register_with_interest(fd, Interest::READABLE)
+        // SAFETY: the descriptor is open, and the AsyncFd owns it alone until it is dropped.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
             .map_err(|e| failed(e.into_parts().1))?;
         let _ready = fd.readable().await.map_err(failed)?;
         Ok(())
@@ -475,11 +484,25 @@ async fn daemonise(
     let mut words = Vec::new();
     let stderr = child.stderr.take();
     let status = timeout(START_LIMIT, async {
-        if let Some(stderr) = stderr {
-            // The daemon lets go of stderr, so its end comes with the parent's.
-            stderr.take(64 << 10).read_to_end(&mut words).await?;
+        let read = async {
+            match stderr {
+                Some(pipe) => pipe.take(64 << 10).read_to_end(&mut words).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        tokio::pin!(read);
+        tokio::select! {
+            status = child.wait() => {
+                // The daemon lets go of stderr too, unless it was told to log there. Its status
+                // counts; what is read late or not at all is only the explanation.
+                let _ = timeout(DRAIN_LIMIT, &mut read).await;
+                status
+            }
+            end = &mut read => match end {
+                Ok(()) => child.wait().await,
+                Err(e) => Err(e),
+            },
         }
-        child.wait().await
     })
     .await;
     let words = String::from_utf8_lossy(&words).trim().replace('\n', "; ");
@@ -551,7 +574,13 @@ async fn ask_version(path: &Path) -> Result<Version> {
         .map_err(|e| unknown(e.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     parse_version(&text).ok_or_else(|| {
-        let line: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
+        let line: String = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(80)
+            .collect();
         unknown(format!("--version answered {line:?}"))
     })
 }
@@ -560,7 +589,9 @@ async fn ask_version(path: &Path) -> Result<Version> {
 fn parse_version(text: &str) -> Option<Version> {
     let rest = text.trim_start().strip_prefix("Dnsmasq version ")?;
     let (major, rest) = rest.split_once('.')?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let digits = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
     Some(Version {
         major: major.parse().ok()?,
         minor: rest[..digits].parse().ok()?,
@@ -580,7 +611,9 @@ fn check_script_path(path: &Path) -> Result<()> {
     }
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._+-:@%=,".contains(b);
     if !bytes.iter().all(plain) {
-        return Err(wrong("it holds a character that means something to a shell"));
+        return Err(wrong(
+            "it holds a character that means something to a shell",
+        ));
     }
     Ok(())
 }
@@ -588,9 +621,9 @@ fn check_script_path(path: &Path) -> Result<()> {
 /// Reservations would silently be missing after a reload.
 fn warn_when_private(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    let closed = dir.ancestors().find(|dir| {
-        fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0)
-    });
+    let closed = dir
+        .ancestors()
+        .find(|dir| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0));
     if let Some(closed) = closed {
         tracing::warn!(
             "{} is closed to other users: dnsmasq, which gives up root, may not read its host files below it",
@@ -627,7 +660,9 @@ fn remove_own_files(network: &Network, paths: &Paths) -> Result<()> {
         paths.addnhosts(name),
         pid_file(paths),
     ];
-    all.iter().map(|path| remove(path)).fold(Ok(()), Result::and)
+    all.iter()
+        .map(|path| remove(path))
+        .fold(Ok(()), Result::and)
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
@@ -706,7 +741,12 @@ mod tests {
         let pid_file = dir.path().join("x.pid");
         let conf = Path::new("/etc/x.conf");
         assert!(adopt(&pid_file, conf).is_none());
-        for text in [std::process::id().to_string(), "0".into(), "-1".into(), "x".into()] {
+        for text in [
+            std::process::id().to_string(),
+            "0".into(),
+            "-1".into(),
+            "x".into(),
+        ] {
             fs::write(&pid_file, text).unwrap();
             assert!(adopt(&pid_file, conf).is_none());
         }
