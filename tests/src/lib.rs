@@ -1,1 +1,94 @@
-//! What the tests share.
+//! A hypervisor in network namespaces, for the tests and the demo.
+//!
+//! ```text
+//!   vm1, vm2 … --(veth: vnet1, vnet2 …)-- bridge [hv] uplink --(veth)-- wan0 [wan] (-- far0 [far])
+//! ```
+//!
+//! [`Lab`] builds it and removes it, the agent under test runs in `hv`, and [`lab::check`] is the
+//! frame of every topology test: it compares the hypervisor's namespace before the agent started
+//! with what is left after its teardown.
+//!
+//! Everything here needs root. Nothing here changes the machine's own network.
+
+pub mod agent;
+pub mod guest;
+pub mod lab;
+pub mod netns;
+pub mod packet;
+pub mod snapshot;
+pub mod sniffer;
+pub mod traffic;
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+pub use agent::Agent;
+pub use guest::{Guest, Lease};
+pub use lab::Lab;
+pub use netns::Netns;
+pub use snapshot::Snapshot;
+pub use sniffer::Sniffer;
+
+/// Runs a command to its end and returns what it printed to stdout; any other end than success is
+/// an error that shows the command and all it said.
+///
+/// # Errors
+/// The command cannot be started, or fails.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = output(command)?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}\n{stdout}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(stdout)
+}
+
+/// Runs a command to its end, whatever that is.
+///
+/// # Errors
+/// The command cannot be started.
+pub fn output(command: &mut Command) -> Result<Output> {
+    command
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))
+}
+
+/// Asks again and again until the answer is there, for `limit` at most.
+///
+/// # Errors
+/// The last answer was still an error when the time was over.
+pub fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if start.elapsed() >= limit => {
+                return Err(error.context(format!("still so after {limit:?}")));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Writes a script that can be executed at once. Another program writes it: a descriptor of ours,
+/// inherited for a moment by a child that a sibling thread starts, would make it "text file busy".
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_executable(path: &Path, text: &str) -> Result<()> {
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, text).with_context(|| format!("writing {}", draft.display()))?;
+    run(Command::new("install")
+        .args(["-m", "755"])
+        .arg(&draft)
+        .arg(path))?;
+    std::fs::remove_file(&draft)?;
+    Ok(())
+}

@@ -1,2 +1,151 @@
-//! Work on netd itself.
-fn main() {}
+//! Work on netd itself: `cargo xtask COMMAND`.
+
+mod checks;
+mod demo;
+mod packages;
+mod root;
+mod run;
+mod setup;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+/// Work on netd: everything a command needs is installed first, once, and said aloud.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Start the agent as root with the network `default` (192.168.122.0/24 on virbr0)
+    #[command(after_help = "Examples:
+  cargo xtask run
+  cargo xtask run --config-dir /tmp/a/etc --state-dir /tmp/a/lib --run-dir /tmp/a/run \\
+      --bpffs /tmp/a/bpf --socket /tmp/a/run/netd-sock")]
+    Run {
+        /// Flags of `netd run`, passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
+    /// Show a guest's way from DHCP to a page from outside, in namespaces that go away again
+    Demo,
+    /// Run every test: unit, packet and namespace tests; FILTER picks some by name
+    #[command(after_help = "Examples:
+  cargo xtask test
+  cargo xtask test model::
+  cargo xtask test --test modes")]
+    Test {
+        /// Arguments of `cargo test`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Formatting, clippy (eBPF crate included), documentation, unused dependencies
+    Lint,
+    /// Install what the other commands need, and nothing else
+    Setup,
+    /// What `run` does once everything is built and it is root
+    #[command(hide = true)]
+    RunBuilt {
+        /// Flags of `netd run`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
+    /// What `demo` does once everything is built and it is root
+    #[command(hide = true)]
+    DemoBuilt,
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
+        Task::Run { flags } => {
+            setup::build_tools()?;
+            packages::install(packages::RUN)?;
+            build()?;
+            root::again("run-built", &flags)
+        }
+        Task::RunBuilt { flags } => run::run(&flags),
+        Task::Demo => {
+            setup::build_tools()?;
+            packages::install(packages::DEMO)?;
+            build()?;
+            root::again("demo-built", &[])
+        }
+        Task::DemoBuilt => demo::demo(),
+        Task::Test { arguments } => {
+            setup::build_tools()?;
+            packages::install(packages::TEST)?;
+            build()?;
+            checks::test(&arguments)
+        }
+        Task::Lint => {
+            setup::build_tools()?;
+            setup::lint_tools()?;
+            checks::lint()
+        }
+        Task::Setup => {
+            setup::build_tools()?;
+            setup::lint_tools()?;
+            packages::install(packages::TEST)
+        }
+    }
+}
+
+/// The root of the workspace, where cargo runs.
+fn workspace() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map(PathBuf::from).unwrap_or(here)
+}
+
+/// Cargo in the workspace.
+fn cargo() -> Command {
+    let mut command = setup::online(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// Runs a command, shown, to its success.
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    Ok(())
+}
+
+/// Builds the release binary, with the eBPF object in it.
+fn build() -> Result<()> {
+    println!("building netd");
+    succeed(cargo().args(["build", "--release", "--package", "netd"]))
+}
+
+/// Where the release binary is: beside the directory this program was built into.
+fn binary() -> Result<PathBuf> {
+    let this = std::env::current_exe().context("finding the target directory")?;
+    let target = this
+        .parent()
+        .and_then(|profile| profile.parent())
+        .context("xtask does not lie in a target directory")?;
+    let binary = target.join("release/netd");
+    if !binary.is_file() {
+        bail!("{} was not built", binary.display());
+    }
+    Ok(binary)
+}

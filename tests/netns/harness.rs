@@ -1,0 +1,177 @@
+//! The harness itself: what it reports is what is there. A plain Linux router stands for netd.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use netd_tests::lab::{HOST, OUTSIDE, at};
+use netd_tests::packet::UDP;
+use netd_tests::traffic::{self, Load, Server, Verdict};
+use netd_tests::{Guest, Lab, Snapshot, Sniffer};
+
+/// A hypervisor whose kernel routes a bridge with one guest; no agent takes part.
+fn plain_router() -> Result<(Lab, Guest)> {
+    let lab = Lab::with_binary(Path::new("/bin/true"))?;
+    lab.hv.run(["ip", "link", "add", "br0", "type", "bridge"])?;
+    lab.hv.address("br0", "192.168.122.1/24")?;
+    lab.hv.sysctl("net/ipv4/ip_forward", "1")?;
+    lab.wan.run([
+        "ip",
+        "route",
+        "add",
+        "192.168.122.0/24",
+        "via",
+        &HOST.to_string(),
+    ])?;
+    let guest = lab.plugged(1, "br0")?;
+    guest.address("192.168.122.11/24", Some("192.168.122.1"))?;
+    guest.ping(&OUTSIDE.to_string())?;
+    Ok((lab, guest))
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn traffic_is_carried_and_its_losses_are_counted() -> Result<()> {
+    let (lab, guest) = plain_router()?;
+    let _udp = Server::udp(&lab.wan, at(OUTSIDE, 7))?;
+    let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, 8))?;
+    traffic::transfer(guest.netns(), at(OUTSIDE, 8), 1 << 20)?;
+
+    let loads = [
+        Load::udp(guest.netns(), at(OUTSIDE, 7))?,
+        Load::new_udp_flows(guest.netns(), at(OUTSIDE, 7))?,
+        Load::new_tcp_flows(guest.netns(), at(OUTSIDE, 8))?,
+        Load::tcp(guest.netns(), at(OUTSIDE, 8))?,
+    ];
+    std::thread::sleep(Duration::from_millis(500));
+    for load in loads {
+        let report = load.finish()?;
+        ensure!(report.lost.is_empty() && report.sent > 20, "{report:?}");
+    }
+
+    let load = Load::udp(guest.netns(), at(OUTSIDE, 7))?;
+    std::thread::sleep(Duration::from_millis(200));
+    lab.hv.sysctl("net/ipv4/ip_forward", "0")?;
+    std::thread::sleep(Duration::from_millis(50));
+    lab.hv.sysctl("net/ipv4/ip_forward", "1")?;
+    std::thread::sleep(Duration::from_millis(200));
+    let report = load.finish()?;
+    ensure!(
+        !report.lost.is_empty(),
+        "a gap of 50 ms was not noticed: {}",
+        report.sent
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn verdicts_and_captures_tell_the_truth() -> Result<()> {
+    let (lab, guest) = plain_router()?;
+    let sniffer = Sniffer::start(&lab.wan)?;
+    let server = Server::udp(&lab.wan, at(OUTSIDE, 7))?;
+    let verdict = traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, 7))?;
+    ensure!(
+        verdict == Verdict::Answered("192.168.122.11:5000".parse()?),
+        "{verdict:?}"
+    );
+    ensure!(server.received() == 1);
+    let verdict = traffic::ask_udp(guest.netns(), at(OUTSIDE, 9))?;
+    ensure!(verdict == Verdict::Refused, "{verdict:?}");
+    lab.wan
+        .run(["ip", "route", "add", "blackhole", "192.168.122.11"])?;
+    let verdict = traffic::ask_udp(guest.netns(), at(OUTSIDE, 7))?;
+    ensure!(verdict == Verdict::Silent, "{verdict:?}");
+
+    let packets = sniffer.finish()?;
+    let question = packets
+        .iter()
+        .find(|packet| packet.protocol == UDP && packet.destination_port() == Some(7));
+    ensure!(
+        question.is_some_and(|packet| packet.source_port() == Some(5000)),
+        "{packets:?}"
+    );
+    let refusal = packets.iter().find(|packet| packet.icmp() == Some((3, 3)));
+    let quoted = refusal.and_then(|packet| packet.quoted());
+    ensure!(
+        quoted.is_some_and(|packet| packet.destination == OUTSIDE),
+        "{packets:?}"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_guest_gets_a_lease_and_resolves_names() -> Result<()> {
+    let (lab, guest) = plain_router()?;
+    guest.netns().run(["ip", "addr", "flush", "dev", "eth0"])?;
+    let pid_file = format!("--pid-file={}", lab.directory().join("pid").display());
+    let leases = format!(
+        "--dhcp-leasefile={}",
+        lab.directory().join("leases").display()
+    );
+    lab.hv.run([
+        "dnsmasq",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--interface=br0",
+        "--bind-dynamic",
+        "--except-interface=lo",
+        "--domain=lab",
+        "--expand-hosts",
+        "--user=root",
+        "--dhcp-range=192.168.122.50,192.168.122.60,1h",
+        "--no-ping",
+        &pid_file,
+        &leases,
+        "--host-record=www.lab,192.0.2.80",
+    ])?;
+    let lease = guest.dhcp()?;
+    ensure!((50..=60).contains(&lease.address.octets()[3]), "{lease:?}");
+    ensure!(lease.prefix == 24 && lease.seconds == 3600, "{lease:?}");
+    ensure!(lease.domain.as_deref() == Some("lab"), "{lease:?}");
+    let server = lease.dns.expect("a name server");
+    ensure!(guest.resolve("www.lab", server)? == "192.0.2.80".parse::<std::net::Ipv4Addr>()?);
+    ensure!(guest.resolve("vm1.lab", server)? == lease.address);
+    ensure!(guest.resolve("nobody.lab", server).is_err());
+    guest.ping(&OUTSIDE.to_string())?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_snapshot_shows_what_was_left_behind() -> Result<()> {
+    let lab = Lab::with_binary(Path::new("/bin/true"))?;
+    let before = lab.snapshot()?;
+    std::thread::sleep(Duration::from_millis(1200));
+    before.wait_for_same(&lab.hv, lab.directory())?;
+    for (leave, undo, what) in [
+        ("ip link add br9 type bridge", "ip link del br9", "br9"),
+        (
+            "ip addr add 10.9.9.9/32 dev lo",
+            "ip addr del 10.9.9.9/32 dev lo",
+            "10.9.9.9",
+        ),
+        (
+            "tc qdisc add dev uplink clsact",
+            "tc qdisc del dev uplink clsact",
+            "clsact",
+        ),
+        (
+            "sysctl -qw net.ipv4.ip_forward=1",
+            "sysctl -qw net.ipv4.ip_forward=0",
+            "ip_forward",
+        ),
+    ] {
+        lab.hv.run(leave.split(' '))?;
+        let difference = before.difference(&Snapshot::take(&lab.hv, lab.directory())?);
+        ensure!(
+            difference.contains(what),
+            "{leave} was not noticed: {difference:?}"
+        );
+        lab.hv.run(undo.split(' '))?;
+        before.wait_for_same(&lab.hv, lab.directory())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The topology: a hypervisor, the world outside, and as many guests as a test wants.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::{Agent, Guest, Netns, Snapshot};
+
+/// The hypervisor's address on the uplink.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// The outside host on the same wire.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// A host behind the outside one, see [`Lab::far`].
+pub const FAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+/// A hypervisor with an uplink to an outside host, and an agent that is not running yet.
+#[derive(Debug)]
+pub struct Lab {
+    /// The agent of the hypervisor.
+    pub agent: Agent,
+    /// The hypervisor.
+    pub hv: Netns,
+    /// The outside host.
+    pub wan: Netns,
+    directory: TempDir,
+}
+
+impl Lab {
+    /// Builds the topology for the binary under test.
+    ///
+    /// # Errors
+    /// As [`Lab::with_binary`] and [`crate::agent::binary`].
+    pub fn new() -> Result<Self> {
+        Self::with_binary(&crate::agent::binary()?)
+    }
+
+    /// Builds the topology for an agent of one's choice.
+    ///
+    /// # Errors
+    /// Not root, or a tool is missing.
+    pub fn with_binary(netd: &Path) -> Result<Self> {
+        let hv = Netns::new("hv")?;
+        let wan = Netns::new("wan")?;
+        hv.veth("uplink", &wan, "wan0")?;
+        hv.address("uplink", &format!("{HOST}/24"))?;
+        wan.address("wan0", &format!("{OUTSIDE}/24"))?;
+        hv.run(["ip", "route", "add", "default", "via", &OUTSIDE.to_string()])?;
+        hv.sysctl("net/ipv4/ip_forward", "0")?;
+        let directory = tempfile::Builder::new().prefix("netd-").tempdir()?;
+        Ok(Self {
+            agent: Agent::new(&hv, directory.path(), netd)?,
+            hv,
+            wan,
+            directory,
+        })
+    }
+
+    /// Where the agent keeps everything.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A guest, cabled but not plugged in. Numbers are the test's to choose, 1–99.
+    ///
+    /// # Errors
+    /// The number is in use.
+    pub fn guest(&self, number: u8) -> Result<Guest> {
+        Guest::new(
+            &self.hv,
+            number,
+            self.directory().join(format!("vm{number}")),
+        )
+    }
+
+    /// A guest whose port is in the bridge, as a hypervisor's driver leaves it.
+    ///
+    /// # Errors
+    /// The number is in use, or there is no such bridge.
+    pub fn plugged(&self, number: u8, bridge: &str) -> Result<Guest> {
+        let guest = self.guest(number)?;
+        self.plug(&guest, bridge)?;
+        Ok(guest)
+    }
+
+    /// Plugs a guest's cable into a bridge.
+    ///
+    /// # Errors
+    /// There is no such bridge.
+    pub fn plug(&self, guest: &Guest, bridge: &str) -> Result<()> {
+        self.hv
+            .run(["ip", "link", "set", &guest.port, "master", bridge])?;
+        Ok(())
+    }
+
+    /// A host two hops outside, behind a wire of that MTU.
+    ///
+    /// # Errors
+    /// It exists already.
+    pub fn far(&self, mtu: u32) -> Result<Netns> {
+        let far = Netns::new("far")?;
+        let mtu = mtu.to_string();
+        self.wan.veth("wan1", &far, "far0")?;
+        self.wan.run(["ip", "link", "set", "wan1", "mtu", &mtu])?;
+        far.run(["ip", "link", "set", "far0", "mtu", &mtu])?;
+        self.wan.address("wan1", "203.0.113.1/24")?;
+        far.address("far0", &format!("{FAR}/24"))?;
+        far.run(["ip", "route", "add", "default", "via", "203.0.113.1"])?;
+        self.wan.sysctl("net/ipv4/ip_forward", "1")?;
+        Ok(far)
+    }
+
+    /// What the hypervisor looks like now.
+    ///
+    /// # Errors
+    /// A tool fails.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::take(&self.hv, self.directory())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.agent.end();
+        // The bpf file system is the machine's to see: nothing of it may stay mounted.
+        let pins = self.agent.bpffs();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for _ in mounts
+            .lines()
+            .filter(|line| line.split(' ').nth(1) == pins.to_str())
+        {
+            if let Err(error) = crate::run(Command::new("umount").arg(&pins)) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
+
+/// An address and a port, for short.
+#[must_use]
+pub fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(address, port)
+}
+
+/// The frame of a topology test: builds a [`Lab`], runs the test in it, tears the agent down and
+/// panics where anything is left behind or the test failed. The agent's log is shown then.
+///
+/// # Panics
+/// When the test fails: that is its purpose.
+pub fn check(test: impl FnOnce(&mut Lab) -> Result<()>) {
+    let mut lab = Lab::new().unwrap_or_else(|error| panic!("no topology: {error:?}"));
+    let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<()> {
+        let before = lab.snapshot().context("the picture before")?;
+        test(&mut lab)?;
+        lab.agent.end();
+        lab.agent.teardown().context("teardown")?;
+        before.wait_for_same(&lab.hv, lab.directory())
+    }));
+    if !matches!(outcome, Ok(Ok(()))) {
+        eprintln!("--- the agent's log ---\n{}--- end ---", lab.agent.log());
+    }
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => panic!("{error:?}"),
+        Err(panic) => resume_unwind(panic),
+    }
+}

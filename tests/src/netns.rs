@@ -1,0 +1,233 @@
+//! One network namespace that goes away with its owner.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where `ip netns` keeps its namespaces.
+const NETNS_DIR: &str = "/run/netns";
+/// No command of a test may hang it: seconds.
+const COMMAND_LIMIT: &str = "60";
+
+/// A named network namespace; dropping it ends every process inside and removes it.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// A fresh namespace with its loopback up. `label` is for people; the name is unique.
+    ///
+    /// # Errors
+    /// Not root, or iproute2 is missing.
+    pub fn new(label: &str) -> Result<Self> {
+        static SEQUENCE: AtomicU32 = AtomicU32::new(0);
+        let number = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("netd-{}-{number}-{label}", std::process::id());
+        crate::run(Command::new("ip").args(["netns", "add", &name]))?;
+        let netns = Self { name };
+        // Addresses are usable at once; a test does not want to wait for duplicate detection.
+        netns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+        netns.run(["ip", "link", "set", "lo", "up"])?;
+        Ok(netns)
+    }
+
+    /// Name, as `ip netns` shows it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that stands for the namespace.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new(NETNS_DIR).join(&self.name)
+    }
+
+    /// A command that will run inside; only the network is another one, files are the machine's.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.path().display()))
+            .arg("--")
+            .arg(program);
+        command
+    }
+
+    /// Runs a command inside and returns its stdout.
+    ///
+    /// # Errors
+    /// As [`crate::run`].
+    pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
+        crate::run(&mut self.limited(arguments))
+    }
+
+    /// Runs a command inside, whatever its end.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn output<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Output> {
+        crate::output(&mut self.limited(arguments))
+    }
+
+    fn limited<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = self.command("timeout");
+        command.arg(COMMAND_LIMIT).args(arguments);
+        command
+    }
+
+    /// Calls `inside` on a thread that lives in the namespace. Sockets made there stay there,
+    /// whichever thread uses them later.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
+        let file = self.open()?;
+        let entered = std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    join(&file)?;
+                    Ok(inside())
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        entered.map_err(|errno: Errno| self.refused(errno))
+    }
+
+    /// Leaves `inside` running on a thread of its own in the namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn spawn(&self, inside: impl FnOnce() + Send + 'static) -> Result<()> {
+        let file = self.open()?;
+        let (told, entered) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let outcome = join(&file);
+            let usable = outcome.is_ok();
+            if told.send(outcome).is_ok() && usable {
+                inside();
+            }
+        });
+        let outcome = entered.recv().context("the thread ended at once")?;
+        outcome.map_err(|errno| self.refused(errno))
+    }
+
+    fn open(&self) -> Result<File> {
+        let path = self.path();
+        File::open(&path).with_context(|| format!("opening {}", path.display()))
+    }
+
+    fn refused(&self, errno: Errno) -> anyhow::Error {
+        anyhow!("entering {}: {errno}", self.path().display())
+    }
+
+    /// Sets a sysctl below /proc/sys inside.
+    ///
+    /// # Errors
+    /// The kernel has no such knob or refuses the value.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        let path = Path::new("/proc/sys").join(key);
+        self.enter(|| std::fs::write(&path, value))?
+            .with_context(|| format!("writing {value} to {}", path.display()))
+    }
+
+    /// Reads a sysctl inside.
+    ///
+    /// # Errors
+    /// The kernel has no such knob.
+    pub fn read_sysctl(&self, key: &str) -> Result<String> {
+        let path = Path::new("/proc/sys").join(key);
+        let text = self
+            .enter(|| std::fs::read_to_string(&path))?
+            .with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// A cable from `device` here to `peer_device` in `peer`; both ends are down.
+    ///
+    /// # Errors
+    /// A device of that name exists already.
+    pub fn veth(&self, device: &str, peer: &Self, peer_device: &str) -> Result<()> {
+        crate::run(
+            Command::new("ip")
+                .args(["link", "add", device, "netns", &self.name, "type", "veth"])
+                .args(["peer", "name", peer_device, "netns", &peer.name]),
+        )?;
+        Ok(())
+    }
+
+    /// Gives a device an address and brings it up.
+    ///
+    /// # Errors
+    /// No such device, or the address is not one.
+    pub fn address(&self, device: &str, address: &str) -> Result<()> {
+        self.run(["ip", "addr", "add", address, "dev", device])?;
+        self.run(["ip", "link", "set", device, "up"])?;
+        Ok(())
+    }
+
+    /// The processes inside.
+    ///
+    /// # Errors
+    /// `ip netns pids` fails.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        let pids = crate::run(Command::new("ip").args(["netns", "pids", &self.name]))?;
+        pids.lines()
+            .map(|line| line.trim().parse().with_context(|| format!("pid {line:?}")))
+            .collect()
+    }
+
+    /// Removes what test runs left behind whose process was killed.
+    ///
+    /// # Errors
+    /// The directory of namespaces cannot be read.
+    pub fn sweep() -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(NETNS_DIR) else {
+            return Ok(()); // no namespace was ever made on this machine
+        };
+        for entry in entries {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let owner = name
+                .strip_prefix("netd-")
+                .and_then(|rest| rest.split('-').next())
+                .and_then(|pid| pid.parse::<u32>().ok());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+                drop(Self { name });
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self) -> Result<()> {
+        for pid in self.processes()? {
+            if let Some(pid) = Pid::from_raw(pid) {
+                // It may have ended by itself meanwhile.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        crate::run(Command::new("ip").args(["netns", "del", &self.name]))?;
+        Ok(())
+    }
+}
+
+/// Moves the calling thread.
+fn join(namespace: &File) -> Result<(), Errno> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            eprintln!("removing namespace {}: {error:#}", self.name);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Everything that passes any device of a namespace.
+
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with,
+};
+
+use crate::Netns;
+use crate::packet::Ipv4;
+
+/// Bytes kept of each frame.
+const KEPT: usize = 2048;
+/// Room for what arrives while the capturing thread waits for a processor.
+const BUFFER: usize = 64 << 20;
+
+/// A running capture of the IPv4 packets on all devices of one namespace.
+#[derive(Debug)]
+pub struct Sniffer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Vec<Ipv4>>>>,
+}
+
+impl Sniffer {
+    /// Starts to capture; from the return on nothing is missed.
+    ///
+    /// # Errors
+    /// No packet socket can be opened.
+    pub fn start(netns: &Netns) -> Result<Self> {
+        let socket = netns.enter(packet_socket)??;
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || capture(&socket, &stop))
+        };
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Stops and returns what was captured, in order.
+    ///
+    /// # Errors
+    /// The capture failed on the way.
+    pub fn finish(mut self) -> Result<Vec<Ipv4>> {
+        std::thread::sleep(Duration::from_millis(50)); // what is on its way
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .take()
+            .context("a capture ends once")?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Sniffer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn packet_socket() -> Result<OwnedFd> {
+    let protocol: NonZeroU32 = eth::ALL.as_raw();
+    let socket = socket_with(
+        AddressFamily::PACKET,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(Protocol::from_raw(protocol)),
+    )
+    .context("opening a packet socket")?;
+    set_socket_recv_buffer_size_force(&socket, BUFFER).context("enlarging its buffer")?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_millis(20)))?;
+    Ok(socket)
+}
+
+fn capture(socket: &OwnedFd, stop: &AtomicBool) -> Result<Vec<Ipv4>> {
+    let mut packets = Vec::new();
+    let mut frame = [0; KEPT];
+    loop {
+        match recv(socket, &mut frame, RecvFlags::empty()) {
+            Ok((length, _)) => packets.extend(Ipv4::from_frame(&frame[..length])),
+            // What is in the buffer is read before the end.
+            Err(rustix::io::Errno::AGAIN) if stop.load(Ordering::Relaxed) => return Ok(packets),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            // The device went away; others go on.
+            Err(rustix::io::Errno::NETDOWN) => {}
+            Err(error) => return Err(error).context("capturing"),
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! Traffic whose losses are counted: servers outside, senders in guests.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::Netns;
+
+/// How often a server looks whether it is to stop.
+const TICK: Duration = Duration::from_millis(20);
+/// How long an answer may take before it counts as lost.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Question to which a server answers with the address it sees.
+const WHO: &[u8] = b"who am I?";
+
+/// A server on a thread; dropping it stops it.
+#[derive(Debug)]
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    received: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn spawn(serve: impl FnOnce(&AtomicBool, &AtomicU64) + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let received = Arc::new(AtomicU64::new(0));
+        let thread = {
+            let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
+            std::thread::spawn(move || serve(&stop, &received))
+        };
+        Self {
+            stop,
+            received,
+            thread: Some(thread),
+        }
+    }
+
+    /// Datagrams or connections that arrived so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// A UDP server that sends everything back, and tells who asks.
+    ///
+    /// # Errors
+    /// The address is in use or not one of the namespace.
+    pub fn udp(netns: &Netns, address: SocketAddrV4) -> Result<Self> {
+        let socket = netns
+            .enter(|| UdpSocket::bind(address))?
+            .with_context(|| format!("UDP server on {address}"))?;
+        socket.set_read_timeout(Some(TICK))?;
+        Ok(Self::spawn(move |stop, received| {
+            let mut buffer = [0; 65_536];
+            while !stop.load(Ordering::Relaxed) {
+                // Errors here are ICMP messages about earlier answers, or the timeout.
+                let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
+                    continue;
+                };
+                received.fetch_add(1, Ordering::Relaxed);
+                let _ = if &buffer[..length] == WHO {
+                    socket.send_to(peer.to_string().as_bytes(), peer)
+                } else {
+                    socket.send_to(&buffer[..length], peer)
+                };
+            }
+        }))
+    }
+
+    /// A TCP server that calls `serve` with each connection, on a thread of its own.
+    ///
+    /// # Errors
+    /// The address is in use or not one of the namespace.
+    pub fn tcp(
+        netns: &Netns,
+        address: SocketAddrV4,
+        serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Clone + 'static,
+    ) -> Result<Self> {
+        let listener = netns
+            .enter(|| TcpListener::bind(address))?
+            .with_context(|| format!("TCP server on {address}"))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::spawn(move |stop, received| {
+            while !stop.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        received.fetch_add(1, Ordering::Relaxed);
+                        let serve = serve.clone();
+                        // The client sees a failure as a connection that ends too early.
+                        std::thread::spawn(move || {
+                            let _ = stream.set_nonblocking(false).and_then(|()| serve(stream));
+                        });
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        }))
+    }
+
+    /// A TCP server that sends everything back.
+    ///
+    /// # Errors
+    /// As [`Server::tcp`].
+    pub fn tcp_echo(netns: &Netns, address: SocketAddrV4) -> Result<Self> {
+        Self::tcp(netns, address, |mut stream| {
+            stream.set_nodelay(true)?;
+            let mut buffer = [0; 65_536];
+            loop {
+                match stream.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    length => stream.write_all(&buffer[..length])?,
+                }
+            }
+        })
+    }
+
+    /// A web server with one page.
+    ///
+    /// # Errors
+    /// As [`Server::tcp`].
+    pub fn http(netns: &Netns, address: SocketAddrV4, page: &str) -> Result<Self> {
+        let answer = format!(
+            "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{page}",
+            page.len()
+        );
+        Self::tcp(netns, address, move |mut stream| {
+            let mut request = Vec::new();
+            let mut buffer = [0; 1024];
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < 65_536 {
+                match stream.read(&mut buffer)? {
+                    0 => break,
+                    length => request.extend_from_slice(&buffer[..length]),
+                }
+            }
+            stream.write_all(answer.as_bytes())
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What became of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The server answered and saw this source.
+    Answered(SocketAddr),
+    /// ICMP said that nobody is there: a REJECT or a closed port.
+    Refused,
+    /// Nothing came back.
+    Silent,
+}
+
+/// Asks a UDP server ([`Server::udp`]) who we are.
+///
+/// # Errors
+/// The socket cannot be made, or has no route.
+pub fn ask_udp(netns: &Netns, to: SocketAddrV4) -> Result<Verdict> {
+    ask_udp_from(netns, 0, to)
+}
+
+/// The same from a source port of one's choice.
+///
+/// # Errors
+/// As [`ask_udp`], and where the port is in use.
+pub fn ask_udp_from(netns: &Netns, port: u16, to: SocketAddrV4) -> Result<Verdict> {
+    let socket = netns.enter(|| -> std::io::Result<_> {
+        let socket = UdpSocket::bind(("0.0.0.0", port))?;
+        socket.connect(to)?;
+        Ok(socket)
+    })??;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut buffer = [0; 128];
+    // Neighbour resolution may swallow the very first datagram, so a silent peer is asked twice.
+    for _ in 0..2 {
+        socket.send(WHO)?;
+        match socket.recv(&mut buffer) {
+            Ok(length) => {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                let seen = text.parse().with_context(|| format!("answer {text:?}"))?;
+                return Ok(Verdict::Answered(seen));
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                return Ok(Verdict::Refused);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error).context(format!("asking {to}")),
+        }
+    }
+    Ok(Verdict::Silent)
+}
+
+/// A TCP connection out of a namespace.
+///
+/// # Errors
+/// It is refused or not answered in time.
+pub fn connect(netns: &Netns, to: SocketAddrV4) -> Result<TcpStream> {
+    let stream = netns
+        .enter(|| TcpStream::connect_timeout(&to.into(), Duration::from_secs(5)))?
+        .with_context(|| format!("connecting to {to}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(stream)
+}
+
+/// Sends `length` bytes to an echo server and compares the checksum of what comes back.
+///
+/// # Errors
+/// The connection fails or the bytes differ.
+pub fn transfer(netns: &Netns, to: SocketAddrV4, length: usize) -> Result<()> {
+    let mut stream = connect(netns, to)?;
+    let data: Vec<u8> = (0..length)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8)
+        .collect();
+    let mut sender = stream.try_clone()?;
+    let sent = data.clone();
+    let sending = std::thread::spawn(move || {
+        sender.write_all(&sent)?;
+        sender.shutdown(Shutdown::Write)
+    });
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).context("receiving")?;
+    sending
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        .context("sending")?;
+    ensure!(
+        back.len() == length,
+        "{} of {length} bytes came back",
+        back.len()
+    );
+    ensure!(digest(&back) == digest(&data), "the checksums differ");
+    Ok(())
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// What a sender of numbered packets found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Packets sent.
+    pub sent: u64,
+    /// Numbers that never came back, or attempts that failed, in order.
+    pub lost: Vec<u64>,
+}
+
+/// Traffic that goes on until it is asked for its report.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Report>>,
+}
+
+impl Load {
+    fn spawn(work: impl FnOnce(&AtomicBool) -> Result<Report> + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || work(&stop))
+        };
+        Self { stop, thread }
+    }
+
+    /// Ends the traffic and counts.
+    ///
+    /// # Errors
+    /// The traffic broke down altogether.
+    pub fn finish(self) -> Result<Report> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Numbered datagrams of one established flow, about 2000 a second, to a server that sends
+    /// them back.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn udp(netns: &Netns, to: SocketAddrV4) -> Result<Self> {
+        let socket = netns.enter(|| -> std::io::Result<_> {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(to)?;
+            Ok(socket)
+        })??;
+        socket.set_read_timeout(Some(TICK))?;
+        Ok(Self::spawn(move |stop| numbered_datagrams(&socket, stop)))
+    }
+
+    /// One new UDP flow after the other, each asking once.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn new_udp_flows(netns: &Netns, to: SocketAddrV4) -> Result<Self> {
+        let factory = Factory::start(netns, move || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(to)?;
+            Ok(socket)
+        })?;
+        Ok(Self::spawn(move |stop| {
+            attempts(stop, || {
+                let socket = factory.next()?;
+                socket.set_read_timeout(Some(ANSWER))?;
+                socket.send(b"new flow")?;
+                let mut buffer = [0; 16];
+                socket.recv(&mut buffer)?;
+                Ok(())
+            })
+        }))
+    }
+
+    /// One new TCP connection after the other, each with one question and one answer. A handshake
+    /// that needed a retransmission counts as lost: it takes a second.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn new_tcp_flows(netns: &Netns, to: SocketAddrV4) -> Result<Self> {
+        let factory = Factory::start(netns, move || {
+            TcpStream::connect_timeout(&to.into(), Duration::from_millis(900))
+        })?;
+        Ok(Self::spawn(move |stop| {
+            attempts(stop, || {
+                let mut stream = factory.next()?;
+                stream.set_read_timeout(Some(ANSWER))?;
+                stream.write_all(b"new flow")?;
+                let mut buffer = [0; 8];
+                stream.read_exact(&mut buffer)?;
+                Ok(())
+            })
+        }))
+    }
+
+    /// Numbered messages over one TCP connection; a lost one is one that came back wrong. TCP
+    /// repairs losses, so what is counted here are connections that break, not packets.
+    ///
+    /// # Errors
+    /// The connection cannot be made.
+    pub fn tcp(netns: &Netns, to: SocketAddrV4) -> Result<Self> {
+        let mut stream = connect(netns, to)?;
+        Ok(Self::spawn(move |stop| {
+            let mut report = Report::default();
+            let mut back = [0; 8];
+            while !stop.load(Ordering::Relaxed) {
+                stream.write_all(&report.sent.to_be_bytes())?;
+                stream.read_exact(&mut back)?;
+                if back != report.sent.to_be_bytes() {
+                    report.lost.push(report.sent);
+                }
+                report.sent += 1;
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            Ok(report)
+        }))
+    }
+}
+
+/// Repeats an attempt until told to stop.
+fn attempts(stop: &AtomicBool, mut attempt: impl FnMut() -> std::io::Result<()>) -> Result<Report> {
+    let mut report = Report::default();
+    while !stop.load(Ordering::Relaxed) {
+        if attempt().is_err() {
+            report.lost.push(report.sent);
+        }
+        report.sent += 1;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(report)
+}
+
+fn numbered_datagrams(socket: &UdpSocket, stop: &AtomicBool) -> Result<Report> {
+    let receiver = socket.try_clone()?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| {
+            let mut seen = Vec::new();
+            let mut buffer = [0; 8];
+            let mut quiet_since = Instant::now();
+            // What is still on its way after the last one was sent gets its time.
+            while !done.load(Ordering::Relaxed)
+                || quiet_since.elapsed() < Duration::from_millis(500)
+            {
+                if matches!(receiver.recv(&mut buffer), Ok(8)) {
+                    seen.push(u64::from_be_bytes(buffer));
+                    quiet_since = Instant::now();
+                }
+            }
+            seen
+        });
+        let mut sent: u64 = 0;
+        let mut failure = Ok(());
+        while !stop.load(Ordering::Relaxed) {
+            // A refusal that ICMP told about an earlier one shows as an error here; the number
+            // counts as lost, as it never comes back.
+            match socket.send(&sent.to_be_bytes()) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) => {
+                    failure = Err(error);
+                    break;
+                }
+            }
+            sent += 1;
+            std::thread::sleep(Duration::from_micros(450));
+        }
+        done.store(true, Ordering::Relaxed);
+        let seen: std::collections::HashSet<u64> = receiving
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .into_iter()
+            .collect();
+        failure.context("sending")?;
+        let lost = (0..sent).filter(|number| !seen.contains(number)).collect();
+        Ok(Report { sent, lost })
+    })
+}
+
+/// A thread that lives in a namespace and makes one socket after the other there.
+struct Factory<T> {
+    orders: std::sync::mpsc::SyncSender<()>,
+    goods: std::sync::mpsc::Receiver<std::io::Result<T>>,
+}
+
+impl<T: Send + 'static> Factory<T> {
+    fn start(
+        netns: &Netns,
+        mut make: impl FnMut() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<Self> {
+        let (orders, incoming) = std::sync::mpsc::sync_channel::<()>(1);
+        let (outgoing, goods) = std::sync::mpsc::sync_channel(1);
+        netns.spawn(move || {
+            while incoming.recv().is_ok() {
+                if outgoing.send(make()).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { orders, goods })
+    }
+
+    fn next(&self) -> std::io::Result<T> {
+        let gone = || std::io::Error::other("the factory's thread is gone");
+        self.orders.send(()).map_err(|_| gone())?;
+        self.goods.recv().map_err(|_| gone())?
+    }
+}

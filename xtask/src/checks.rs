@@ -1,0 +1,86 @@
+//! `test` and `lint`.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{binary, cargo, root, succeed};
+
+/// Namespace tests mostly wait for DHCP, so more of them than processors run at a time.
+const TEST_THREADS: &str = "4";
+
+/// Every test. The test programs run as root, the compiler as the user.
+pub fn test(arguments: &[String]) -> Result<()> {
+    netd_tests::Netns::sweep()?;
+    let mut command = cargo();
+    command.arg("test").env("NETD_BIN", binary()?);
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        command.env("RUST_TEST_THREADS", TEST_THREADS);
+    }
+    if !root::is_root() {
+        let host = host_triple()?.to_uppercase().replace(['-', '.'], "_");
+        command.env(format!("CARGO_TARGET_{host}_RUNNER"), "sudo --preserve-env");
+    }
+    let (for_cargo, for_tests) = match arguments.iter().position(|word| word == "--") {
+        Some(at) => (&arguments[..at], &arguments[at + 1..]),
+        None => (arguments, [].as_slice()),
+    };
+    // The tests that need root are ignored by a plain `cargo test`.
+    succeed(
+        command
+            .args(for_cargo)
+            .args(["--", "--include-ignored"])
+            .args(for_tests),
+    )
+}
+
+fn host_triple() -> Result<String> {
+    let output = Command::new("rustc")
+        .arg("-vV")
+        .output()
+        .context("rustc -vV")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
+}
+
+/// Everything a reviewer should not have to look for.
+pub fn lint() -> Result<()> {
+    let mut failed = Vec::new();
+    let mut check = |name: &'static str, command: &mut Command| {
+        println!("lint: {name}");
+        if let Err(error) = succeed(command) {
+            eprintln!("{error:#}");
+            failed.push(name);
+        }
+    };
+    check("formatting", cargo().args(["fmt", "--all", "--check"]));
+    let strict = ["--", "--deny", "warnings"];
+    check(
+        "clippy",
+        cargo()
+            .args(["clippy", "--quiet", "--all-targets"])
+            .args(strict),
+    );
+    // The one stable toolchain builds `core` for the BPF target when told that it may.
+    check(
+        "clippy, eBPF",
+        cargo()
+            .env("RUSTC_BOOTSTRAP", "1")
+            .args(["clippy", "--quiet", "--release", "--package", "netd-ebpf"])
+            .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"])
+            .args(strict),
+    );
+    check(
+        "documentation",
+        cargo()
+            .env("RUSTDOCFLAGS", "--deny warnings")
+            .args(["doc", "--quiet", "--no-deps"]),
+    );
+    check("unused dependencies", cargo().arg("machete"));
+    if failed.is_empty() {
+        println!("lint: all well");
+        return Ok(());
+    }
+    bail!("lint failed: {}", failed.join(", "))
+}

@@ -1,0 +1,90 @@
+//! The Debian packages a command needs, by the program that shows whether they are there.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{root, setup, succeed};
+
+/// A program and the package that brings it.
+pub struct Needed {
+    program: &'static str,
+    package: &'static str,
+}
+
+const fn needed(program: &'static str, package: &'static str) -> Needed {
+    Needed { program, package }
+}
+
+/// What a running agent and its administrator need.
+pub const RUN: &[Needed] = &[needed("dnsmasq", "dnsmasq-base"), needed("ip", "iproute2")];
+
+/// The demo: busybox is the guests' DHCP client, resolver, ping and wget.
+pub const DEMO: &[Needed] = &[
+    needed("dnsmasq", "dnsmasq-base"),
+    needed("ip", "iproute2"),
+    needed("busybox", "busybox"),
+    needed("bpftool", "bpftool"),
+];
+
+/// The tests talk to the agent by virsh too.
+pub const TEST: &[Needed] = &[
+    needed("dnsmasq", "dnsmasq-base"),
+    needed("ip", "iproute2"),
+    needed("busybox", "busybox"),
+    needed("bpftool", "bpftool"),
+    needed("virsh", "libvirt-clients"),
+];
+
+/// Installs the packages of those programs that are not there.
+pub fn install(wanted: &[Needed]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|needed| !is_installed(needed.program))
+        .map(|needed| needed.package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !is_installed("apt-get") {
+        bail!(
+            "missing programs; this is no Debian, so please install what brings Debian's: {list}"
+        );
+    }
+    println!("installing {list} (apt-get)");
+    apt(&["update"])
+        .and_then(|()| {
+            let install = ["install", "--yes", "--no-install-recommends"];
+            apt(&[&install, missing.as_slice()].concat())
+        })
+        .with_context(|| format!("installing {list}; by hand: apt-get install {list}"))
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let quiet = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"];
+    let mut command = if root::is_root() {
+        setup::online("env")
+    } else {
+        root::command("env")
+    };
+    succeed(command.args(quiet).args(arguments))
+}
+
+/// Is the program in PATH, or where system programs lie (often not in a user's PATH)?
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .any(|directory| Path::new(directory).join(program).is_file())
+}
+
+/// bpftool, where it is.
+pub fn bpftool() -> Command {
+    Command::new(if Path::new("/usr/sbin/bpftool").is_file() {
+        "/usr/sbin/bpftool"
+    } else {
+        "bpftool"
+    })
+}

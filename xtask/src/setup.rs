@@ -1,0 +1,114 @@
+//! The Rust side of what is needed: one stable toolchain, its sources, the BPF linker.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{root, succeed};
+
+/// Links with the LLVM that comes with rustc, so it must fit the toolchain.
+const BPF_LINKER: &str = "0.10.3";
+/// Finds dependencies that nothing uses.
+const CARGO_MACHETE: &str = "0.9.2";
+
+/// What building netd needs.
+pub fn build_tools() -> Result<()> {
+    rust_src()?;
+    cargo_tool("bpf-linker", BPF_LINKER)
+}
+
+/// What `lint` needs besides.
+pub fn lint_tools() -> Result<()> {
+    for (component, program) in [("rustfmt", "rustfmt"), ("clippy", "clippy-driver")] {
+        if version(program).is_none() {
+            rustup_component(component)?;
+        }
+    }
+    cargo_tool("cargo-machete", CARGO_MACHETE)
+}
+
+/// The sources of `core`: cargo builds it for the BPF target, which has no ready-made one.
+fn rust_src() -> Result<()> {
+    let sysroot = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .context("rustc cannot be started: install Rust from https://rustup.rs")?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    if sysroot.join("lib/rustlib/src/rust/library/core").is_dir() {
+        return Ok(());
+    }
+    rustup_component("rust-src")
+}
+
+fn rustup_component(component: &str) -> Result<()> {
+    println!("installing {component} (rustup component add {component})");
+    succeed(online("rustup").args(["component", "add", component])).with_context(|| {
+        format!(
+            "{component} is missing and rustup cannot add it: install it for the toolchain in use"
+        )
+    })
+}
+
+/// A program that cargo installs, at exactly that version.
+fn cargo_tool(program: &str, wanted: &str) -> Result<()> {
+    match version(program) {
+        Some(installed) if installed.split_whitespace().any(|word| word == wanted) => return Ok(()),
+        Some(other) => println!("installing {program} {wanted} (found {other})"),
+        None => println!("installing {program} {wanted} (about a minute)"),
+    }
+    succeed(online("cargo").args([
+        "install",
+        program,
+        "--version",
+        wanted,
+        "--locked",
+        "--force",
+        "--quiet",
+    ]))?;
+    match version(program) {
+        Some(text) if text.contains(wanted) => Ok(()),
+        _ => bail!("{program} {wanted} was installed but another one, or none, is in PATH first"),
+    }
+}
+
+/// What `PROGRAM --version` says; `None` where there is no such program.
+fn version(program: &str) -> Option<String> {
+    let output = Command::new(program)
+        .arg("--version")
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A command that may have to download. In a network namespace that leads nowhere, as a fresh one
+/// does, root lends it the machine's own network; what is built is the same.
+pub fn online(program: &str) -> Command {
+    let machine = Path::new("/proc/1/ns/net");
+    let elsewhere = || {
+        let own = fs::read_link("/proc/self/ns/net").ok()?;
+        Some(fs::read_link(machine).ok()? != own)
+    };
+    if root::is_root() && !has_route() && elsewhere().unwrap_or(false) {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", machine.display()))
+            .arg("--")
+            .arg(program);
+        return command;
+    }
+    Command::new(program)
+}
+
+/// Does any route leave this namespace?
+fn has_route() -> bool {
+    let v4 = fs::read_to_string("/proc/self/net/route").unwrap_or_default();
+    let v6 = fs::read_to_string("/proc/self/net/ipv6_route").unwrap_or_default();
+    // A header line in IPv4's; routes of the loopback in IPv6's.
+    v4.lines().count() > 1 || v6.lines().any(|line| !line.trim_end().ends_with(" lo"))
+}
