@@ -100,6 +100,7 @@ pub struct Store {
     networks: PathBuf,
     autostart: PathBuf,
     active: PathBuf,
+    host: PathBuf,
 }
 
 impl Store {
@@ -110,6 +111,7 @@ impl Store {
             networks: settings.networks_dir(),
             autostart: settings.autostart_dir(),
             active: settings.active_dir(),
+            host: settings.run_dir.join("host.json"),
         };
         for dir in [&store.networks, &store.autostart, &store.active] {
             file::create_dir(dir)?;
@@ -207,6 +209,22 @@ impl Store {
         let definition = path(&self.active, name, "xml", "remove")?;
         file::remove(&definition)?;
         file::remove(&self.active.join(file_name(name, "json")))
+    }
+
+    /// Writes what the agent changed on the host and has to give back, for this boot.
+    pub fn save_host<T: Serialize>(&self, data: &T) -> Result<(), StoreError> {
+        let json = serde_json::to_vec_pretty(data)
+            .map_err(|error| file::failed("write", &self.host, error))?;
+        file::write(&self.host, &json)
+    }
+
+    /// Reads what [`Store::save_host`] wrote; the default when nothing was written since boot.
+    pub fn load_host<T: DeserializeOwned + Default>(&self) -> Result<T, StoreError> {
+        if !self.host.exists() {
+            return Ok(T::default());
+        }
+        let text = file::read(&self.host)?;
+        serde_json::from_str(&text).map_err(|error| file::failed("read", &self.host, error))
     }
 
     fn autostart_link(&self, name: &str) -> PathBuf {

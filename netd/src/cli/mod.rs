@@ -46,9 +46,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn lease_helper(_args: Vec<OsString>) -> ExitCode {
-    eprintln!("error: this build has no lease helper");
-    ExitCode::FAILURE
+fn lease_helper(args: Vec<OsString>) -> ExitCode {
+    let status = crate::dnsmasq::lease_helper::main(&args, |name| std::env::var_os(name));
+    ExitCode::from(u8::from(status != 0))
 }
 
 fn run_agent(settings: Settings, socket: std::path::PathBuf) -> ExitCode {

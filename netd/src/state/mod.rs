@@ -1,1 +1,12 @@
-//! Intent in, steps out: desired, observed, plan, apply.
+//! Intent in, steps out: what the definitions ask of the kernel, compared with what it has.
+//!
+//! Everything here is a pure function of definitions and a snapshot, but for [`apply`], which
+//! carries the steps out. Start, restart, self-healing and `netd plan` are the same comparison.
+
+mod apply;
+mod desired;
+mod plan;
+
+pub use apply::apply;
+pub use desired::{BridgeSpec, bridge_spec, hooks, records};
+pub use plan::{Step, plan_bridge, plan_hooks};

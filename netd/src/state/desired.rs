@@ -1,0 +1,211 @@
+//! What active networks ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use netd_common::abi::{self, DEVICE_ETHERNET, Device, Mode};
+
+use crate::datapath::maps::Records;
+use crate::datapath::{Attachment, Hook};
+use crate::link::{Link, Scope, Snapshot, effective_delay_ms};
+use crate::model::{ForwardMode, Mac, Network};
+
+/// Kernel's default MTU of a bridge, when nothing says otherwise.
+const DEFAULT_MTU: u32 = 1500;
+
+/// The bridge of one managed network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// Device name.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its MTU; `None` leaves it to the kernel, which follows the ports.
+    pub mtu: Option<u32>,
+    /// Spanning tree protocol.
+    pub stp: bool,
+    /// Forward delay as defined, in milliseconds.
+    pub delay_ms: u32,
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+impl BridgeSpec {
+    /// Do guests' ports forward at once (`stp='on' delay='0'`)?
+    #[must_use]
+    pub fn has_edge_ports(&self) -> bool {
+        self.stp && self.delay_ms == 0
+    }
+
+    /// The forward delay the kernel will show.
+    #[must_use]
+    pub fn effective_delay_ms(&self) -> u32 {
+        effective_delay_ms(self.stp, self.delay_ms)
+    }
+}
+
+/// The bridge a definition asks for; `None` for a network whose bridge is not netd's, or one
+/// without bridge name or MAC address, which it gets when it is defined.
+#[must_use]
+pub fn bridge_spec(network: &Network) -> Option<BridgeSpec> {
+    if !network.is_managed() {
+        return None;
+    }
+    Some(BridgeSpec {
+        name: network.bridge.name.clone()?,
+        mac: network.mac?,
+        mtu: network.mtu,
+        stp: network.bridge.stp,
+        delay_ms: network.bridge.delay.saturating_mul(1000),
+        addresses: network.ips.iter().map(|ip| (ip.address, ip.prefix_len())).collect(),
+    })
+}
+
+fn mode(network: &Network) -> Option<Mode> {
+    match network.mode() {
+        ForwardMode::None => Some(Mode::Isolated),
+        ForwardMode::Nat => Some(Mode::Nat),
+        ForwardMode::Route => Some(Mode::Route),
+        ForwardMode::Open => Some(Mode::Open),
+        _ => None,
+    }
+}
+
+/// Bridges of `networks` that exist, by index.
+fn bridges<'a>(
+    networks: &'a [&'a Network],
+    snapshot: &'a Snapshot,
+) -> BTreeMap<u32, (&'a Network, &'a Link)> {
+    networks
+        .iter()
+        .filter(|network| network.is_managed())
+        .filter_map(|network| {
+            let link = snapshot.by_name(network.bridge.name.as_deref()?)?;
+            link.bridge.is_some().then_some((link.index, (*network, link)))
+        })
+        .collect()
+}
+
+/// The records that the programs need for `networks`, given what the kernel has.
+///
+/// A network bound to a device (`<forward dev>`) that does not exist gets that device's number as
+/// `u32::MAX`, so that nothing may leave by another one.
+#[must_use]
+pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
+    let mut records = Records::default();
+    let bridges = bridges(networks, snapshot);
+    if bridges.is_empty() {
+        return records;
+    }
+    for (&index, (network, link)) in &bridges {
+        let Some(mode) = mode(network) else { continue };
+        let uplink = network
+            .forward
+            .as_ref()
+            .and_then(|forward| forward.interfaces.first())
+            .map_or(0, |name| snapshot.by_name(name).map_or(u32::MAX, |link| link.index));
+        let gateway = network.ipv4_subnets().next();
+        records.networks.insert(
+            index,
+            abi::Network {
+                gateway: gateway.map_or([0; 4], |(address, _)| address.octets()),
+                uplink,
+                mac: link.mac.unwrap_or_default().0,
+                mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+                mode: mode as u8,
+                zero: [0; 3],
+            },
+        );
+        for (address, prefix) in network.ipv4_subnets() {
+            records.subnets.insert((subnet(address, prefix), prefix), index);
+        }
+        for port in snapshot.ports_of(index) {
+            records.ports.insert(port.index, index);
+        }
+    }
+    for link in snapshot.links.values() {
+        if bridges.contains_key(&link.index) || carries_routed_traffic(link, snapshot, &bridges) {
+            let address = snapshot
+                .addresses_of(link.index)
+                .filter(|a| a.primary && matches!(a.scope, Scope::Global | Scope::Site))
+                .find_map(|a| match a.address {
+                    IpAddr::V4(address) => Some(address.octets()),
+                    IpAddr::V6(_) => None,
+                });
+            let flags = if link.ether { DEVICE_ETHERNET } else { 0 };
+            records
+                .devices
+                .insert(link.index, Device { address: address.unwrap_or_default(), flags });
+        }
+    }
+    records
+}
+
+/// May packets from or to guests be routed by way of this device? It has an IPv4 address or
+/// route, and is none of netd's own, nor a port of something else. A guest's new tap has neither,
+/// and so is left alone until somebody makes it a port.
+fn carries_routed_traffic(
+    link: &Link,
+    snapshot: &Snapshot,
+    bridges: &BTreeMap<u32, (&Network, &Link)>,
+) -> bool {
+    if link.loopback || bridges.contains_key(&link.index) {
+        return false;
+    }
+    let below_vrf = |controller: u32| {
+        snapshot
+            .links
+            .get(&controller)
+            .is_some_and(|controller| controller.kind.as_deref() == Some("vrf"))
+    };
+    if link.controller.is_some_and(|controller| !below_vrf(controller)) {
+        return false;
+    }
+    snapshot.addresses_of(link.index).any(|a| a.address.is_ipv4())
+        || snapshot
+            .routes
+            .iter()
+            .any(|route| route.index == Some(link.index) && route.destination.0.is_ipv4())
+}
+
+/// The programs that `networks` need, each at its device.
+#[must_use]
+pub fn hooks(networks: &[&Network], snapshot: &Snapshot) -> BTreeSet<Attachment> {
+    let mut hooks = BTreeSet::new();
+    let bridges = bridges(networks, snapshot);
+    if bridges.is_empty() {
+        return hooks;
+    }
+    let mut add = |ifindex, hook| {
+        hooks.insert(Attachment { ifindex, hook });
+    };
+    for &bridge in bridges.keys() {
+        add(bridge, Hook::BridgeIngress);
+        add(bridge, Hook::BridgeEgress);
+        for port in snapshot.ports_of(bridge) {
+            add(port.index, Hook::PortIngress);
+        }
+    }
+    for link in snapshot.links.values() {
+        if carries_routed_traffic(link, snapshot, &bridges) {
+            let (ingress, egress) = if link.ether {
+                (Hook::UplinkIngress, Hook::UplinkEgress)
+            } else {
+                (Hook::TunnelIngress, Hook::TunnelEgress)
+            };
+            add(link.index, ingress);
+            add(link.index, egress);
+        }
+    }
+    hooks
+}
+
+fn subnet(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    Ipv4Addr::from(u32::from(address) & mask)
+}
+
+/// MTU of a bridge that is still to be created.
+pub(super) fn mtu_or_default(spec: &BridgeSpec) -> u32 {
+    spec.mtu.unwrap_or(DEFAULT_MTU)
+}

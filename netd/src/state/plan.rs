@@ -1,0 +1,221 @@
+//! The steps between what is and what should be.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::desired::{BridgeSpec, mtu_or_default};
+use crate::datapath::{Attachment, Hook};
+use crate::link::Snapshot;
+use crate::model::Mac;
+
+/// One change to the host. Devices are named, since a bridge has no number before it exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Create a bridge, switched off.
+    CreateBridge {
+        /// Its name.
+        name: String,
+        /// Its MAC address.
+        mac: Mac,
+        /// Its MTU, if defined.
+        mtu: Option<u32>,
+    },
+    /// Set spanning tree and forward delay.
+    SetSpanningTree {
+        /// The bridge.
+        bridge: String,
+        /// On or off.
+        stp: bool,
+        /// Forward delay in milliseconds.
+        delay_ms: u32,
+    },
+    /// Set the MTU.
+    SetMtu {
+        /// The bridge.
+        bridge: String,
+        /// In bytes.
+        mtu: u32,
+    },
+    /// Set the MAC address.
+    SetMac {
+        /// The bridge.
+        bridge: String,
+        /// The address.
+        mac: Mac,
+    },
+    /// Set the bridge's IPv6 sysctls: off, no router advertisements, no autoconfiguration.
+    DisableIpv6 {
+        /// The bridge.
+        bridge: String,
+    },
+    /// Add an address.
+    AddAddress {
+        /// The bridge.
+        bridge: String,
+        /// The address.
+        address: IpAddr,
+        /// Prefix length.
+        prefix: u8,
+    },
+    /// Attach a program.
+    Attach {
+        /// The device.
+        device: String,
+        /// Its hook.
+        hook: Hook,
+    },
+    /// Detach a program.
+    Detach {
+        /// The device, or its number where it has gone.
+        device: String,
+        /// Its hook.
+        hook: Hook,
+    },
+    /// Switch a bridge on.
+    SetUp {
+        /// The bridge.
+        bridge: String,
+    },
+    /// Give a guest's device back to its bridge.
+    Enslave {
+        /// The guest's device.
+        port: String,
+        /// The bridge.
+        bridge: String,
+    },
+    /// Let the host forward IPv4.
+    EnableForwarding,
+    /// Start dnsmasq.
+    StartDnsmasq {
+        /// The network.
+        network: String,
+        /// Its bridge.
+        bridge: String,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateBridge { name, mac, mtu: Some(mtu) } => {
+                write!(f, "create bridge {name} with MAC address {mac} and MTU {mtu}")
+            }
+            Self::CreateBridge { name, mac, mtu: None } => {
+                write!(f, "create bridge {name} with MAC address {mac}")
+            }
+            Self::SetSpanningTree { bridge, stp, delay_ms } => {
+                let stp = if *stp { "on" } else { "off" };
+                write!(f, "set STP {stp} and forward delay {delay_ms} ms on {bridge}")
+            }
+            Self::SetMtu { bridge, mtu } => write!(f, "set MTU {mtu} on {bridge}"),
+            Self::SetMac { bridge, mac } => write!(f, "set MAC address {mac} on {bridge}"),
+            Self::DisableIpv6 { bridge } => write!(f, "switch IPv6 off on {bridge}"),
+            Self::AddAddress { bridge, address, prefix } => {
+                write!(f, "add address {address}/{prefix} to {bridge}")
+            }
+            Self::Attach { device, hook } => {
+                write!(f, "attach program {} to {device}", hook.program())
+            }
+            Self::Detach { device, hook } => {
+                write!(f, "detach program {} from {device}", hook.program())
+            }
+            Self::SetUp { bridge } => write!(f, "switch {bridge} on"),
+            Self::Enslave { port, bridge } => write!(f, "make {port} a port of {bridge} again"),
+            Self::EnableForwarding => write!(f, "set net.ipv4.ip_forward to 1"),
+            Self::StartDnsmasq { network, bridge } => {
+                write!(f, "start dnsmasq of network {network} on {bridge}")
+            }
+        }
+    }
+}
+
+/// Steps that make the bridge what `spec` says, in two parts: before and after the programs are
+/// attached, so that no guest sends a packet before its network's policy is in force.
+///
+/// `remembered` are the ports (number and name) the bridge had when it was last seen: they are
+/// given back to a bridge that has to be made anew, unless something else has taken them.
+#[must_use]
+pub fn plan_bridge(
+    spec: &BridgeSpec,
+    snapshot: &Snapshot,
+    remembered: &[(u32, String)],
+) -> (Vec<Step>, Vec<Step>) {
+    let bridge = spec.name.clone();
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let link = snapshot.by_name(&spec.name);
+    let delay = spec.effective_delay_ms();
+    match link {
+        None => {
+            before.push(Step::CreateBridge { name: bridge.clone(), mac: spec.mac, mtu: spec.mtu });
+            before.push(Step::SetSpanningTree {
+                bridge: bridge.clone(),
+                stp: spec.stp,
+                delay_ms: delay,
+            });
+            before.push(Step::DisableIpv6 { bridge: bridge.clone() });
+        }
+        Some(link) => {
+            let same = link
+                .bridge
+                .is_some_and(|attrs| attrs.stp == spec.stp && attrs.forward_delay_ms == delay);
+            if !same {
+                before.push(Step::SetSpanningTree {
+                    bridge: bridge.clone(),
+                    stp: spec.stp,
+                    delay_ms: delay,
+                });
+            }
+            if spec.mtu.is_some() && link.mtu != mtu_or_default(spec) {
+                before.push(Step::SetMtu { bridge: bridge.clone(), mtu: mtu_or_default(spec) });
+            }
+            if link.mac != Some(spec.mac) {
+                before.push(Step::SetMac { bridge: bridge.clone(), mac: spec.mac });
+            }
+        }
+    }
+    for &(address, prefix) in &spec.addresses {
+        let present = link.is_some_and(|link| {
+            snapshot
+                .addresses_of(link.index)
+                .any(|a| a.address == address && a.prefix == prefix)
+        });
+        if !present {
+            before.push(Step::AddAddress { bridge: bridge.clone(), address, prefix });
+        }
+    }
+    if !link.is_some_and(|link| link.up) {
+        after.push(Step::SetUp { bridge: bridge.clone() });
+    }
+    if link.is_none() {
+        let free = |(index, name): &&(u32, String)| {
+            snapshot
+                .links
+                .get(index)
+                .is_some_and(|link| link.name == *name && link.controller.is_none())
+        };
+        for (_, port) in remembered.iter().filter(free) {
+            after.push(Step::Enslave { port: port.clone(), bridge: bridge.clone() });
+        }
+    }
+    (before, after)
+}
+
+/// Steps from the programs that are attached to those that should be.
+#[must_use]
+pub fn plan_hooks(
+    wanted: &BTreeSet<Attachment>,
+    attached: &BTreeSet<Attachment>,
+    snapshot: &Snapshot,
+) -> Vec<Step> {
+    let name = |ifindex: u32| {
+        snapshot.links.get(&ifindex).map_or_else(|| ifindex.to_string(), |l| l.name.clone())
+    };
+    let attach = wanted
+        .difference(attached)
+        .map(|a| Step::Attach { device: name(a.ifindex), hook: a.hook });
+    let detach = attached
+        .difference(wanted)
+        .map(|a| Step::Detach { device: name(a.ifindex), hook: a.hook });
+    attach.chain(detach).collect()
+}
