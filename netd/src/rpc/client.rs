@@ -14,12 +14,13 @@ use crate::rpc::dispatch::PLAN_MAX;
 use crate::rpc::driver::Status;
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
-    PROGRAM_REMOTE, Reader, RemoteError, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
+    PROGRAM_REMOTE, Reader, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
 };
 use crate::rpc::procedures::{
     AutostartArgs, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListReply, NetdProcedure,
     NetworkRef, OpenArgs, Procedure, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
+use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::{self, Decode, Encode, List, XdrError};
 
 /// Why a call failed.

@@ -16,15 +16,16 @@ use crate::error::{ApiError, ErrorCode};
 use crate::rpc::dispatch::{self, Answer, arguments, result};
 use crate::rpc::driver::Driver;
 use crate::rpc::message::{
-    DOMAIN_RPC, Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
-    PROGRAM_REMOTE, Reader, Received, RemoteError, STATUS_ERROR, STATUS_OK, TYPE_CALL,
-    TYPE_CALL_WITH_FDS, TYPE_MESSAGE, VERSION,
+    Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
+    PROGRAM_REMOTE, Reader, Received, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_CALL_WITH_FDS,
+    TYPE_MESSAGE, VERSION,
 };
 use crate::rpc::procedures::{
     FEATURE_CLOSE_CALLBACK, FEATURE_EVENT_CALLBACKS, FEATURE_KEEPALIVE,
     FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, IdentityArgs, NetdProcedure,
     OPEN_READ_ONLY, OpenArgs, Procedure,
 };
+use crate::rpc::remote_error::{DOMAIN_RPC, RemoteError};
 use crate::rpc::server::{Limits, Slot};
 use crate::rpc::xdr::List;
 

@@ -4,13 +4,14 @@ use bytes::Bytes;
 
 use crate::error::{ApiError, ErrorCode};
 use crate::rpc::driver::{Driver, NetworkInfo};
-use crate::rpc::message::{HEADER_LEN, MESSAGE_MAX, RemoteError};
+use crate::rpc::message::{HEADER_LEN, MESSAGE_MAX};
 use crate::rpc::procedures::{
     AutostartArgs, LEASES_MAX, LIST_ACTIVE, LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE,
     LIST_NO_AUTOSTART, LIST_PERSISTENT, LIST_TRANSIENT, LeaseRecord, LeasesArgs, LeasesReply,
     ListArgs, ListReply, NETWORKS_MAX, NetdProcedure, NetworkRef, Procedure, XML_INACTIVE,
     XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
+use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::{self, Decode, Encode, List};
 
 /// The payload of a good reply, or the error of a bad one.

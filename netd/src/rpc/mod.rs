@@ -9,6 +9,7 @@ mod dispatch;
 pub mod driver;
 pub mod message;
 pub mod procedures;
+pub mod remote_error;
 pub mod server;
 pub mod socket;
 pub mod xdr;

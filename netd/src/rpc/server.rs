@@ -89,7 +89,10 @@ pub async fn serve_with<D: Driver>(
     let accept = async {
         loop {
             if clients.available_permits() == 0 {
-                tracing::warn!(clients = limits.clients, "no room for more clients; they wait");
+                tracing::warn!(
+                    clients = limits.clients,
+                    "no room for more clients; they wait"
+                );
             }
             let Ok(permit) = Arc::clone(&clients).acquire_owned().await else {
                 return;

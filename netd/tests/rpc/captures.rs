@@ -8,13 +8,12 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use netd::rpc::driver::Driver;
-use netd::rpc::message::{
-    Message, PROGRAM_REMOTE, RemoteError, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY,
-};
+use netd::rpc::message::{Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY};
 use netd::rpc::procedures::{
     AutostartArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply, NETWORKS_MAX,
     NetworkRef, OpenArgs, Procedure, XmlArgs, XmlDescArgs,
 };
+use netd::rpc::remote_error::RemoteError;
 use netd::rpc::xdr::{Decode, Encode, List, XdrError, from_bytes, to_bytes};
 use uuid::Uuid;
 

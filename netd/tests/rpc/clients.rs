@@ -1,6 +1,10 @@
 //! The `netd` binary and the real virsh against one server: the same words, the same effect.
 
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use netd::rpc::server::Limits;
 
 use crate::fake::Network;
 use crate::{Ran, Server, netd, ran, virsh};
@@ -292,4 +296,36 @@ fn a_reader_that_leaves_is_no_failure() {
         .spawn()
         .unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn an_idle_virsh_keeps_its_connection() {
+    // The server loses patience after 0.8 s; virsh pings once a second.
+    let server = Server::with_limits(Limits {
+        keepalive_interval: Duration::from_millis(200),
+        keepalive_count: 3,
+        ..Limits::default()
+    });
+    let Some(mut virsh) = virsh(&server.socket) else {
+        return;
+    };
+    let mut child = virsh
+        .args(["-k", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = child.stdin.take().unwrap();
+    keys.write_all(b"net-uuid n1\n").unwrap();
+    std::thread::sleep(Duration::from_millis(2500));
+    keys.write_all(b"net-uuid default\nquit\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stdout.contains("29392cdd-301e-4814-bda6-7c419f326daa"),
+        "{stdout}{stderr}"
+    );
+    assert_eq!(stderr, "");
 }

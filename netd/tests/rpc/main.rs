@@ -9,7 +9,9 @@ mod captures;
 mod clients;
 mod edit;
 mod fake;
+mod patience;
 mod protocol;
+mod raw;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

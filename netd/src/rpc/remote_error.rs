@@ -1,0 +1,185 @@
+//! The error of a reply, as libvirt's clients take it apart.
+
+use crate::error::{ApiError, ErrorCode};
+use crate::rpc::xdr::{self, Decode, Decoder, Encode, Encoder, XdrError};
+
+/// Domain of errors about the protocol itself.
+pub const DOMAIN_RPC: i32 = 7;
+/// Domain of the network driver's errors.
+pub const DOMAIN_NETWORK: i32 = 19;
+/// Domain libvirt gives to "not supported by the connection driver".
+pub const DOMAIN_DOMAIN: i32 = 20;
+/// Level of an error, as opposed to a warning.
+pub const LEVEL_ERROR: i32 = 2;
+
+/// The payload of a reply with status [`crate::rpc::message::STATUS_ERROR`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteError {
+    /// libvirt's number, see [`ErrorCode`].
+    pub code: i32,
+    /// Which part of libvirt speaks.
+    pub domain: i32,
+    /// The complete text for the user.
+    pub message: Option<String>,
+    /// [`LEVEL_ERROR`].
+    pub level: i32,
+    /// Template of the text.
+    pub str1: Option<String>,
+    /// The detail put into the template.
+    pub str2: Option<String>,
+    /// Unused.
+    pub str3: Option<String>,
+    /// errno of a system error, else -1.
+    pub int1: i32,
+    /// Unused, -1.
+    pub int2: i32,
+}
+
+impl RemoteError {
+    /// An error as libvirt's own server fills it in.
+    pub fn new(code: ErrorCode, domain: i32, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let prefix = code.prefix();
+        let (template, detail) = match message.strip_prefix(prefix) {
+            Some(detail) if !prefix.is_empty() => (format!("{prefix}%1$s"), detail.to_owned()),
+            _ => ("%s".to_owned(), message.clone()),
+        };
+        Self {
+            code: code as i32,
+            domain,
+            message: Some(message),
+            level: LEVEL_ERROR,
+            str1: Some(template),
+            str2: Some(detail),
+            str3: None,
+            int1: -1,
+            int2: -1,
+        }
+    }
+
+    /// A fault of the protocol: code 39, domain 7.
+    pub fn rpc(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Rpc, DOMAIN_RPC, message)
+    }
+
+    /// The text, or what stands for a missing one.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.message.as_deref().unwrap_or("unknown error")
+    }
+}
+
+impl From<ApiError> for RemoteError {
+    fn from(error: ApiError) -> Self {
+        let domain = match error.code {
+            ErrorCode::Rpc => DOMAIN_RPC,
+            ErrorCode::NoConnect => 0,
+            ErrorCode::NoSupport => DOMAIN_DOMAIN,
+            _ => DOMAIN_NETWORK,
+        };
+        Self::new(error.code, domain, error.message)
+    }
+}
+
+impl Encode for RemoteError {
+    fn encode(&self, out: &mut Encoder) {
+        let Self {
+            code,
+            domain,
+            message,
+            level,
+            str1,
+            str2,
+            str3,
+            int1,
+            int2,
+        } = self;
+        code.encode(out);
+        domain.encode(out);
+        message.encode(out);
+        level.encode(out);
+        // The domain (a guest) an error is about: never in a network's error.
+        0_u32.encode(out);
+        str1.encode(out);
+        str2.encode(out);
+        str3.encode(out);
+        int1.encode(out);
+        int2.encode(out);
+        // The network an error is about: libvirt never fills it in either.
+        0_u32.encode(out);
+    }
+}
+
+impl Decode for RemoteError {
+    fn decode(from: &mut Decoder) -> xdr::Result<Self> {
+        let absent = |from: &mut Decoder| match u32::decode(from)? {
+            0 => Ok(()),
+            flag => Err(XdrError::BadFlag(flag)),
+        };
+        let code = i32::decode(from)?;
+        let domain = i32::decode(from)?;
+        let message = Option::decode(from)?;
+        let level = i32::decode(from)?;
+        absent(from)?;
+        let error = Self {
+            code,
+            domain,
+            message,
+            level,
+            str1: Option::decode(from)?,
+            str2: Option::decode(from)?,
+            str3: Option::decode(from)?,
+            int1: i32::decode(from)?,
+            int2: i32::decode(from)?,
+        };
+        absent(from)?;
+        Ok(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_error_has_the_documented_fields() {
+        let error: RemoteError = ApiError::new(ErrorCode::NoNetwork, "x").into();
+        assert_eq!(
+            error.str1.as_deref(),
+            Some("Network not found: %1$s"),
+            "clients show the message, libvirt-python the parts"
+        );
+        let mut expected = Vec::new();
+        let word = |out: &mut Vec<u8>, w: i32| out.extend_from_slice(&w.to_be_bytes());
+        word(&mut expected, 43);
+        word(&mut expected, 19);
+        word(&mut expected, 1);
+        word(&mut expected, 20);
+        expected.extend_from_slice(b"Network not found: x");
+        word(&mut expected, 2);
+        word(&mut expected, 0);
+        word(&mut expected, 1);
+        word(&mut expected, 23);
+        expected.extend_from_slice(b"Network not found: %1$s\0");
+        word(&mut expected, 1);
+        word(&mut expected, 1);
+        expected.extend_from_slice(b"x\0\0\0");
+        for w in [0, -1, -1, 0] {
+            word(&mut expected, w);
+        }
+        assert_eq!(xdr::to_bytes(&error).unwrap(), expected);
+        assert_eq!(
+            xdr::from_bytes::<RemoteError>(expected.into()).unwrap(),
+            error
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(raw in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = xdr::from_bytes::<RemoteError>(raw.into());
+        }
+    }
+}
