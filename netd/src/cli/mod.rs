@@ -16,14 +16,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::dnsmasq;
 use crate::rpc::Client;
 use crate::settings::Settings;
 
 pub use args::{Cli, Command};
 pub use output::{Failure, Output};
-
-/// Name under which dnsmasq calls the binary for changes of leases.
-pub const LEASE_HELPER: &str = "netd-lease-helper";
 
 /// The whole program.
 #[must_use]
@@ -34,21 +32,21 @@ pub fn main() -> ExitCode {
         .as_deref()
         .map(Path::new)
         .and_then(Path::file_name);
-    if called_as.is_some_and(|name| name == LEASE_HELPER) {
-        return lease_helper(args.collect());
+    if called_as.is_some_and(|name| name == dnsmasq::HELPER_NAME) {
+        return lease_helper(&args.collect::<Vec<_>>());
     }
     let cli = Cli::parse();
     match cli.command {
         Command::Run(settings) => run_agent(settings, cli.socket),
         Command::Teardown(settings) => teardown(settings),
-        Command::LeaseHelper { args } => lease_helper(args),
+        Command::LeaseHelper { args } => lease_helper(&args),
         command => client(&cli.socket, cli.quiet, command),
     }
 }
 
-fn lease_helper(args: Vec<OsString>) -> ExitCode {
-    let status = crate::dnsmasq::lease_helper::main(&args, |name| std::env::var_os(name));
-    ExitCode::from(u8::from(status != 0))
+fn lease_helper(args: &[OsString]) -> ExitCode {
+    let status = dnsmasq::lease_helper::main(args, |name| std::env::var_os(name));
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
 fn run_agent(settings: Settings, socket: std::path::PathBuf) -> ExitCode {

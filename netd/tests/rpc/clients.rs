@@ -329,3 +329,20 @@ fn an_idle_virsh_keeps_its_connection() {
     );
     assert_eq!(stderr, "");
 }
+
+#[test]
+fn the_binary_is_dnsmasqs_lease_helper_under_both_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join(netd::dnsmasq::HELPER_NAME);
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_netd"), &link).unwrap();
+    let mut verb = Command::new(env!("CARGO_BIN_EXE_netd"));
+    verb.arg("lease-helper");
+    for mut program in [verb, Command::new(link)] {
+        let output = ran(&mut program);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(
+            output.stderr.starts_with("netd lease-helper: usage:"),
+            "{output:?}"
+        );
+    }
+}
