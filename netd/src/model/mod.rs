@@ -1,6 +1,6 @@
 //! Network XML: the definition of a network as libvirt's users write it.
 //!
-//! No I/O happens here. [`parse`] reads XML into [`Network`], [`format()`] prints the canonical
+//! No I/O happens here. [`parse()`] reads XML into [`Network`], [`format()`] prints the canonical
 //! text, and [`check_define`] and [`check_start`] hold the rules that apply when a definition is
 //! stored or started. The three layers stay apart because a definition may be readable, and may
 //! even be kept, without being startable.

@@ -1,8 +1,24 @@
 //! Tests of reading, printing and checking together.
 
+mod generate;
+mod hostile;
 mod peer;
+mod round_trip;
+mod rules;
 
 use super::*;
+
+/// A definition around the given elements.
+fn network(elements: &str) -> String {
+    format!("<network><name>net</name>{elements}</network>")
+}
+
+/// A NAT network with DHCP and the given elements.
+fn nat(elements: &str) -> String {
+    network(&format!(
+        "<forward/><bridge name='br0'/><ip address='192.168.122.1' prefix='24'/>{elements}"
+    ))
+}
 
 /// The canonical text of what is read.
 fn canonical(text: &str) -> String {

@@ -1,0 +1,134 @@
+//! Text that is meant to hurt: refused quickly and with a clear error.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::error::{ApiError, ErrorCode};
+
+/// Refused as unreadable, in a time that shows the limits are checked before the work is done.
+fn unreadable(text: &str, words: &str) {
+    let start = Instant::now();
+    let error = parse(text).expect_err(words);
+    let shown = error.to_string();
+    assert!(matches!(error, XmlError::Malformed(_)), "{shown}");
+    assert!(shown.contains(words), "'{words}' is not in: {shown}");
+    assert!(shown.len() < 1000, "an error of {} bytes", shown.len());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{words}: {:?}",
+        start.elapsed()
+    );
+    assert_eq!(ApiError::from(error).code, ErrorCode::XmlDetail);
+}
+
+#[test]
+fn not_well_formed() {
+    for text in [
+        "",
+        " ",
+        "network",
+        "<",
+        "<network",
+        "<network>",
+        "<network><name>n</network></name>",
+        "<network><name>n</name></network><network/>",
+        "<network a='1' a='2'><name>n</name></network>",
+        "<network><name>\0</name></network>",
+        "<network><name>&#0;</name></network>",
+        "<network><name>&nothing;</name></network>",
+        "<network><x:y/></network>",
+        "<!-- <network/>",
+        "<![CDATA[",
+        "</network>",
+    ] {
+        unreadable(text, "cannot be read");
+    }
+}
+
+#[test]
+fn no_entities_and_no_document_type() {
+    let laughs = r#"<?xml version="1.0"?>
+<!DOCTYPE lolz [
+ <!ENTITY lol "lol">
+ <!ENTITY lol2 "&lol;&lol;&lol;&lol;&lol;&lol;&lol;&lol;&lol;&lol;">
+ <!ENTITY lol3 "&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;">
+]>
+<network><name>&lol3;</name></network>"#;
+    unreadable(laughs, "document type");
+    unreadable(
+        "<!DOCTYPE network SYSTEM 'file:///etc/passwd'><network/>",
+        "document type",
+    );
+    // Inside a comment it is only text.
+    assert!(parse("<!-- <!DOCTYPE x> <a><a> --><network><name>n</name></network>").is_ok());
+}
+
+#[test]
+fn deep() {
+    let deep = format!("<network><name>n</name>{}", "<a>".repeat(100_000));
+    unreadable(&deep, "nested");
+    let closed = format!("{}{}", "<a>".repeat(100_000), "</a>".repeat(100_000));
+    unreadable(&closed, "nested");
+    let quoted = "<a b='>' c=\"/>\">".repeat(20_000);
+    unreadable(&quoted, "nested");
+
+    // As deep as is allowed, where depth is walked most: in metadata.
+    let levels = 125;
+    let inner = format!("{}{}", "<m:a>".repeat(levels), "</m:a>".repeat(levels));
+    let text = network(&format!("<metadata xmlns:m='urn:m'>{inner}</metadata>"));
+    assert!(canonical(&text).matches("<m:a").count() == levels);
+}
+
+#[test]
+fn long() {
+    unreadable(&" ".repeat(10 << 20), "bytes");
+    unreadable(&network(&"x".repeat(10 << 20)), "bytes");
+    let nodes = network(&"<a/>".repeat(240_000));
+    unreadable(&nodes, "cannot be read");
+}
+
+#[test]
+fn wide() {
+    let attributes: String = (0..90_000).map(|i| format!(" a{i}=''")).collect();
+    unreadable(&format!("<network{attributes}/>"), "attributes");
+    let namespaces: String = (0..30_000)
+        .map(|i| format!("<a xmlns:n{i}='u{i}'/>"))
+        .collect();
+    unreadable(&network(&namespaces), "namespace");
+}
+
+#[test]
+fn many_elements_are_read_in_time() {
+    let start = Instant::now();
+    let interfaces: String = (0..40_000)
+        .map(|i| format!("<interface dev='e{i}'/>"))
+        .collect();
+    let text = network(&format!("<forward mode='vepa'>{interfaces}</forward>"));
+    assert_eq!(
+        parse(&text).unwrap().forward.unwrap().interfaces.len(),
+        40_000
+    );
+
+    let ips = "<ip address='10.0.0.1'/>".repeat(10_000);
+    let route = "<route address='0.0.0.0' gateway='11.0.0.1'/>".repeat(10_000);
+    let last = "<ip address='11.0.0.2'/>";
+    assert_eq!(
+        parse(&network(&format!("{ips}{last}{route}")))
+            .unwrap()
+            .routes
+            .len(),
+        10_000
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn terminal_codes_stay_out_of_messages() {
+    let error = parse("<network><name>\u{9b}31m</name><ip address='\u{9b}1m'/></network>");
+    let shown = error.unwrap_err().to_string();
+    assert!(!shown.chars().any(char::is_control), "{shown:?}");
+}
