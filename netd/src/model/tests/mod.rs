@@ -1,5 +1,6 @@
 //! Tests of reading, printing and checking together.
 
+mod checks;
 mod generate;
 mod hostile;
 mod peer;
@@ -24,4 +25,9 @@ fn nat(elements: &str) -> String {
 fn canonical(text: &str) -> String {
     let network = parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     format(&network, FormatOptions::default())
+}
+
+/// A network of the given forward mode.
+fn mode(mode: &str, elements: &str) -> String {
+    network(&format!("<forward mode='{mode}'/>{elements}"))
 }

@@ -1,0 +1,298 @@
+//! What may be read, but not stored; what may be stored, but not started.
+
+use super::*;
+use crate::error::{ApiError, ErrorCode};
+
+/// Definitions that are read, but may not be stored.
+#[test]
+fn define_refuses() {
+    let long_name = "n".repeat(201);
+    let named = |name: &str| format!("<network><name>{name}</name></network>");
+    let dhcp = "<dhcp><range start='10.0.0.2' end='10.0.0.9'/></dhcp>";
+    let external_with = |element: &str| mode("bridge", &format!("<bridge name='b'/>{element}"));
+    let mut cases = vec![
+        (named("a\nb"), "control character"),
+        (named("."), "name of a file"),
+        (named(".."), "name of a file"),
+        (named(&long_name), "longer than 200"),
+        (network("<bridge name='sixteen-bytes-xx'/>"), "15 bytes"),
+        (network("<bridge name='sixteen-bytes-x%d'/>"), "15 bytes"),
+        (network("<bridge name='a/b'/>"), "contains '/'"),
+        (network("<bridge name='a b'/>"), "a blank"),
+        (network("<bridge name='a%s'/>"), "'%'"),
+        (network("<bridge name='a%d%d'/>"), "'%'"),
+        (network("<bridge name='..'/>"), "not the name of an interface"),
+        (mode("bridge", "<bridge name='virbr%d'/>"), "'%'"),
+        (mode("vepa", "").replace("'vepa'", "'vepa' dev='a b'"), "device 'a b'"),
+        (network("<domain name='a&#10;b'/>"), "control character"),
+        (network("<domain name='a,b'/>"), "<domain name>"),
+        (network("<dns><forwarder domain='a/b'/></dns>"), "<forwarder domain>"),
+        (network("<dns><txt name='a' value='x&#10;y'/></dns>"), "<txt value>"),
+        (network("<dns><srv service='s' protocol='tcp' domain='a,b'/></dns>"), "<srv>"),
+        (network("<dns><srv service='s' protocol='tcp' target='a b'/></dns>"), "<srv>"),
+        (
+            network("<dns><host ip='10.0.0.1'><hostname>a b</hostname></host></dns>"),
+            "<hostname>",
+        ),
+        (nat_dhcp("<host name='a,b' ip='10.0.0.3'/>"), "<host name>"),
+        (nat_dhcp("<host name='a' ip='fd00::1'/>"), "family"),
+        (nat_dhcp("<host name='a' ip='10.0.0.3'/><bootp file='a,b'/>"), "<bootp file>"),
+        (network("<ip address='10.0.0.1'><tftp root='a&#10;b'/></ip>"), "<tftp root>"),
+        (
+            network(
+                "<d:options xmlns:d='http://libvirt.org/schemas/network/dnsmasq/1.0'>\
+                 <d:option value='a&#10;b'/></d:options>",
+            ),
+            "<dnsmasq:option value>",
+        ),
+        (
+            network(&format!(
+                "<ip address='10.0.0.1' prefix='24'>{dhcp}</ip>\
+                 <ip address='10.0.0.1' prefix='24'>{dhcp}</ip>"
+            )),
+            "only one IPv4",
+        ),
+        (
+            network(
+                "<ip family='ipv6' address='fd00::1'><dhcp><host name='a' ip='fd00::2'/></dhcp></ip>\
+                 <ip family='ipv6' address='fd00::1'><dhcp><host name='a' ip='fd00::2'/></dhcp></ip>",
+            ),
+            "only one IPv6",
+        ),
+        (
+            "<network><name>n</name><forward mode='hostdev'><interface dev='a'/></forward></network>"
+                .into(),
+            "not <interface>",
+        ),
+        (
+            "<network><name>n</name><forward mode='vepa'><address type='pci' bus='1'/></forward>\
+             </network>"
+                .into(),
+            "no PCI <address>",
+        ),
+        (
+            "<network><name>n</name><forward mode='hostdev'><address type='pci' bus='1'/>\
+             <pf dev='a'/></forward></network>"
+                .into(),
+            "exclude each other",
+        ),
+        (nat("").replace("<forward/>", "<forward><pf dev='a'/></forward>"), "no <pf>"),
+        (external_with("<ip address='10.0.0.1'/>"), "<ip>"),
+        (external_with("<mac address='52:54:00:00:00:01'/>"), "<mac>"),
+        (external_with("<domain name='d'/>"), "<domain>"),
+        (external_with("<dns><txt name='a' value='b'/></dns>"), "<txt>"),
+        (external_with("<dns><srv service='s' protocol='tcp'/></dns>"), "<srv>"),
+        (
+            external_with("<dns><host ip='10.0.0.1'><hostname>a</hostname></host></dns>"),
+            "<host>",
+        ),
+        (network("<portgroup name='a'/><portgroup name='a'/>"), "used twice"),
+        (
+            network("<portgroup name='a' default='yes'/><portgroup name='b' default='yes'/>"),
+            "default",
+        ),
+        (
+            network("<bandwidth><inbound average='18014398509481985'/></bandwidth>"),
+            "rate is above",
+        ),
+        (
+            network("<bandwidth><outbound average='1' burst='4194304'/></bandwidth>"),
+            "burst is above",
+        ),
+        (network("<vlan><tag id='1'/></vlan>"), "<vlan>"),
+        (mode("vepa", "<vlan><tag id='1'/></vlan>"), "<vlan>"),
+        (
+            mode("bridge", "<vlan><tag id='1'/></vlan><virtualport type='midonet'/>"),
+            "<vlan>",
+        ),
+        (network("<portgroup name='g'><vlan><tag id='1'/></vlan></portgroup>"), "<vlan>"),
+    ];
+    for m in ["private", "vepa", "passthrough", "hostdev", "bridge"] {
+        let bandwidth = "<bandwidth><inbound average='1'/></bandwidth>";
+        cases.push((mode(m, bandwidth), "<bandwidth>"));
+        let group = format!("<portgroup name='g'>{bandwidth}</portgroup>");
+        cases.push((mode(m, &group), "<bandwidth>"));
+    }
+    for (text, words) in cases {
+        let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let error = check_define(&network).expect_err(words);
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(check_start(&network), Err(error));
+    }
+}
+
+fn nat_dhcp(elements: &str) -> String {
+    network(&format!(
+        "<forward/><ip address='10.0.0.1' prefix='24'><dhcp>{elements}</dhcp></ip>"
+    ))
+}
+
+#[test]
+fn define_accepts() {
+    for text in [
+        network("<bridge name='virbr%d'/>"),
+        network("<bridge name='fifteen-bytes-x'/>"),
+        network("<bridge name='fifteen-bytes-%d'/>"),
+        mode(
+            "bridge",
+            "<bridge name='b'/><dns><forwarder addr='10.0.0.1'/></dns>",
+        ),
+        mode(
+            "bridge",
+            "<bridge name='b'/><bandwidth><inbound average='1'/></bandwidth>",
+        ),
+        mode("bridge", "<bridge name='b'/><vlan><tag id='1'/></vlan>"),
+        mode(
+            "bridge",
+            "<virtualport type='openvswitch'/><vlan><tag id='1'/></vlan>",
+        ),
+        mode("hostdev", "<vlan><tag id='1'/></vlan>"),
+        mode("passthrough", "<vlan><tag id='1'/></vlan>"),
+    ] {
+        assert_eq!(check_define(&parse(&text).unwrap()), Ok(()), "{text}");
+    }
+}
+
+/// What is understood, but not acted upon: each must be named when the network is started.
+#[test]
+fn start_names_what_is_missing() {
+    let with_nat =
+        |children: &str| nat("").replace("<forward/>", &format!("<forward>{children}</forward>"));
+    let cases = [
+        (
+            nat("<ip family='ipv6' address='fd00::1'/>"),
+            "<ip family='ipv6'>",
+        ),
+        (
+            nat("").replace("<network>", "<network ipv6='yes'>"),
+            "<network ipv6>",
+        ),
+        (
+            nat("").replace("<network>", "<network trustGuestRxFilters='yes'>"),
+            "<network trustGuestRxFilters>",
+        ),
+        (with_nat("<nat ipv6='yes'/>"), "<nat ipv6>"),
+        (
+            with_nat("<nat><address start='1.1.1.1' end='1.1.1.1'/></nat>"),
+            "<nat><address>",
+        ),
+        (
+            with_nat("<nat><port start='1' end='2'/></nat>"),
+            "<nat><port>",
+        ),
+        (with_nat("<driver name='vfio'/>"), "<forward><driver>"),
+        (
+            nat("").replace("name='br0'", "name='br0' zone='z'"),
+            "<bridge zone>",
+        ),
+        (
+            nat("").replace("name='br0'", "macTableManager='libvirt'"),
+            "<bridge macTableManager='libvirt'>",
+        ),
+        (
+            nat("<domain name='d' localOnly='yes' register='yes'/>"),
+            "<domain register>",
+        ),
+        (
+            mode("bridge", "<bridge name='b'/><vlan><tag id='1'/></vlan>"),
+            "<vlan>",
+        ),
+        (
+            nat("<bandwidth><inbound average='1'/></bandwidth>"),
+            "<bandwidth>",
+        ),
+        (nat("<virtualport type='openvswitch'/>"), "<virtualport>"),
+        (nat("<portgroup name='g'/>"), "<portgroup>"),
+        (nat("<port isolated='yes'/>"), "<port isolated>"),
+        (
+            nat("<route address='10.9.0.0' prefix='16' gateway='192.168.122.2'/>"),
+            "<route>",
+        ),
+        (
+            nat("<metadata><n:x xmlns:n='urn:netd:network:1'/></metadata>"),
+            "<metadata> of urn:netd:network:1",
+        ),
+        (nat_dhcp("<bootp file='f'/>"), "<bootp> without"),
+        (mode("bridge", ""), "without a host's <bridge>"),
+        (mode("private", ""), "<forward mode='private'>"),
+        (mode("vepa", ""), "<forward mode='vepa'>"),
+        (mode("passthrough", ""), "<forward mode='passthrough'>"),
+        (mode("hostdev", ""), "<forward mode='hostdev'>"),
+    ];
+    for (text, element) in cases {
+        let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(check_define(&network), Ok(()), "{text}");
+        let error = ApiError::from(check_start(&network).expect_err(element));
+        assert_eq!(error.code, ErrorCode::ConfigUnsupported);
+        assert!(error.message.contains(element), "{error}");
+        assert!(error.message.contains("network 'net'"), "{error}");
+        assert!(
+            error.message.contains("remove it"),
+            "more than {element}: {error}"
+        );
+    }
+    let several = nat("<port isolated='yes'/><portgroup name='g'/>");
+    let error = check_start(&parse(&several).unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("<port isolated>, <portgroup>"), "{error}");
+}
+
+#[test]
+fn start_refuses_values() {
+    for (text, words) in [
+        (nat("<mtu size='67'/>"), "size='67'"),
+        (nat("<mtu size='65536'/>"), "size='65536'"),
+        (nat("<ip address='0.0.0.0'/>"), "0.0.0.0"),
+        (nat("<ip address='224.0.0.1' prefix='24'/>"), "224.0.0.1"),
+        (
+            nat("<ip address='10.0.0.1' prefix='23' localPtr='yes'/>"),
+            "not 23",
+        ),
+        (
+            nat("<ip address='10.0.0.1' prefix='32' localPtr='yes'/>"),
+            "not 32",
+        ),
+    ] {
+        let network = parse(&text).unwrap();
+        assert_eq!(check_define(&network), Ok(()), "{text}");
+        let error = check_start(&network).unwrap_err();
+        assert!(matches!(error, XmlError::Invalid(_)), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn start_accepts() {
+    for text in [
+        network(""),
+        network("<forward mode='none'/>"),
+        network("<forward mode='open'/><ip address='10.0.0.1'/>"),
+        network("<forward mode='bridge'/><bridge name='br0'/>"),
+        network("<forward mode='route' dev='eth0'/><ip address='10.0.0.1'/>"),
+        network(
+            "<forward dev='eth0'><nat ipv6='no'><port start='1024' end='65535'/></nat></forward>\
+             <ip address='10.0.0.1'/>",
+        ),
+        nat("<bridge stp='off' delay='3' macTableManager='kernel'/><mtu size='9000'/>"),
+        nat("<mac address='52:54:00:00:00:01'/><domain name='d' localOnly='yes'/>"),
+        nat("<port isolated='no'/><metadata><a:b xmlns:a='urn:a'/></metadata>"),
+        nat("<title>t</title><description>d\ne</description>"),
+        nat(
+            "<dns forwardPlainNames='no'><forwarder addr='10.0.0.9'/><txt name='a' value='b c'/>\
+             <srv service='s' protocol='tcp' target='t'/>\
+             <host ip='fd00::1'><hostname>a</hostname></host></dns>",
+        ),
+        nat_dhcp(
+            "<range start='10.0.0.2' end='10.0.0.9'><lease expiry='3'/></range>\
+             <host mac='52:54:00:00:00:01' ip='10.0.0.4'/><bootp file='f' server='10.0.0.5'/>",
+        ),
+        nat("<ip address='10.0.0.1' prefix='24' localPtr='yes'><tftp root='/srv'/></ip>"),
+        nat(
+            "<d:options xmlns:d='http://libvirt.org/schemas/network/dnsmasq/1.0'>\
+             <d:option value='foo=bar'/></d:options>",
+        ),
+    ] {
+        assert_eq!(check_start(&parse(&text).unwrap()), Ok(()), "{text}");
+    }
+}
