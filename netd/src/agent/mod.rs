@@ -1,15 +1,128 @@
 //! The running agent: it owns the networks and keeps the kernel as they ask.
+//!
+//! [`run`] is the event loop: calls from clients, changes of links, deaths of dnsmasq and the
+//! clock. All of them end in [`reconcile`](inner::Inner::reconcile), which compares intent with
+//! the kernel. One lock guards the networks, so that calls follow one another.
+
+mod driver;
+mod inner;
+mod lifecycle;
+mod lock;
+mod reconcile;
+mod registry;
+mod teardown;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, Notify, watch};
+
+use crate::datapath::flows::Flows;
+use crate::link::{Change, Watch};
+use crate::rpc;
 use crate::settings::Settings;
+use inner::Inner;
 
-/// Runs the agent until it is told to stop.
-pub async fn run(_settings: Settings, _socket: PathBuf) -> anyhow::Result<()> {
-    anyhow::bail!("the agent is not built yet")
+pub use teardown::teardown;
+
+/// How often silent flows are looked for. The shortest timeout is 30 s, and an expired flow is
+/// dead to the datapath at once; this only gives back its memory.
+const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+
+/// The agent as the RPC server's driver.
+pub struct Agent {
+    inner: Mutex<Inner>,
 }
 
-/// Removes everything an agent with these settings set up.
-pub async fn teardown(_settings: Settings) -> anyhow::Result<()> {
-    anyhow::bail!("the agent is not built yet")
+/// Run the agent until SIGTERM or SIGINT. Networks stay up when it ends.
+///
+/// # Errors
+/// It cannot start: another agent, no privileges, a missing kernel feature.
+pub async fn run(settings: Settings, socket: PathBuf) -> anyhow::Result<()> {
+    let _locks = lock::take(&settings)?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    // Before the first look at the links, so that no change falls between.
+    let mut watch_links = Watch::new().context("cannot watch the host's devices")?;
+    let wake = Arc::new(Notify::new());
+    let mut inner = Inner::open(settings, Arc::clone(&wake)).await?;
+    inner.start_up().await;
+    let flows = Flows::open(inner.datapath.dir())?;
+    let agent = Arc::new(Agent {
+        inner: Mutex::new(inner),
+    });
+
+    let listener = rpc::bind(&socket)?;
+    let (stop, stopped) = watch::channel(false);
+    let server = tokio::spawn(rpc::serve(listener, Arc::clone(&agent), stopped));
+    let expirer = tokio::spawn(expire(flows));
+    notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(socket = %socket.display(), "ready");
+
+    loop {
+        let change = tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = wake.notified() => Change::Links,
+            change = watch_links.next() => change,
+        };
+        let mut inner = agent.inner.lock().await;
+        match change {
+            Change::Links => inner.reconcile().await,
+            Change::Routes => inner.paths_changed(),
+            Change::Overrun => {
+                tracing::warn!("the kernel dropped link events; looking at everything again");
+                inner.reconcile().await;
+                inner.paths_changed();
+            }
+            Change::Closed(error) => {
+                anyhow::bail!("cannot watch the host's devices any more: {error}");
+            }
+        }
+    }
+    tracing::info!("stopping; networks stay up");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    expirer.abort();
+    // The receiver is gone only if the server has ended already.
+    let _ = stop.send(true);
+    server.await.context("the server ended badly")?;
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::warn!(socket = %socket.display(), %error, "cannot remove the socket");
+    }
+    Ok(())
+}
+
+/// Take silent flows out of the table now and then, away from the event loop.
+async fn expire(mut flows: Flows) {
+    loop {
+        tokio::time::sleep(EXPIRE_EVERY).await;
+        let walked = tokio::task::spawn_blocking(move || {
+            let result = flows.expire();
+            (flows, result)
+        })
+        .await;
+        match walked {
+            Ok((back, result)) => {
+                flows = back;
+                match result {
+                    Ok(0) => {}
+                    Ok(entries) => tracing::debug!(entries, "removed silent flows"),
+                    Err(error) => tracing::warn!(%error, "cannot remove silent flows"),
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "silent flows are no longer removed");
+                return;
+            }
+        }
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
 }

@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
@@ -242,6 +243,14 @@ impl Running {
         self.pid
     }
 
+    /// Does the process still run?
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        // A pidfd is readable once its process has ended (pidfd_poll).
+        let mut fds = [PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
+    }
+
     /// Wait until the process has ended, whoever ended it.
     ///
     /// # Errors
@@ -349,7 +358,7 @@ pub fn adopt(pid_file: &Path, conf: &Path) -> Option<Running> {
         fd: Arc::new(fd),
     };
     // A process that ended meanwhile may have left its number to the one just looked at.
-    let alive = still_runs(&running);
+    let alive = running.is_alive();
     (ours && alive).then_some(running)
 }
 
@@ -630,16 +639,6 @@ fn warn_when_private(dir: &Path) {
             closed.display()
         );
     }
-}
-
-fn still_runs(running: &Running) -> bool {
-    // A pidfd becomes readable when its process ends.
-    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
-        running.fd.as_fd(),
-        rustix::event::PollFlags::IN,
-    )];
-    let now = rustix::event::Timespec::default();
-    matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(0))
 }
 
 fn conf_argument(conf: &Path) -> std::ffi::OsString {

@@ -85,6 +85,16 @@ impl Links {
         Ok(snapshot)
     }
 
+    /// The index of the device that has this name now, if there is one.
+    pub async fn index_of(&self, name: &str) -> Result<Option<u32>, LinkError> {
+        let request = LinkUnspec::new_with_name(name).build();
+        match self.get_link(request).await {
+            Ok(link) => Ok(Some(link.index)),
+            Err(source) if source.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(source) => Err(refused("find", name, source)),
+        }
+    }
+
     /// Creates a bridge, down and without addresses, and returns its index. A device that already
     /// has the name is an error: it is somebody else's.
     pub async fn create_bridge(

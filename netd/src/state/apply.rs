@@ -30,14 +30,24 @@ pub async fn apply(links: &Links, step: &Step) -> Result<(), ApplyError> {
         Step::CreateBridge { name, mac, mtu } => {
             links.create_bridge(name, *mac, *mtu).await?;
         }
-        Step::SetSpanningTree { bridge, stp, delay_ms } => {
-            links.set_bridge(index(links, bridge, step).await?, *stp, *delay_ms).await?;
+        Step::SetSpanningTree {
+            bridge,
+            stp,
+            delay_ms,
+        } => {
+            links
+                .set_bridge(index(links, bridge, step).await?, *stp, *delay_ms)
+                .await?;
         }
         Step::SetMtu { bridge, mtu } => {
-            links.set_mtu(index(links, bridge, step).await?, *mtu).await?;
+            links
+                .set_mtu(index(links, bridge, step).await?, *mtu)
+                .await?;
         }
         Step::SetMac { bridge, mac } => {
-            links.set_mac(index(links, bridge, step).await?, *mac).await?;
+            links
+                .set_mac(index(links, bridge, step).await?, *mac)
+                .await?;
         }
         Step::DisableIpv6 { bridge } => {
             // A kernel without IPv6 has nothing to switch off.
@@ -45,25 +55,39 @@ pub async fn apply(links: &Links, step: &Step) -> Result<(), ApplyError> {
             sysctl::set_accept_ra(bridge, 0)?;
             sysctl::set_autoconf(bridge, false)?;
         }
-        Step::AddAddress { bridge, address, prefix } => {
-            links.add_address(index(links, bridge, step).await?, *address, *prefix).await?;
+        Step::AddAddress {
+            bridge,
+            address,
+            prefix,
+        } => {
+            links
+                .add_address(index(links, bridge, step).await?, *address, *prefix)
+                .await?;
         }
         Step::SetUp { bridge } => {
-            links.set_up(index(links, bridge, step).await?, true).await?;
+            links
+                .set_up(index(links, bridge, step).await?, true)
+                .await?;
         }
         Step::Enslave { port, bridge } => {
             let bridge = index(links, bridge, step).await?;
-            links.set_controller(index(links, port, step).await?, Some(bridge)).await?;
+            links
+                .set_controller(index(links, port, step).await?, Some(bridge))
+                .await?;
         }
         Step::EnableForwarding => sysctl::set_ip_forward(true)?,
         Step::Attach { .. } | Step::Detach { .. } | Step::StartDnsmasq { .. } => {
-            return Err(ApplyError::Gone { step: step.to_string() });
+            return Err(ApplyError::Gone {
+                step: step.to_string(),
+            });
         }
     }
     Ok(())
 }
 
 async fn index(links: &Links, name: &str, step: &Step) -> Result<u32, ApplyError> {
-    let gone = || ApplyError::Gone { step: step.to_string() };
+    let gone = || ApplyError::Gone {
+        step: step.to_string(),
+    };
     links.index_of(name).await?.ok_or_else(gone)
 }

@@ -57,7 +57,11 @@ pub fn bridge_spec(network: &Network) -> Option<BridgeSpec> {
         mtu: network.mtu,
         stp: network.bridge.stp,
         delay_ms: network.bridge.delay.saturating_mul(1000),
-        addresses: network.ips.iter().map(|ip| (ip.address, ip.prefix_len())).collect(),
+        addresses: network
+            .ips
+            .iter()
+            .map(|ip| (ip.address, ip.prefix_len()))
+            .collect(),
     })
 }
 
@@ -81,7 +85,9 @@ fn bridges<'a>(
         .filter(|network| network.is_managed())
         .filter_map(|network| {
             let link = snapshot.by_name(network.bridge.name.as_deref()?)?;
-            link.bridge.is_some().then_some((link.index, (*network, link)))
+            link.bridge
+                .is_some()
+                .then_some((link.index, (*network, link)))
         })
         .collect()
 }
@@ -103,7 +109,9 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
             .forward
             .as_ref()
             .and_then(|forward| forward.interfaces.first())
-            .map_or(0, |name| snapshot.by_name(name).map_or(u32::MAX, |link| link.index));
+            .map_or(0, |name| {
+                snapshot.by_name(name).map_or(u32::MAX, |link| link.index)
+            });
         let gateway = network.ipv4_subnets().next();
         records.networks.insert(
             index,
@@ -117,7 +125,9 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
             },
         );
         for (address, prefix) in network.ipv4_subnets() {
-            records.subnets.insert((subnet(address, prefix), prefix), index);
+            records
+                .subnets
+                .insert((subnet(address, prefix), prefix), index);
         }
         for port in snapshot.ports_of(index) {
             records.ports.insert(port.index, index);
@@ -133,9 +143,13 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
                     IpAddr::V6(_) => None,
                 });
             let flags = if link.ether { DEVICE_ETHERNET } else { 0 };
-            records
-                .devices
-                .insert(link.index, Device { address: address.unwrap_or_default(), flags });
+            records.devices.insert(
+                link.index,
+                Device {
+                    address: address.unwrap_or_default(),
+                    flags,
+                },
+            );
         }
     }
     records
@@ -158,10 +172,15 @@ fn carries_routed_traffic(
             .get(&controller)
             .is_some_and(|controller| controller.kind.as_deref() == Some("vrf"))
     };
-    if link.controller.is_some_and(|controller| !below_vrf(controller)) {
+    if link
+        .controller
+        .is_some_and(|controller| !below_vrf(controller))
+    {
         return false;
     }
-    snapshot.addresses_of(link.index).any(|a| a.address.is_ipv4())
+    snapshot
+        .addresses_of(link.index)
+        .any(|a| a.address.is_ipv4())
         || snapshot
             .routes
             .iter()
@@ -201,7 +220,9 @@ pub fn hooks(networks: &[&Network], snapshot: &Snapshot) -> BTreeSet<Attachment>
 }
 
 fn subnet(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(prefix.min(32)))
+        .unwrap_or(0);
     Ipv4Addr::from(u32::from(address) & mask)
 }
 

@@ -98,20 +98,42 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateBridge { name, mac, mtu: Some(mtu) } => {
-                write!(f, "create bridge {name} with MAC address {mac} and MTU {mtu}")
+            Self::CreateBridge {
+                name,
+                mac,
+                mtu: Some(mtu),
+            } => {
+                write!(
+                    f,
+                    "create bridge {name} with MAC address {mac} and MTU {mtu}"
+                )
             }
-            Self::CreateBridge { name, mac, mtu: None } => {
+            Self::CreateBridge {
+                name,
+                mac,
+                mtu: None,
+            } => {
                 write!(f, "create bridge {name} with MAC address {mac}")
             }
-            Self::SetSpanningTree { bridge, stp, delay_ms } => {
+            Self::SetSpanningTree {
+                bridge,
+                stp,
+                delay_ms,
+            } => {
                 let stp = if *stp { "on" } else { "off" };
-                write!(f, "set STP {stp} and forward delay {delay_ms} ms on {bridge}")
+                write!(
+                    f,
+                    "set STP {stp} and forward delay {delay_ms} ms on {bridge}"
+                )
             }
             Self::SetMtu { bridge, mtu } => write!(f, "set MTU {mtu} on {bridge}"),
             Self::SetMac { bridge, mac } => write!(f, "set MAC address {mac} on {bridge}"),
             Self::DisableIpv6 { bridge } => write!(f, "switch IPv6 off on {bridge}"),
-            Self::AddAddress { bridge, address, prefix } => {
+            Self::AddAddress {
+                bridge,
+                address,
+                prefix,
+            } => {
                 write!(f, "add address {address}/{prefix} to {bridge}")
             }
             Self::Attach { device, hook } => {
@@ -147,13 +169,19 @@ pub fn plan_bridge(
     let delay = spec.effective_delay_ms();
     match link {
         None => {
-            before.push(Step::CreateBridge { name: bridge.clone(), mac: spec.mac, mtu: spec.mtu });
+            before.push(Step::CreateBridge {
+                name: bridge.clone(),
+                mac: spec.mac,
+                mtu: spec.mtu,
+            });
             before.push(Step::SetSpanningTree {
                 bridge: bridge.clone(),
                 stp: spec.stp,
                 delay_ms: delay,
             });
-            before.push(Step::DisableIpv6 { bridge: bridge.clone() });
+            before.push(Step::DisableIpv6 {
+                bridge: bridge.clone(),
+            });
         }
         Some(link) => {
             let same = link
@@ -167,10 +195,16 @@ pub fn plan_bridge(
                 });
             }
             if spec.mtu.is_some() && link.mtu != mtu_or_default(spec) {
-                before.push(Step::SetMtu { bridge: bridge.clone(), mtu: mtu_or_default(spec) });
+                before.push(Step::SetMtu {
+                    bridge: bridge.clone(),
+                    mtu: mtu_or_default(spec),
+                });
             }
             if link.mac != Some(spec.mac) {
-                before.push(Step::SetMac { bridge: bridge.clone(), mac: spec.mac });
+                before.push(Step::SetMac {
+                    bridge: bridge.clone(),
+                    mac: spec.mac,
+                });
             }
         }
     }
@@ -181,11 +215,17 @@ pub fn plan_bridge(
                 .any(|a| a.address == address && a.prefix == prefix)
         });
         if !present {
-            before.push(Step::AddAddress { bridge: bridge.clone(), address, prefix });
+            before.push(Step::AddAddress {
+                bridge: bridge.clone(),
+                address,
+                prefix,
+            });
         }
     }
     if !link.is_some_and(|link| link.up) {
-        after.push(Step::SetUp { bridge: bridge.clone() });
+        after.push(Step::SetUp {
+            bridge: bridge.clone(),
+        });
     }
     if link.is_none() {
         let free = |(index, name): &&(u32, String)| {
@@ -195,7 +235,10 @@ pub fn plan_bridge(
                 .is_some_and(|link| link.name == *name && link.controller.is_none())
         };
         for (_, port) in remembered.iter().filter(free) {
-            after.push(Step::Enslave { port: port.clone(), bridge: bridge.clone() });
+            after.push(Step::Enslave {
+                port: port.clone(),
+                bridge: bridge.clone(),
+            });
         }
     }
     (before, after)
@@ -209,13 +252,18 @@ pub fn plan_hooks(
     snapshot: &Snapshot,
 ) -> Vec<Step> {
     let name = |ifindex: u32| {
-        snapshot.links.get(&ifindex).map_or_else(|| ifindex.to_string(), |l| l.name.clone())
+        snapshot
+            .links
+            .get(&ifindex)
+            .map_or_else(|| ifindex.to_string(), |l| l.name.clone())
     };
-    let attach = wanted
-        .difference(attached)
-        .map(|a| Step::Attach { device: name(a.ifindex), hook: a.hook });
-    let detach = attached
-        .difference(wanted)
-        .map(|a| Step::Detach { device: name(a.ifindex), hook: a.hook });
+    let attach = wanted.difference(attached).map(|a| Step::Attach {
+        device: name(a.ifindex),
+        hook: a.hook,
+    });
+    let detach = attached.difference(wanted).map(|a| Step::Detach {
+        device: name(a.ifindex),
+        hook: a.hook,
+    });
     attach.chain(detach).collect()
 }

@@ -1,0 +1,214 @@
+//! Calls from clients.
+
+use uuid::Uuid;
+
+use super::Agent;
+use super::inner::Inner;
+use super::lifecycle::check_host;
+use super::registry::Port;
+use crate::datapath::bpffs;
+use crate::dnsmasq::{Running, leases};
+use crate::error::{ApiError, ErrorCode};
+use crate::model::{self, FormatOptions, ForwardMode, Network};
+use crate::rpc::driver::{Driver, Lease, MapStatus, NetworkInfo, NetworkStatus, Result, Status};
+
+impl Driver for Agent {
+    async fn list(&self) -> Result<Vec<NetworkInfo>> {
+        let inner = self.inner.lock().await;
+        inner
+            .networks
+            .iter()
+            .map(|(uuid, _)| inner.networks.info(*uuid))
+            .collect()
+    }
+
+    async fn by_name(&self, name: &str) -> Result<NetworkInfo> {
+        let inner = self.inner.lock().await;
+        inner.networks.info(inner.uuid_of(name)?)
+    }
+
+    async fn by_uuid(&self, uuid: Uuid) -> Result<NetworkInfo> {
+        self.inner.lock().await.networks.info(uuid)
+    }
+
+    async fn define(&self, xml: &str) -> Result<NetworkInfo> {
+        let network = model::parse(xml)?;
+        let mut inner = self.inner.lock().await;
+        let uuid = inner.define_network(network).await?;
+        inner.networks.info(uuid)
+    }
+
+    async fn create(&self, xml: &str) -> Result<NetworkInfo> {
+        let network = model::parse(xml)?;
+        let mut inner = self.inner.lock().await;
+        let uuid = inner.create_network(network).await?;
+        inner.networks.info(uuid)
+    }
+
+    async fn start(&self, uuid: Uuid) -> Result<()> {
+        self.inner.lock().await.start(uuid).await
+    }
+
+    async fn destroy(&self, uuid: Uuid) -> Result<()> {
+        self.inner.lock().await.destroy(uuid).await
+    }
+
+    async fn undefine(&self, uuid: Uuid) -> Result<()> {
+        self.inner.lock().await.undefine(uuid)
+    }
+
+    async fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<()> {
+        self.inner.lock().await.set_autostart(uuid, on)
+    }
+
+    async fn xml(&self, uuid: Uuid, inactive: bool) -> Result<String> {
+        let inner = self.inner.lock().await;
+        let entry = inner.networks.get(uuid)?;
+        // A transient network has no other definition than its live one.
+        let stored = entry.config.as_ref().filter(|_| inactive);
+        let network = stored
+            .or(entry.network())
+            .ok_or_else(|| ApiError::internal(format_args!("network {uuid} has no definition")))?;
+        Ok(model::format(
+            network,
+            FormatOptions {
+                inactive,
+                connections: None,
+            },
+        ))
+    }
+
+    async fn leases(&self, uuid: Uuid, mac: Option<&str>) -> Result<Vec<Lease>> {
+        if let Some(mac) = mac
+            && mac.parse::<model::Mac>().is_err()
+        {
+            return Err(ApiError::new(
+                ErrorCode::InvalidMac,
+                format_args!("invalid MAC address: {mac}"),
+            ));
+        }
+        let inner = self.inner.lock().await;
+        let Some(live) = &inner.networks.get(uuid)?.live else {
+            return Ok(Vec::new());
+        };
+        let Some(bridge) = &live.network.bridge.name else {
+            return Ok(Vec::new());
+        };
+        let dir = inner.settings.dnsmasq_dir();
+        let now = jiff::Timestamp::now().as_second();
+        leases::read(&dir, bridge, &live.network, mac, now).map_err(|error| {
+            ApiError::internal(format_args!(
+                "cannot read the leases of network '{}' in {}: {error}",
+                live.network.name,
+                dir.display()
+            ))
+        })
+    }
+
+    async fn plan(&self, name: Option<&str>) -> Result<Vec<String>> {
+        let inner = self.inner.lock().await;
+        let snapshot = inner.links.snapshot().await.map_err(ApiError::internal)?;
+        let mut networks: Vec<(&Network, &[Port], bool)> = inner
+            .networks
+            .live()
+            .map(|live| {
+                let runs = live.dnsmasq.as_ref().is_some_and(Running::is_alive);
+                (&live.network, live.ports.as_slice(), runs)
+            })
+            .collect();
+        if let Some(name) = name {
+            let entry = inner.networks.get(inner.uuid_of(name)?)?;
+            match (&entry.live, &entry.config) {
+                (Some(live), _) => networks.retain(|(n, ..)| n.name == live.network.name),
+                (None, Some(config)) => {
+                    model::check_start(config)?;
+                    check_host(config, &snapshot)?;
+                    let ports = inner.host.detached.get(&config.name);
+                    networks = vec![(config, ports.map_or(&[], Vec::as_slice), false)];
+                }
+                (None, None) => {}
+            }
+        }
+        let steps = inner.plan_steps(&networks, &snapshot);
+        Ok(steps.iter().map(ToString::to_string).collect())
+    }
+
+    async fn status(&self) -> Result<Status> {
+        self.inner.lock().await.status().await
+    }
+}
+
+impl Inner {
+    fn uuid_of(&self, name: &str) -> Result<Uuid> {
+        self.networks.uuid_of(name).ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::NoNetwork,
+                format_args!("no network with matching name '{name}'"),
+            )
+        })
+    }
+
+    async fn status(&self) -> Result<Status> {
+        let snapshot = self.links.snapshot().await.map_err(ApiError::internal)?;
+        let networks = self
+            .networks
+            .live()
+            .map(|live| {
+                let network = &live.network;
+                let bridge = network.bridge.name.clone().unwrap_or_default();
+                let index = snapshot.by_name(&bridge).map(|link| link.index);
+                let ports = index.map_or_else(Vec::new, |index| {
+                    snapshot
+                        .ports_of(index)
+                        .map(|port| port.name.clone())
+                        .collect()
+                });
+                let mode = match network.mode() {
+                    ForwardMode::None => "isolated".to_owned(),
+                    mode => mode.to_string(),
+                };
+                let dnsmasq = live
+                    .dnsmasq
+                    .as_ref()
+                    .filter(|d| d.is_alive())
+                    .map(Running::pid);
+                NetworkStatus {
+                    name: network.name.clone(),
+                    mode,
+                    bridge,
+                    ports,
+                    dnsmasq,
+                }
+            })
+            .collect();
+        let mut hooks = Vec::new();
+        for link in snapshot.links.values() {
+            match self.datapath.hooks_of(link.index, &link.name) {
+                Ok(found) => hooks.extend(found),
+                // The device went since the snapshot was taken.
+                Err(error) => tracing::debug!(device = link.name, %error, "no hooks"),
+            }
+        }
+        let maps = bpffs::pinned_maps(self.datapath.dir())
+            .into_iter()
+            .map(|(name, path)| {
+                let info = aya::maps::MapInfo::from_pin(&path).map_err(|error| {
+                    ApiError::internal(format_args!("cannot look at {}: {error}", path.display()))
+                })?;
+                let path = path.display().to_string();
+                Ok(MapStatus {
+                    name,
+                    path,
+                    max_entries: info.max_entries(),
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            networks,
+            hooks,
+            maps,
+            drops: self.datapath.maps.drops().map_err(ApiError::internal)?,
+        })
+    }
+}

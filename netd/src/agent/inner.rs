@@ -1,0 +1,150 @@
+//! What the agent holds, and its start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::registry::{Live, Port, Registry};
+use crate::datapath::{Attachment, Datapath};
+use crate::dnsmasq::{self, Dnsmasq};
+use crate::link::Links;
+use crate::settings::Settings;
+use crate::store::Store;
+
+/// What the agent notes about an active network, beside its live definition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveData {
+    /// Ports of its bridge.
+    pub ports: Vec<Port>,
+}
+
+/// What the agent changed on the host and has to give back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostData {
+    /// net.ipv4.ip_forward before the agent set it to 1.
+    pub ip_forward_was: Option<bool>,
+    /// Ports of networks that were stopped: they get them back when they start again.
+    pub detached: BTreeMap<String, Vec<Port>>,
+    /// Networks that somebody stopped since boot; autostart leaves them alone.
+    pub stopped: BTreeSet<String>,
+}
+
+/// The agent's state, guarded by one lock.
+pub struct Inner {
+    pub(super) settings: Settings,
+    pub(super) store: Store,
+    pub(super) links: Links,
+    pub(super) datapath: Datapath,
+    pub(super) dnsmasq: Dnsmasq,
+    /// The running binary, for dnsmasq's lease helper.
+    pub(super) binary: PathBuf,
+    pub(super) networks: Registry,
+    pub(super) host: HostData,
+    /// Programs that this agent has put in place.
+    pub(super) attached: BTreeSet<Attachment>,
+    /// Asks the event loop for a reconciliation.
+    pub(super) wake: Arc<Notify>,
+}
+
+impl Inner {
+    /// Open everything the agent works with. Nothing of the host's network changes yet.
+    pub async fn open(settings: Settings, wake: Arc<Notify>) -> anyhow::Result<Self> {
+        // Before an upgrade can replace the file, after which the kernel calls it "deleted".
+        let binary = std::env::current_exe().context("cannot find the running binary")?;
+        let store = Store::open(&settings)?;
+        let links = Links::connect()?;
+        let datapath = Datapath::open(&settings.bpffs, tracing::enabled!(tracing::Level::TRACE))?;
+        let host = store.load_host()?;
+        Ok(Self {
+            settings,
+            store,
+            links,
+            datapath,
+            dnsmasq: Dnsmasq::new(),
+            binary,
+            networks: Registry::default(),
+            host,
+            attached: BTreeSet::new(),
+            wake,
+        })
+    }
+
+    /// Read definitions and records, adopt what runs, start what is to start. What cannot be
+    /// used is reported and left alone.
+    pub async fn start_up(&mut self) {
+        if let Err(error) = dnsmasq::process::link_helper(&self.settings, &self.binary) {
+            tracing::warn!(%error, "leases of running networks may not be recorded");
+        }
+        let (stored, errors) = self.store.load();
+        for error in errors {
+            tracing::error!(%error, "a definition is left out");
+        }
+        for stored in stored {
+            let network = stored.network;
+            if network.uuid.is_nil() {
+                // Put there by hand or by a packager: complete it as net-define would.
+                self.adopt_definition(network, stored.autostart).await;
+                continue;
+            }
+            let entry = self.networks.entry(network.uuid);
+            entry.autostart = stored.autostart;
+            entry.config = Some(network);
+        }
+        let (active, errors) = self.store.load_active::<ActiveData>();
+        for error in errors {
+            tracing::error!(%error, "the record of an active network is left out");
+        }
+        for record in active {
+            let network = record.network;
+            let mut live = Live::new(network.clone(), record.data.ports);
+            live.dnsmasq = dnsmasq::process::adopt_network(&network, &self.settings);
+            if let Some(running) = &live.dnsmasq {
+                tracing::info!(
+                    network = network.name,
+                    pid = running.pid(),
+                    "dnsmasq adopted"
+                );
+                self.watch_dnsmasq(running.clone());
+            }
+            self.networks.entry(network.uuid).live = Some(live);
+        }
+        self.reconcile().await;
+        let autostart: Vec<_> = self
+            .networks
+            .iter()
+            .filter(|(_, entry)| entry.autostart && entry.live.is_none())
+            .filter_map(|(uuid, entry)| Some((*uuid, entry.network()?.name.clone())))
+            .filter(|(_, name)| !self.host.stopped.contains(name))
+            .collect();
+        for (uuid, name) in autostart {
+            match self.start(uuid).await {
+                Ok(()) => tracing::info!(network = name, "started"),
+                Err(error) => tracing::error!(network = name, %error, "autostart failed"),
+            }
+        }
+    }
+
+    async fn adopt_definition(&mut self, network: crate::model::Network, autostart: bool) {
+        let name = network.name.clone();
+        match self.define_network(network).await {
+            Ok(uuid) => {
+                if let Ok(entry) = self.networks.get_mut(uuid) {
+                    entry.autostart = autostart;
+                }
+            }
+            Err(error) => tracing::error!(network = name, %error, "a definition is left out"),
+        }
+    }
+
+    /// Write down what has to be given back; a failure is reported, since nothing else waits for
+    /// it.
+    pub(super) fn save_host(&self) {
+        if let Err(error) = self.store.save_host(&self.host) {
+            tracing::error!(%error, "the host's settings may not be given back after a restart");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Defining, starting and stopping networks.
+
+use uuid::Uuid;
+
+use super::inner::{ActiveData, Inner};
+use super::registry::Live;
+use crate::datapath::flows::Flows;
+use crate::dnsmasq;
+use crate::error::{ApiError, ErrorCode};
+use crate::link::{Snapshot, subnet_in_use};
+use crate::model::{self, ForwardMode, Network};
+use crate::rpc::driver::Result;
+use crate::state;
+
+fn invalid(detail: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorCode::OperationInvalid, detail)
+}
+
+impl Inner {
+    async fn snapshot(&self) -> Result<Snapshot> {
+        self.links.snapshot().await.map_err(ApiError::internal)
+    }
+
+    /// Check a definition, complete it and store it.
+    pub(super) async fn define_network(&mut self, mut network: Network) -> Result<Uuid> {
+        model::check_define(&network)?;
+        let snapshot = self.snapshot().await?;
+        self.networks
+            .complete(&mut network, |name| snapshot.by_name(name).is_some())?;
+        self.store.save(&network)?;
+        let uuid = network.uuid;
+        self.networks.entry(uuid).config = Some(network);
+        Ok(uuid)
+    }
+
+    /// `net-create`: start a network that is not defined, or one that is with another definition.
+    pub(super) async fn create_network(&mut self, mut network: Network) -> Result<Uuid> {
+        model::check_define(&network)?;
+        let snapshot = self.snapshot().await?;
+        self.networks
+            .complete(&mut network, |name| snapshot.by_name(name).is_some())?;
+        let uuid = network.uuid;
+        if self
+            .networks
+            .get(uuid)
+            .is_ok_and(|entry| entry.live.is_some())
+        {
+            return Err(invalid(format_args!(
+                "network is already active as '{}'",
+                network.name
+            )));
+        }
+        let result = self.activate(network).await;
+        self.networks.prune(uuid);
+        result.map(|()| uuid)
+    }
+
+    /// `net-start`.
+    pub(super) async fn start(&mut self, uuid: Uuid) -> Result<()> {
+        let entry = self.networks.get(uuid)?;
+        if entry.live.is_some() {
+            return Err(invalid("network is already active"));
+        }
+        // An entry that is not active is defined.
+        let Some(network) = entry.config.clone() else {
+            return Err(invalid("network has no persistent definition"));
+        };
+        let name = network.name.clone();
+        self.activate(network).await?;
+        if self.host.stopped.remove(&name) {
+            self.save_host();
+        }
+        Ok(())
+    }
+
+    /// Bring a network up whole, or leave nothing of it.
+    async fn activate(&mut self, network: Network) -> Result<()> {
+        model::check_start(&network)?;
+        let snapshot = self.snapshot().await?;
+        check_host(&network, &snapshot)?;
+        // Refused here, before anything is made, when its files could not be written.
+        if dnsmasq::wants_dnsmasq(&network) {
+            self.dnsmasq.binary().await?;
+            dnsmasq::process::paths(&self.settings, &network)?;
+        }
+        let ports = self
+            .host
+            .detached
+            .get(&network.name)
+            .cloned()
+            .unwrap_or_default();
+        // The record first: an agent that dies half way finds it and finishes the start.
+        self.store.save_active(
+            &network,
+            &ActiveData {
+                ports: ports.clone(),
+            },
+        )?;
+        let (uuid, name) = (network.uuid, network.name.clone());
+        self.networks.entry(uuid).live = Some(Live::new(network, ports));
+        let mut errors = self.converge().await;
+        if errors.is_empty()
+            && let Err(error) = self.start_dnsmasq(uuid).await
+        {
+            errors.push(error);
+        }
+        let Some(first) = errors.into_iter().next() else {
+            if self.host.detached.remove(&name).is_some() {
+                self.save_host();
+            }
+            return Ok(());
+        };
+        tracing::warn!(network = name, error = %first, "start failed, taking it back");
+        for error in self.deactivate(uuid).await {
+            tracing::error!(network = name, %error, "left behind by the failed start");
+        }
+        Err(first)
+    }
+
+    async fn start_dnsmasq(&mut self, uuid: Uuid) -> Result<()> {
+        let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
+            return Ok(());
+        };
+        if !dnsmasq::wants_dnsmasq(&live.network) {
+            return Ok(());
+        }
+        let Some(bridge) = live.network.bridge.name.clone() else {
+            return Ok(());
+        };
+        let running = self
+            .dnsmasq
+            .start(&live.network, &bridge, &self.settings, &self.binary)
+            .await?;
+        live.dnsmasq_started = Some(tokio::time::Instant::now());
+        live.dnsmasq = Some(running.clone());
+        self.watch_dnsmasq(running);
+        Ok(())
+    }
+
+    /// Take a network down, past all errors, which are returned.
+    async fn deactivate(&mut self, uuid: Uuid) -> Vec<ApiError> {
+        let mut errors = Vec::new();
+        let Ok(Some(live)) = self.networks.get_mut(uuid).map(|entry| entry.live.take()) else {
+            return errors;
+        };
+        let network = live.network;
+        match dnsmasq::process::paths(&self.settings, &network) {
+            Ok(paths) => {
+                if let (Some(running), Some(pid_file)) = (live.dnsmasq, paths.pid_file)
+                    && let Err(error) = running.stop(&pid_file).await
+                {
+                    errors.push(error.into());
+                }
+            }
+            Err(error) => errors.push(error.into()),
+        }
+        let bridge = state::bridge_spec(&network).map(|spec| spec.name);
+        if let Some(bridge) = bridge {
+            match self.links.index_of(&bridge).await {
+                Ok(Some(index)) => {
+                    if let Err(error) = self.links.delete(index).await
+                        && !error.is_gone()
+                    {
+                        errors.push(ApiError::internal(error));
+                    }
+                    let purged =
+                        Flows::open(self.datapath.dir()).and_then(|mut flows| flows.purge(index));
+                    if let Err(error) = purged {
+                        errors.push(ApiError::internal(error));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => errors.push(ApiError::internal(error)),
+            }
+        }
+        if let Err(error) = self.store.remove_active(&network.name) {
+            errors.push(error.into());
+        }
+        errors.extend(self.converge().await);
+        errors
+    }
+
+    /// `net-destroy`.
+    pub(super) async fn destroy(&mut self, uuid: Uuid) -> Result<()> {
+        let entry = self.networks.get(uuid)?;
+        let Some(live) = &entry.live else {
+            let name = entry.network().map_or("", |network| &network.name);
+            return Err(invalid(format_args!("network '{name}' is not active")));
+        };
+        let (network, ports) = (live.network.clone(), live.ports.clone());
+        let persistent = entry.config.is_some();
+        if entry.autostart {
+            self.host.stopped.insert(network.name.clone());
+        }
+        if network.is_managed() && persistent && !ports.is_empty() {
+            self.host.detached.insert(network.name.clone(), ports);
+        }
+        self.save_host();
+        let errors = self.deactivate(uuid).await;
+        if !persistent {
+            self.remove_files(&network);
+            self.networks.prune(uuid);
+        }
+        all_of(
+            &errors,
+            &format!("network '{}' was stopped, but", network.name),
+        )
+    }
+
+    /// `net-undefine`.
+    pub(super) fn undefine(&mut self, uuid: Uuid) -> Result<()> {
+        let entry = self.networks.get_mut(uuid)?;
+        let Some(network) = entry.config.clone() else {
+            return Err(invalid("cannot undefine transient network"));
+        };
+        self.store.remove(&network.name)?;
+        entry.config = None;
+        entry.autostart = false;
+        if entry.live.is_none() {
+            self.remove_files(&network);
+        }
+        self.host.detached.remove(&network.name);
+        self.host.stopped.remove(&network.name);
+        self.save_host();
+        self.networks.prune(uuid);
+        Ok(())
+    }
+
+    fn remove_files(&self, network: &Network) {
+        let Some(bridge) = network
+            .bridge
+            .name
+            .as_deref()
+            .filter(|_| network.is_managed())
+        else {
+            return;
+        };
+        if let Err(error) = dnsmasq::process::remove_files(network, bridge, &self.settings) {
+            tracing::warn!(network = network.name, %error, "files of dnsmasq are left");
+        }
+    }
+
+    /// `net-autostart`.
+    pub(super) fn set_autostart(&mut self, uuid: Uuid, on: bool) -> Result<()> {
+        let entry = self.networks.get_mut(uuid)?;
+        let Some(network) = &entry.config else {
+            return Err(invalid("cannot set autostart for transient network"));
+        };
+        self.store.set_autostart(&network.name, on)?;
+        entry.autostart = on;
+        Ok(())
+    }
+}
+
+/// May the network start on this host as it is now?
+pub(super) fn check_host(network: &Network, snapshot: &Snapshot) -> Result<()> {
+    let name = network.bridge.name.as_deref().unwrap_or_default();
+    if network.mode() == ForwardMode::Bridge {
+        return match snapshot.by_name(name) {
+            Some(link) if link.bridge.is_some() => Ok(()),
+            Some(_) => Err(ApiError::internal(format_args!(
+                "network '{}' needs the host's bridge '{name}', but that device is no bridge",
+                network.name
+            ))),
+            None => Err(ApiError::internal(format_args!(
+                "network '{}' needs the host's bridge '{name}', which does not exist; create it \
+                 first",
+                network.name
+            ))),
+        };
+    }
+    if snapshot.by_name(name).is_some() {
+        return Err(ApiError::internal(format_args!(
+            "bridge name '{name}' already in use: a device of that name exists; choose another \
+             <bridge name> for network '{}' or remove the device",
+            network.name
+        )));
+    }
+    for subnet in network.ipv4_subnets() {
+        if let Some(in_use) = subnet_in_use(subnet, Some(name), snapshot) {
+            return Err(ApiError::internal(in_use));
+        }
+    }
+    Ok(())
+}
+
+/// One error out of many; `Ok` when there are none.
+fn all_of(errors: &[ApiError], what: &str) -> Result<()> {
+    match errors {
+        [] => Ok(()),
+        [only] => Err(only.clone()),
+        many => {
+            let list: Vec<&str> = many.iter().map(|error| error.message.as_str()).collect();
+            Err(ApiError::internal(format_args!(
+                "{what}: {}",
+                list.join("; ")
+            )))
+        }
+    }
+}

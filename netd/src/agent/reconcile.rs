@@ -1,0 +1,326 @@
+//! Making the kernel what the active networks ask for.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::inner::{ActiveData, Inner};
+use super::registry::Port;
+use crate::datapath::Attachment;
+use crate::dnsmasq::{self, Running};
+use crate::error::ApiError;
+use crate::link::{Snapshot, sysctl};
+use crate::model::{ForwardMode, Network};
+use crate::state::{self, Step};
+
+/// A dnsmasq that dies is started again, but not more often than this.
+const DNSMASQ_PAUSE: Duration = Duration::from_secs(5);
+
+/// Does a network of this mode need the host to forward IPv4?
+fn needs_forwarding(network: &Network) -> bool {
+    matches!(
+        network.mode(),
+        ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open
+    ) && network.ipv4_subnets().next().is_some()
+}
+
+impl Inner {
+    /// Compare and mend; whatever cannot be mended is reported, and the rest goes on.
+    pub async fn reconcile(&mut self) {
+        for error in self.converge().await {
+            tracing::error!(%error, "cannot make the host what the networks ask for");
+        }
+        self.tend_dnsmasq().await;
+    }
+
+    /// One pass of links, programs and maps over all active networks. Returns what failed.
+    pub(super) async fn converge(&mut self) -> Vec<ApiError> {
+        let mut errors = Vec::new();
+        let mut snapshot = match self.links.snapshot().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return vec![ApiError::internal(error)],
+        };
+        let mut late = Vec::new();
+        let mut changed = false;
+        for live in self.networks.live() {
+            let Some(spec) = state::bridge_spec(&live.network) else {
+                continue;
+            };
+            let (before, after) = state::plan_bridge(&spec, &snapshot, &live.ports);
+            late.extend(after);
+            for step in before {
+                changed = true;
+                if let Err(error) = state::apply(&self.links, &step).await {
+                    errors.push(ApiError::internal(error));
+                    break;
+                }
+                tracing::debug!(%step, "done");
+            }
+        }
+        if changed {
+            match self.links.snapshot().await {
+                Ok(new) => snapshot = new,
+                Err(error) => errors.push(ApiError::internal(error)),
+            }
+        }
+        errors.extend(self.program(&snapshot));
+        for step in late {
+            if let Err(error) = state::apply(&self.links, &step).await {
+                errors.push(ApiError::internal(error));
+            } else {
+                tracing::debug!(%step, "done");
+            }
+        }
+        if let Err(error) = self.forwarding() {
+            errors.push(error);
+        }
+        errors.extend(self.hurry_ports(&snapshot).await);
+        self.remember_ports(&snapshot);
+        errors
+    }
+
+    /// Attach programs and fill the maps. New hooks come before the records that lead packets to
+    /// them (a device is used for masquerading only once its egress is guarded), and records go
+    /// before the hooks they belong to.
+    fn program(&mut self, snapshot: &Snapshot) -> Vec<ApiError> {
+        let mut errors = Vec::new();
+        let networks: Vec<&Network> = self.networks.live().map(|live| &live.network).collect();
+        let wanted = state::hooks(&networks, snapshot);
+        let mut records = state::records(&networks, snapshot);
+        for &attachment in wanted.difference(&self.attached.clone()) {
+            let device = snapshot
+                .links
+                .get(&attachment.ifindex)
+                .map_or("", |link| &link.name);
+            match self.datapath.attach(attachment, device) {
+                Ok(()) => {
+                    self.attached.insert(attachment);
+                }
+                Err(error) => {
+                    // The device may have gone since the snapshot; an event will follow.
+                    errors.push(ApiError::internal(error));
+                    records.devices.remove(&attachment.ifindex);
+                }
+            }
+        }
+        match self.datapath.maps.apply(&records) {
+            Ok(true) => {
+                let ports: HashSet<u32> = records
+                    .ports
+                    .keys()
+                    .chain(records.networks.keys())
+                    .copied()
+                    .collect();
+                if let Err(error) = self.datapath.maps.forget_endpoints(|i| ports.contains(&i)) {
+                    errors.push(ApiError::internal(error));
+                }
+            }
+            Ok(false) => {}
+            Err(error) => errors.push(ApiError::internal(error)),
+        }
+        let pinned = match self.datapath.attached() {
+            Ok(pinned) => pinned,
+            Err(error) => {
+                errors.push(ApiError::internal(error));
+                BTreeSet::new()
+            }
+        };
+        let stale: Vec<Attachment> = pinned
+            .union(&self.attached)
+            .filter(|a| !wanted.contains(a))
+            .copied()
+            .collect();
+        for attachment in stale {
+            match self.datapath.detach(attachment) {
+                Ok(()) => {
+                    self.attached.remove(&attachment);
+                }
+                Err(error) => errors.push(ApiError::internal(error)),
+            }
+        }
+        errors
+    }
+
+    /// Routes or neighbours changed: flows look for their path again at their next packet.
+    pub fn paths_changed(&mut self) {
+        if self.networks.live().next().is_none() {
+            return;
+        }
+        if let Err(error) = self.datapath.maps.raise_epoch() {
+            tracing::error!(%error, "flows may use an old path for a second");
+        }
+    }
+
+    /// Switch forwarding on, noting what it was, or give it back when no network needs it.
+    pub(super) fn forwarding(&mut self) -> Result<(), ApiError> {
+        let needed = self
+            .networks
+            .live()
+            .any(|live| needs_forwarding(&live.network));
+        if needed {
+            let was = sysctl::ip_forward().map_err(ApiError::internal)?;
+            if !was {
+                // On disk first: a crash in between must not forget what to give back.
+                self.host.ip_forward_was.get_or_insert(false);
+                self.store.save_host(&self.host)?;
+                sysctl::set_ip_forward(true).map_err(ApiError::internal)?;
+            }
+        } else if let Some(was) = self.host.ip_forward_was.take() {
+            sysctl::set_ip_forward(was).map_err(ApiError::internal)?;
+            self.store.save_host(&self.host)?;
+        }
+        Ok(())
+    }
+
+    /// Guests' ports of bridges with `stp='on' delay='0'` forward at once.
+    async fn hurry_ports(&self, snapshot: &Snapshot) -> Vec<ApiError> {
+        let mut errors = Vec::new();
+        for live in self.networks.live() {
+            let Some(spec) = state::bridge_spec(&live.network) else {
+                continue;
+            };
+            let Some(bridge) = snapshot.by_name(&spec.name) else {
+                continue;
+            };
+            let ports = snapshot.edge_ports(bridge.index);
+            if !spec.has_edge_ports() || ports.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.links.forward_ports_now(bridge.index, &ports).await {
+                errors.push(ApiError::internal(error));
+            }
+        }
+        errors
+    }
+
+    /// Note the ports of every bridge that is there, so that they can be given back.
+    fn remember_ports(&mut self, snapshot: &Snapshot) {
+        for live in self.networks.live_mut() {
+            let name = live.network.bridge.name.as_deref();
+            let Some(bridge) = name.and_then(|name| snapshot.by_name(name)) else {
+                continue;
+            };
+            let ports: Vec<Port> = snapshot
+                .ports_of(bridge.index)
+                .map(|p| (p.index, p.name.clone()))
+                .collect();
+            if ports == live.ports || !live.network.is_managed() {
+                continue;
+            }
+            live.ports = ports;
+            let data = ActiveData {
+                ports: live.ports.clone(),
+            };
+            if let Err(error) = self.store.save_active(&live.network, &data) {
+                tracing::error!(%error, "ports may not be given back after a restart");
+            }
+        }
+    }
+
+    /// Start dnsmasq where it should run and does not.
+    async fn tend_dnsmasq(&mut self) {
+        let mut started = Vec::new();
+        for live in self.networks.live_mut() {
+            if !dnsmasq::wants_dnsmasq(&live.network) {
+                continue;
+            }
+            if live.dnsmasq.as_ref().is_some_and(Running::is_alive) {
+                continue;
+            }
+            live.dnsmasq = None;
+            let Some(bridge) = live.network.bridge.name.clone() else {
+                continue;
+            };
+            let now = Instant::now();
+            if let Some(last) = live.dnsmasq_started
+                && now < last + DNSMASQ_PAUSE
+            {
+                let wake = std::sync::Arc::clone(&self.wake);
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(last + DNSMASQ_PAUSE).await;
+                    wake.notify_one();
+                });
+                continue;
+            }
+            live.dnsmasq_started = Some(now);
+            let name = &live.network.name;
+            match self
+                .dnsmasq
+                .start(&live.network, &bridge, &self.settings, &self.binary)
+                .await
+            {
+                Ok(running) => {
+                    tracing::info!(network = name, pid = running.pid(), "dnsmasq started");
+                    started.push(running.clone());
+                    live.dnsmasq = Some(running);
+                }
+                Err(error) => tracing::error!(network = name, %error, "no DHCP and DNS"),
+            }
+        }
+        for running in started {
+            self.watch_dnsmasq(running);
+        }
+    }
+
+    /// Wake the event loop when this dnsmasq ends.
+    pub(super) fn watch_dnsmasq(&self, running: Running) {
+        let wake = std::sync::Arc::clone(&self.wake);
+        tokio::spawn(async move {
+            if let Err(error) = running.exited().await {
+                tracing::warn!(pid = running.pid(), %error, "cannot watch dnsmasq");
+                return;
+            }
+            wake.notify_one();
+        });
+    }
+
+    /// What [`converge`](Self::converge) and dnsmasq would do for `networks`, as steps.
+    pub(super) fn plan_steps(
+        &self,
+        networks: &[(&Network, &[Port], bool)],
+        snapshot: &Snapshot,
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut late = Vec::new();
+        for (network, ports, dnsmasq_runs) in networks {
+            let Some(spec) = state::bridge_spec(network) else {
+                continue;
+            };
+            let (before, after) = state::plan_bridge(&spec, snapshot, ports);
+            steps.extend(before);
+            if snapshot.by_name(&spec.name).is_none() {
+                for hook in [
+                    crate::datapath::Hook::BridgeIngress,
+                    crate::datapath::Hook::BridgeEgress,
+                ] {
+                    steps.push(Step::Attach {
+                        device: spec.name.clone(),
+                        hook,
+                    });
+                }
+            }
+            late.extend(after);
+            if dnsmasq::wants_dnsmasq(network) && !dnsmasq_runs {
+                late.push(Step::StartDnsmasq {
+                    network: network.name.clone(),
+                    bridge: spec.name.clone(),
+                });
+            }
+        }
+        let forward = networks
+            .iter()
+            .any(|(network, ..)| needs_forwarding(network));
+        if forward && sysctl::ip_forward().is_ok_and(|on| !on) {
+            late.push(Step::EnableForwarding);
+        }
+        let definitions: Vec<&Network> = networks.iter().map(|(network, ..)| *network).collect();
+        steps.extend(state::plan_hooks(
+            &state::hooks(&definitions, snapshot),
+            &self.attached,
+            snapshot,
+        ));
+        steps.extend(late);
+        steps
+    }
+}

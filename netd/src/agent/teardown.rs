@@ -1,0 +1,102 @@
+//! `netd teardown`: remove everything an agent with these settings set up. No agent needed.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::inner::{ActiveData, HostData};
+use super::lock;
+use crate::datapath::bpffs;
+use crate::dnsmasq;
+use crate::link::{Links, sysctl};
+use crate::settings::Settings;
+use crate::state;
+use crate::store::Store;
+
+/// Remove bridges, dnsmasq processes, programs, maps and run-time records, and give back what was
+/// changed on the host. Definitions and leases stay: they are the administrator's.
+///
+/// # Errors
+/// An agent is running, or something could not be removed: every such thing is listed, and the
+/// rest is removed all the same.
+pub async fn teardown(settings: Settings) -> anyhow::Result<()> {
+    let _locks = lock::take_existing(&settings)?;
+    let mut errors: Vec<String> = Vec::new();
+    if settings.run_dir.exists() {
+        take_down_networks(&settings, &mut errors).await?;
+    }
+    errors.extend(
+        bpffs::clear(&settings.bpffs)
+            .iter()
+            .map(ToString::to_string),
+    );
+    if let Err(error) = dnsmasq::process::remove_shared(&settings) {
+        errors.push(error.to_string());
+    }
+    for path in [settings.run_dir.join("host.json"), settings.active_dir()] {
+        remove(&path, &mut errors);
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    anyhow::bail!("some things are left:\n  {}", errors.join("\n  "))
+}
+
+async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> anyhow::Result<()> {
+    let store = Store::open(settings)?;
+    let links = Links::connect().context("cannot talk to the kernel about devices")?;
+    let (active, unread) = store.load_active::<ActiveData>();
+    errors.extend(unread.iter().map(ToString::to_string));
+    for record in active {
+        let network = record.network;
+        if let Some(running) = dnsmasq::process::adopt_network(&network, settings) {
+            let paths = dnsmasq::process::paths(settings, &network);
+            let pid_file = paths
+                .ok()
+                .and_then(|paths| paths.pid_file)
+                .unwrap_or_default();
+            if let Err(error) = running.stop(&pid_file).await {
+                errors.push(error.to_string());
+            }
+        }
+        let Some(spec) = state::bridge_spec(&network) else {
+            continue;
+        };
+        match links.index_of(&spec.name).await {
+            Ok(Some(index)) => {
+                if let Err(error) = links.delete(index).await
+                    && !error.is_gone()
+                {
+                    errors.push(error.to_string());
+                }
+            }
+            Ok(None) => {}
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    match store.load_host::<HostData>() {
+        Ok(host) => {
+            if let Some(was) = host.ip_forward_was
+                && let Err(error) = sysctl::set_ip_forward(was)
+            {
+                errors.push(error.to_string());
+            }
+        }
+        Err(error) => errors.push(error.to_string()),
+    }
+    Ok(())
+}
+
+fn remove(path: &Path, errors: &mut Vec<String>) {
+    let removed = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            errors.push(format!("cannot remove {}: {error}", path.display()));
+        }
+        _ => {}
+    }
+}
