@@ -113,7 +113,8 @@ impl Agent {
     }
 
     /// The directory flags.
-    fn directories(&self) -> Vec<String> {
+    #[must_use]
+    pub fn directories(&self) -> Vec<String> {
         [
             ("--config-dir", self.config_dir()),
             ("--state-dir", self.directory.join("lib")),

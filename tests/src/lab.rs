@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::{Agent, Guest, Netns, Snapshot};
+use crate::{Agent, Guest, Netns, Network, Snapshot};
 
 /// The hypervisor's address on the uplink.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
@@ -95,6 +95,46 @@ impl Lab {
         self.hv
             .run(["ip", "link", "set", &guest.port, "master", bridge])?;
         Ok(())
+    }
+
+    /// A guest of that network with a fixed address, .10 + `number`, and a default route.
+    ///
+    /// # Errors
+    /// The number is in use, or the network is not active.
+    pub fn member(&self, number: u8, network: &Network) -> Result<Guest> {
+        let guest = self.plugged(number, &network.bridge())?;
+        let address = format!("{}/24", network.address(10 + number));
+        guest.address(&address, Some(&network.gateway().to_string()))?;
+        Ok(guest)
+    }
+
+    /// Defines a network and starts it.
+    ///
+    /// # Errors
+    /// Either is refused.
+    pub fn up(&self, network: &Network) -> Result<()> {
+        self.agent.up(&network.name, &network.xml())
+    }
+
+    /// Numbers of the dnsmasq processes that answer to the hypervisor's guests, without the
+    /// children by which they call the lease helper.
+    ///
+    /// # Errors
+    /// The processes cannot be listed.
+    pub fn dnsmasqs(&self) -> Result<Vec<i32>> {
+        let named = |pid: &i32| {
+            // A process may end between the two looks.
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim() == "dnsmasq"
+        };
+        let all: Vec<i32> = self.hv.processes()?.into_iter().filter(named).collect();
+        let parent = |pid: &i32| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+            line.trim().parse::<i32>().ok()
+        };
+        let is_child = |pid: &i32| parent(pid).is_some_and(|parent| all.contains(&parent));
+        Ok(all.iter().filter(|pid| !is_child(pid)).copied().collect())
     }
 
     /// A host two hops outside, behind a wire of that MTU.

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod guest;
 pub mod lab;
 pub mod netns;
+pub mod network;
 pub mod packet;
 pub mod snapshot;
 pub mod sniffer;
@@ -29,6 +30,7 @@ pub use agent::Agent;
 pub use guest::{Guest, Lease};
 pub use lab::Lab;
 pub use netns::Netns;
+pub use network::Network;
 pub use snapshot::Snapshot;
 pub use sniffer::Sniffer;
 

@@ -1,0 +1,232 @@
+//! What guests get from dnsmasq.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use netd_tests::lab::{OUTSIDE, check};
+use netd_tests::packet::UDP;
+use netd_tests::{Network, Sniffer};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_lease_holds_what_the_definition_says() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::nat("default", 1)
+            .with("<domain name='lab.example' localOnly='yes'/><mtu size='1400'/>")
+            .dhcp("<host mac='52:54:00:00:00:02' name='web' ip='10.10.1.20'/>");
+        lab.up(&network)?;
+        let guest = lab.plugged(1, "virbr1")?;
+        let lease = guest.dhcp()?;
+        ensure!(
+            (100..=200).contains(&lease.address.octets()[3]),
+            "{lease:?}"
+        );
+        ensure!(lease.prefix == 24 && lease.mtu == Some(1400), "{lease:?}");
+        ensure!(lease.router == Some(network.gateway()), "{lease:?}");
+        ensure!(lease.dns == Some(network.gateway()), "{lease:?}");
+        ensure!(lease.domain.as_deref() == Some("lab.example"), "{lease:?}");
+        guest.ping(&OUTSIDE.to_string())?;
+
+        let web = lab.plugged(2, "virbr1")?;
+        let fixed = web.dhcp()?;
+        ensure!(fixed.address == network.address(20), "{fixed:?}");
+        ensure!(fixed.hostname.as_deref() == Some("web"), "{fixed:?}");
+
+        let server = network.gateway();
+        for name in ["web", "web.lab.example"] {
+            ensure!(guest.resolve(name, server)? == fixed.address, "{name}");
+        }
+        ensure!(web.resolve("vm1.lab.example", server)? == lease.address);
+
+        let table = lab.agent.ok(["net-dhcp-leases", "default"])?;
+        for text in [
+            format!("52:54:00:00:00:01   ipv4       {}/24", lease.address),
+            format!("52:54:00:00:00:02   ipv4       {}/24", fixed.address),
+        ] {
+            ensure!(table.contains(&text), "{text} is not in:\n{table}");
+        }
+        ensure!(table.contains("vm1") && table.contains("web"), "{table}");
+        let one = lab
+            .agent
+            .ok(["net-dhcp-leases", "default", "--mac", "52:54:00:00:00:02"])?;
+        ensure!(
+            one.contains("10.10.1.20/24") && !one.contains("00:00:01"),
+            "{one}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn an_isolated_guest_gets_an_address_and_no_way_out() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::isolated("inside", 1).dhcp(""))?;
+        let lease = lab.plugged(1, "virbr1")?.dhcp()?;
+        ensure!(lease.router.is_none(), "{lease:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p29_replies_carry_complete_checksums() {
+    check(|lab| {
+        lab.agent.start()?;
+        for (number, network) in [
+            (1, Network::nat("nat", 1)),
+            (2, Network::route("route", 2)),
+            (3, Network::isolated("isolated", 3)),
+            (4, Network::open("open", 4)),
+        ] {
+            lab.up(&network.clone().dhcp(""))?;
+            let guest = lab.plugged(number, &network.bridge())?;
+            let sniffer = Sniffer::start(guest.netns())?;
+            guest.dhcp()?;
+            let packets = sniffer.finish()?;
+            let mut replies = packets
+                .iter()
+                .filter(|packet| packet.protocol == UDP && packet.destination_port() == Some(68))
+                .peekable();
+            ensure!(
+                replies.peek().is_some(),
+                "{}: no reply was captured",
+                network.name
+            );
+            for reply in replies {
+                ensure!(
+                    reply.udp_checksum_is_complete(),
+                    "{}: {reply:?}",
+                    network.name
+                );
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn names_of_the_definition_and_of_the_outside_are_answered() {
+    check(|lab| {
+        // A name server outside, that the definition forwards to.
+        let file = |name: &str| lab.directory().join(name).display().to_string();
+        lab.wan.run([
+            "dnsmasq",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--listen-address=198.51.100.1",
+            "--bind-interfaces",
+            "--user=root",
+            "--host-record=www.outside.example,192.0.2.80",
+            &format!("--pid-file={}", file("upstream.pid")),
+        ])?;
+        lab.agent.start()?;
+        let network = Network::nat("default", 1).with(
+            "<dns><forwarder addr='198.51.100.1'/>\
+             <host ip='10.10.1.9'><hostname>printer</hostname><hostname>lp</hostname></host></dns>",
+        );
+        let xml = network.dns().xml();
+        lab.agent.up("default", &xml)?;
+        let guest = lab.plugged(1, "virbr1")?;
+        guest.address("10.10.1.11/24", Some("10.10.1.1"))?;
+        let server = "10.10.1.1".parse()?;
+        for (name, address) in [
+            ("printer", "10.10.1.9"),
+            ("lp", "10.10.1.9"),
+            ("www.outside.example", "192.0.2.80"),
+        ] {
+            let answer = guest.resolve(name, server)?;
+            ensure!(answer.to_string() == address, "{name} is {answer}");
+        }
+        ensure!(guest.resolve("nobody.outside.example", server).is_err());
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_dnsmasq_that_dies_is_started_again() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let before = lab.dnsmasqs()?;
+        ensure!(before.len() == 1, "{before:?}");
+        kill_process(
+            Pid::from_raw(before[0]).context("a process number")?,
+            Signal::KILL,
+        )?;
+        let after = netd_tests::eventually(Duration::from_secs(5), || {
+            let now = lab.dnsmasqs()?;
+            ensure!(now.len() == 1 && now != before, "{before:?}, then {now:?}");
+            Ok(now)
+        })?;
+        lab.plugged(1, "virbr1")?.dhcp()?;
+        ensure!(lab.dnsmasqs()? == after, "it was started again and again");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn dnsmasq_outlives_the_agent_and_is_adopted() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let before = lab.dnsmasqs()?;
+        lab.agent.kill()?;
+        let guest = lab.plugged(1, "virbr1")?;
+        let lease = guest.dhcp().context("while no agent runs")?;
+        lab.agent.start()?;
+        ensure!(lab.dnsmasqs()? == before, "it was replaced");
+        let table = lab.agent.ok(["net-dhcp-leases", "default"])?;
+        ensure!(table.contains(&lease.address.to_string()), "{table}");
+        // The adopted one is looked after, too.
+        kill_process(
+            Pid::from_raw(before[0]).context("a process number")?,
+            Signal::KILL,
+        )?;
+        netd_tests::eventually(Duration::from_secs(5), || {
+            let now = lab.dnsmasqs()?;
+            ensure!(now.len() == 1 && now != before, "{before:?}, then {now:?}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn leases_outlive_the_network() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let guest = lab.plugged(1, "virbr1")?;
+        let first = guest.dhcp()?;
+        lab.agent.ok(["net-destroy", "default"])?;
+        lab.agent.ok(["net-start", "default"])?;
+        let table = lab.agent.ok(["net-dhcp-leases", "default"])?;
+        ensure!(table.contains(&first.address.to_string()), "{table}");
+        lab.plug(&guest, "virbr1")?;
+        let second = guest.dhcp()?;
+        ensure!(
+            first.address == second.address,
+            "{first:?}, then {second:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn without_dhcp_and_dns_there_is_no_dnsmasq() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1))?;
+        ensure!(lab.dnsmasqs()?.is_empty());
+        Ok(())
+    });
+}

@@ -1,0 +1,482 @@
+//! Agents come and go; networks, guests and packets do not notice.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::SchedClassifier;
+use aya::programs::tc::TcAttachType;
+use netd_tests::lab::{OUTSIDE, at, check};
+use netd_tests::traffic::{self, Load, Server};
+use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
+
+const UDP_PORT: u16 = 7000;
+const TCP_PORT: u16 = 7001;
+
+fn default() -> Network {
+    Network::nat("default", 1)
+}
+
+/// Runs `disturb` while established and new flows of both protocols, outside and between guests,
+/// carry numbered packets: not one may be lost, and none may leave with a private source.
+fn without_loss(disturb: impl FnOnce(&mut Lab) -> Result<()>) {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default())?;
+        let guest = lab.member(1, &default())?;
+        let neighbour = lab.member(2, &default())?;
+        let inside = default().address(12);
+        let _servers = [
+            Server::udp(&lab.wan, at(OUTSIDE, UDP_PORT))?,
+            Server::tcp_echo(&lab.wan, at(OUTSIDE, TCP_PORT))?,
+            Server::udp(neighbour.netns(), at(inside, UDP_PORT))?,
+        ];
+        guest.ping(&OUTSIDE.to_string())?;
+        guest.ping(&inside.to_string())?;
+
+        let sniffer = Sniffer::start(&lab.wan)?;
+        let loads = [
+            ("UDP", Load::udp(guest.netns(), at(OUTSIDE, UDP_PORT))?),
+            (
+                "UDP to a neighbour",
+                Load::udp(guest.netns(), at(inside, UDP_PORT))?,
+            ),
+            ("TCP", Load::tcp(guest.netns(), at(OUTSIDE, TCP_PORT))?),
+            (
+                "new UDP flows",
+                Load::new_udp_flows(guest.netns(), at(OUTSIDE, UDP_PORT))?,
+            ),
+            (
+                "new TCP flows",
+                Load::new_tcp_flows(guest.netns(), at(OUTSIDE, TCP_PORT))?,
+            ),
+        ];
+        std::thread::sleep(Duration::from_millis(300));
+        let disturbed = disturb(lab);
+        std::thread::sleep(Duration::from_millis(300));
+        let mut losses = String::new();
+        for (name, load) in loads {
+            let report = load.finish().with_context(|| name.to_owned())?;
+            ensure!(report.sent > 50, "{name}: only {} were sent", report.sent);
+            println!("{name}: {} sent, {} lost", report.sent, report.lost.len());
+            if !report.lost.is_empty() {
+                losses += &format!("{name}: lost {:?} of {}\n", report.lost, report.sent);
+            }
+        }
+        disturbed?;
+        ensure!(losses.is_empty(), "{losses}");
+        let packets = sniffer.finish()?;
+        let private = packets
+            .iter()
+            .find(|packet| packet.source.octets()[0] == 10);
+        ensure!(
+            private.is_none(),
+            "a private source at the uplink: {private:?}"
+        );
+        Ok(())
+    });
+}
+
+/// Time without an agent.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(500));
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_restart_loses_no_packet() {
+    without_loss(|lab| {
+        lab.agent.stop()?;
+        pause();
+        lab.agent.start()?;
+        lab.agent.stop()?;
+        lab.agent.start()
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p49_kill_9_loses_no_packet() {
+    without_loss(|lab| {
+        lab.agent.kill()?;
+        pause();
+        lab.agent.start()
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn an_upgrade_loses_no_packet() {
+    without_loss(|lab| {
+        lab.agent.install()?;
+        // The old agent's own file is gone now; what it starts must be the new one.
+        lab.up(&Network::nat("other", 2).dhcp(""))?;
+        let guest = lab.plugged(9, "virbr2")?;
+        let lease = guest.dhcp()?;
+        let table = lab.agent.ok(["net-dhcp-leases", "other"])?;
+        ensure!(
+            table.contains(&lease.address.to_string()),
+            "the lease was not noted: {table}"
+        );
+        lab.agent.stop()?;
+        lab.agent.start()?;
+        lab.agent.ok(["net-destroy", "other"])?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn another_network_starts_and_stops_without_loss() {
+    without_loss(|lab| {
+        for _ in 0..3 {
+            lab.up(&Network::nat("other", 2))?;
+            lab.agent.ok(["net-destroy", "other"])?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn destroy_and_start_give_guests_their_network_back() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default().dhcp(""))?;
+        let guest = lab.member(1, &default())?;
+        let neighbour = lab.member(2, &default())?;
+        guest.ping(&OUTSIDE.to_string())?;
+        lab.agent.ok(["net-destroy", "default"])?;
+        ensure!(
+            !guest.try_ping(&OUTSIDE.to_string())?.status.success(),
+            "it still pings"
+        );
+        lab.agent.ok(["net-start", "default"])?;
+        // Nobody plugs anything in again.
+        guest.ping(&OUTSIDE.to_string())?;
+        neighbour.ping(&default().address(11).to_string())?;
+        let _server = Server::tcp_echo(&lab.wan, at(OUTSIDE, TCP_PORT))?;
+        traffic::transfer(guest.netns(), at(OUTSIDE, TCP_PORT), 100_000)
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn destroy_and_start_find_guests_across_a_restart() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default())?;
+        let guest = lab.member(1, &default())?;
+        lab.agent.ok(["net-destroy", "default"])?;
+        lab.agent.stop()?;
+        lab.agent.start()?;
+        lab.agent.ok(["net-start", "default"])?;
+        guest.ping(&OUTSIDE.to_string())?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_guest_that_is_plugged_in_talks_at_once() {
+    check(|lab| {
+        lab.agent.start()?;
+        // Spanning tree is on and the delay 0, as libvirt's stock network has it.
+        lab.up(&default().dns())?;
+        let guest = lab.guest(1)?;
+        guest.address("10.10.1.11/24", Some("10.10.1.1"))?;
+        let start = Instant::now();
+        lab.plug(&guest, "virbr1")?;
+        guest.ping("10.10.1.1")?;
+        guest.ping(&OUTSIDE.to_string())?;
+        let took = start.elapsed();
+        ensure!(
+            took < Duration::from_secs(2),
+            "silence for {took:?} after plugging in"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_guest_plugged_in_while_no_agent_runs_is_found() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default())?;
+        lab.agent.kill()?;
+        let guest = lab.member(1, &default())?;
+        lab.agent.start()?;
+        guest.ping(&OUTSIDE.to_string())?;
+        let status = lab.agent.ok(["status"])?;
+        ensure!(status.contains("vnet1"), "{status}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p64_a_guest_that_moves_to_another_port_keeps_its_flows() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default())?;
+        let guest = lab.member(1, &default())?;
+        let _server = Server::udp(&lab.wan, at(OUTSIDE, UDP_PORT))?;
+        for _ in 0..3 {
+            traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, UDP_PORT))?;
+        }
+        lab.hv.run(["ip", "link", "del", "vnet1"])?;
+        lab.hv.veth("tap7", guest.netns(), "eth0")?;
+        lab.hv
+            .run(["ip", "link", "set", "tap7", "up", "master", "virbr1"])?;
+        guest
+            .netns()
+            .run(["ip", "link", "set", "eth0", "address", &guest.mac, "up"])?;
+        guest.address("10.10.1.11/24", Some("10.10.1.1"))?;
+        let verdict = traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, UDP_PORT))?;
+        ensure!(
+            matches!(verdict, traffic::Verdict::Answered(_)),
+            "{verdict:?}"
+        );
+        lab.hv.run(["ip", "link", "del", "tap7"])?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn forwarding_is_switched_on_while_it_is_needed() {
+    check(|lab| {
+        let forwarding = |lab: &Lab| lab.hv.read_sysctl("net/ipv4/ip_forward");
+        lab.agent.start()?;
+        lab.up(&Network::isolated("inside", 3))?;
+        ensure!(
+            forwarding(lab)? == "0",
+            "an isolated network forwards nothing"
+        );
+        lab.up(&default())?;
+        lab.up(&Network::route("other", 2))?;
+        ensure!(forwarding(lab)? == "1");
+        lab.agent.ok(["net-destroy", "default"])?;
+        lab.agent.stop()?;
+        lab.agent.start()?;
+        ensure!(forwarding(lab)? == "1", "another network still needs it");
+        lab.agent.ok(["net-destroy", "other"])?;
+        ensure!(forwarding(lab)? == "0", "it was not given back");
+
+        lab.hv.sysctl("net/ipv4/ip_forward", "1")?;
+        lab.agent.ok(["net-start", "default"])?;
+        lab.agent.ok(["net-destroy", "default"])?;
+        ensure!(forwarding(lab)? == "1", "it was the host's own before");
+        lab.hv.sysctl("net/ipv4/ip_forward", "0")
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn destroying_a_network_leaves_nothing_of_it() {
+    check(|lab| {
+        lab.agent.start()?;
+        let before = lab.snapshot()?;
+        for network in [default().dhcp(""), Network::isolated("inside", 2).dhcp("")] {
+            lab.up(&network)?;
+        }
+        for name in ["default", "inside"] {
+            lab.agent.ok(["net-destroy", name])?;
+        }
+        let after = lab.snapshot()?;
+        let difference = before.difference(&after);
+        // The datapath itself stays loaded while the agent runs.
+        let left: Vec<_> = difference
+            .lines()
+            .filter(|line| !line.starts_with(' '))
+            .filter(|line| !line.starts_with("pin ") && !line.starts_with("mount "))
+            .collect();
+        ensure!(left.is_empty(), "{difference}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn networks_marked_for_it_start_with_the_agent() {
+    check(|lab| {
+        lab.agent.start()?;
+        for network in [
+            default(),
+            Network::nat("broken", 2),
+            Network::nat("other", 3),
+        ] {
+            lab.agent.define(&network.xml())?;
+            lab.agent.ok(["net-autostart", &network.name])?;
+        }
+        lab.agent.define(&Network::nat("manual", 4).xml())?;
+        let link = lab.agent.config_dir().join("autostart/default.xml");
+        ensure!(link.is_symlink(), "{} is no link", link.display());
+        lab.agent.stop()?;
+        lab.hv
+            .run(["ip", "link", "add", "virbr2", "type", "bridge"])?;
+        lab.agent.start()?;
+        netd_tests::eventually(Duration::from_secs(5), || {
+            let active = lab.agent.ok(["net-list", "--name"])?;
+            let active: Vec<_> = active.split_whitespace().collect();
+            // One that cannot start does not keep others from it.
+            ensure!(active == ["default", "other"], "{active:?}");
+            Ok(())
+        })?;
+        ensure!(lab.agent.log().contains("broken"), "{}", lab.agent.log());
+        lab.hv.run(["ip", "link", "del", "virbr2"])?;
+        lab.agent.ok(["net-autostart", "default", "--disable"])?;
+        ensure!(!link.is_symlink(), "{} is still there", link.display());
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_transient_network_is_gone_when_it_is_destroyed() {
+    check(|lab| {
+        lab.agent.start()?;
+        let file = lab.agent.file("transient.xml", &default().xml())?;
+        lab.agent.ok(["net-create", &file])?;
+        let info = lab.agent.ok(["net-info", "default"])?;
+        ensure!(info.contains("Persistent:     no"), "{info}");
+        lab.agent.stop()?;
+        lab.agent.start()?;
+        lab.agent.ok(["net-info", "default"])?;
+        lab.agent.ok(["net-destroy", "default"])?;
+        lab.agent.fails(["net-info", "default"])?;
+        Ok(())
+    });
+}
+
+/// Starts the network, which must fail, and compares what is there before and after.
+fn start_fails(lab: &Lab, name: &str) -> Result<String> {
+    let before = lab.snapshot()?;
+    let error = lab.agent.fails(["net-start", name])?;
+    before
+        .wait_for_same(&lab.hv, lab.directory())
+        .context("a start that failed")?;
+    let info = lab.agent.ok(["net-info", name])?;
+    ensure!(info.contains("Active:         no"), "{info}");
+    Ok(error)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_start_that_fails_half_way_is_rolled_back() {
+    check(|lab| {
+        lab.agent.set_env("NETD_DNSMASQ", "/bin/false");
+        lab.agent.start()?;
+        lab.agent.define(&default().dhcp("").xml())?;
+        let error = start_fails(lab, "default")?;
+        ensure!(error.contains("dnsmasq"), "{error}");
+        // Ports that wait for their network are still there for its next start.
+        lab.agent.stop()?;
+        lab.agent.set_env("NETD_DNSMASQ", "dnsmasq");
+        lab.agent.start()?;
+        lab.agent.ok(["net-start", "default"])?;
+        let guest = lab.plugged(1, "virbr1")?;
+        guest.dhcp()?;
+        Ok(())
+    });
+}
+
+/// Programs at both TCX hooks of a device.
+fn tcx_programs(netns: &Netns, device: &str) -> Result<usize> {
+    let mut count = 0;
+    for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let query = netns.enter(|| SchedClassifier::query_tcx(device, hook))?;
+        let (_, programs) = query.with_context(|| format!("programs of {device}"))?;
+        count += programs.len();
+    }
+    Ok(count)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn teardown_needs_no_agent_and_leaves_no_program_attached() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default().dhcp(""))?;
+        let guest = lab.member(1, &default())?;
+        guest.ping(&OUTSIDE.to_string())?;
+        for device in ["uplink", "vnet1"] {
+            ensure!(
+                tcx_programs(&lab.hv, device)? > 0,
+                "nothing is attached to {device}"
+            );
+        }
+        lab.agent.kill()?;
+        lab.agent.teardown()?;
+        for device in ["uplink", "vnet1"] {
+            ensure!(
+                tcx_programs(&lab.hv, device)? == 0,
+                "programs are left on {device}"
+            );
+        }
+        ensure!(lab.dnsmasqs()?.is_empty());
+        lab.agent.teardown().context("a second time")?;
+        // Definitions stay: another agent starts from them.
+        lab.agent.start()?;
+        lab.agent.ok(["net-start", "default"])?;
+        lab.plug(&guest, "virbr1")?;
+        guest.ping(&OUTSIDE.to_string())?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_bridge_deleted_by_somebody_can_be_started_again() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default())?;
+        let guest = lab.member(1, &default())?;
+        lab.agent.stop()?;
+        lab.hv.run(["ip", "link", "del", "virbr1"])?;
+        lab.agent.start()?;
+        // Made again at once, or shown as inactive and started: never active without a bridge.
+        let active = lab.agent.ok(["net-list", "--name"])?;
+        if active.trim().is_empty() {
+            lab.agent.ok(["net-start", "default"])?;
+        }
+        plug_if_needed(lab, &guest)?;
+        guest.ping(&OUTSIDE.to_string())?;
+        Ok(())
+    });
+}
+
+fn plug_if_needed(lab: &Lab, guest: &Guest) -> Result<()> {
+    let link = lab.hv.run(["ip", "link", "show", &guest.port])?;
+    if !link.contains("master virbr1") {
+        lab.plug(guest, "virbr1")?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn two_agents_in_two_namespaces_never_meet() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default().dhcp(""))?;
+        let other = Lab::new()?;
+        let mut agent = netd_tests::Agent::new(
+            &other.hv,
+            Path::new(other.directory()),
+            &netd_tests::agent::binary()?,
+        )?;
+        agent.start()?;
+        ensure!(agent.ok(["net-list", "--all", "--name"])?.trim().is_empty());
+        agent.up("default", &default().dhcp("").xml())?;
+        let guest = other.plugged(1, "virbr1")?;
+        guest.dhcp()?;
+        agent.stop()?;
+        agent.teardown()?;
+        let here = lab.plugged(1, "virbr1")?;
+        here.dhcp()?;
+        here.ping(&OUTSIDE.to_string())?;
+        Ok(())
+    });
+}
