@@ -194,7 +194,7 @@ fn the_truth_table_holds_between_networks_and_to_the_outside() {
 fn guests_of_one_network_and_their_host_talk_in_every_mode() {
     check(|lab| {
         lab.agent.start()?;
-        let _anywhere = Server::udp(&lab.hv, at(Ipv4Addr::UNSPECIFIED, PORT))?;
+        let _on_uplink = Server::udp(&lab.hv, at(HOST, PORT))?;
         for (number, network) in [
             (1, Network::nat("nat", 1)),
             (3, Network::route("route", 2)),
@@ -205,6 +205,7 @@ fn guests_of_one_network_and_their_host_talk_in_every_mode() {
             let one = lab.member(number, &network)?;
             let other = lab.member(number + 1, &network)?;
             let (mine, yours) = (network.address(10 + number), network.address(11 + number));
+            let _on_bridge = Server::udp(&lab.hv, at(network.gateway(), PORT))?;
             let _server = Server::udp(other.netns(), at(yours, PORT))?;
             expect_plain(one.netns(), mine, yours)?;
             // Every service of the host, on every address it has.

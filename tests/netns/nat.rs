@@ -193,16 +193,20 @@ fn p17_the_path_mtu_towards_the_outside_is_discovered() {
             socket.set_read_timeout(Some(Duration::from_secs(3)))?;
             // The kernel sets "don't fragment" by default, so a router outside must complain.
             socket.send(&[1; 1400])?;
+            // The complaint is about this very socket, as the guest knows it.
             netd_tests::eventually(Duration::from_secs(3), || {
-                let route = guest
-                    .netns()
-                    .run(["ip", "route", "get", &FAR.to_string()])?;
-                ensure!(
-                    route.contains("mtu 1300"),
-                    "the guest did not learn: {route}"
-                );
+                let error = socket.take_error()?.context("the guest did not learn")?;
+                let expected = rustix::io::Errno::MSGSIZE.raw_os_error();
+                ensure!(error.raw_os_error() == Some(expected), "{error}");
                 Ok(())
             })?;
+            let route = guest
+                .netns()
+                .run(["ip", "route", "get", &FAR.to_string()])?;
+            ensure!(
+                route.contains("mtu 1300"),
+                "the guest learned something else: {route}"
+            );
             socket.send(&[2; 1200])?;
             let length = socket.recv(&mut [0; 2000])?;
             ensure!(length == 1200, "{length} bytes came back");

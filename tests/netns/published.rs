@@ -55,7 +55,7 @@ fn the_stock_default_with_everything_libvirt_stores() {
             <network>
               <name>default</name>
               <uuid>4f1a8d0c-0f1e-4b55-9a0e-0a2b3c4d5e6f</uuid>
-              <forward mode='nat'><nat><port start='1024' end='65535'/></nat></forward>
+              <forward mode='nat'/>
               <bridge name='virbr0' stp='on' delay='0'/>
               <mac address='52:54:00:1E:D8:35'/>
               <ip address='192.168.122.1' netmask='255.255.255.0'>

@@ -119,7 +119,7 @@ impl Guest {
                 .command("timeout")
                 .env("NETD_LEASE", &lease)
                 .args(["25", "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n"])
-                .args(["-t", "20", "-T", "1", "-x", &hostname, "-s"])
+                .args(["-t", "20", "-T", "1", "-x", &hostname, "-O", "mtu", "-s"])
                 .arg(&script),
         )?;
         ensure!(

@@ -35,6 +35,8 @@ impl Netns {
         let netns = Self { name };
         // Addresses are usable at once; a test does not want to wait for duplicate detection.
         netns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+        // Nor for the next ICMP error that the kernel allows itself to send to the same peer.
+        netns.sysctl("net/ipv4/icmp_ratelimit", "0")?;
         netns.run(["ip", "link", "set", "lo", "up"])?;
         Ok(netns)
     }
