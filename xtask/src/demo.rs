@@ -117,7 +117,7 @@ fn tell(story: &mut Story, lab: &mut Lab) -> Result<()> {
         let url = format!("http://{OUTSIDE}/");
         let page = guest
             .netns()
-            .run(["busybox", "wget", "-q", "-T", "5", "-O", "-", &url])?;
+            .run(["timeout", "10", "busybox", "wget", "-q", "-O", "-", &url])?;
         ensure!(page == PAGE, "this is another page: {page:?}");
         Ok(((), format!("{:?}", page.trim_end())))
     })?;
