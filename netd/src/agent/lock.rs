@@ -1,7 +1,7 @@
 //! One agent to a set of directories.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -17,7 +17,7 @@ pub struct Locks(#[expect(dead_code, reason = "held for their drop")] Vec<File>)
 /// Another agent (or a teardown) holds one of them.
 pub fn take(settings: &Settings) -> anyhow::Result<Locks> {
     let mut locks = Vec::new();
-    for dir in [&settings.config_dir, &settings.state_dir, &settings.run_dir] {
+    for dir in &places(settings) {
         std::fs::create_dir_all(dir)
             .with_context(|| format!("cannot create directory {}", dir.display()))?;
         locks.extend(lock(dir)?);
@@ -31,12 +31,22 @@ pub fn take(settings: &Settings) -> anyhow::Result<Locks> {
 /// An agent holds one of them.
 pub fn take_existing(settings: &Settings) -> anyhow::Result<Locks> {
     let mut locks = Vec::new();
-    for dir in [&settings.config_dir, &settings.state_dir, &settings.run_dir] {
+    for dir in &places(settings) {
         if dir.exists() {
             locks.extend(lock(dir)?);
         }
     }
     Ok(Locks(locks))
+}
+
+/// What is locked: directories that are netd's alone, not the ones around them, in which the socket
+/// may lie and be locked while it is made.
+fn places(settings: &Settings) -> [PathBuf; 3] {
+    [
+        settings.networks_dir(),
+        settings.state_dir.clone(),
+        settings.active_dir(),
+    ]
 }
 
 fn lock(dir: &Path) -> anyhow::Result<Vec<File>> {

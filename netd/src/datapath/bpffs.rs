@@ -63,20 +63,33 @@ pub fn clear(dir: &Path) -> Vec<super::DatapathError> {
     errors
 }
 
+fn directories(dir: &Path, errors: &mut Vec<super::DatapathError>) -> Vec<PathBuf> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => entries
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect(),
+        Err(error) => {
+            errors.push(io("list", dir)(error));
+            Vec::new()
+        }
+    }
+}
+
 fn remove_below(dir: &Path, errors: &mut Vec<super::DatapathError>) {
+    for sub in directories(dir, errors) {
+        remove_below(&sub, errors);
+        if let Err(error) = std::fs::remove_dir(&sub) {
+            errors.push(io("remove", &sub)(error));
+        }
+    }
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) => return errors.push(io("list", dir)(error)),
     };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let removed = if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            remove_below(&path, errors);
-            std::fs::remove_dir(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        if let Err(error) = removed {
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if let Err(error) = std::fs::remove_file(&path) {
             errors.push(io("remove", &path)(error));
         }
     }
