@@ -5,17 +5,27 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use netd_common::Reason;
 
-use crate::arguments;
 use crate::maps::DROPS;
+use crate::{DROP, arguments};
 
-/// Drop the packet and count it.
+/// The action that drops a packet under `reason`. The program's entry carries it out
+/// ([`finish`]): a program's stack is 512 bytes deep, and counting, which may log, needs some.
 #[inline(always)]
-pub fn drop(ctx: &TcContext, reason: Reason) -> i32 {
-    count(ctx, reason as u32);
+pub fn drop(reason: Reason) -> i32 {
+    DROP + reason as i32
+}
+
+/// Carry out the action of a program's stages.
+#[inline(always)]
+pub fn finish(ctx: &TcContext, action: i32) -> i32 {
+    if action < DROP {
+        return action;
+    }
+    count_drop(ctx.skb.skb, (action - DROP) as u32);
     TC_ACT_SHOT
 }
 
-/// Count a packet under a reason (a `Reason` as number).
+/// Count a packet that is refused with an answer.
 #[inline(always)]
 pub fn count(ctx: &TcContext, reason: u32) {
     count_drop(ctx.skb.skb, reason);

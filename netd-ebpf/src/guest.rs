@@ -30,7 +30,7 @@ pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
         && flow.in_mac == dmac
         && flow::is_fresh(flow, &packet)
     {
-        return transmit(ctx, ETH, &packet, flow, hook, NOBODY);
+        return drops::finish(ctx, transmit(ctx, ETH, &packet, flow, hook, NOBODY));
     }
     let ifindex = ifindex(ctx);
     let bridge = if hook == Hook::Port {
@@ -51,14 +51,10 @@ pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
     }
     if action >= REJECT {
         let own = maps::network(bridge).map_or([0; 4], |n| n.gateway);
-        action = reject::reject_answer(
-            ctx.skb.skb,
-            &packet,
-            (action - REJECT) as u32,
-            u32::from_ne_bytes(own),
-        );
+        drops::count(ctx, (action - REJECT) as u32);
+        action = reject::reject_answer(ctx.skb.skb, &packet, u32::from_ne_bytes(own));
     }
-    action
+    drops::finish(ctx, action)
 }
 
 /// Is the packet for the gateway to route, and of a flow that exists?
@@ -75,9 +71,9 @@ extern "C" fn guest_known(
         return PASS;
     };
     let key = &packet.key;
-    // Frames for others are the bridge's; packets for the gateway are the host's.
+    // Frames for others are the bridge's; packets for the host are the stack's.
     if source.dmac != network.mac
-        || key.dst == network.gateway
+        || maps::is_own(key.dst)
         || packet::never_forwarded(key.dst)
         || packet::never_forwarded(key.src)
     {
@@ -94,7 +90,7 @@ extern "C" fn guest_known(
     if packet.kind == Kind::IcmpError {
         return match icmp::forward(ctx, ETH, packet, source.bridge) {
             FIRST if mode == Mode::Nat || mode == Mode::Isolated => {
-                drops::drop(ctx, Reason::IcmpUnknown)
+                drops::drop(Reason::IcmpUnknown)
             }
             FIRST => PASS,
             action => action,
@@ -109,6 +105,11 @@ extern "C" fn guest_known(
         }
     }
     FIRST
+}
+
+#[inline(always)]
+fn is_isolated(bridge: u32) -> bool {
+    maps::network(bridge).is_some_and(|n| Mode::from_u8(n.mode) == Mode::Isolated)
 }
 
 #[inline(always)]
@@ -132,6 +133,10 @@ extern "C" fn guest_first(
     let mut decision = Decision::none();
     flow::decide(ctx, packet, source, &mut decision);
     match decision.verdict {
+        // Where the host does not forward at all, the stack would drop without a word.
+        Verdict::Stack if decision.route.disabled && is_isolated(source.bridge) => {
+            REJECT + Reason::Isolated as i32
+        }
         Verdict::Stack => PASS,
         Verdict::Reject(reason) => REJECT + reason as i32,
         Verdict::Accept | Verdict::Masquerade => open(ctx, packet, source, &decision),
@@ -144,14 +149,14 @@ fn open(ctx: &TcContext, packet: &Packet, source: &Source, decision: &Decision) 
     match packet.kind {
         // Routing needs no ports and no memory.
         Kind::Fragment | Kind::Other | Kind::IcmpError if !masquerade => return PASS,
-        Kind::Fragment => return drops::drop(ctx, Reason::Fragment),
-        Kind::Other => return drops::drop(ctx, Reason::Protocol),
-        Kind::IcmpError => return drops::drop(ctx, Reason::IcmpUnknown),
+        Kind::Fragment => return drops::drop(Reason::Fragment),
+        Kind::Other => return drops::drop(Reason::Protocol),
+        Kind::IcmpError => return drops::drop(Reason::IcmpUnknown),
         Kind::Flow => {}
     }
     if !opens(packet) {
         return if masquerade {
-            drops::drop(ctx, Reason::NoFlow)
+            drops::drop(Reason::NoFlow)
         } else {
             PASS
         };

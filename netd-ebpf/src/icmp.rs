@@ -85,13 +85,13 @@ pub fn forward(ctx: &TcContext, l3: usize, packet: &Packet, bridge: u32) -> i32 
         return PASS;
     }
     if translate(ctx, l3, packet, &quote, flow, !stack).is_none() {
-        return drops::drop(ctx, Reason::Rewrite);
+        return drops::drop(Reason::Rewrite);
     }
     if stack {
         return PASS;
     }
     if rewrite::set_macs(ctx, flow.out_dmac, flow.out_smac).is_none() {
-        return drops::drop(ctx, Reason::Rewrite);
+        return drops::drop(Reason::Rewrite);
     }
     redirect(flow.out_ifindex, NOBODY)
 }
@@ -112,7 +112,7 @@ pub fn translate_at_egress(ctx: &TcContext, l3: usize, packet: &Packet) -> Optio
     }
     Some(match translate(ctx, l3, packet, &quote, flow, false) {
         Some(()) => PASS,
-        None => drops::drop(ctx, Reason::Rewrite),
+        None => drops::drop(Reason::Rewrite),
     })
 }
 

@@ -37,9 +37,11 @@ use network_types::eth::EthHdr;
 const PASS: i32 = TC_ACT_UNSPEC;
 
 /// Between the stages of a program: no flow is known, judge the packet as a first one.
-const FIRST: i32 = i32::MIN;
+const FIRST: i32 = 1 << 15;
+/// Between the stages of a program: drop, for the `Reason` above this number.
+const DROP: i32 = 1 << 16;
 /// Between the stages of a program: refuse with an answer, for the `Reason` above this number.
-const REJECT: i32 = 1 << 16;
+const REJECT: i32 = 1 << 17;
 
 /// Frames of one guest, before its bridge sees them.
 #[classifier]

@@ -31,6 +31,10 @@ pub static ENDPOINTS: LruHashMap<Addr4, Endpoint, 65536> = LruHashMap::new();
 #[btf_map(name = "devices")]
 pub static DEVICES: HashMap<u32, Device, 4096> = HashMap::new();
 
+/// The host's own addresses, with the device that has them.
+#[btf_map(name = "addresses")]
+pub static ADDRESSES: HashMap<Addr4, u32, 16384> = HashMap::new();
+
 /// Both directions of every flow.
 #[btf_map(name = "flows4")]
 pub static FLOWS4: HashMap<FlowKey4, Flow4, 262_144> = HashMap::new();
@@ -70,6 +74,13 @@ pub fn network(bridge: u32) -> Option<&'static Network> {
     // SAFETY: the agent replaces whole values; a reader may see a value freed by a concurrent
     // replacement, which the kernel keeps readable until the program ends (RCU).
     unsafe { NETWORKS.get(bridge) }
+}
+
+/// Is this one of the host's own addresses?
+#[inline(always)]
+pub fn is_own(address: Addr4) -> bool {
+    // SAFETY: as for `network`.
+    unsafe { ADDRESSES.get(address) }.is_some()
 }
 
 /// The record of a device.

@@ -29,7 +29,7 @@ pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
         && flow.in_network == 0
         && flow::is_fresh(flow, &packet)
     {
-        return transmit(ctx, l3, &packet, flow, Hook::Uplink, NOBODY);
+        return drops::finish(ctx, transmit(ctx, l3, &packet, flow, Hook::Uplink, NOBODY));
     }
     let source = Source {
         bridge: 0,
@@ -42,15 +42,15 @@ pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
         action = outside_first(ctx.skb.skb, &packet, &source, l3 as u32);
     }
     if action >= REJECT {
-        let reason = (action - REJECT) as u32;
+        drops::count(ctx, (action - REJECT) as u32);
         // Without a frame to turn round there is no answer.
         let own = match maps::device(source.ifindex) {
             Some(device) if l3 == ETH => device.address,
             _ => [0; 4],
         };
-        action = reject::reject_answer(ctx.skb.skb, &packet, reason, u32::from_ne_bytes(own));
+        action = reject::reject_answer(ctx.skb.skb, &packet, u32::from_ne_bytes(own));
     }
-    action
+    drops::finish(ctx, action)
 }
 
 /// Is the packet of a flow that exists?
@@ -92,8 +92,7 @@ extern "C" fn outside_first(
     // 14 or 0: the mask tells the verifier that it is small.
     let l3 = (l3 & 15) as usize;
     // The host's own traffic ends here.
-    let bridge = maps::bridge_of(packet.key.dst);
-    if bridge == 0 || maps::network(bridge).is_some_and(|n| n.gateway == packet.key.dst) {
+    if maps::bridge_of(packet.key.dst) == 0 || maps::is_own(packet.key.dst) {
         return PASS;
     }
     let mut decision = Decision::none();
@@ -140,7 +139,7 @@ pub fn egress(ctx: &TcContext, l3: usize) -> i32 {
     if bridge == 0 && protocol != proto::ICMP {
         return PASS;
     }
-    outside_egress(ctx.skb.skb, l3 as u32, bridge)
+    drops::finish(ctx, outside_egress(ctx.skb.skb, l3 as u32, bridge))
 }
 
 /// A packet with a guest subnet's source, or ICMP, which may quote a guest's packet.
@@ -153,7 +152,7 @@ extern "C" fn outside_egress(ctx: *mut __sk_buff, l3: u32, bridge: u32) -> i32 {
     let packet = match packet::parse(ctx, l3) {
         Ok(packet) => packet,
         Err(Unread::NotIpv4) => return PASS,
-        Err(Unread::Malformed) => return drops::drop(ctx, Reason::Malformed),
+        Err(Unread::Malformed) => return drops::drop(Reason::Malformed),
     };
     if packet.kind == Kind::IcmpError
         && let Some(answer) = icmp::translate_at_egress(ctx, l3, &packet)
@@ -170,9 +169,9 @@ extern "C" fn outside_egress(ctx: *mut __sk_buff, l3: u32, bridge: u32) -> i32 {
     }
     match packet.kind {
         Kind::Flow => {}
-        Kind::Fragment => return drops::drop(ctx, Reason::Fragment),
-        Kind::Other => return drops::drop(ctx, Reason::Protocol),
-        Kind::IcmpError => return drops::drop(ctx, Reason::IcmpUnknown),
+        Kind::Fragment => return drops::drop(Reason::Fragment),
+        Kind::Other => return drops::drop(Reason::Protocol),
+        Kind::IcmpError => return drops::drop(Reason::IcmpUnknown),
     }
     if packet::never_forwarded(packet.key.dst) {
         return PASS;
@@ -193,11 +192,11 @@ extern "C" fn outside_egress(ctx: *mut __sk_buff, l3: u32, bridge: u32) -> i32 {
     };
     match judge(from, flow::place(here, packet.key.dst)) {
         Verdict::Masquerade => {}
-        Verdict::Reject(reason) => return drops::drop(ctx, reason),
+        Verdict::Reject(reason) => return drops::drop(reason),
         Verdict::Stack | Verdict::Accept => return PASS,
     }
     if !opens(&packet) {
-        return drops::drop(ctx, Reason::NoFlow);
+        return drops::drop(Reason::NoFlow);
     }
     let route = Route {
         ifindex: here,
@@ -217,7 +216,7 @@ extern "C" fn outside_egress(ctx: *mut __sk_buff, l3: u32, bridge: u32) -> i32 {
     };
     match flow::open(ctx, &packet, &source, &decision) {
         Ok(flow) => translated(ctx, l3, &packet, flow),
-        Err(reason) => drops::drop(ctx, reason),
+        Err(reason) => drops::drop(reason),
     }
 }
 
@@ -225,6 +224,6 @@ extern "C" fn outside_egress(ctx: *mut __sk_buff, l3: u32, bridge: u32) -> i32 {
 fn translated(ctx: &TcContext, l3: usize, packet: &Packet, flow: &Flow4) -> i32 {
     match rewrite::apply(ctx, l3, packet, flow, false) {
         Some(()) => PASS,
-        None => drops::drop(ctx, Reason::Rewrite),
+        None => drops::drop(Reason::Rewrite),
     }
 }

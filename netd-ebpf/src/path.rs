@@ -14,6 +14,8 @@ use crate::packet::{ETH, Packet};
 use crate::{PASS, drops, maps, rewrite};
 
 const AF_INET: u8 = 2;
+/// `BPF_FIB_LKUP_RET_FWD_DISABLED`: forwarding is off on the input device.
+const FWD_DISABLED: i64 = 5;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: routed, but the next hop's MAC address is not known.
 const NO_NEIGH: i64 = 7;
 
@@ -29,6 +31,8 @@ pub struct Route {
     pub mtu: u16,
     /// Is the next hop's MAC address known?
     pub resolved: bool,
+    /// The host does not forward what comes in by that device.
+    pub disabled: bool,
     /// Next hop; zero when it is not an IPv4 one.
     pub gateway: Addr4,
     /// The next hop's MAC address.
@@ -64,6 +68,7 @@ pub fn route(ctx: &TcContext, in_ifindex: u32, key: &FlowKey4, tos: u8, route: &
         )
     };
     route.resolved = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS);
+    route.disabled = answer == FWD_DISABLED;
     if !route.resolved && answer != NO_NEIGH {
         return false;
     }
@@ -170,7 +175,7 @@ pub fn transmit(
     if rewrite::set_macs(ctx, flow.out_dmac, flow.out_smac).is_none()
         || rewrite::apply(ctx, l3, packet, flow, true).is_none()
     {
-        return drops::drop(ctx, Reason::Rewrite);
+        return drops::drop(Reason::Rewrite);
     }
     redirect(flow.out_ifindex, confirm)
 }
@@ -213,7 +218,7 @@ fn to_stack(ctx: &TcContext, l3: usize, packet: &Packet, flow: &Flow4, hook: Hoo
         && hook != Hook::Port
         && rewrite::apply(ctx, l3, packet, flow, false).is_none()
     {
-        return drops::drop(ctx, Reason::Rewrite);
+        return drops::drop(Reason::Rewrite);
     }
     PASS
 }

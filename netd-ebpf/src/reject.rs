@@ -9,9 +9,9 @@ use netd_common::flow::proto;
 use network_types::icmp::Icmpv4Hdr;
 use network_types::ip::Ipv4Hdr;
 
+use crate::arguments;
 use crate::packet::{ETH, Kind, Packet, ifindex, macs, never_forwarded, read};
 use crate::path::{NOBODY, redirect};
-use crate::{arguments, drops};
 
 /// Port unreachable, the code libvirt's rules answer with.
 const PORT_UNREACHABLE: u8 = 3;
@@ -20,9 +20,9 @@ const ADDED: usize = Ipv4Hdr::LEN + Icmpv4Hdr::LEN;
 /// Start of the quoted transport header in the answer.
 const QUOTED_L4: usize = ETH + ADDED + Ipv4Hdr::LEN;
 
-/// Count the packet under `reason` (a `Reason` as number) and turn it into the answer, sent from `own` back out of the
-/// device it came in by. No answer goes to an ICMP error, a fragment or a sender that cannot be
-/// answered (RFC 1122, 3.2.2).
+/// Turn the packet into the answer, sent from `own` (network order) back out of the device it came
+/// in by. No answer goes to an ICMP error, a fragment or a sender that cannot be answered (RFC
+/// 1122, 3.2.2).
 ///
 /// The transport checksum of a packet from a guest is often *partial*: its field holds the sum of
 /// the pseudo-header, and whatever device sends the packet on adds the rest, at offsets that the
@@ -33,15 +33,9 @@ const QUOTED_L4: usize = ETH + ADDED + Ipv4Hdr::LEN;
 /// without them.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn reject_answer(
-    ctx: *mut __sk_buff,
-    packet: *const Packet,
-    reason: u32,
-    own: u32,
-) -> i32 {
+pub extern "C" fn reject_answer(ctx: *mut __sk_buff, packet: *const Packet, own: u32) -> i32 {
     arguments!(ctx, packet; else TC_ACT_SHOT);
     let own = own.to_ne_bytes();
-    drops::count(ctx, reason);
     if own == [0; 4]
         || matches!(packet.kind, Kind::IcmpError | Kind::Fragment)
         || packet.options

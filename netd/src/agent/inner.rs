@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::registry::{Live, Port, Registry};
-use crate::datapath::{Attachment, Datapath};
+use crate::datapath::{Attachment, Datapath, log};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
 use crate::settings::Settings;
@@ -57,7 +57,10 @@ impl Inner {
         let binary = std::env::current_exe().context("cannot find the running binary")?;
         let store = Store::open(&settings)?;
         let links = Links::connect()?;
-        let datapath = Datapath::open(&settings.bpffs, tracing::enabled!(tracing::Level::TRACE))?;
+        let mut datapath = Datapath::open(&settings.bpffs)?;
+        if log::wanted() {
+            log::forward(&mut datapath)?;
+        }
         let host = store.load_host()?;
         Ok(Self {
             settings,

@@ -52,7 +52,13 @@ pub fn clear(dir: &Path) -> Vec<super::DatapathError> {
     let is_mount = dir
         .parent()
         .is_some_and(|parent| device(parent) != device(dir));
-    remove_below(dir, &mut errors);
+    // Directories only: the kernel puts files of its own into the root of a new bpf file system.
+    for version in directories(dir, &mut errors) {
+        remove_below(&version, &mut errors);
+        if let Err(error) = std::fs::remove_dir(&version) {
+            errors.push(io("remove", &version)(error));
+        }
+    }
     if is_mount && dir != Path::new(STANDARD) {
         if let Err(errno) = rustix::mount::unmount(dir, UnmountFlags::empty()) {
             errors.push(io("unmount", dir)(errno.into()));

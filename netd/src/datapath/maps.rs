@@ -1,5 +1,6 @@
 //! The maps as the agent writes them: what the programs are to know.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use aya::Ebpf;
@@ -18,6 +19,7 @@ pub struct Maps {
     ports: HashMap<MapData, u32, BridgePort>,
     endpoints: HashMap<MapData, Addr4, Endpoint>,
     devices: HashMap<MapData, u32, Device>,
+    addresses: HashMap<MapData, Addr4, u32>,
     drops: PerCpuArray<MapData, DropCount>,
 }
 
@@ -26,13 +28,15 @@ pub struct Maps {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     /// `networks` by ifindex of the bridge.
-    pub networks: std::collections::BTreeMap<u32, Network>,
+    pub networks: BTreeMap<u32, Network>,
     /// `subnets`: address, prefix length, bridge.
-    pub subnets: std::collections::BTreeMap<(Ipv4Addr, u8), u32>,
+    pub subnets: BTreeMap<(Ipv4Addr, u8), u32>,
     /// `ports`: port to bridge.
-    pub ports: std::collections::BTreeMap<u32, u32>,
+    pub ports: BTreeMap<u32, u32>,
     /// `devices` by ifindex.
-    pub devices: std::collections::BTreeMap<u32, Device>,
+    pub devices: BTreeMap<u32, Device>,
+    /// `addresses`: the host's own, with the device that has them.
+    pub addresses: BTreeMap<Ipv4Addr, u32>,
 }
 
 fn error(operation: &'static str, map: &'static str) -> impl Fn(MapError) -> DatapathError {
@@ -65,6 +69,7 @@ impl Maps {
             ports: take(ebpf, "ports")?,
             endpoints: take(ebpf, "endpoints")?,
             devices: take(ebpf, "devices")?,
+            addresses: take(ebpf, "addresses")?,
             drops: take(ebpf, "drops")?,
         })
     }
@@ -76,16 +81,19 @@ impl Maps {
     /// The first map operation that failed; what was done before it stays.
     pub fn apply(&mut self, wanted: &Records) -> Result<bool> {
         let mut changed = false;
-        let networks = wanted.networks.iter().map(|(k, v)| (*k, *v)).collect();
         // What is judged by comes first, what leads packets to it after.
-        changed |= sync(&mut self.networks, "networks", &networks)?;
-        let devices = wanted.devices.iter().map(|(k, v)| (*k, *v)).collect();
-        changed |= sync(&mut self.devices, "devices", &devices)?;
+        changed |= sync(&mut self.networks, "networks", &wanted.networks)?;
+        changed |= sync(&mut self.devices, "devices", &wanted.devices)?;
         let ports = wanted
             .ports
             .iter()
             .map(|(port, bridge)| (*port, BridgePort { bridge: *bridge }));
         changed |= sync(&mut self.ports, "ports", &ports.collect())?;
+        let addresses = wanted
+            .addresses
+            .iter()
+            .map(|(address, ifindex)| (address.octets(), *ifindex));
+        changed |= sync(&mut self.addresses, "addresses", &addresses.collect())?;
         changed |= self.sync_subnets(wanted)?;
         if changed {
             self.raise_epoch()?;
@@ -96,7 +104,7 @@ impl Maps {
     fn sync_subnets(&mut self, wanted: &Records) -> Result<bool> {
         let mut changed = false;
         let mut stale = Vec::new();
-        let mut present = std::collections::BTreeMap::new();
+        let mut present = BTreeMap::new();
         for entry in self.subnets.iter() {
             let (key, value) = entry.map_err(error("read", "subnets"))?;
             // A packed struct: copy before use.
@@ -190,14 +198,14 @@ impl Maps {
 }
 
 /// Make a hash map hold exactly `wanted`; returns whether it changed.
-fn sync<V: aya::Pod + PartialEq>(
-    map: &mut HashMap<MapData, u32, V>,
+fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
+    map: &mut HashMap<MapData, K, V>,
     name: &'static str,
-    wanted: &std::collections::BTreeMap<u32, V>,
+    wanted: &BTreeMap<K, V>,
 ) -> Result<bool> {
     let mut changed = false;
     let mut stale = Vec::new();
-    let mut same = std::collections::BTreeSet::new();
+    let mut same = BTreeSet::new();
     for entry in map.iter() {
         let (key, value) = entry.map_err(error("read", name))?;
         match wanted.get(&key) {

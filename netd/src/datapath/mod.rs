@@ -12,6 +12,7 @@
 pub mod bpffs;
 pub mod flows;
 pub mod hook;
+pub mod log;
 pub mod maps;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ pub use maps::Maps;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-ebpf"));
 
 /// Names of the maps in [`OBJECT`] that are pinned.
-pub const MAPS: [&str; 8] = [
+pub const MAPS: [&str; 9] = [
+    "addresses",
     "control",
     "networks",
     "subnets",
@@ -117,7 +119,7 @@ impl Datapath {
     /// # Errors
     /// The file system cannot be mounted, the kernel lacks something, or maps of another layout
     /// stand in the way.
-    pub fn open(bpffs: &Path, verbose: bool) -> Result<Self> {
+    pub fn open(bpffs: &Path) -> Result<Self> {
         bpffs::mount(bpffs)?;
         let dir = pin_dir(bpffs);
         for sub in ["maps", "links"] {
@@ -125,7 +127,7 @@ impl Datapath {
             std::fs::create_dir_all(&path).map_err(io("create", &path))?;
         }
         // 0 is "off": the programs then carry no logging at all.
-        let level: u8 = if verbose { 4 } else { 0 };
+        let level: u8 = if log::wanted() { 4 } else { 0 };
         let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &level, false);
         for map in MAPS {

@@ -133,6 +133,11 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
             records.ports.insert(port.index, index);
         }
     }
+    for address in &snapshot.addresses {
+        if let IpAddr::V4(own) = address.address {
+            records.addresses.insert(own, address.index);
+        }
+    }
     for link in snapshot.links.values() {
         if bridges.contains_key(&link.index) || carries_routed_traffic(link, snapshot, &bridges) {
             let address = snapshot
