@@ -6,6 +6,8 @@
 mod apply;
 mod desired;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 pub use apply::apply;
 pub use desired::{BridgeSpec, bridge_spec, hooks, records};

@@ -1,0 +1,358 @@
+//! Desired state and plans over made-up hosts.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use netd_common::abi::{DEVICE_ETHERNET, Mode};
+use proptest::prelude::*;
+
+use super::*;
+use crate::datapath::{Attachment, Hook};
+use crate::link::{Address, BridgeAttrs, Link, Route, Scope, Snapshot};
+use crate::model::{self, Mac, Network};
+
+const UPLINK: u32 = 2;
+const BRIDGE: u32 = 5;
+const TAP: u32 = 6;
+
+fn network(forward: &str) -> Network {
+    let xml = format!(
+        "<network><name>n</name><uuid>11111111-2222-3333-4444-555555555555</uuid>{forward}\
+         <bridge name='br' stp='on' delay='0'/><mac address='52:54:00:00:00:01'/>\
+         <ip address='10.0.0.1' netmask='255.255.255.0'/></network>"
+    );
+    model::parse(&xml).unwrap()
+}
+
+fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.to_owned(),
+        ether: true,
+        up: true,
+        mtu: 1500,
+        mac: Some(Mac([2, 0, 0, 0, 0, index as u8])),
+        ..Link::default()
+    }
+}
+
+fn address(index: u32, address: [u8; 4], prefix: u8) -> Address {
+    Address {
+        index,
+        address: IpAddr::from(address),
+        prefix,
+        primary: true,
+        scope: Scope::Global,
+    }
+}
+
+fn host() -> Snapshot {
+    let mut host = Snapshot::default();
+    host.links.insert(
+        1,
+        Link {
+            loopback: true,
+            ether: false,
+            ..link(1, "lo")
+        },
+    );
+    host.links.insert(UPLINK, link(UPLINK, "eth0"));
+    host.addresses = vec![
+        address(1, [127, 0, 0, 1], 8),
+        address(UPLINK, [198, 51, 100, 2], 24),
+    ];
+    host
+}
+
+/// The host after the network was started and a guest plugged in.
+fn running() -> Snapshot {
+    let mut host = host();
+    let spec = bridge_spec(&network("<forward/>")).unwrap();
+    host.links.insert(
+        BRIDGE,
+        Link {
+            mac: Some(spec.mac),
+            kind: Some("bridge".to_owned()),
+            bridge: Some(BridgeAttrs {
+                stp: true,
+                forward_delay_ms: spec.effective_delay_ms(),
+            }),
+            ..link(BRIDGE, "br")
+        },
+    );
+    host.links.insert(
+        TAP,
+        Link {
+            controller: Some(BRIDGE),
+            kind: Some("tun".to_owned()),
+            ..link(TAP, "tap0")
+        },
+    );
+    host.addresses.push(address(BRIDGE, [10, 0, 0, 1], 24));
+    host
+}
+
+#[test]
+fn a_new_bridge_is_guarded_before_it_is_switched_on() {
+    let spec = bridge_spec(&network("<forward/>")).unwrap();
+    let (before, after) = plan_bridge(&spec, &host(), &[]);
+    assert!(matches!(before[0], Step::CreateBridge { .. }));
+    assert!(before.iter().any(|s| matches!(s, Step::AddAddress { .. })));
+    assert!(before.iter().any(|s| matches!(s, Step::DisableIpv6 { .. })));
+    assert!(!before.iter().any(|s| matches!(s, Step::SetUp { .. })));
+    assert_eq!(
+        after,
+        [Step::SetUp {
+            bridge: "br".to_owned()
+        }]
+    );
+}
+
+#[test]
+fn a_host_that_is_as_it_should_be_needs_no_step() {
+    let spec = bridge_spec(&network("<forward/>")).unwrap();
+    let ports = [(TAP, "tap0".to_owned())];
+    assert_eq!(plan_bridge(&spec, &running(), &ports), (vec![], vec![]));
+}
+
+#[test]
+fn what_somebody_changed_is_mended() {
+    let spec = bridge_spec(&network("<forward/>")).unwrap();
+    let mut host = running();
+    host.addresses.pop();
+    let bridge = host.links.get_mut(&BRIDGE).unwrap();
+    bridge.up = false;
+    bridge.mac = Some(Mac([2, 9, 9, 9, 9, 9]));
+    bridge.bridge = Some(BridgeAttrs {
+        stp: false,
+        forward_delay_ms: 0,
+    });
+    let (before, after) = plan_bridge(&spec, &host, &[]);
+    assert_eq!(before.len(), 3, "{before:?}");
+    assert_eq!(after.len(), 1);
+}
+
+#[test]
+fn only_ports_that_are_still_free_are_given_back() {
+    let spec = bridge_spec(&network("<forward/>")).unwrap();
+    let mut host = host();
+    host.links.insert(TAP, link(TAP, "tap0"));
+    host.links.insert(7, link(7, "other"));
+    host.links.insert(
+        8,
+        Link {
+            controller: Some(99),
+            ..link(8, "taken")
+        },
+    );
+    let remembered = [
+        (TAP, "tap0".to_owned()),
+        (7, "tap1".to_owned()),
+        (8, "taken".to_owned()),
+        (9, "gone".to_owned()),
+    ];
+    let (_, after) = plan_bridge(&spec, &host, &remembered);
+    let given: Vec<_> = after
+        .iter()
+        .filter(|s| matches!(s, Step::Enslave { .. }))
+        .collect();
+    assert_eq!(given.len(), 1, "{given:?}");
+    assert_eq!(given[0].to_string(), "make tap0 a port of br again");
+}
+
+#[test]
+fn records_follow_definitions_and_kernel() {
+    let network = network("<forward mode='route' dev='eth0'/>");
+    let records = records(&[&network], &running());
+    let record = records.networks[&BRIDGE];
+    assert_eq!(record.mode, Mode::Route as u8);
+    assert_eq!(record.uplink, UPLINK);
+    assert_eq!(record.gateway, [10, 0, 0, 1]);
+    assert_eq!(record.mac, [0x52, 0x54, 0, 0, 0, 1]);
+    assert_eq!(records.subnets[&(Ipv4Addr::new(10, 0, 0, 0), 24)], BRIDGE);
+    assert_eq!(records.ports[&TAP], BRIDGE);
+    assert_eq!(records.devices[&UPLINK].address, [198, 51, 100, 2]);
+    assert_eq!(records.devices[&UPLINK].flags, DEVICE_ETHERNET);
+    assert_eq!(records.devices[&BRIDGE].address, [10, 0, 0, 1]);
+    assert!(
+        !records.devices.contains_key(&1),
+        "loopback carries nothing"
+    );
+    assert!(!records.devices.contains_key(&TAP), "a port is no uplink");
+    assert_eq!(records.addresses.len(), 3);
+}
+
+#[test]
+fn a_network_bound_to_a_device_that_is_not_there_may_use_none() {
+    let network = network("<forward mode='nat' dev='wlan9'/>");
+    assert_eq!(
+        records(&[&network], &running()).networks[&BRIDGE].uplink,
+        u32::MAX
+    );
+}
+
+#[test]
+fn hooks_are_where_traffic_passes() {
+    let network = network("<forward/>");
+    let mut host = running();
+    // A tunnel with a route and no link-layer header; a device that carries nothing.
+    host.links.insert(
+        7,
+        Link {
+            ether: false,
+            ..link(7, "wg0")
+        },
+    );
+    host.routes.push(Route {
+        destination: (IpAddr::from([10, 9, 0, 0]), 16),
+        index: Some(7),
+        gateway: None,
+        table: 254,
+    });
+    host.links.insert(8, link(8, "tap-new"));
+    let at = |ifindex, hook| Attachment { ifindex, hook };
+    let wanted = BTreeSet::from([
+        at(BRIDGE, Hook::BridgeIngress),
+        at(BRIDGE, Hook::BridgeEgress),
+        at(TAP, Hook::PortIngress),
+        at(UPLINK, Hook::UplinkIngress),
+        at(UPLINK, Hook::UplinkEgress),
+        at(7, Hook::TunnelIngress),
+        at(7, Hook::TunnelEgress),
+    ]);
+    assert_eq!(hooks(&[&network], &host), wanted);
+    assert!(hooks(&[], &host).is_empty(), "no network, no program");
+}
+
+#[test]
+fn plans_of_hooks_name_devices() {
+    let attached = BTreeSet::from([Attachment {
+        ifindex: 77,
+        hook: Hook::PortIngress,
+    }]);
+    let wanted = hooks(&[&network("<forward/>")], &running());
+    let steps = plan_hooks(&wanted, &attached, &running());
+    assert!(
+        steps
+            .iter()
+            .any(|s| s.to_string() == "attach program port_ingress to tap0")
+    );
+    assert!(
+        steps
+            .iter()
+            .any(|s| s.to_string() == "detach program port_ingress from 77")
+    );
+    assert_eq!(steps.len(), wanted.len() + 1);
+}
+
+#[test]
+fn the_hosts_own_bridge_is_left_alone() {
+    let network = network("<forward mode='nat'/>");
+    let mut bridged = network.clone();
+    bridged.forward.as_mut().unwrap().mode = model::ForwardMode::Bridge;
+    assert_eq!(bridge_spec(&bridged), None);
+    assert!(hooks(&[&bridged], &running()).is_empty());
+    assert_eq!(records(&[&bridged], &running()), Default::default());
+}
+
+proptest! {
+    /// Whatever is missing or wrong, doing the planned steps leaves nothing to plan.
+    #[test]
+    fn a_plan_carried_out_leaves_no_plan(
+        exists in any::<bool>(),
+        up in any::<bool>(),
+        stp in any::<bool>(),
+        addressed in any::<bool>(),
+        mac in any::<bool>(),
+        mtu in prop_oneof![Just(None), Just(Some(1400u32)), Just(Some(9000))],
+    ) {
+        let mut network = network("<forward/>");
+        network.mtu = mtu;
+        let spec = bridge_spec(&network).unwrap();
+        let mut host = running();
+        if !exists {
+            host.links.remove(&BRIDGE);
+            host.links.get_mut(&TAP).unwrap().controller = None;
+        } else {
+            let bridge = host.links.get_mut(&BRIDGE).unwrap();
+            bridge.up = up;
+            if !stp {
+                bridge.bridge = Some(BridgeAttrs { stp: false, forward_delay_ms: 0 });
+            }
+            if !mac {
+                bridge.mac = None;
+            }
+        }
+        if !addressed || !exists {
+            host.addresses.retain(|a| a.index != BRIDGE);
+        }
+        let ports = [(TAP, "tap0".to_owned())];
+        let (before, after) = plan_bridge(&spec, &host, &ports);
+        for step in before.iter().chain(&after) {
+            carry_out(&mut host, step);
+        }
+        prop_assert_eq!(plan_bridge(&spec, &host, &ports), (vec![], vec![]));
+        prop_assert_eq!(host.links[&TAP].controller, Some(BRIDGE));
+    }
+}
+
+/// What the kernel does with a step.
+fn carry_out(host: &mut Snapshot, step: &Step) {
+    let bridge = |host: &mut Snapshot| host.links.remove(&BRIDGE).unwrap();
+    match step {
+        Step::CreateBridge { name, mac, mtu } => {
+            let new = Link {
+                mac: Some(*mac),
+                mtu: mtu.unwrap_or(1500),
+                up: false,
+                bridge: Some(BridgeAttrs::default()),
+                ..link(BRIDGE, name)
+            };
+            host.links.insert(BRIDGE, new);
+        }
+        Step::SetSpanningTree { stp, delay_ms, .. } => {
+            let attrs = BridgeAttrs {
+                stp: *stp,
+                forward_delay_ms: *delay_ms,
+            };
+            let link = bridge(host);
+            host.links.insert(
+                BRIDGE,
+                Link {
+                    bridge: Some(attrs),
+                    ..link
+                },
+            );
+        }
+        Step::SetMtu { mtu, .. } => {
+            let link = bridge(host);
+            host.links.insert(BRIDGE, Link { mtu: *mtu, ..link });
+        }
+        Step::SetMac { mac, .. } => {
+            let link = bridge(host);
+            host.links.insert(
+                BRIDGE,
+                Link {
+                    mac: Some(*mac),
+                    ..link
+                },
+            );
+        }
+        Step::AddAddress {
+            address, prefix, ..
+        } => host.addresses.push(Address {
+            index: BRIDGE,
+            address: *address,
+            prefix: *prefix,
+            primary: true,
+            scope: Scope::Global,
+        }),
+        Step::SetUp { .. } => {
+            let link = bridge(host);
+            host.links.insert(BRIDGE, Link { up: true, ..link });
+        }
+        Step::Enslave { .. } => host.links.get_mut(&TAP).unwrap().controller = Some(BRIDGE),
+        Step::DisableIpv6 { .. } => {}
+        other => panic!("a bridge's plan holds {other:?}"),
+    }
+}
