@@ -37,7 +37,10 @@ fn quote(ctx: &TcContext, packet: &Packet) -> Option<Quote> {
         return None;
     }
     let l4 = l3 + header_len;
-    // RFC 792 promises eight bytes.
+    // RFC 792 promises eight bytes; what follows the packet in its frame is none of them.
+    if l4 + 8 > packet.end as usize {
+        return None;
+    }
     let head: [u8; 8] = ctx.load(l4).ok()?;
     let mut key = FlowKey4 {
         src: [ip[16], ip[17], ip[18], ip[19]],
@@ -196,7 +199,8 @@ fn translate_quote(ctx: &TcContext, packet: &Packet, quote: &Quote, flow: &Flow4
         quote.l4 + if key.proto == proto::UDP { 6 } else { 16 }
     };
     // The transport checksum may lie beyond the end of a short quote: then there is none to keep.
-    if let Ok(old) = ctx.load::<[u8; 2]>(field)
+    if field + 2 <= packet.end as usize
+        && let Ok(old) = ctx.load::<[u8; 2]>(field)
         && !(key.proto == proto::UDP && old == [0; 2])
     {
         let covered = if key.proto == proto::ICMP {

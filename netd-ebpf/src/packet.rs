@@ -46,6 +46,8 @@ pub struct Packet {
     l4: u32,
     /// Length of the IP packet in bytes.
     pub ip_len: u32,
+    /// Where the IP packet ends, from the start of the frame: padding may follow.
+    pub end: u32,
     /// Length of the largest packet the kernel will make of it: less than `ip_len` for GSO.
     pub wire_len: u32,
     /// What it is.
@@ -204,6 +206,7 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
         },
         l4: (l3 + header_len) as u32,
         ip_len,
+        end: l3 as u32 + ip_len,
         wire_len: ip_len,
         kind: Kind::Other,
         control: 0,
@@ -227,6 +230,9 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
             unsafe {
                 packet.control = (*tcp)[13];
                 l4_len = u32::from((*tcp)[12] >> 4) * 4;
+            }
+            if l4_len < 20 {
+                return Err(Unread::Malformed);
             }
         }
         proto::UDP | proto::ICMP => {}
