@@ -256,6 +256,9 @@ pub fn open(
         in_mac: source.dmac,
         in_network: source.bridge,
         last_seen: now,
+        // This one. The caller counts it in the copy, which nobody sees.
+        packets: 1,
+        bytes: u64::from(ctx.len()),
         ..Flow4::default()
     };
     if decision.to != 0 {
