@@ -71,9 +71,8 @@ extern "C" fn guest_known(
         return PASS;
     };
     let key = &packet.key;
-    // Frames for others are the bridge's; packets for the host are the stack's.
+    // Frames for others are the bridge's.
     if source.dmac != network.mac
-        || maps::is_own(key.dst)
         || packet::never_forwarded(key.dst)
         || packet::never_forwarded(key.src)
     {
@@ -84,15 +83,17 @@ extern "C" fn guest_known(
     if mode == Mode::Open && maps::bridge_of(key.dst) == 0 {
         return PASS;
     }
-    if maps::bridge_of(key.src) == source.bridge {
+    let inside = maps::bridge_of(key.src) == source.bridge;
+    if inside {
         learn(key.src, source, hook);
     }
-    if packet.kind == Kind::IcmpError {
+    // Packets for the host are the stack's, unless they answer a flow that hides behind it.
+    let unknown = if maps::is_own(key.dst) { PASS } else { FIRST };
+    // An error that belongs to no flow, or whose sender claims a foreign address, is judged like
+    // any other packet.
+    if packet.kind == Kind::IcmpError && (inside || mode == Mode::Open) {
         return match icmp::forward(ctx, ETH, packet, source.bridge) {
-            FIRST if mode == Mode::Nat || mode == Mode::Isolated => {
-                drops::drop(Reason::IcmpUnknown)
-            }
-            FIRST => PASS,
+            FIRST => unknown,
             action => action,
         };
     }
@@ -104,7 +105,7 @@ extern "C" fn guest_known(
             return transmit(ctx, ETH, packet, flow, hook, confirm);
         }
     }
-    FIRST
+    unknown
 }
 
 #[inline(always)]
