@@ -1,0 +1,258 @@
+//! The last place where a packet that the stack routed can be translated, and what must not be
+//! touched there.
+
+use netd_common::Reason;
+
+use crate::fixture::Fixture;
+use crate::flows::{FromGuest, guest_to_server};
+use crate::lab::lab;
+use crate::names::*;
+use crate::packet::{
+    ACK, MORE_FRAGMENTS, Packet, RST, SYN, TCP, UDP, echo, fragmentation_needed, raw, tcp,
+    time_exceeded, udp,
+};
+
+/// As the stack sends it: the TTL is lower already, the MAC addresses are right.
+fn leaving(packet: Packet) -> Packet {
+    packet.ttl(63).macs(ROUTER_MAC, UP0_MAC)
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_the_stack_forwards_is_translated_by_its_flow() {
+    let mut lab = lab();
+    let mut flow = guest_to_server(TCP, 40000, 80).established();
+    flow.shown = Some((UP0, 50000));
+    let flows = flow.entries(&lab);
+    lab.set_flows(&flows);
+    for packet in [
+        tcp(GUEST, 40000, SERVER, 80, ACK),
+        tcp(GUEST, 40000, SERVER, 80, ACK).with_options(),
+    ] {
+        let packet = leaving(packet);
+        let after = packet.clone().src(UP0).sport(50000);
+        Fixture::new("forwarded", "uplink_egress", "up0", packet.bytes())
+            .came_from("br-nat")
+            .pass_as(after.bytes())
+            .flows(flows.clone())
+            .run(&mut lab);
+    }
+}
+
+/// The host itself sends with its bridge's address, or a packet got past the port's program: a
+/// flow is opened whose answers go up the stack.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_private_source_without_flow_gets_one() {
+    let mut lab = lab();
+    let packet = leaving(udp(NAT_GW, 40000, SERVER, 80));
+    let after = packet.clone().src(UP0);
+    Fixture::new(
+        "the bridge's own address",
+        "uplink_egress",
+        "up0",
+        packet.bytes(),
+    )
+    .pass_as(after.bytes())
+    .any_flows()
+    .run(&mut lab);
+    let flow = FromGuest {
+        guest: (NAT_GW, 40000),
+        ..guest_to_server(UDP, 40000, 80)
+    };
+    let stored = lab.flow(&flow.key()).expect("a flow");
+    assert_eq!(stored.new_src, UP0);
+    let back = udp(SERVER, 80, UP0, 40000).macs(UP0_MAC, ROUTER_MAC);
+    let after = back.clone().dst(NAT_GW);
+    Fixture::new("its answer", "uplink_ingress", "up0", back.bytes())
+        .pass_as(after.bytes())
+        .run(&mut lab);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_cannot_be_translated_does_not_leave() {
+    let mut lab = lab();
+    for (name, packet, reason) in [
+        ("GRE", raw(GUEST, SERVER, 47), Reason::Protocol),
+        ("SCTP", raw(GUEST, SERVER, 132), Reason::Protocol),
+        (
+            "first fragment",
+            udp(GUEST, 1, SERVER, 2).fragment(MORE_FRAGMENTS),
+            Reason::Fragment,
+        ),
+        (
+            "later fragment",
+            raw(GUEST, SERVER, UDP).fragment(9),
+            Reason::Fragment,
+        ),
+        ("RST", tcp(GUEST, 1, SERVER, 2, RST), Reason::NoFlow),
+        (
+            "SYN-ACK",
+            tcp(GUEST, 1, SERVER, 2, SYN | ACK),
+            Reason::NoFlow,
+        ),
+        (
+            "ICMP error",
+            time_exceeded(GUEST, SERVER, udp(SERVER, 1, GUEST, 2).quote(8)),
+            Reason::IcmpUnknown,
+        ),
+    ] {
+        Fixture::new(name, "uplink_egress", "up0", leaving(packet).bytes())
+            .came_from("br-nat")
+            .drop(reason)
+            .flows([])
+            .run(&mut lab);
+    }
+    let mut cut = leaving(udp(GUEST, 1, SERVER, 2)).bytes();
+    cut.truncate(14 + 20 + 4);
+    Fixture::new("cut short", "uplink_egress", "up0", cut)
+        .came_from("br-nat")
+        .drop(Reason::Malformed)
+        .run(&mut lab);
+    // A network bound to up0 that the host's routing sends by up1.
+    let packet = udp(DEV_GUEST, 1, PEER1, 2).macs(PEER1_MAC, UP1_MAC);
+    Fixture::new("wrong uplink", "uplink_egress", "up1", packet.bytes())
+        .came_from("br-dev")
+        .drop(Reason::WrongUplink)
+        .run(&mut lab);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_hosts_own_traffic_is_not_touched() {
+    let mut lab = lab();
+    for (name, packet) in [
+        ("TCP", tcp(UP0, 40000, SERVER, 80, SYN)),
+        ("UDP", udp(UP0, 40000, SERVER, 80)),
+        ("echo", echo(UP0, SERVER, 9)),
+        ("GRE", raw(UP0, SERVER, 47)),
+        ("fragment", raw(UP0, SERVER, UDP).fragment(9)),
+        (
+            "its error about a host's packet",
+            time_exceeded(UP0, SERVER, udp(SERVER, 1, PEER1, 2).quote(8)),
+        ),
+        ("forwarded for others", udp(PEER1, 1, SERVER, 2)),
+        ("a routed guest's", udp(ROUTE_GUEST, 1, SERVER, 2)),
+        ("an open guest's", udp(OPEN_GUEST, 1, SERVER, 2)),
+    ] {
+        Fixture::new(name, "uplink_egress", "up0", leaving(packet).bytes())
+            .flows([])
+            .run(&mut lab);
+    }
+    // To its own guests.
+    let packet = udp(NAT_GW, 53, GUEST, 40000).macs(GUEST_MAC, NAT_MAC);
+    Fixture::new(
+        "gateway to guest",
+        "bridge_egress",
+        "br-nat",
+        packet.bytes(),
+    )
+    .flows([])
+    .run(&mut lab);
+}
+
+/// A packet that a port's program sent is finished, whatever its addresses.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn redirected_packets_are_not_touched() {
+    let mut lab = lab();
+    guest_to_server(UDP, 40000, 80).only(&mut lab);
+    let packet = leaving(udp(GUEST, 40000, SERVER, 80));
+    Fixture::new("from a port", "uplink_egress", "up0", packet.bytes())
+        .came_from("nat1")
+        .run(&mut lab);
+}
+
+/// The host's stack answers a server's packet that it could not forward to the guest: outside,
+/// only the shown address is known.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_hosts_own_errors_do_not_show_the_guests_address() {
+    let mut lab = lab();
+    let mut flow = guest_to_server(UDP, 40000, 80).established();
+    flow.shown = Some((UP0, 50000));
+    flow.only(&mut lab);
+    let inner = udp(SERVER, 80, GUEST, 40000);
+    for bytes in [8, 1000] {
+        let error = leaving(fragmentation_needed(UP0, SERVER, 1400, inner.quote(bytes)));
+        let shown = inner.clone().dst(UP0).dport(50000);
+        let after = leaving(fragmentation_needed(UP0, SERVER, 1400, shown.quote(bytes)));
+        Fixture::new("to the server", "uplink_egress", "up0", error.bytes())
+            .pass_as(after.bytes())
+            .run(&mut lab);
+    }
+    // To the guest itself, about its own packet: as it sent it.
+    let inner = udp(GUEST, 40000, SERVER, 80);
+    let error = fragmentation_needed(NAT_GW, GUEST, 1400, inner.quote(8)).macs(GUEST_MAC, NAT_MAC);
+    Fixture::new("to the guest", "bridge_egress", "br-nat", error.bytes()).run(&mut lab);
+}
+
+/// A frame of a device without Ethernet header. A test run always takes the bytes 12 and 13 of
+/// its input for the type of a frame, which here are the first of the source address: 8.0 is the
+/// number of IPv4.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn tunnels_are_translated_without_a_frame() {
+    let mut lab = lab();
+    let bridge = lab.ifindex("br-nat");
+    let guest = [8, 0, 0, 11];
+    lab.add_subnet(guest, 24, bridge);
+    let packet = udp(guest, 40000, SERVER, 80).ttl(63);
+    let after = packet.clone().src(PLAIN0);
+    let flow = FromGuest {
+        guest: (guest, 40000),
+        shown: Some((PLAIN0, 40000)),
+        ..guest_to_server(UDP, 40000, 80)
+    };
+    Fixture::new("without flow", "tunnel_egress", "plain0", packet.ip())
+        .came_from("br-nat")
+        .pass_as(after.ip())
+        .any_flows()
+        .run(&mut lab);
+    let stored = lab.flow(&flow.key()).expect("a flow");
+    assert_eq!(stored.new_src, PLAIN0);
+    Fixture::new("with flow", "tunnel_egress", "plain0", packet.ip())
+        .came_from("br-nat")
+        .pass_as(after.ip())
+        .run(&mut lab);
+    let packet = raw(guest, SERVER, 47);
+    Fixture::new("GRE", "tunnel_egress", "plain0", packet.ip())
+        .came_from("br-nat")
+        .drop(Reason::Protocol)
+        .run(&mut lab);
+    // The host's own.
+    let packet = udp([8, 0, 9, 9], 1, SERVER, 2);
+    Fixture::new("own", "tunnel_egress", "plain0", packet.ip()).run(&mut lab);
+}
+
+/// The same trick for what comes in. The kernel takes the first six bytes for the frame's
+/// destination: with options they make a MAC address that a device can have.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn tunnels_are_translated_back() {
+    let mut lab = lab();
+    let server = [8, 0, 7, 7];
+    let flow = FromGuest {
+        peer: (server, 80),
+        shown: Some((PLAIN0, 50000)),
+        ..guest_to_server(UDP, 40000, 80)
+    }
+    .established();
+    flow.only(&mut lab);
+    let packet = udp(server, 80, PLAIN0, 50000).with_options();
+    let bytes = packet.ip();
+    let mac: Vec<String> = bytes[..6].iter().map(|b| format!("{b:02x}")).collect();
+    crate::lab::ip(&format!("link set plain0 address {}\n", mac.join(":")));
+    let after = packet.dst(GUEST).dport(40000);
+    Fixture::new("answer", "tunnel_ingress", "plain0", bytes)
+        .pass_as(after.ip())
+        .run(&mut lab);
+    // Into a NAT network: dropped, without a frame there is no answer.
+    let packet = udp(server, 80, GUEST, 9).with_options();
+    let bytes = packet.ip();
+    Fixture::new("into nat", "tunnel_ingress", "plain0", bytes)
+        .drop(Reason::IntoNat)
+        .run(&mut lab);
+    crate::lab::ip("link set plain0 address 52:54:00:00:00:82\n");
+}
