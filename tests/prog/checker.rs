@@ -118,7 +118,7 @@ fn describe_ip(packet: &[u8]) -> String {
         return " not IPv4".to_owned();
     }
     let dots = |at: usize| {
-        let a: [u8; 4] = packet[at..at + 4].try_into().unwrap();
+        let a: [u8; 4] = packet[at..at + 4].try_into().expect("four bytes");
         std::net::Ipv4Addr::from(a)
     };
     let mut out = format!(

@@ -42,6 +42,7 @@ pub struct Lab {
     endpoints: HashMap<MapData, Addr4, Endpoint>,
     devices: HashMap<MapData, u32, Device>,
     flows: HashMap<MapData, FlowKey4, Flow4>,
+    addresses: HashMap<MapData, Addr4, u32>,
     drops: PerCpuArray<MapData, DropCount>,
 }
 
@@ -110,13 +111,14 @@ impl Lab {
             endpoints: take(&mut ebpf, "endpoints"),
             devices: take(&mut ebpf, "devices"),
             flows: take(&mut ebpf, "flows4"),
+            addresses: take(&mut ebpf, "addresses"),
             drops: take(&mut ebpf, "drops"),
             ebpf,
         };
         for entry in std::fs::read_dir("/proc/sys/net/ipv4/conf").expect("devices") {
             let name = entry.expect("a device").file_name();
             let name = name.to_string_lossy().into_owned();
-            if let Ok(index) = rustix::net::netdevice::name_to_index(&socket(), &name) {
+            if let Ok(index) = rustix::net::netdevice::name_to_index(socket(), &name) {
                 lab.ifindexes.insert(name, index);
             }
         }
@@ -137,6 +139,7 @@ impl Lab {
         clear(&mut self.endpoints);
         self.set_epoch(1);
         for (device, gateway, len, mode, uplink, mac) in NETWORKS {
+            set_forwarding(device, true);
             let bridge = self.ifindex(device);
             let network = Network {
                 gateway: *gateway,
@@ -157,6 +160,9 @@ impl Lab {
                 flags: DEVICE_ETHERNET,
             };
             self.devices.insert(bridge, device, 0).expect("devices");
+            self.addresses
+                .insert(gateway, bridge, 0)
+                .expect("addresses");
         }
         for (port, bridge) in PORTS {
             let bridge = self.ifindex(bridge);
@@ -168,6 +174,12 @@ impl Lab {
         self.set_device("up0", UP0, DEVICE_ETHERNET);
         self.set_device("up1", UP1, DEVICE_ETHERNET);
         self.set_device("plain0", PLAIN0, 0);
+        for (address, device) in [(UP0, "up0"), (UP1, "up1"), (PLAIN0, "plain0")] {
+            let ifindex = self.ifindex(device);
+            self.addresses
+                .insert(address, ifindex, 0)
+                .expect("addresses");
+        }
     }
 
     /// Empty the maps that the agent writes: what a flow still does without them it does by its
@@ -176,7 +188,12 @@ impl Lab {
         clear(&mut self.networks);
         clear(&mut self.ports);
         clear(&mut self.devices);
-        let keys: Vec<_> = self.subnets.keys().map(|key| key.unwrap()).collect();
+        clear(&mut self.addresses);
+        let keys: Vec<_> = self
+            .subnets
+            .keys()
+            .map(|key| key.expect("a readable map"))
+            .collect();
         for key in keys {
             self.subnets.remove(&key).expect("subnets");
         }
@@ -201,7 +218,7 @@ impl Lab {
         let keys: Vec<_> = self
             .subnets
             .iter()
-            .map(|entry| entry.unwrap())
+            .map(|entry| entry.expect("a readable map"))
             .filter(|(_, subnet)| subnet.bridge == bridge)
             .collect();
         for (key, _) in keys {
@@ -258,7 +275,11 @@ impl Lab {
     }
 
     pub fn flows(&self) -> Vec<(FlowKey4, Flow4)> {
-        let mut all: Vec<_> = self.flows.iter().map(|entry| entry.unwrap()).collect();
+        let mut all: Vec<_> = self
+            .flows
+            .iter()
+            .map(|entry| entry.expect("a readable map"))
+            .collect();
         all.sort_by_key(|(k, _)| (k.proto, k.src, k.dst, k.sport, k.dport));
         all
     }
@@ -273,10 +294,6 @@ impl Lab {
         for entry in flows {
             self.set_flow(*entry);
         }
-    }
-
-    pub fn remove_flow(&mut self, key: &FlowKey4) {
-        self.flows.remove(key).expect("flows4");
     }
 
     /// Dropped packets by reason.
@@ -310,6 +327,12 @@ pub fn ip(batch: &str) {
     stdin.write_all(batch.as_bytes()).expect("ip reads");
     drop(stdin);
     assert!(child.wait().expect("ip ends").success(), "{batch}");
+}
+
+/// Does the host forward what comes in by a device?
+pub fn set_forwarding(device: &str, on: bool) {
+    let path = format!("/proc/sys/net/ipv4/conf/{device}/forwarding");
+    std::fs::write(path, if on { "1" } else { "0" }).expect("a sysctl of the test's namespace");
 }
 
 fn topology() -> String {
@@ -396,7 +419,7 @@ fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &st
 }
 
 fn clear<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) {
-    let keys: Vec<K> = map.keys().map(|key| key.unwrap()).collect();
+    let keys: Vec<K> = map.keys().map(|key| key.expect("a readable map")).collect();
     for key in keys {
         map.remove(&key).expect("a key that is there");
     }

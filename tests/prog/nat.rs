@@ -195,6 +195,7 @@ fn a_udp_checksum_that_becomes_zero_is_sent_as_all_ones() {
 #[ignore = "needs root: cargo xtask test"]
 fn the_first_answer_establishes() {
     let mut lab = lab();
+    lab.start_of_tick();
     let flow = guest_to_server(UDP, 40000, 53);
     flow.only(&mut lab);
     let back = down(udp(SERVER, 53, UP0, 40000));

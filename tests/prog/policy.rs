@@ -4,7 +4,7 @@ use netd_common::Reason;
 use netd_common::abi::{Addr4, MacAddr, Mode};
 
 use crate::fixture::Fixture;
-use crate::lab::lab;
+use crate::lab::{lab, set_forwarding};
 use crate::names::*;
 use crate::nat::up;
 use crate::packet::{
@@ -103,6 +103,29 @@ fn refused_packets_are_answered_by_the_gateway() {
             .flows([])
             .run(&mut lab);
         }
+    }
+}
+
+/// Where the host does not forward at all, an isolated guest is told no all the same; others are
+/// the stack's.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn isolated_guests_are_refused_without_forwarding_too() {
+    let mut lab = lab();
+    for bridge in ["br-isolated", "br-nat"] {
+        set_forwarding(bridge, false);
+    }
+    let refused = udp(ISOLATED_GUEST, 4000, SERVER, 80).macs(ISOLATED_MAC, ISOLATED_GUEST_MAC);
+    let isolated = Fixture::new("isolated", "port_ingress", "isolated1", refused.bytes()).reject(
+        Reason::Isolated,
+        port_unreachable(ISOLATED_GW, &refused).bytes(),
+    );
+    let own = udp(ISOLATED_GUEST, 4000, UP0, 80).macs(ISOLATED_MAC, ISOLATED_GUEST_MAC);
+    let to_host = Fixture::new("to the host", "port_ingress", "isolated1", own.bytes());
+    let packet = up(udp(GUEST, 40000, SERVER, 80));
+    let nat = Fixture::new("nat", "port_ingress", "nat1", packet.bytes()).flows([]);
+    for fixture in [isolated, to_host, nat] {
+        fixture.run(&mut lab);
     }
 }
 
