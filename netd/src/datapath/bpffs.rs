@@ -40,7 +40,8 @@ pub fn mount(dir: &Path) -> Result<()> {
 }
 
 /// Remove the pins of every layout below `dir`, which detaches the programs, and unmount the file
-/// system if it was mounted for `dir` alone. Nothing there is no error.
+/// system if it was mounted for `dir` alone. Nothing there is no error. What else lies in `dir`
+/// stays: in the root of a bpf file system the kernel keeps files that cannot be removed.
 ///
 /// # Errors
 /// All that could not be removed; the rest is.
@@ -49,33 +50,34 @@ pub fn clear(dir: &Path) -> Vec<super::DatapathError> {
     if !is_bpffs(dir) {
         return errors;
     }
+    for path in entries(dir, &mut errors) {
+        if is_layout(&path) {
+            remove_tree(&path, &mut errors);
+        }
+    }
     let is_mount = dir
         .parent()
         .is_some_and(|parent| device(parent) != device(dir));
-    // Directories only: the kernel puts files of its own into the root of a new bpf file system.
-    for version in directories(dir, &mut errors) {
-        remove_below(&version, &mut errors);
-        if let Err(error) = std::fs::remove_dir(&version) {
-            errors.push(io("remove", &version)(error));
-        }
-    }
-    if is_mount && dir != Path::new(STANDARD) {
-        if let Err(errno) = rustix::mount::unmount(dir, UnmountFlags::empty()) {
-            errors.push(io("unmount", dir)(errno.into()));
-        }
-    } else if let Err(error) = std::fs::remove_dir(dir) {
-        errors.push(io("remove", dir)(error));
-    }
+    let removed = match (is_mount, dir == Path::new(STANDARD)) {
+        (true, true) => Ok(()),
+        (true, false) => rustix::mount::unmount(dir, UnmountFlags::empty())
+            .map_err(|errno| io("unmount", dir)(errno.into())),
+        (false, _) => std::fs::remove_dir(dir).map_err(io("remove", dir)),
+    };
+    errors.extend(removed.err());
     errors
 }
 
-fn directories(dir: &Path, errors: &mut Vec<super::DatapathError>) -> Vec<PathBuf> {
+/// Is this a directory that [`super::pin_dir`] named, in this version or another?
+fn is_layout(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let number = name.and_then(|name| name.strip_prefix('v'));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+fn entries(dir: &Path, errors: &mut Vec<super::DatapathError>) -> Vec<PathBuf> {
     match std::fs::read_dir(dir) {
-        Ok(entries) => entries
-            .flatten()
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .map(|entry| entry.path())
-            .collect(),
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
         Err(error) => {
             errors.push(io("list", dir)(error));
             Vec::new()
@@ -83,21 +85,17 @@ fn directories(dir: &Path, errors: &mut Vec<super::DatapathError>) -> Vec<PathBu
     }
 }
 
-fn remove_below(dir: &Path, errors: &mut Vec<super::DatapathError>) {
-    for sub in directories(dir, errors) {
-        remove_below(&sub, errors);
-        if let Err(error) = std::fs::remove_dir(&sub) {
-            errors.push(io("remove", &sub)(error));
+fn remove_tree(path: &Path, errors: &mut Vec<super::DatapathError>) {
+    let removed = if path.is_dir() {
+        for entry in entries(path, errors) {
+            remove_tree(&entry, errors);
         }
-    }
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) => return errors.push(io("list", dir)(error)),
+        std::fs::remove_dir(path)
+    } else {
+        std::fs::remove_file(path)
     };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if let Err(error) = std::fs::remove_file(&path) {
-            errors.push(io("remove", &path)(error));
-        }
+    if let Err(error) = removed {
+        errors.push(io("remove", path)(error));
     }
 }
 
