@@ -89,7 +89,7 @@ fn malformed_and_contradictory_definitions_are_refused_by_element() {
             (network("<ip address='10.1.1.1' prefix='33'/>"), &["prefix"]),
             (
                 network("<ip address='10.1.1.1' prefix='8' netmask='255.0.0.0'/>"),
-                &["10.1.1.1"],
+                &["<ip>", "prefix", "netmask"],
             ),
             (network("<ip address='fd00::1' prefix='64'/>"), &["fd00::1"]),
             (range("10.1.2.2", "10.1.2.9"), &["10.1.2.2"]),
@@ -249,14 +249,16 @@ fn a_missing_or_outdated_dnsmasq_is_named() {
             "old-dnsmasq",
             "#!/bin/sh\necho 'Dnsmasq version 2.60  Copyright (c) 2000-2012 Simon Kelley'\n",
         )?;
+        lab.agent.start()?;
+        lab.agent
+            .define(&Network::nat("default", 1).dhcp("").xml())?;
+        lab.agent.stop()?;
         for (program, words) in [
             ("/nonexistent/dnsmasq", ["dnsmasq", "/nonexistent/dnsmasq"]),
             (old.as_str(), ["2.60", "2.67"]),
         ] {
             lab.agent.set_env("NETD_DNSMASQ", program);
             lab.agent.start()?;
-            lab.agent
-                .define(&Network::nat("default", 1).dhcp("").xml())?;
             start_refused(lab, "default", &words)?;
             lab.agent.stop()?;
         }

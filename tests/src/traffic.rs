@@ -178,11 +178,13 @@ pub fn ask_udp(netns: &Netns, to: SocketAddrV4) -> Result<Verdict> {
 /// # Errors
 /// As [`ask_udp`], and where the port is in use.
 pub fn ask_udp_from(netns: &Netns, port: u16, to: SocketAddrV4) -> Result<Verdict> {
-    let socket = netns.enter(|| -> std::io::Result<_> {
-        let socket = UdpSocket::bind(("0.0.0.0", port))?;
-        socket.connect(to)?;
-        Ok(socket)
-    })??;
+    // A command that another test starts at this moment holds copies of this program's sockets
+    // until it is executed: a port used a moment ago may still be in use.
+    let socket = crate::eventually(ANSWER, || {
+        let bound = netns.enter(|| UdpSocket::bind(("0.0.0.0", port)))?;
+        bound.with_context(|| format!("UDP port {port}"))
+    })?;
+    netns.enter(|| socket.connect(to))??;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut buffer = [0; 128];
     // Neighbour resolution may swallow the very first datagram, so a silent peer is asked twice.
