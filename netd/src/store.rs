@@ -211,8 +211,15 @@ impl Store {
         file::remove(&self.active.join(file_name(name, "json")))
     }
 
-    /// Writes what the agent changed on the host and has to give back, for this boot.
-    pub fn save_host<T: Serialize>(&self, data: &T) -> Result<(), StoreError> {
+    /// Writes what the agent changed on the host and has to give back, for this boot. Nothing to
+    /// give back leaves no file.
+    pub fn save_host<T: Serialize + Default + PartialEq>(
+        &self,
+        data: &T,
+    ) -> Result<(), StoreError> {
+        if *data == T::default() {
+            return file::remove(&self.host);
+        }
         let json = serde_json::to_vec_pretty(data)
             .map_err(|error| file::failed("write", &self.host, error))?;
         file::write(&self.host, &json)

@@ -65,11 +65,20 @@ impl Inner {
             }
         }
         errors.extend(self.program(&snapshot));
+        let plugged = !late.is_empty();
         for step in late {
             if let Err(error) = state::apply(&self.links, &step).await {
                 errors.push(ApiError::internal(error));
             } else {
                 tracing::debug!(%step, "done");
+            }
+        }
+        if plugged {
+            // Ports that were just given back are to forward before their network counts as
+            // started.
+            match self.links.snapshot().await {
+                Ok(new) => snapshot = new,
+                Err(error) => errors.push(ApiError::internal(error)),
             }
         }
         if let Err(error) = self.forwarding() {
