@@ -34,6 +34,9 @@ pub enum State {
     Established = 1,
     /// A FIN or RST was seen.
     Closing = 2,
+    /// TCP: a SYN was answered by a SYN with ACK, and the opener has not confirmed it. A forged
+    /// SYN comes to here and no further.
+    Answered = 3,
 }
 
 impl State {
@@ -44,6 +47,7 @@ impl State {
         match byte {
             1 => Self::Established,
             2 => Self::Closing,
+            3 => Self::Answered,
             _ => Self::New,
         }
     }
@@ -59,7 +63,9 @@ impl State {
         match self {
             // The same ports are used again (RFC 9293, 3.6.1 allows it out of TIME-WAIT).
             Self::Closing if control & (tcp::SYN | tcp::ACK) == tcp::SYN => Self::New,
+            Self::New if reply && control & tcp::SYN != 0 => Self::Answered,
             Self::New if reply => Self::Established,
+            Self::Answered if !reply && control & tcp::SYN == 0 => Self::Established,
             state => state,
         }
     }
@@ -70,6 +76,7 @@ impl State {
     #[must_use]
     pub fn timeout(self, protocol: u8) -> u32 {
         const TCP_SYN_SENT: u32 = ticks(120);
+        const TCP_SYN_RECEIVED: u32 = ticks(60);
         const TCP_ESTABLISHED: u32 = ticks(432_000);
         const TCP_CLOSING: u32 = ticks(120);
         const UDP: u32 = ticks(30);
@@ -77,6 +84,7 @@ impl State {
         const ICMP: u32 = ticks(30);
         match (protocol, self) {
             (proto::TCP, Self::New) => TCP_SYN_SENT,
+            (proto::TCP, Self::Answered) => TCP_SYN_RECEIVED,
             (proto::TCP, Self::Established) => TCP_ESTABLISHED,
             (proto::TCP, Self::Closing) => TCP_CLOSING,
             (proto::UDP, Self::Established) => UDP_STREAM,
@@ -126,6 +134,18 @@ mod tests {
         let s = s.after(true, 0);
         assert_eq!(s, State::Established);
         assert!(s.timeout(proto::UDP) > State::New.timeout(proto::UDP));
+    }
+
+    #[test]
+    fn tcp_is_established_by_its_third_packet() {
+        let s = State::New.after(false, tcp::SYN);
+        assert_eq!(s, State::New);
+        let s = s.after(true, tcp::SYN | tcp::ACK);
+        assert_eq!(s, State::Answered);
+        assert_eq!(s.after(true, tcp::SYN | tcp::ACK), State::Answered);
+        assert_eq!(s.after(false, tcp::SYN), State::Answered);
+        assert_eq!(s.timeout(proto::TCP), ticks(60));
+        assert_eq!(s.after(false, tcp::ACK), State::Established);
     }
 
     #[test]

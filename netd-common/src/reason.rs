@@ -59,6 +59,10 @@ reasons! {
         "an ICMP error about a flow that is not known";
     Rewrite = 14, "rewrite",
         "the kernel refused to change the packet (out of memory)";
+    VlanTag = 15, "vlan_tag",
+        "the frame carries more than one VLAN tag with number 0, behind which its packet hides";
+    NetworkGone = 16, "network_gone",
+        "the source address belongs to a network that has just been stopped";
 }
 
 /// Number of entries of the `drops` map; room for reasons to come.

@@ -40,7 +40,15 @@ pub fn is_fresh(flow: &Flow4, packet: &Packet) -> bool {
     flow.last_seen == now()
         && flow.epoch == maps::epoch()
         && packet.control & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+        && flow.state != State::Answered as u8
         && (flow.flags & FLOW_REPLY == 0 || flow.state != State::New as u8)
+}
+
+/// Packets from outside may come by any device, unless their network is bound to one
+/// (`<forward dev>`).
+#[inline(always)]
+pub fn may_come_by(flow: &Flow4, ifindex: u32) -> bool {
+    flow.in_network != 0 || flow.in_ifindex == 0 || flow.in_ifindex == ifindex
 }
 
 /// Where a packet comes from.
@@ -64,6 +72,8 @@ pub struct Decision {
     pub route: Route,
     /// Bridge it leaves by; 0 for outside.
     pub to: u32,
+    /// It is not for the host itself.
+    pub leaves: bool,
 }
 
 impl Decision {
@@ -74,6 +84,7 @@ impl Decision {
             verdict: Verdict::Stack,
             route: Route::default(),
             to: 0,
+            leaves: false,
         }
     }
 }
@@ -86,13 +97,15 @@ pub fn decide(ctx: &TcContext, packet: &Packet, source: &Source, decision: &mut 
     } else {
         source.ifindex
     };
-    if !path::route(
+    let forwarded = path::route(
         ctx,
         in_ifindex,
         &packet.key,
         packet.tos,
         &mut decision.route,
-    ) {
+    );
+    decision.leaves = !decision.route.local && !maps::is_own(packet.key.dst);
+    if !forwarded {
         return;
     }
     let out = decision.route.ifindex;
@@ -129,12 +142,13 @@ pub fn refresh(
     source: &Source,
     confirm: &mut Addr4,
 ) -> bool {
-    if flow.in_network != source.bridge {
+    if flow.in_network != source.bridge || !may_come_by(flow, source.ifindex) {
         // Somebody else's addresses: the policy will say so.
         return false;
     }
     let partner_key = flow.partner(packet.key.proto);
-    let Some(partner) = find(&partner_key) else {
+    let Some(partner) = find(&partner_key).filter(|p| p.partner(packet.key.proto) == packet.key)
+    else {
         let _ = FLOWS4.remove(packet.key);
         return false;
     };
@@ -198,8 +212,8 @@ fn check_path(
             match decision.verdict {
                 Verdict::Accept if !nat => {}
                 Verdict::Masquerade if nat => {
-                    if !maps::device(decision.route.ifindex)
-                        .is_some_and(|device| device.address == flow.new_src)
+                    // Running flows keep their address as long as the host has it.
+                    if maps::device(decision.route.ifindex).is_none() || !maps::is_own(flow.new_src)
                     {
                         return false;
                     }
@@ -297,10 +311,20 @@ pub fn open(
         back.out_smac = network.mac;
         back.out_mtu = network.mtu;
         back.epoch = epoch;
+        if decision.to == 0 {
+            back.in_ifindex = network.uplink;
+        }
     }
 
     if masquerade {
-        let address = maps::device(decision.route.ifindex).map_or([0; 4], |d| d.address);
+        // A device that the agent does not know yet has no program at its egress.
+        let Some(device) = maps::device(decision.route.ifindex) else {
+            return Err(Reason::NoAddress);
+        };
+        let mut address = decision.route.own;
+        if address == [0; 4] {
+            address = device.address;
+        }
         if address == [0; 4] {
             return Err(Reason::NoAddress);
         }

@@ -17,6 +17,10 @@ pub use crate::path::Hook;
 /// Ingress of a bridge port or of the bridge itself.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
+    // At a port tags are the guests' own business.
+    if hook == Hook::Bridge && !packet::take_off_priority_tag(ctx) {
+        return drops::finish(ctx, drops::drop(Reason::VlanTag));
+    }
     // A malformed packet is the bridge's, then the stack's, to drop.
     let Ok(packet) = packet::parse(ctx, ETH) else {
         return PASS;
@@ -71,11 +75,13 @@ extern "C" fn guest_known(
         return PASS;
     };
     let key = &packet.key;
-    // Frames for others are the bridge's.
-    if source.dmac != network.mac
-        || packet::never_forwarded(key.dst)
-        || packet::never_forwarded(key.src)
-    {
+    // At a port, frames for others are the bridge's. What the bridge hands up is for the host if
+    // the bridge says so: it may carry the MAC address of the port's own device, too.
+    let for_host = match hook {
+        Hook::Port => source.dmac == network.mac,
+        Hook::Bridge | Hook::Uplink => packet::is_for_us(ctx),
+    };
+    if !for_host || packet::never_forwarded(key.dst) || packet::never_forwarded(key.src) {
         return PASS;
     }
     let mode = Mode::from_u8(network.mode);
@@ -134,8 +140,9 @@ extern "C" fn guest_first(
     let mut decision = Decision::none();
     flow::decide(ctx, packet, source, &mut decision);
     match decision.verdict {
-        // Where the host does not forward at all, the stack would drop without a word.
-        Verdict::Stack if decision.route.disabled && is_isolated(source.bridge) => {
+        // Whatever else routing says of it (forwarding is off, an odd kind of route): a packet
+        // that is not for the host itself does not leave an isolated network.
+        Verdict::Stack if decision.leaves && is_isolated(source.bridge) => {
             REJECT + Reason::Isolated as i32
         }
         Verdict::Stack => PASS,
@@ -164,6 +171,8 @@ fn open(ctx: &TcContext, packet: &Packet, source: &Source, decision: &Decision) 
     }
     match flow::open(ctx, packet, source, decision) {
         Ok(flow) => transmit(ctx, ETH, packet, flow, hook(source), NOBODY),
+        // Routed without a shortcut is still routed.
+        Err(_) if !masquerade => PASS,
         Err(reason) => REJECT + reason as i32,
     }
 }

@@ -83,8 +83,9 @@ pub fn forward(ctx: &TcContext, l3: usize, packet: &Packet, bridge: u32) -> i32 
         || packet.ttl <= 1
         || packet.options
         || packet.wire_len > u32::from(flow.out_mtu);
-    // At a port an error that the stack must handle is left for the bridge's own hook.
-    if stack && bridge != 0 && bridge != ifindex(ctx) {
+    // A guest's error that the stack must handle is translated where it leaves: before, its source
+    // would be the host's own address, and the stack takes such a packet for a forged one.
+    if stack && bridge != 0 {
         return PASS;
     }
     if translate(ctx, l3, packet, &quote, flow, !stack).is_none() {

@@ -21,12 +21,16 @@ pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
     if !packet::is_for_us(ctx) {
         return PASS;
     }
+    if l3 == ETH && !packet::take_off_priority_tag(ctx) {
+        return drops::finish(ctx, drops::drop(Reason::VlanTag));
+    }
     let Ok(packet) = packet::parse(ctx, l3) else {
         return PASS;
     };
     if packet.kind == Kind::Flow
         && let Some(flow) = flow::find(&packet.key)
         && flow.in_network == 0
+        && flow::may_come_by(flow, ifindex(ctx))
         && flow::is_fresh(flow, &packet)
     {
         return drops::finish(ctx, transmit(ctx, l3, &packet, flow, Hook::Uplink, NOBODY));
@@ -133,6 +137,21 @@ pub fn egress(ctx: &TcContext, l3: usize) -> i32 {
     if bridge == here {
         return PASS;
     }
+    // Routed here from a device that has no program (yet).
+    if from != 0 && maps::device(from).is_none() && maps::network(here).is_some() {
+        let Some(dst) = packet::read::<u32>(ctx, l3 + 16) else {
+            return PASS;
+        };
+        let to = flow::place(here, dst.to_ne_bytes());
+        let from = Place {
+            network: None,
+            ifindex: from,
+            inside: false,
+        };
+        if let Verdict::Reject(reason) = judge(from, to) {
+            return drops::finish(ctx, drops::drop(reason));
+        }
+    }
     let Some(protocol) = packet::read::<u8>(ctx, l3 + 9) else {
         return PASS;
     };
@@ -159,8 +178,11 @@ extern "C" fn outside_egress(ctx: *mut __sk_buff, l3: u32, bridge: u32) -> i32 {
     {
         return answer;
     }
-    let Some(network) = maps::network(bridge) else {
+    if bridge == 0 {
         return PASS;
+    }
+    let Some(network) = maps::network(bridge) else {
+        return drops::drop(Reason::NetworkGone);
     };
     match Mode::from_u8(network.mode) {
         Mode::Nat => {}
@@ -173,12 +195,15 @@ extern "C" fn outside_egress(ctx: *mut __sk_buff, l3: u32, bridge: u32) -> i32 {
         Kind::Other => return drops::drop(Reason::Protocol),
         Kind::IcmpError => return drops::drop(Reason::IcmpUnknown),
     }
-    if packet::never_forwarded(packet.key.dst) {
+    // What the host itself sends to its neighbours (multicast DNS, say) is theirs to see.
+    if packet::ingress_ifindex(ctx) == 0 && packet::never_forwarded(packet.key.dst) {
         return PASS;
     }
     if let Some(flow) = flow::find(&packet.key)
         && flow.flags & FLOW_NAT != 0
         && flow.in_network == bridge
+        && maps::is_own(flow.new_src)
+        && flow::find(&flow.partner(packet.key.proto)).is_some()
     {
         flow.last_seen = flow::now();
         return translated(ctx, l3, &packet, flow);
@@ -206,6 +231,7 @@ extern "C" fn outside_egress(ctx: *mut __sk_buff, l3: u32, bridge: u32) -> i32 {
         verdict: Verdict::Masquerade,
         route,
         to: 0,
+        leaves: true,
     };
     // By the bridge's own hook, so that answers go up the stack to whoever sent this.
     let source = Source {

@@ -1,6 +1,7 @@
 //! Reading a packet's headers.
 
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_skb_vlan_pop;
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{Addr4, FlowKey4, MacAddr};
 use netd_common::flow::proto;
@@ -75,7 +76,7 @@ impl Packet {
 pub enum Unread {
     /// Not an IPv4 packet that netd looks into (other protocol, VLAN tag).
     NotIpv4,
-    /// The headers contradict the length.
+    /// The IP header contradicts the length; the stack drops such a packet.
     Malformed,
 }
 
@@ -110,6 +111,25 @@ pub fn is_for_us(ctx: &TcContext) -> bool {
 fn gso_size(ctx: &TcContext) -> u32 {
     // SAFETY: as for `ifindex`.
     unsafe { (*raw(ctx)).gso_size }
+}
+
+/// Take off a VLAN tag with number 0 (a "priority tag", IEEE 802.1Q 6.9.1), as the stack does
+/// between this hook and the IP layer (`__netif_receive_skb_core`), so that what is below it is
+/// judged. `false` for a frame with two of them, which the stack would take off as well. Tags
+/// with other numbers lead to VLAN devices, which have hooks of their own.
+#[inline(always)]
+pub fn take_off_priority_tag(ctx: &TcContext) -> bool {
+    // SAFETY: as for `ifindex`.
+    unsafe {
+        if (*raw(ctx)).vlan_present == 0 || (*raw(ctx)).vlan_tci & 0x0fff != 0 {
+            return true;
+        }
+        if bpf_skb_vlan_pop(raw(ctx)) != 0 {
+            return false;
+        }
+        // A second tag has moved up into the first one's place.
+        (*raw(ctx)).vlan_present == 0
+    }
 }
 
 /// Is this an untagged IPv4 packet?
@@ -148,11 +168,20 @@ pub fn macs(ctx: &TcContext) -> Option<(MacAddr, MacAddr)> {
     Some((read(ctx, 0)?, read(ctx, 6)?))
 }
 
-/// Is the address one that routers do not forward (multicast, limited broadcast, RFC 1812
-/// 5.3.7: class E, loopback, "this host")?
+/// Is the address one that Linux does not forward unicast packets from or to: multicast, limited
+/// broadcast, loopback, "this host"? Class E and the rest of 0/8 are forwarded (since 5.3).
 #[inline(always)]
 pub fn never_forwarded(address: Addr4) -> bool {
-    address[0] >= 224 || address[0] == 127 || address[0] == 0
+    address[0] & 0xf0 == 224 || address[0] == 127 || address == [255; 4] || address == [0; 4]
+}
+
+/// Bring the longest headers there can be into the linear part.
+#[inline(always)]
+fn pull_headers(ctx: &TcContext, l3: usize) {
+    let all = ctx.len();
+    let want = (l3 + 60 + 20) as u32;
+    // What cannot be pulled is found missing by whoever reads it.
+    let _ = ctx.skb.pull_data(if all < want { all } else { want });
 }
 
 /// Read the headers of the packet whose IP header starts at `l3`.
@@ -164,9 +193,7 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
     // Headers may lie in pages (a tap fed by vhost, a NIC that splits frames): pull what the
     // longest headers need into the linear part, which `ctx.data` then shows.
     if ctx.data() + l3 + Ipv4Hdr::LEN + 20 > ctx.data_end() {
-        let all = ctx.len();
-        let want = (l3 + 60 + 20) as u32;
-        let _ = ctx.skb.pull_data(if all < want { all } else { want });
+        pull_headers(ctx, l3);
     }
     let Some(ip) = at::<[u32; 5]>(ctx, l3) else {
         return Err(Unread::Malformed);
@@ -177,6 +204,9 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
     let header_len = usize::from(first & 0x0f) * 4;
     if first >> 4 != 4 || header_len < Ipv4Hdr::LEN {
         return Err(Unread::Malformed);
+    }
+    if header_len != Ipv4Hdr::LEN && ctx.data() + l3 + header_len + 20 > ctx.data_end() {
+        pull_headers(ctx, l3);
     }
     let tos = w0.to_ne_bytes()[1];
     let fragment = w1.to_ne_bytes();
@@ -219,12 +249,14 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
         packet.kind = Kind::Fragment;
         return Ok(packet);
     }
+    // A transport header that is cut short or contradicts the length does not keep the stack from
+    // forwarding the packet, so it is judged like a protocol that netd does not know.
     let l4 = l3 + header_len;
     let mut l4_len = 8;
     match protocol {
         proto::TCP => {
             let Some(tcp) = at::<[u8; 20]>(ctx, l4) else {
-                return Err(Unread::Malformed);
+                return Ok(packet);
             };
             // SAFETY: `at` proved that the header is in the packet.
             unsafe {
@@ -232,17 +264,17 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
                 l4_len = u32::from((*tcp)[12] >> 4) * 4;
             }
             if l4_len < 20 {
-                return Err(Unread::Malformed);
+                return Ok(packet);
             }
         }
         proto::UDP | proto::ICMP => {}
         _ => return Ok(packet),
     }
     let Some(ports) = at::<[u16; 4]>(ctx, l4) else {
-        return Err(Unread::Malformed);
+        return Ok(packet);
     };
     if ip_len < header_len as u32 + l4_len {
-        return Err(Unread::Malformed);
+        return Ok(packet);
     }
     // SAFETY: `at` proved that eight bytes are in the packet.
     let [w0, w1, w2, _] = unsafe { *ports };

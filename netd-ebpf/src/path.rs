@@ -8,14 +8,21 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{Addr4, DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow4, FlowKey4, MacAddr};
+use netd_common::abi::{
+    Addr4, DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow4, FlowKey4, MacAddr, ticks,
+};
 
 use crate::packet::{ETH, Packet};
-use crate::{PASS, drops, maps, rewrite};
+use crate::{PASS, drops, flow, maps, rewrite};
 
 const AF_INET: u8 = 2;
-/// `BPF_FIB_LKUP_RET_FWD_DISABLED`: forwarding is off on the input device.
-const FWD_DISABLED: i64 = 5;
+/// `BPF_FIB_LKUP_RET_NOT_FWDED`: the destination is the host itself, or a broadcast.
+const NOT_FORWARDED: i64 = 4;
+/// `BPF_FIB_LOOKUP_SRC` (Linux 6.7): answer with the source address the host itself would use.
+const LOOKUP_SRC: u32 = 1 << 4;
+const EINVAL: i64 = -22;
+/// Endpoints that were not heard of for this long (60 s) may be elsewhere.
+const ENDPOINT_AGE: u32 = ticks(60);
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: routed, but the next hop's MAC address is not known.
 const NO_NEIGH: i64 = 7;
 
@@ -31,8 +38,10 @@ pub struct Route {
     pub mtu: u16,
     /// Is the next hop's MAC address known?
     pub resolved: bool,
-    /// The host does not forward what comes in by that device.
-    pub disabled: bool,
+    /// The destination is the host itself.
+    pub local: bool,
+    /// Address of the host's towards that next hop; zero where the kernel does not tell.
+    pub own: Addr4,
     /// Next hop; zero when it is not an IPv4 one.
     pub gateway: Addr4,
     /// The next hop's MAC address.
@@ -58,17 +67,18 @@ pub fn route(ctx: &TcContext, in_ifindex: u32, key: &FlowKey4, tos: u8, route: &
     fib.__bindgen_anon_2.tos = tos;
     fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(key.src);
     fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(key.dst);
-    // SAFETY: `fib` is as large as said and outlives the call.
-    let answer = unsafe {
-        fib_lookup(
-            ctx.skb.skb.cast(),
-            &raw mut fib,
-            size_of::<bpf_fib_lookup>() as i32,
-            0,
-        )
+    let ask = |fib: &mut bpf_fib_lookup, flags: u32| {
+        let len = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: `fib` is as large as said and outlives the call.
+        unsafe { fib_lookup(ctx.skb.skb.cast(), core::ptr::from_mut(fib), len, flags) }
     };
+    let mut answer = ask(&mut fib, LOOKUP_SRC);
+    let tells_own = answer != EINVAL;
+    if !tells_own {
+        answer = ask(&mut fib, 0);
+    }
     route.resolved = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS);
-    route.disabled = answer == FWD_DISABLED;
+    route.local = answer == NOT_FORWARDED;
     if !route.resolved && answer != NO_NEIGH {
         return false;
     }
@@ -79,6 +89,9 @@ pub fn route(ctx: &TcContext, in_ifindex: u32, key: &FlowKey4, tos: u8, route: &
     unsafe {
         if route.resolved {
             route.mtu = fib.__bindgen_anon_1.mtu_result;
+        }
+        if tells_own {
+            route.own = fib.__bindgen_anon_3.ipv4_src.to_ne_bytes();
         }
         if fib.family == AF_INET {
             route.gateway = fib.__bindgen_anon_4.ipv4_dst.to_ne_bytes();
@@ -117,7 +130,8 @@ pub fn set_guest(ctx: &TcContext, flow: &mut Flow4, bridge: u32, in_ifindex: u32
     // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
     if let Some(endpoint) = unsafe { maps::ENDPOINTS.get(flow.new_dst) } {
         let port = endpoint.ifindex;
-        if port == bridge || maps::bridge_of_port(port) == bridge {
+        let fresh = flow::now().wrapping_sub(endpoint.last_seen) < ENDPOINT_AGE;
+        if fresh && (port == bridge || maps::bridge_of_port(port) == bridge) {
             flow.out_ifindex = port;
             flow.out_dmac = endpoint.mac;
             return true;
@@ -150,9 +164,10 @@ pub enum Hook {
 
 /// Send an established packet on its way: past bridge, stack and netfilter when the path allows.
 ///
-/// `confirm` names the next hop (or [`NOBODY`]) when the kernel should be reminded that it is in use: one packet
-/// of a flow now and then goes through its neighbour code, so that the entry is confirmed (RFC
-/// 4861's reachability states, which Linux keeps for ARP too) and a changed MAC address noticed.
+/// `confirm` names the next hop (or [`NOBODY`]) when the kernel should be reminded that it is in
+/// use: one packet of a flow now and then goes through its neighbour code, so that the entry is
+/// confirmed (RFC 4861's reachability states, which Linux keeps for ARP too) and a changed MAC
+/// address noticed.
 #[inline(always)]
 pub fn transmit(
     ctx: &TcContext,

@@ -245,6 +245,23 @@ impl Lab {
             .expect("devices");
     }
 
+    /// Make an address one of the host's own, or no longer.
+    pub fn set_own(&mut self, address: Addr4, device: Option<&str>) {
+        match device {
+            Some(device) => {
+                let ifindex = self.ifindex(device);
+                self.addresses.insert(address, ifindex, 0)
+            }
+            None => self.addresses.remove(&address),
+        }
+        .expect("addresses");
+    }
+
+    pub fn remove_device(&mut self, device: &str) {
+        let ifindex = self.ifindex(device);
+        self.devices.remove(&ifindex).expect("devices");
+    }
+
     pub fn set_epoch(&mut self, epoch: u32) {
         self.control.set(0, Control { epoch }, 0).expect("control");
     }

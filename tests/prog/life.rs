@@ -1,7 +1,7 @@
 //! Flows over time: expiry, halves, changed paths, guests that move.
 
 use netd_common::Reason;
-use netd_common::abi::{DEVICE_ETHERNET, MacAddr};
+use netd_common::abi::MacAddr;
 use netd_common::flow::State;
 
 use crate::fixture::Fixture;
@@ -130,8 +130,19 @@ fn a_changed_address_ends_the_flow() {
     let mut lab = lab();
     guest_to_server(TCP, 40000, 80).established().only(&mut lab);
     let address = [198, 51, 100, 3];
-    lab.set_device("up0", address, DEVICE_ETHERNET);
+    ip("addr add 198.51.100.3/24 dev up0\n\
+        route change default via 198.51.100.1 src 198.51.100.3\n");
+    lab.set_own(address, Some("up0"));
     lab.set_epoch(2);
+    // As long as the host has the old address, it serves; new flows take the new one.
+    let old = up(tcp(GUEST, 40000, SERVER, 80, ACK));
+    let kept = old.clone().src(UP0).ttl(63).macs(ROUTER_MAC, UP0_MAC);
+    Fixture::new("data before", "port_ingress", "nat1", old.bytes())
+        .redirect(kept.bytes())
+        .any_flows()
+        .run(&mut lab);
+    lab.set_own(UP0, None);
+    lab.set_epoch(3);
     let packet = up(tcp(GUEST, 40000, SERVER, 80, ACK));
     let mut flow = guest_to_server(TCP, 40000, 80);
     flow.shown = Some((address, 40000));
@@ -146,8 +157,10 @@ fn a_changed_address_ends_the_flow() {
         .flows(flows)
         .run(&mut lab);
 
-    lab.set_device("up0", UP0, DEVICE_ETHERNET);
-    lab.set_epoch(3);
+    ip("route change default via 198.51.100.1\naddr del 198.51.100.3/24 dev up0\n");
+    lab.set_own(UP0, Some("up0"));
+    lab.set_own(address, None);
+    lab.set_epoch(4);
     let packet = up(tcp(GUEST, 40000, SERVER, 80, FIN | ACK));
     Fixture::new(
         "its end has no flow",

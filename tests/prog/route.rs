@@ -132,7 +132,7 @@ fn outside_begins_towards_a_guest_whose_port_is_known() {
     let flow = lab.flow(&key).expect("the answering entry");
     assert_eq!(flow.in_ifindex, lab.ifindex("route1"), "learned");
     assert_eq!(flow.in_mac, ROUTE_MAC);
-    assert_eq!(State::from_u8(flow.state), State::Established);
+    assert_eq!(State::from_u8(flow.state), State::Answered);
 }
 
 /// Nobody has seen the guest: the stack asks for it.

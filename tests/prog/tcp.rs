@@ -20,7 +20,8 @@ fn states_follow_the_control_bits_on_both_entries() {
     for (i, (from_guest, control, after)) in [
         (true, SYN, State::New),
         (true, SYN, State::New),
-        (false, SYN | ACK, State::Established),
+        (false, SYN | ACK, State::Answered),
+        (false, SYN | ACK, State::Answered),
         (true, ACK, State::Established),
         (false, ACK, State::Established),
         (true, FIN | ACK, State::Closing),
