@@ -432,7 +432,7 @@ fn teardown_needs_no_agent_and_leaves_no_program_attached() {
         lab.agent.ok(["net-start", "default"])?;
         lab.plug(&guest, "virbr1")?;
         // Its port forwards a moment later, and a guest that knows its gateway does not ask twice.
-        netd_tests::eventually(Duration::from_secs(2), || guest.ping(&OUTSIDE.to_string()))?;
+        netd_tests::eventually(Duration::from_secs(5), || guest.ping(&OUTSIDE.to_string()))?;
         Ok(())
     });
 }

@@ -13,7 +13,10 @@ const TEST_THREADS: &str = "4";
 pub fn test(arguments: &[String]) -> Result<()> {
     netd_tests::Netns::sweep()?;
     let mut command = cargo();
-    command.arg("test").env("NETD_BIN", binary()?);
+    // One failure does not hide another.
+    command
+        .args(["test", "--no-fail-fast"])
+        .env("NETD_BIN", binary()?);
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         command.env("RUST_TEST_THREADS", TEST_THREADS);
     }
