@@ -187,8 +187,10 @@ impl Store {
     }
 
     /// Reads the records of all active networks, as [`Store::load`] does with definitions. A
-    /// definition without data is reported.
-    pub fn load_active<T: DeserializeOwned>(&self) -> (Vec<ActiveRecord<T>>, Vec<StoreError>) {
+    /// definition without data is reported, and given with the default in its place.
+    pub fn load_active<T: DeserializeOwned + Default>(
+        &self,
+    ) -> (Vec<ActiveRecord<T>>, Vec<StoreError>) {
         let (networks, mut errors) = load_networks(&self.active);
         let mut records = Vec::new();
         for network in networks {
@@ -198,7 +200,12 @@ impl Store {
             });
             match data {
                 Ok(data) => records.push(ActiveRecord { network, data }),
-                Err(error) => errors.push(error),
+                // The network runs all the same, and must not go unguarded.
+                Err(error) => {
+                    errors.push(error);
+                    let data = T::default();
+                    records.push(ActiveRecord { network, data });
+                }
             }
         }
         (records, errors)

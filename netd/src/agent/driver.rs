@@ -5,11 +5,11 @@ use uuid::Uuid;
 use super::Agent;
 use super::inner::Inner;
 use super::lifecycle::check_host;
-use super::registry::Port;
+use super::reconcile::Planned;
 use crate::datapath::bpffs;
 use crate::dnsmasq::{Running, leases};
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{self, FormatOptions, ForwardMode, Network};
+use crate::model::{self, FormatOptions, ForwardMode};
 use crate::rpc::driver::{Driver, Lease, MapStatus, NetworkInfo, NetworkStatus, Result, Status};
 
 impl Driver for Agent {
@@ -108,28 +108,37 @@ impl Driver for Agent {
     async fn plan(&self, name: Option<&str>) -> Result<Vec<String>> {
         let inner = self.inner.lock().await;
         let snapshot = inner.links.snapshot().await.map_err(ApiError::internal)?;
-        let mut networks: Vec<(&Network, &[Port], bool)> = inner
+        let mut networks: Vec<Planned<'_>> = inner
             .networks
             .live()
-            .map(|live| {
-                let runs = live.dnsmasq.as_ref().is_some_and(Running::is_alive);
-                (&live.network, live.ports.as_slice(), runs)
+            .map(|live| Planned {
+                network: &live.network,
+                bridge: live.bridge,
+                ports: &live.ports,
+                dnsmasq_runs: live.dnsmasq.as_ref().is_some_and(Running::is_alive),
             })
             .collect();
         if let Some(name) = name {
             let entry = inner.networks.get(inner.uuid_of(name)?)?;
             match (&entry.live, &entry.config) {
-                (Some(live), _) => networks.retain(|(n, ..)| n.name == live.network.name),
+                (Some(live), _) => networks.retain(|p| p.network.name == live.network.name),
                 (None, Some(config)) => {
                     model::check_start(config)?;
                     check_host(config, &snapshot)?;
                     let ports = inner.host.detached.get(&config.name);
-                    networks = vec![(config, ports.map_or(&[], Vec::as_slice), false)];
+                    networks = vec![Planned {
+                        network: config,
+                        bridge: None,
+                        ports: ports.map_or(&[], Vec::as_slice),
+                        dnsmasq_runs: false,
+                    }];
                 }
                 (None, None) => {}
             }
         }
-        let steps = inner.plan_steps(&networks, &snapshot);
+        let steps = inner
+            .plan_steps(&networks, &snapshot)
+            .map_err(ApiError::internal)?;
         Ok(steps.iter().map(ToString::to_string).collect())
     }
 

@@ -13,12 +13,17 @@ use crate::datapath::{Attachment, Datapath, log};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
 use crate::settings::Settings;
+use crate::state::bridge_spec;
 use crate::store::Store;
 
 /// What the agent notes about an active network, beside its live definition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveData {
+    /// Number of its bridge.
+    #[serde(default)]
+    pub bridge: Option<u32>,
     /// Ports of its bridge.
+    #[serde(default)]
     pub ports: Vec<Port>,
 }
 
@@ -44,6 +49,9 @@ pub struct Inner {
     pub(super) binary: PathBuf,
     pub(super) networks: Registry,
     pub(super) host: HostData,
+    /// Bridges that an earlier agent guarded and that no record tells of. Nothing that may guard
+    /// them is taken away.
+    pub(super) orphans: BTreeSet<u32>,
     /// Programs that this agent has put in place.
     pub(super) attached: BTreeSet<Attachment>,
     /// Asks the event loop for a reconciliation.
@@ -71,6 +79,7 @@ impl Inner {
             binary,
             networks: Registry::default(),
             host,
+            orphans: BTreeSet::new(),
             attached: BTreeSet::new(),
             wake,
         })
@@ -104,6 +113,7 @@ impl Inner {
         for record in active {
             let network = record.network;
             let mut live = Live::new(network.clone(), record.data.ports);
+            live.bridge = record.data.bridge;
             live.dnsmasq = dnsmasq::process::adopt_network(&network, &self.settings);
             if let Some(running) = &live.dnsmasq {
                 tracing::info!(
@@ -115,6 +125,7 @@ impl Inner {
             }
             self.networks.entry(network.uuid).live = Some(live);
         }
+        self.find_orphans().await;
         self.reconcile().await;
         let autostart: Vec<_> = self
             .networks
@@ -127,6 +138,33 @@ impl Inner {
             match self.start(uuid).await {
                 Ok(()) => tracing::info!(network = name, "started"),
                 Err(error) => tracing::error!(network = name, %error, "autostart failed"),
+            }
+        }
+    }
+
+    async fn find_orphans(&mut self) {
+        let (bridges, snapshot) = match (self.datapath.maps.bridges(), self.links.snapshot().await)
+        {
+            (Ok(bridges), Ok(snapshot)) => (bridges, snapshot),
+            (Err(error), _) => return tracing::error!(%error, "cannot look for lost networks"),
+            (_, Err(error)) => return tracing::error!(%error, "cannot look for lost networks"),
+        };
+        for index in bridges {
+            let Some(link) = snapshot.links.get(&index) else {
+                continue;
+            };
+            let known = self.networks.live().any(|live| {
+                bridge_spec(&live.network)
+                    .is_some_and(|spec| spec.name == link.name && spec.is(link, live.bridge))
+            });
+            if !known {
+                tracing::error!(
+                    bridge = link.name,
+                    "guarded by an earlier agent, but no record tells of its network; its \
+                     policy stays in force. Start the network again after `netd teardown`, or \
+                     remove the bridge"
+                );
+                self.orphans.insert(index);
             }
         }
     }

@@ -7,7 +7,7 @@ use super::registry::Live;
 use crate::datapath::flows::Flows;
 use crate::dnsmasq;
 use crate::error::{ApiError, ErrorCode};
-use crate::link::{Snapshot, subnet_in_use};
+use crate::link::{LinkError, Links, Snapshot, subnet_in_use};
 use crate::model::{self, ForwardMode, Network};
 use crate::rpc::driver::Result;
 use crate::state;
@@ -93,6 +93,7 @@ impl Inner {
         self.store.save_active(
             &network,
             &ActiveData {
+                bridge: None,
                 ports: ports.clone(),
             },
         )?;
@@ -137,42 +138,37 @@ impl Inner {
         Ok(())
     }
 
-    /// Take a network down, past all errors, which are returned.
+    /// Take a network down, past all errors, which are returned. A bridge that cannot be removed
+    /// stays guarded: then the network stays active.
     async fn deactivate(&mut self, uuid: Uuid) -> Vec<ApiError> {
         let mut errors = Vec::new();
-        let Ok(Some(live)) = self.networks.get_mut(uuid).map(|entry| entry.live.take()) else {
+        let Ok(Some(live)) = self.networks.get_mut(uuid).map(|entry| entry.live.as_mut()) else {
             return errors;
         };
-        let network = live.network;
-        match dnsmasq::process::paths(&self.settings, &network) {
-            Ok(paths) => {
-                if let (Some(running), Some(pid_file)) = (live.dnsmasq, paths.pid_file)
-                    && let Err(error) = running.stop(&pid_file).await
-                {
-                    errors.push(error.into());
-                }
-            }
-            Err(error) => errors.push(error.into()),
-        }
-        let bridge = state::bridge_spec(&network).map(|spec| spec.name);
-        if let Some(bridge) = bridge {
-            match self.links.index_of(&bridge).await {
-                Ok(Some(index)) => {
-                    if let Err(error) = self.links.delete(index).await
-                        && !error.is_gone()
-                    {
-                        errors.push(ApiError::internal(error));
-                    }
-                    let purged =
-                        Flows::open(self.datapath.dir()).and_then(|mut flows| flows.purge(index));
-                    if let Err(error) = purged {
-                        errors.push(ApiError::internal(error));
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => errors.push(ApiError::internal(error)),
+        let network = live.network.clone();
+        let known = live.bridge;
+        if let Some(running) = live.dnsmasq.take() {
+            let paths = dnsmasq::process::paths(&self.settings, &network);
+            let pid_file = paths.ok().and_then(|paths| paths.pid_file);
+            if let Err(error) = running.stop(&pid_file.unwrap_or_default()).await {
+                errors.push(error.into());
             }
         }
+        match delete_bridge(&self.links, &network, known).await {
+            Ok(Some(index)) => {
+                let purged =
+                    Flows::open(self.datapath.dir()).and_then(|mut flows| flows.purge(index));
+                if let Err(error) = purged {
+                    errors.push(ApiError::internal(error));
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                errors.push(ApiError::internal(error));
+                return errors;
+            }
+        }
+        self.networks.entry(uuid).live = None;
         if let Err(error) = self.store.remove_active(&network.name) {
             errors.push(error.into());
         }
@@ -249,6 +245,29 @@ impl Inner {
         self.store.set_autostart(&network.name, on)?;
         entry.autostart = on;
         Ok(())
+    }
+}
+
+/// Delete the bridge of a managed network, if it is there and is that network's; returns the
+/// number it had. Another device of its name is left alone.
+pub(super) async fn delete_bridge(
+    links: &Links,
+    network: &Network,
+    known: Option<u32>,
+) -> std::result::Result<Option<u32>, LinkError> {
+    let Some(spec) = state::bridge_spec(network) else {
+        return Ok(None);
+    };
+    let snapshot = links.snapshot().await?;
+    let Some(link) = snapshot
+        .by_name(&spec.name)
+        .filter(|link| spec.is(link, known))
+    else {
+        return Ok(None);
+    };
+    match links.delete(link.index).await {
+        Err(error) if !error.is_gone() => Err(error),
+        _ => Ok(Some(link.index)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One agent to a set of directories.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -16,13 +17,17 @@ pub struct Locks(#[expect(dead_code, reason = "held for their drop")] Vec<File>)
 /// # Errors
 /// Another agent (or a teardown) holds one of them.
 pub fn take(settings: &Settings) -> anyhow::Result<Locks> {
-    let mut locks = Vec::new();
-    for dir in &places(settings) {
-        std::fs::create_dir_all(dir)
+    // The state directory is open to others: dnsmasq, which gives up root, reads files in it.
+    std::fs::create_dir_all(&settings.state_dir)
+        .with_context(|| format!("cannot create directory {}", settings.state_dir.display()))?;
+    for dir in places(settings) {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
             .with_context(|| format!("cannot create directory {}", dir.display()))?;
-        locks.extend(lock(dir)?);
     }
-    Ok(Locks(locks))
+    take_existing(settings)
 }
 
 /// Lock those of the directories that exist.
@@ -30,29 +35,28 @@ pub fn take(settings: &Settings) -> anyhow::Result<Locks> {
 /// # Errors
 /// An agent holds one of them.
 pub fn take_existing(settings: &Settings) -> anyhow::Result<Locks> {
-    let mut locks = Vec::new();
-    for dir in &places(settings) {
-        if dir.exists() {
-            locks.extend(lock(dir)?);
-        }
-    }
-    Ok(Locks(locks))
+    let existing = places(settings).into_iter().filter(|dir| dir.exists());
+    existing
+        .map(|dir| lock(&dir))
+        .collect::<Result<_, _>>()
+        .map(Locks)
 }
 
-/// What is locked: directories that are netd's alone, not the ones around them, in which the socket
-/// may lie and be locked while it is made.
+/// What is locked: directories that are netd's alone and closed to other users, who could
+/// otherwise lock them themselves; not the ones around them, in which the socket may lie and be
+/// locked while it is made.
 fn places(settings: &Settings) -> [PathBuf; 3] {
     [
         settings.networks_dir(),
-        settings.state_dir.clone(),
+        settings.state_dir.join("lock"),
         settings.active_dir(),
     ]
 }
 
-fn lock(dir: &Path) -> anyhow::Result<Vec<File>> {
+fn lock(dir: &Path) -> anyhow::Result<File> {
     let file = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(vec![file]),
+        Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => bail!(
             "another netd uses directory {}; stop it first, or give this one directories of its \
              own (--config-dir, --state-dir, --run-dir, --bpffs, --socket)",

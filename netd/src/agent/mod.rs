@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::Instant;
 
 use crate::datapath::flows::Flows;
 use crate::link::{Change, Watch};
@@ -31,6 +32,12 @@ pub use teardown::teardown;
 /// How often silent flows are looked for. The shortest timeout is 30 s, and an expired flow is
 /// dead to the datapath at once; this only gives back its memory.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the agent compares intent and kernel without being told of a change.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How long after a change of routes it does.
+const AFTER_ROUTES: Duration = Duration::from_secs(1);
 
 /// The agent as the RPC server's driver.
 pub struct Agent {
@@ -62,17 +69,27 @@ pub async fn run(settings: Settings, socket: PathBuf) -> anyhow::Result<()> {
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), "ready");
 
+    // Routes may make a device one that guests' traffic can leave by, but there can be many
+    // changes of routes and neighbours a second: those wait for each other.
+    let mut look_again = Instant::now() + LOOK_AGAIN;
     loop {
         let change = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = wake.notified() => Change::Links,
+            () = tokio::time::sleep_until(look_again) => Change::Links,
             change = watch_links.next() => change,
         };
         let mut inner = agent.inner.lock().await;
         match change {
-            Change::Links => inner.reconcile().await,
-            Change::Routes => inner.paths_changed(),
+            Change::Links => {
+                inner.reconcile().await;
+                look_again = Instant::now() + LOOK_AGAIN;
+            }
+            Change::Routes => {
+                inner.paths_changed();
+                look_again = look_again.min(Instant::now() + AFTER_ROUTES);
+            }
             Change::Overrun => {
                 tracing::warn!("the kernel dropped link events; looking at everything again");
                 inner.reconcile().await;

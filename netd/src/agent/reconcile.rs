@@ -1,13 +1,13 @@
 //! Making the kernel what the active networks ask for.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::inner::{ActiveData, Inner};
 use super::registry::Port;
-use crate::datapath::Attachment;
+use crate::datapath::{Attachment, Hook};
 use crate::dnsmasq::{self, Running};
 use crate::error::ApiError;
 use crate::link::{Snapshot, sysctl};
@@ -23,6 +23,18 @@ fn needs_forwarding(network: &Network) -> bool {
         network.mode(),
         ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open
     ) && network.ipv4_subnets().next().is_some()
+}
+
+/// A network whose steps are planned.
+pub(super) struct Planned<'a> {
+    /// Its definition.
+    pub network: &'a Network,
+    /// Number of its bridge when it was last seen.
+    pub bridge: Option<u32>,
+    /// The ports its bridge had then.
+    pub ports: &'a [Port],
+    /// Does its dnsmasq run?
+    pub dnsmasq_runs: bool,
 }
 
 impl Inner {
@@ -47,7 +59,14 @@ impl Inner {
             let Some(spec) = state::bridge_spec(&live.network) else {
                 continue;
             };
-            let (before, after) = state::plan_bridge(&spec, &snapshot, &live.ports);
+            let (before, after) =
+                match state::plan_bridge(&spec, &snapshot, live.bridge, &live.ports) {
+                    Ok(steps) => steps,
+                    Err(error) => {
+                        errors.push(ApiError::internal(error));
+                        continue;
+                    }
+                };
             late.extend(after);
             for step in before {
                 changed = true;
@@ -96,6 +115,16 @@ impl Inner {
         let mut errors = Vec::new();
         let networks: Vec<&Network> = self.networks.live().map(|live| &live.network).collect();
         let wanted = state::hooks(&networks, snapshot);
+        let pinned = match self.datapath.attached() {
+            Ok(pinned) => pinned,
+            Err(error) => return vec![ApiError::internal(error)],
+        };
+        // Somebody may have removed a pin, which detaches the program.
+        self.attached
+            .retain(|attachment| pinned.contains(attachment));
+        self.orphans
+            .retain(|index| snapshot.links.contains_key(index));
+        let prune = self.orphans.is_empty();
         let mut records = state::records(&networks, snapshot);
         for &attachment in wanted.difference(&self.attached.clone()) {
             let device = snapshot
@@ -113,7 +142,7 @@ impl Inner {
                 }
             }
         }
-        match self.datapath.maps.apply(&records) {
+        match self.datapath.maps.apply(&records, prune) {
             Ok(true) => {
                 let ports: HashSet<u32> = records
                     .ports
@@ -128,16 +157,11 @@ impl Inner {
             Ok(false) => {}
             Err(error) => errors.push(ApiError::internal(error)),
         }
-        let pinned = match self.datapath.attached() {
-            Ok(pinned) => pinned,
-            Err(error) => {
-                errors.push(ApiError::internal(error));
-                BTreeSet::new()
-            }
-        };
+        let gone = |a: &&Attachment| !snapshot.links.contains_key(&a.ifindex);
         let stale: Vec<Attachment> = pinned
             .union(&self.attached)
             .filter(|a| !wanted.contains(a))
+            .filter(|a| prune || gone(a))
             .copied()
             .collect();
         for attachment in stale {
@@ -175,8 +199,9 @@ impl Inner {
                 self.store.save_host(&self.host)?;
                 sysctl::set_ip_forward(true).map_err(ApiError::internal)?;
             }
-        } else if let Some(was) = self.host.ip_forward_was.take() {
+        } else if let Some(was) = self.host.ip_forward_was {
             sysctl::set_ip_forward(was).map_err(ApiError::internal)?;
+            self.host.ip_forward_was = None;
             self.store.save_host(&self.host)?;
         }
         Ok(())
@@ -210,15 +235,23 @@ impl Inner {
             let Some(bridge) = name.and_then(|name| snapshot.by_name(name)) else {
                 continue;
             };
+            let Some(spec) = state::bridge_spec(&live.network) else {
+                continue;
+            };
+            if !spec.is(bridge, live.bridge) {
+                continue;
+            }
             let ports: Vec<Port> = snapshot
                 .ports_of(bridge.index)
                 .map(|p| (p.index, p.name.clone()))
                 .collect();
-            if ports == live.ports || !live.network.is_managed() {
+            if ports == live.ports && live.bridge == Some(bridge.index) {
                 continue;
             }
             live.ports = ports;
+            live.bridge = Some(bridge.index);
             let data = ActiveData {
+                bridge: live.bridge,
                 ports: live.ports.clone(),
             };
             if let Err(error) = self.store.save_active(&live.network, &data) {
@@ -287,22 +320,21 @@ impl Inner {
     /// What [`converge`](Self::converge) and dnsmasq would do for `networks`, as steps.
     pub(super) fn plan_steps(
         &self,
-        networks: &[(&Network, &[Port], bool)],
+        networks: &[Planned<'_>],
         snapshot: &Snapshot,
-    ) -> Vec<Step> {
+    ) -> Result<Vec<Step>, state::InTheWay> {
         let mut steps = Vec::new();
         let mut late = Vec::new();
-        for (network, ports, dnsmasq_runs) in networks {
+        for planned in networks {
+            let network = planned.network;
             let Some(spec) = state::bridge_spec(network) else {
                 continue;
             };
-            let (before, after) = state::plan_bridge(&spec, snapshot, ports);
+            let (before, after) =
+                state::plan_bridge(&spec, snapshot, planned.bridge, planned.ports)?;
             steps.extend(before);
             if snapshot.by_name(&spec.name).is_none() {
-                for hook in [
-                    crate::datapath::Hook::BridgeIngress,
-                    crate::datapath::Hook::BridgeEgress,
-                ] {
+                for hook in [Hook::BridgeIngress, Hook::BridgeEgress] {
                     steps.push(Step::Attach {
                         device: spec.name.clone(),
                         hook,
@@ -310,26 +342,24 @@ impl Inner {
                 }
             }
             late.extend(after);
-            if dnsmasq::wants_dnsmasq(network) && !dnsmasq_runs {
+            if dnsmasq::wants_dnsmasq(network) && !planned.dnsmasq_runs {
                 late.push(Step::StartDnsmasq {
                     network: network.name.clone(),
                     bridge: spec.name.clone(),
                 });
             }
         }
-        let forward = networks
-            .iter()
-            .any(|(network, ..)| needs_forwarding(network));
+        let forward = networks.iter().any(|p| needs_forwarding(p.network));
         if forward && sysctl::ip_forward().is_ok_and(|on| !on) {
             late.push(Step::EnableForwarding);
         }
-        let definitions: Vec<&Network> = networks.iter().map(|(network, ..)| *network).collect();
+        let definitions: Vec<&Network> = networks.iter().map(|p| p.network).collect();
         steps.extend(state::plan_hooks(
             &state::hooks(&definitions, snapshot),
             &self.attached,
             snapshot,
         ));
         steps.extend(late);
-        steps
+        Ok(steps)
     }
 }

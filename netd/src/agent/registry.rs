@@ -26,6 +26,8 @@ pub struct Live {
     pub dnsmasq: Option<Running>,
     /// When dnsmasq was last started.
     pub dnsmasq_started: Option<tokio::time::Instant>,
+    /// Number of its bridge when it was last seen.
+    pub bridge: Option<u32>,
     /// The ports its bridge had when it was last seen.
     pub ports: Vec<Port>,
 }
@@ -37,6 +39,7 @@ impl Live {
             network,
             dnsmasq: None,
             dnsmasq_started: None,
+            bridge: None,
             ports,
         }
     }

@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::inner::{ActiveData, HostData};
+use super::lifecycle::delete_bridge;
 use super::lock;
 use crate::datapath::bpffs;
 use crate::dnsmasq;
 use crate::link::{Links, sysctl};
 use crate::settings::Settings;
-use crate::state;
 use crate::store::Store;
 
 /// Remove bridges, dnsmasq processes, programs, maps and run-time records, and give back what was
@@ -59,19 +59,8 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
                 errors.push(error.to_string());
             }
         }
-        let Some(spec) = state::bridge_spec(&network) else {
-            continue;
-        };
-        match links.index_of(&spec.name).await {
-            Ok(Some(index)) => {
-                if let Err(error) = links.delete(index).await
-                    && !error.is_gone()
-                {
-                    errors.push(error.to_string());
-                }
-            }
-            Ok(None) => {}
-            Err(error) => errors.push(error.to_string()),
+        if let Err(error) = delete_bridge(&links, &network, record.data.bridge).await {
+            errors.push(error.to_string());
         }
     }
     match store.load_host::<HostData>() {

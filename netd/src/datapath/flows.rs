@@ -43,21 +43,37 @@ impl Flows {
         &mut self,
         dead: impl Fn(&FlowKey4, &Flow4, Option<&Flow4>) -> bool,
     ) -> Result<usize> {
-        let mut gone = Vec::new();
+        let mut condemned = Vec::new();
         for entry in self.map.iter() {
             let (key, flow) = entry.map_err(error("read"))?;
-            let partner = self.map.get(&flow.partner(key.proto), 0).ok();
-            if dead(&key, &flow, partner.as_ref()) {
-                gone.push(key);
+            if dead(&key, &flow, self.partner(&key, &flow).as_ref()) {
+                condemned.push(key);
             }
         }
-        for key in &gone {
+        let mut removed = 0;
+        for key in &condemned {
+            // The walk may have taken long, and the same ports may be in use again.
+            let flow = match self.map.get(key, 0) {
+                Ok(flow) => flow,
+                Err(MapError::KeyNotFound) => continue,
+                Err(e) => return Err(error("read")(e)),
+            };
+            if !dead(key, &flow, self.partner(key, &flow).as_ref()) {
+                continue;
+            }
             match self.map.remove(key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Ok(()) => removed += 1,
+                Err(MapError::KeyNotFound) => {}
                 Err(e) => return Err(error("remove from")(e)),
             }
         }
-        Ok(gone.len())
+        Ok(removed)
+    }
+
+    /// The entry of the other direction, if it belongs to this one.
+    fn partner(&self, key: &FlowKey4, flow: &Flow4) -> Option<Flow4> {
+        let partner = self.map.get(&flow.partner(key.proto), 0).ok()?;
+        (partner.partner(key.proto) == *key).then_some(partner)
     }
 
     /// Remove the flows that have been silent for too long, and halves of flows.
@@ -65,11 +81,13 @@ impl Flows {
     /// # Errors
     /// The table cannot be read or written.
     pub fn expire(&mut self) -> Result<usize> {
-        let now = now();
         self.remove_where(|key, flow, partner| {
+            let now = now();
             let Some(partner) = partner else {
-                // The other half may be about to be written: leave it a moment.
-                return now.wrapping_sub(flow.last_seen) > 2;
+                // The other half may be about to be written: leave it a moment. A time ahead of
+                // ours is no age.
+                let age = now.wrapping_sub(flow.last_seen);
+                return age > 2 && age < u32::MAX / 2;
             };
             let state = State::from_u8(flow.state);
             expired(state, key.proto, flow.last_seen, partner.last_seen, now)

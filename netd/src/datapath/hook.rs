@@ -135,12 +135,16 @@ impl Datapath {
             .map_err(|error| failed(chain(&error)))?;
         if path.exists() {
             let replaced = PinnedLink::from_pin(&path)
-                .map_err(|error| chain(&error))
+                .map_err(|error| (is_dead(&error), chain(&error)))
                 .and_then(|pinned| {
                     SchedClassifierLink::try_from(FdLink::from(pinned))
-                        .map_err(|error| chain(&error))
+                        .map_err(|error| (is_dead(&error), chain(&error)))
                 })
-                .and_then(|link| program.attach_to_link(link).map_err(|error| chain(&error)));
+                .and_then(|link| {
+                    program
+                        .attach_to_link(link)
+                        .map_err(|error| (is_dead(&error), chain(&error)))
+                });
             match replaced {
                 // Dropping the handle of a pinned link leaves it attached.
                 Ok(id) => {
@@ -149,11 +153,12 @@ impl Datapath {
                         .map(drop)
                         .map_err(|e| failed(chain(&e)));
                 }
-                // The device it belonged to has gone (ENOLINK), and its number is in use again.
-                Err(message) => {
+                Err((true, message)) => {
                     tracing::debug!(%attachment, message, "pinned link is dead, attaching anew");
                     std::fs::remove_file(&path).map_err(io("remove", &path))?;
                 }
+                // The earlier program stays in place.
+                Err((false, message)) => return Err(failed(message)),
             }
         }
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
@@ -222,6 +227,21 @@ impl Datapath {
         }
         Ok(hooks)
     }
+}
+
+/// Has the device gone that the link belonged to (and its number is in use again)?
+/// `tcx_link_update` says ENOLINK then.
+fn is_dead(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.raw_os_error() == Some(libc::ENOLINK)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn side_name(side: TcAttachType) -> &'static str {

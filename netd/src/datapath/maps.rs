@@ -74,34 +74,39 @@ impl Maps {
         })
     }
 
-    /// Make the maps hold exactly `wanted`, changing only what differs, and let flows look again
-    /// when something did. Returns whether something did.
+    /// Make the maps hold exactly `wanted` (without `prune`: at least that), changing only what
+    /// differs, and let flows look again when something did. Returns whether something did.
     ///
     /// # Errors
     /// The first map operation that failed; what was done before it stays.
-    pub fn apply(&mut self, wanted: &Records) -> Result<bool> {
+    pub fn apply(&mut self, wanted: &Records, prune: bool) -> Result<bool> {
         let mut changed = false;
         // What is judged by comes first, what leads packets to it after.
-        changed |= sync(&mut self.networks, "networks", &wanted.networks)?;
-        changed |= sync(&mut self.devices, "devices", &wanted.devices)?;
+        changed |= sync(&mut self.networks, "networks", &wanted.networks, prune)?;
+        changed |= sync(&mut self.devices, "devices", &wanted.devices, prune)?;
         let ports = wanted
             .ports
             .iter()
             .map(|(port, bridge)| (*port, BridgePort { bridge: *bridge }));
-        changed |= sync(&mut self.ports, "ports", &ports.collect())?;
+        changed |= sync(&mut self.ports, "ports", &ports.collect(), prune)?;
         let addresses = wanted
             .addresses
             .iter()
             .map(|(address, ifindex)| (address.octets(), *ifindex));
-        changed |= sync(&mut self.addresses, "addresses", &addresses.collect())?;
-        changed |= self.sync_subnets(wanted)?;
+        changed |= sync(
+            &mut self.addresses,
+            "addresses",
+            &addresses.collect(),
+            prune,
+        )?;
+        changed |= self.sync_subnets(wanted, prune)?;
         if changed {
             self.raise_epoch()?;
         }
         Ok(changed)
     }
 
-    fn sync_subnets(&mut self, wanted: &Records) -> Result<bool> {
+    fn sync_subnets(&mut self, wanted: &Records, prune: bool) -> Result<bool> {
         let mut changed = false;
         let mut stale = Vec::new();
         let mut present = BTreeMap::new();
@@ -112,7 +117,7 @@ impl Maps {
             let subnet = (Ipv4Addr::from(data), len as u8);
             if wanted.subnets.contains_key(&subnet) {
                 present.insert(subnet, value.bridge);
-            } else {
+            } else if prune {
                 stale.push(key);
             }
         }
@@ -132,6 +137,17 @@ impl Maps {
             }
         }
         Ok(changed)
+    }
+
+    /// Bridges that the programs have networks for.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn bridges(&self) -> Result<BTreeSet<u32>> {
+        self.networks
+            .keys()
+            .map(|key| key.map_err(error("read", "networks")))
+            .collect()
     }
 
     /// Let every flow check policy and path at its next packet.
@@ -197,11 +213,12 @@ impl Maps {
     }
 }
 
-/// Make a hash map hold exactly `wanted`; returns whether it changed.
+/// Make a hash map hold exactly (without `prune`: at least) `wanted`; returns whether it changed.
 fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
     map: &mut HashMap<MapData, K, V>,
     name: &'static str,
     wanted: &BTreeMap<K, V>,
+    prune: bool,
 ) -> Result<bool> {
     let mut changed = false;
     let mut stale = Vec::new();
@@ -209,7 +226,8 @@ fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
     for entry in map.iter() {
         let (key, value) = entry.map_err(error("read", name))?;
         match wanted.get(&key) {
-            None => stale.push(key),
+            None if prune => stale.push(key),
+            None => {}
             Some(want) if *want == value => {
                 same.insert(key);
             }

@@ -48,6 +48,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// It carries Ethernet frames (`ARPHRD_ETHER`).
     pub ether: bool,
+    /// Its packets start with the IP header: no link-layer header is ever put before them.
+    pub headerless: bool,
     /// It is the loopback device.
     pub loopback: bool,
     /// It is switched on (`IFF_UP`); that says nothing about a carrier.
@@ -152,6 +154,13 @@ impl From<LinkMessage> for Link {
         let mut link = Self {
             index: header.index,
             ether: header.link_layer_type == LinkLayerType::Ether,
+            headerless: matches!(
+                header.link_layer_type,
+                LinkLayerType::None
+                    | LinkLayerType::Ppp
+                    | LinkLayerType::Rawip
+                    | LinkLayerType::Tunnel
+            ),
             loopback: header.flags.contains(LinkFlags::Loopback),
             up: header.flags.contains(LinkFlags::Up),
             ..Self::default()

@@ -31,6 +31,13 @@ pub struct BridgeSpec {
 }
 
 impl BridgeSpec {
+    /// Is this device the network's bridge, and not one that happens to have its name? It has the
+    /// MAC address of the definition, or it is the one that was made for it (`known`).
+    #[must_use]
+    pub fn is(&self, link: &Link, known: Option<u32>) -> bool {
+        link.bridge.is_some() && (link.mac == Some(self.mac) || Some(link.index) == known)
+    }
+
     /// Do guests' ports forward at once (`stp='on' delay='0'`)?
     #[must_use]
     pub fn has_edge_ports(&self) -> bool {
@@ -84,9 +91,9 @@ fn bridges<'a>(
         .iter()
         .filter(|network| network.is_managed())
         .filter_map(|network| {
-            let link = snapshot.by_name(network.bridge.name.as_deref()?)?;
-            link.bridge
-                .is_some()
+            let spec = bridge_spec(network)?;
+            let link = snapshot.by_name(&spec.name)?;
+            spec.is(link, None)
                 .then_some((link.index, (*network, link)))
         })
         .collect()
@@ -168,7 +175,9 @@ fn carries_routed_traffic(
     snapshot: &Snapshot,
     bridges: &BTreeMap<u32, (&Network, &Link)>,
 ) -> bool {
-    if link.loopback || bridges.contains_key(&link.index) {
+    // What has another kind of header than Ethernet's cannot be read at egress. It is left out, so
+    // nothing is masqueraded by it.
+    if link.loopback || bridges.contains_key(&link.index) || !(link.ether || link.headerless) {
         return false;
     }
     let below_vrf = |controller: u32| {

@@ -11,4 +11,4 @@ mod tests;
 
 pub use apply::apply;
 pub use desired::{BridgeSpec, bridge_spec, hooks, records};
-pub use plan::{Step, plan_bridge, plan_hooks};
+pub use plan::{InTheWay, Step, plan_bridge, plan_hooks};

@@ -152,20 +152,33 @@ impl fmt::Display for Step {
     }
 }
 
+/// A device has the name of a network's bridge and is not that bridge. It is left alone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a device named {0} is in the way of the network's bridge of that name; rename or remove it"
+)]
+pub struct InTheWay(pub String);
+
 /// Steps that make the bridge what `spec` says, in two parts: before and after the programs are
 /// attached, so that no guest sends a packet before its network's policy is in force.
 ///
-/// `remembered` are the ports (number and name) the bridge had when it was last seen: they are
+/// `known` is the bridge's number when it was last seen; `remembered` are the ports (number and name) the bridge had when it was last seen: they are
 /// given back to a bridge that has to be made anew, unless something else has taken them.
-#[must_use]
+///
+/// # Errors
+/// Another device has the bridge's name.
 pub fn plan_bridge(
     spec: &BridgeSpec,
     snapshot: &Snapshot,
+    known: Option<u32>,
     remembered: &[(u32, String)],
-) -> (Vec<Step>, Vec<Step>) {
+) -> Result<(Vec<Step>, Vec<Step>), InTheWay> {
     let bridge = spec.name.clone();
     let (mut before, mut after) = (Vec::new(), Vec::new());
     let link = snapshot.by_name(&spec.name);
+    if link.is_some_and(|link| !spec.is(link, known)) {
+        return Err(InTheWay(bridge));
+    }
     let delay = spec.effective_delay_ms();
     match link {
         None => {
@@ -241,7 +254,7 @@ pub fn plan_bridge(
             });
         }
     }
-    (before, after)
+    Ok((before, after))
 }
 
 /// Steps from the programs that are attached to those that should be.

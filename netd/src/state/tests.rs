@@ -95,7 +95,7 @@ fn running() -> Snapshot {
 #[test]
 fn a_new_bridge_is_guarded_before_it_is_switched_on() {
     let spec = bridge_spec(&network("<forward/>")).unwrap();
-    let (before, after) = plan_bridge(&spec, &host(), &[]);
+    let (before, after) = plan_bridge(&spec, &host(), None, &[]).unwrap();
     assert!(matches!(before[0], Step::CreateBridge { .. }));
     assert!(before.iter().any(|s| matches!(s, Step::AddAddress { .. })));
     assert!(before.iter().any(|s| matches!(s, Step::DisableIpv6 { .. })));
@@ -112,7 +112,10 @@ fn a_new_bridge_is_guarded_before_it_is_switched_on() {
 fn a_host_that_is_as_it_should_be_needs_no_step() {
     let spec = bridge_spec(&network("<forward/>")).unwrap();
     let ports = [(TAP, "tap0".to_owned())];
-    assert_eq!(plan_bridge(&spec, &running(), &ports), (vec![], vec![]));
+    assert_eq!(
+        plan_bridge(&spec, &running(), None, &ports),
+        Ok((vec![], vec![]))
+    );
 }
 
 #[test]
@@ -127,9 +130,21 @@ fn what_somebody_changed_is_mended() {
         stp: false,
         forward_delay_ms: 0,
     });
-    let (before, after) = plan_bridge(&spec, &host, &[]);
+    let (before, after) = plan_bridge(&spec, &host, Some(BRIDGE), &[]).unwrap();
     assert_eq!(before.len(), 3, "{before:?}");
     assert_eq!(after.len(), 1);
+}
+
+#[test]
+fn another_device_of_the_bridges_name_is_left_alone() {
+    let spec = bridge_spec(&network("<forward/>")).unwrap();
+    let mut host = running();
+    host.links.get_mut(&BRIDGE).unwrap().mac = Some(Mac([2, 9, 9, 9, 9, 9]));
+    assert!(plan_bridge(&spec, &host, Some(77), &[]).is_err());
+    assert!(hooks(&[&network("<forward/>")], &host).is_empty());
+    host.links.get_mut(&BRIDGE).unwrap().mac = Some(spec.mac);
+    host.links.get_mut(&BRIDGE).unwrap().bridge = None;
+    assert!(plan_bridge(&spec, &host, Some(BRIDGE), &[]).is_err());
 }
 
 #[test]
@@ -151,7 +166,7 @@ fn only_ports_that_are_still_free_are_given_back() {
         (8, "taken".to_owned()),
         (9, "gone".to_owned()),
     ];
-    let (_, after) = plan_bridge(&spec, &host, &remembered);
+    let (_, after) = plan_bridge(&spec, &host, None, &remembered).unwrap();
     let given: Vec<_> = after
         .iter()
         .filter(|s| matches!(s, Step::Enslave { .. }))
@@ -200,6 +215,7 @@ fn hooks_are_where_traffic_passes() {
         7,
         Link {
             ether: false,
+            headerless: true,
             ..link(7, "wg0")
         },
     );
@@ -287,11 +303,14 @@ proptest! {
             host.addresses.retain(|a| a.index != BRIDGE);
         }
         let ports = [(TAP, "tap0".to_owned())];
-        let (before, after) = plan_bridge(&spec, &host, &ports);
+        let (before, after) = plan_bridge(&spec, &host, Some(BRIDGE), &ports).unwrap();
         for step in before.iter().chain(&after) {
             carry_out(&mut host, step);
         }
-        prop_assert_eq!(plan_bridge(&spec, &host, &ports), (vec![], vec![]));
+        prop_assert_eq!(
+            plan_bridge(&spec, &host, None, &ports),
+            Ok((vec![], vec![]))
+        );
         prop_assert_eq!(host.links[&TAP].controller, Some(BRIDGE));
     }
 }

@@ -219,7 +219,9 @@ fn active_records() {
     fs::write(dir.path().join("run/networks/a.json"), "{").unwrap();
     fs::remove_file(dir.path().join("run/networks/b.json")).unwrap();
     let (records, errors) = store.load_active::<Vec<(String, u32)>>();
-    assert!(records.is_empty());
+    // The network runs, and must not go unguarded for want of its data.
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|record| record.data.is_empty()));
     assert_eq!(errors.len(), 2);
     assert!(errors[0].to_string().contains("a.json"), "{}", errors[0]);
 
