@@ -40,7 +40,7 @@ reasons! {
     ForeignDestination = 4, "foreign_destination",
         "the destination address is not in the subnet of the network it would go to";
     WrongUplink = 5, "wrong_uplink",
-        "the network may be forwarded by its <forward dev> only, and this is another device";
+        "the network may only be forwarded by the device that its definition names";
     Fragment = 6, "fragment",
         "a fragment cannot be masqueraded: only its first part carries ports";
     Protocol = 7, "protocol",

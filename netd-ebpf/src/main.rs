@@ -15,6 +15,10 @@
 
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a map value handed over by value is copied to the stack, which has 512 bytes"
+)]
 
 mod dhcp;
 mod drops;

@@ -1,7 +1,7 @@
 //! The running agent: it owns the networks and keeps the kernel as they ask.
 //!
 //! [`run`] is the event loop: calls from clients, changes of links, deaths of dnsmasq and the
-//! clock. All of them end in [`reconcile`](inner::Inner::reconcile), which compares intent with
+//! clock. All of them end in `Inner::reconcile`, which compares intent with
 //! the kernel. One lock guards the networks, so that calls follow one another.
 
 mod driver;
