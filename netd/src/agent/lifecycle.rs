@@ -132,7 +132,6 @@ impl Inner {
             .dnsmasq
             .start(&live.network, &bridge, &self.settings, &self.binary)
             .await?;
-        live.dnsmasq_started = Some(tokio::time::Instant::now());
         live.dnsmasq = Some(running.clone());
         self.watch_dnsmasq(running);
         Ok(())

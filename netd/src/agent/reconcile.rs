@@ -14,7 +14,7 @@ use crate::link::{Snapshot, sysctl};
 use crate::model::{ForwardMode, Network};
 use crate::state::{self, Step};
 
-/// A dnsmasq that dies is started again, but not more often than this.
+/// A dnsmasq that dies is started again at once, but not more often than this.
 const DNSMASQ_PAUSE: Duration = Duration::from_secs(5);
 
 /// Does a network of this mode need the host to forward IPv4?
@@ -275,7 +275,7 @@ impl Inner {
                 continue;
             };
             let now = Instant::now();
-            if let Some(last) = live.dnsmasq_started
+            if let Some(last) = live.dnsmasq_restarted
                 && now < last + DNSMASQ_PAUSE
             {
                 let wake = std::sync::Arc::clone(&self.wake);
@@ -285,7 +285,7 @@ impl Inner {
                 });
                 continue;
             }
-            live.dnsmasq_started = Some(now);
+            live.dnsmasq_restarted = Some(now);
             let name = &live.network.name;
             match self
                 .dnsmasq

@@ -24,8 +24,8 @@ pub struct Live {
     pub network: Network,
     /// Its dnsmasq, while one runs.
     pub dnsmasq: Option<Running>,
-    /// When dnsmasq was last started.
-    pub dnsmasq_started: Option<tokio::time::Instant>,
+    /// When dnsmasq was last started because it had died.
+    pub dnsmasq_restarted: Option<tokio::time::Instant>,
     /// Number of its bridge when it was last seen.
     pub bridge: Option<u32>,
     /// The ports its bridge had when it was last seen.
@@ -38,7 +38,7 @@ impl Live {
         Self {
             network,
             dnsmasq: None,
-            dnsmasq_started: None,
+            dnsmasq_restarted: None,
             bridge: None,
             ports,
         }
