@@ -134,7 +134,8 @@ fn verbs_that_only_ask_say_the_same() {
             .file("transient.xml", &Network::open("brief", 4).xml())?;
         lab.agent.ok(["net-create", &transient])?;
         let guest = lab.plugged(1, "virbr1")?;
-        guest.dhcp()?;
+        let lease = guest.dhcp()?;
+        lab.leases_with("default", lease.address)?;
 
         for options in [
             [].as_slice(),

@@ -40,7 +40,8 @@ fn a_lease_holds_what_the_definition_says() {
         }
         ensure!(web.resolve("vm1.lab.example", server)? == lease.address);
 
-        let table = lab.agent.ok(["net-dhcp-leases", "default"])?;
+        lab.leases_with("default", lease.address)?;
+        let table = lab.leases_with("default", fixed.address)?;
         for text in [
             format!("52:54:00:00:00:01   ipv4       {}/24", lease.address),
             format!("52:54:00:00:00:02   ipv4       {}/24", fixed.address),
@@ -186,8 +187,7 @@ fn dnsmasq_outlives_the_agent_and_is_adopted() {
         let lease = guest.dhcp().context("while no agent runs")?;
         lab.agent.start()?;
         ensure!(lab.dnsmasqs()? == before, "it was replaced");
-        let table = lab.agent.ok(["net-dhcp-leases", "default"])?;
-        ensure!(table.contains(&lease.address.to_string()), "{table}");
+        lab.leases_with("default", lease.address)?;
         // The adopted one is looked after, too.
         kill_process(
             Pid::from_raw(before[0]).context("a process number")?,
@@ -209,6 +209,7 @@ fn leases_outlive_the_network() {
         lab.up(&Network::nat("default", 1).dhcp(""))?;
         let guest = lab.plugged(1, "virbr1")?;
         let first = guest.dhcp()?;
+        lab.leases_with("default", first.address)?;
         lab.agent.ok(["net-destroy", "default"])?;
         lab.agent.ok(["net-start", "default"])?;
         let table = lab.agent.ok(["net-dhcp-leases", "default"])?;

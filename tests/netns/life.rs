@@ -113,11 +113,7 @@ fn an_upgrade_loses_no_packet() {
         lab.up(&Network::nat("other", 2).dhcp(""))?;
         let guest = lab.plugged(9, "virbr2")?;
         let lease = guest.dhcp()?;
-        let table = lab.agent.ok(["net-dhcp-leases", "other"])?;
-        ensure!(
-            table.contains(&lease.address.to_string()),
-            "the lease was not noted: {table}"
-        );
+        lab.leases_with("other", lease.address)?;
         lab.agent.stop()?;
         lab.agent.start()?;
         lab.agent.ok(["net-destroy", "other"])?;

@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::{Agent, Guest, Netns, Network, Snapshot};
@@ -48,6 +49,12 @@ impl Lab {
         hv.veth("uplink", &wan, "wan0")?;
         hv.address("uplink", &format!("{HOST}/24"))?;
         wan.address("wan0", &format!("{OUTSIDE}/24"))?;
+        // The kernel notices a carrier in the background, and changes more than a flag then.
+        crate::eventually(Duration::from_secs(5), || {
+            let link = hv.run(["ip", "link", "show", "uplink"])?;
+            ensure!(link.contains("state UP"), "no carrier: {link}");
+            Ok(())
+        })?;
         hv.run(["ip", "route", "add", "default", "via", &OUTSIDE.to_string()])?;
         hv.sysctl("net/ipv4/ip_forward", "0")?;
         let directory = tempfile::Builder::new().prefix("netd-").tempdir()?;
@@ -106,6 +113,20 @@ impl Lab {
         let address = format!("{}/24", network.address(10 + number));
         guest.address(&address, Some(&network.gateway().to_string()))?;
         Ok(guest)
+    }
+
+    /// The table of a network's leases once it shows `address`: dnsmasq calls the helper that
+    /// notes a lease only after it has answered the guest.
+    ///
+    /// # Errors
+    /// The address does not appear.
+    pub fn leases_with(&self, network: &str, address: Ipv4Addr) -> Result<String> {
+        crate::eventually(Duration::from_secs(5), || {
+            let table = self.agent.ok(["net-dhcp-leases", network])?;
+            let shown = format!(" {address}/");
+            ensure!(table.contains(&shown), "{address} is not in:\n{table}");
+            Ok(table)
+        })
     }
 
     /// Defines a network and starts it.
