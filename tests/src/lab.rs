@@ -49,10 +49,13 @@ impl Lab {
         hv.veth("uplink", &wan, "wan0")?;
         hv.address("uplink", &format!("{HOST}/24"))?;
         wan.address("wan0", &format!("{OUTSIDE}/24"))?;
-        // The kernel notices a carrier in the background, and changes more than a flag then.
+        // The kernel notices a carrier in the background, and adds addresses and routes then.
         crate::eventually(Duration::from_secs(5), || {
-            let link = hv.run(["ip", "link", "show", "uplink"])?;
-            ensure!(link.contains("state UP"), "no carrier: {link}");
+            let link = hv.run(["ip", "addr", "show", "uplink"])?;
+            ensure!(
+                link.contains("state UP") && !link.contains("tentative"),
+                "the uplink is not ready: {link}"
+            );
             Ok(())
         })?;
         hv.run(["ip", "route", "add", "default", "via", &OUTSIDE.to_string()])?;
