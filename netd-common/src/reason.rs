@@ -63,6 +63,8 @@ reasons! {
         "the frame carries more than one VLAN tag with number 0, behind which its packet hides";
     NetworkGone = 16, "network_gone",
         "the source address belongs to a network that has just been stopped";
+    SourceRoute = 17, "source_route",
+        "the packet carries a source route, by which the host would send it past the policy";
 }
 
 /// Number of entries of the `drops` map; room for reasons to come.

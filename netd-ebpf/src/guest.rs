@@ -81,10 +81,16 @@ extern "C" fn guest_known(
         Hook::Port => source.dmac == network.mac,
         Hook::Bridge | Hook::Uplink => packet::is_for_us(ctx),
     };
-    if !for_host || packet::never_forwarded(key.dst) || packet::never_forwarded(key.src) {
+    if !for_host {
         return PASS;
     }
     let mode = Mode::from_u8(network.mode);
+    if packet.options && mode != Mode::Open && packet::has_source_route(ctx, ETH) {
+        return drops::drop(Reason::SourceRoute);
+    }
+    if packet::never_forwarded(key.dst) || packet::never_forwarded(key.src) {
+        return PASS;
+    }
     // What an open network sends is the host's to judge, unless it is for a managed network.
     if mode == Mode::Open && maps::bridge_of(key.dst) == 0 {
         return PASS;

@@ -134,6 +134,13 @@ pub fn egress(ctx: &TcContext, l3: usize) -> i32 {
     };
     let bridge = maps::bridge_of(src.to_ne_bytes());
     let here = ifindex(ctx);
+    // It was addressed to the host when it came in, and nobody judged it.
+    if from != 0
+        && maps::network(here).is_some_and(|n| Mode::from_u8(n.mode) != Mode::Open)
+        && packet::has_source_route(ctx, l3)
+    {
+        return drops::finish(ctx, drops::drop(Reason::SourceRoute));
+    }
     if bridge == here {
         return PASS;
     }

@@ -300,5 +300,36 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
     Ok(packet)
 }
 
+/// Does the IP header at `l3` carry a loose or strict source route (RFC 791, 3.1)? Where the host
+/// honours them, such a packet is addressed to the host and forwarded to somewhere else.
+#[inline(always)]
+pub fn has_source_route(ctx: &TcContext, l3: usize) -> bool {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    let Ok(first) = ctx.load::<u8>(l3) else {
+        return false;
+    };
+    let header_len = usize::from(first & 0x0f) * 4;
+    let mut at = Ipv4Hdr::LEN;
+    for _ in 0..60 - Ipv4Hdr::LEN {
+        if at >= header_len {
+            break;
+        }
+        match ctx.load::<u8>(l3 + at) {
+            Ok(LOOSE | STRICT) => return true,
+            Ok(NO_OPERATION) => at += 1,
+            // The stack drops what it cannot read.
+            Ok(END) | Err(_) => return false,
+            Ok(_) => match ctx.load::<u8>(l3 + at + 1) {
+                Ok(length) if length >= 2 => at += usize::from(length),
+                _ => return false,
+            },
+        }
+    }
+    false
+}
+
 /// The Ethernet header's length, for readers of frames.
 pub const ETH: usize = EthHdr::LEN;
