@@ -216,7 +216,29 @@ pub fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
 /// # Panics
 /// When the test fails: that is its purpose.
 pub fn check(test: impl FnOnce(&mut Lab) -> Result<()>) {
-    let mut lab = Lab::new().unwrap_or_else(|error| panic!("no topology: {error:?}"));
+    check_in(Lab::new(), test);
+}
+
+/// The same on a hypervisor whose own stack forwards everything that it can be made to forward, so
+/// that only netd stands between guests and outside.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_router(test: impl FnOnce(&mut Lab) -> Result<()>) {
+    let lab = Lab::new().and_then(|lab| {
+        lab.hv.sysctl("net/ipv4/ip_forward", "1")?;
+        for device in ["all", "default", "uplink", "lo"] {
+            let key = |name| format!("net/ipv4/conf/{device}/{name}");
+            lab.hv.sysctl(&key("rp_filter"), "0")?;
+            lab.hv.sysctl(&key("accept_source_route"), "1")?;
+        }
+        Ok(lab)
+    });
+    check_in(lab, test);
+}
+
+fn check_in(lab: Result<Lab>, test: impl FnOnce(&mut Lab) -> Result<()>) {
+    let mut lab = lab.unwrap_or_else(|error| panic!("no topology: {error:?}"));
     let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<()> {
         let before = lab.snapshot().context("the picture before")?;
         test(&mut lab)?;

@@ -11,6 +11,7 @@
 //! Everything here needs root. Nothing here changes the machine's own network.
 
 pub mod agent;
+pub mod frame;
 pub mod guest;
 pub mod lab;
 pub mod netns;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use agent::Agent;
+pub use frame::{Frame, Wire};
 pub use guest::{Guest, Lease};
 pub use lab::Lab;
 pub use netns::Netns;

@@ -177,6 +177,38 @@ impl Netns {
         Ok(())
     }
 
+    /// MAC address of a device.
+    ///
+    /// # Errors
+    /// No such device, or it has none.
+    pub fn mac(&self, device: &str) -> Result<[u8; 6]> {
+        let link = self.link(device)?;
+        let text = link["address"].as_str().unwrap_or_default();
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().unwrap_or_default();
+            *byte = u8::from_str_radix(part, 16)
+                .with_context(|| format!("MAC address {text:?} of {device}"))?;
+        }
+        Ok(mac)
+    }
+
+    /// Number of a device.
+    ///
+    /// # Errors
+    /// No such device.
+    pub fn ifindex(&self, device: &str) -> Result<u64> {
+        let link = self.link(device)?;
+        link["ifindex"].as_u64().context("a device has a number")
+    }
+
+    fn link(&self, device: &str) -> Result<serde_json::Value> {
+        let text = self.run(["ip", "-j", "link", "show", "dev", device])?;
+        let mut list: Vec<serde_json::Value> = serde_json::from_str(&text)?;
+        list.pop().with_context(|| format!("no device {device}"))
+    }
+
     /// The processes inside.
     ///
     /// # Errors

@@ -27,14 +27,15 @@ pub struct Ipv4 {
 }
 
 impl Ipv4 {
-    /// Reads an Ethernet frame; `None` where it carries no complete IPv4 header.
+    /// Reads an Ethernet frame, whatever VLAN tags it has; `None` where it carries no complete
+    /// IPv4 header.
     #[must_use]
     pub fn from_frame(frame: &[u8]) -> Option<Self> {
-        let packet = frame.get(14..)?;
-        if frame.get(12..14)? != [0x08, 0x00] {
-            return None;
+        let mut rest = frame.get(12..)?;
+        while let [0x81, 0x00, _, _, ..] | [0x88, 0xa8, _, _, ..] = rest {
+            rest = &rest[4..];
         }
-        Self::from_packet(packet)
+        Self::from_packet(rest.strip_prefix(&[0x08, 0x00])?)
     }
 
     /// Reads a packet without its frame, as an ICMP error quotes it.
@@ -130,7 +131,7 @@ impl Ipv4 {
 }
 
 /// The Internet checksum.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in bytes.chunks(2) {
         sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));

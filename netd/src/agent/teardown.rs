@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use super::inner::{ActiveData, HostData};
 use super::lifecycle::delete_bridge;
 use super::lock;
-use crate::datapath::bpffs;
+use crate::datapath::{bpffs, maps, pin_dir};
 use crate::dnsmasq;
 use crate::link::{Links, sysctl};
+use crate::model::Mac;
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -47,10 +48,12 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
     let links = Links::connect().context("cannot talk to the kernel about devices")?;
     let (active, unread) = store.load_active::<ActiveData>();
     errors.extend(unread.iter().map(ToString::to_string));
-    for record in active {
-        let network = record.network;
-        if let Some(running) = dnsmasq::process::adopt_network(&network, settings) {
-            let paths = dnsmasq::process::paths(settings, &network);
+    // Where a record cannot be read, the definition leads to the process all the same.
+    let (defined, _) = store.load();
+    let networks = active.iter().map(|record| &record.network);
+    for network in networks.chain(defined.iter().map(|stored| &stored.network)) {
+        if let Some(running) = dnsmasq::process::adopt_network(network, settings) {
+            let paths = dnsmasq::process::paths(settings, network);
             let pid_file = paths
                 .ok()
                 .and_then(|paths| paths.pid_file)
@@ -59,10 +62,14 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
                 errors.push(error.to_string());
             }
         }
+    }
+    for record in active {
+        let network = record.network;
         if let Err(error) = delete_bridge(&links, &network, record.data.bridge).await {
             errors.push(error.to_string());
         }
     }
+    delete_guarded_bridges(settings, &links, errors).await;
     match store.load_host::<HostData>() {
         Ok(host) => {
             if let Some(was) = host.ip_forward_was
@@ -74,6 +81,32 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
         Err(error) => errors.push(error.to_string()),
     }
     Ok(())
+}
+
+/// Delete the bridges that no record led to: their programs go with the pins, and a bridge without
+/// them would let everything through.
+async fn delete_guarded_bridges(settings: &Settings, links: &Links, errors: &mut Vec<String>) {
+    let guarded = match maps::pinned_networks(&pin_dir(&settings.bpffs)) {
+        Ok(guarded) => guarded,
+        Err(error) => return errors.push(error.to_string()),
+    };
+    let snapshot = match links.snapshot().await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return errors.push(error.to_string()),
+    };
+    for (index, network) in guarded {
+        // The number may be another device's by now.
+        let is_its_bridge = snapshot
+            .links
+            .get(&index)
+            .is_some_and(|link| link.bridge.is_some() && link.mac == Some(Mac(network.mac)));
+        if is_its_bridge
+            && let Err(error) = links.delete(index).await
+            && !error.is_gone()
+        {
+            errors.push(error.to_string());
+        }
+    }
 }
 
 fn remove(path: &Path, errors: &mut Vec<String>) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie};
@@ -37,6 +38,25 @@ pub struct Records {
     pub devices: BTreeMap<u32, Device>,
     /// `addresses`: the host's own, with the device that has them.
     pub addresses: BTreeMap<Ipv4Addr, u32>,
+}
+
+/// The networks pinned below `dir` (a version's directory), by ifindex of the bridge, for a reader
+/// that loads no programs. None where nothing is pinned.
+///
+/// # Errors
+/// The map cannot be read or has another layout.
+pub fn pinned_networks(dir: &Path) -> Result<BTreeMap<u32, Network>> {
+    let path = dir.join("maps/networks");
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let data = MapData::from_pin(path).map_err(error("open", "networks"))?;
+    let map = aya::maps::Map::from_map_data(data).map_err(error("open", "networks"))?;
+    let map: HashMap<MapData, u32, Network> =
+        HashMap::try_from(map).map_err(error("use", "networks"))?;
+    map.iter()
+        .map(|entry| entry.map_err(error("read", "networks")))
+        .collect()
 }
 
 fn error(operation: &'static str, map: &'static str) -> impl Fn(MapError) -> DatapathError {
