@@ -1,0 +1,301 @@
+//! Where packets leave and behind which address follows the host's routes, addresses and
+//! neighbours.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check};
+use netd_tests::packet::{ICMP, Ipv4, UDP};
+use netd_tests::traffic::{self, Load, Server, Verdict};
+use netd_tests::{Frame, Netns, Network, Sniffer, Wire};
+
+const PORT: u16 = 7000;
+/// Time within which paths follow what the host knows.
+const SOON: Duration = Duration::from_secs(2);
+
+fn default() -> Network {
+    Network::nat("default", 1)
+}
+
+/// Does the kernel tell the programs which address it would use (Linux 6.7)?
+fn kernel_tells_sources() -> Result<bool> {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let mut next = || {
+        numbers
+            .next()
+            .context("a version has two numbers")?
+            .context("a number")
+    };
+    Ok((next()?, next()?) >= (6, 7))
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn guests_hide_behind_the_address_the_host_would_use() {
+    check(|lab| {
+        if !kernel_tells_sources()? {
+            eprintln!("SKIPPED: the kernel is older than 6.7");
+            return Ok(());
+        }
+        let (second, third) = (Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(198, 51, 100, 7));
+        lab.hv.address("uplink", "192.0.2.2/24")?;
+        lab.hv.address("uplink", "198.51.100.7/24")?;
+        lab.wan.address("wan0", "192.0.2.1/24")?;
+        let far = lab.far(1500)?;
+        lab.agent.start()?;
+        lab.up(&default())?;
+        let guest = lab.member(1, &default())?;
+        let _near = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        let _far = Server::udp(&far, at(FAR, PORT))?;
+        let seen_as = |to: Ipv4Addr, address: Ipv4Addr| -> Result<()> {
+            let verdict = traffic::ask_udp(guest.netns(), at(to, PORT))?;
+            let right = matches!(verdict, Verdict::Answered(seen) if seen.ip() == address);
+            ensure!(right, "{to} saw {verdict:?}, not {address}");
+            Ok(())
+        };
+        let sniffer = Sniffer::start(&lab.wan)?;
+        let route = |words: &str| -> Result<()> {
+            let words = format!("ip route replace 203.0.113.0/24 {words}");
+            lab.hv.run(words.split(' '))?;
+            Ok(())
+        };
+        seen_as(OUTSIDE, HOST).context("no route of its own")?;
+        seen_as(FAR, HOST).context("the default route")?;
+        route("via 192.0.2.1")?;
+        seen_as(FAR, second).context("a next hop in the second subnet")?;
+        route(&format!("via {OUTSIDE} src {third}"))?;
+        seen_as(FAR, third).context("a route with a source")?;
+        route(&format!("via {OUTSIDE}"))?;
+        seen_as(FAR, HOST).context("a route without one")?;
+        for packet in sniffer.finish()? {
+            ensure!(packet.source.octets()[0] != 10, "{packet:?}");
+        }
+        lab.hv.run(["ip", "route", "del", "203.0.113.0/24"])?;
+        lab.hv
+            .run(["ip", "addr", "del", "192.0.2.2/24", "dev", "uplink"])?;
+        lab.hv
+            .run(["ip", "addr", "del", "198.51.100.7/24", "dev", "uplink"])?;
+        Ok(())
+    });
+}
+
+/// A device without link-layer header whose other end is the test.
+struct Tunnel(File);
+
+impl Tunnel {
+    fn new(netns: &Netns, name: &str) -> Result<Self> {
+        /// `struct ifreq` as TUNSETIFF reads it.
+        #[repr(C)]
+        struct Request {
+            name: [u8; 16],
+            flags: u16,
+            rest: [u8; 22],
+        }
+        /// `TUNSETIFF`.
+        const SET_INTERFACE: rustix::ioctl::Opcode = 0x4004_54ca;
+        /// `IFF_TUN | IFF_NO_PI`.
+        const BARE_PACKETS: u16 = 0x1001;
+
+        let mut request = Request {
+            name: [0; 16],
+            flags: BARE_PACKETS,
+            rest: [0; 22],
+        };
+        request.name[..name.len()].copy_from_slice(name.as_bytes());
+        // The device belongs to the namespace in which the file is opened.
+        let file = netns.enter(|| -> Result<File> {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/net/tun")?;
+            // SAFETY: TUNSETIFF reads a `struct ifreq`, which `Request` is as long as.
+            unsafe {
+                let set = rustix::ioctl::Setter::<SET_INTERFACE, Request>::new(request);
+                rustix::ioctl::ioctl(file.as_fd(), set)?;
+            }
+            Ok(file)
+        })??;
+        rustix::io::ioctl_fionbio(&file, true)?;
+        Ok(Self(file))
+    }
+
+    /// The next packet of that protocol.
+    fn packet(&mut self, protocol: u8) -> Result<Ipv4> {
+        netd_tests::eventually(SOON, || {
+            let mut buffer = [0; 2048];
+            let length = self.0.read(&mut buffer)?;
+            let packet = Ipv4::from_packet(&buffer[..length]).context("not IPv4")?;
+            ensure!(packet.protocol == protocol, "{packet:?}");
+            Ok(packet)
+        })
+    }
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn errors_of_guests_pass_a_tunnel_translated() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default())?;
+        let guest = lab.member(1, &default())?;
+        guest.ping(&OUTSIDE.to_string())?;
+        let mut tunnel = Tunnel::new(&lab.hv, "tun9")?;
+        let (own, far) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(203, 0, 113, 9));
+        lab.hv.address("tun9", &format!("{own}/24"))?;
+        lab.hv
+            .run(["ip", "route", "add", "203.0.113.0/24", "dev", "tun9"])?;
+        std::thread::sleep(Duration::from_millis(500));
+        let socket = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:5000"))??;
+        let send = || socket.send_to(b"out", at(far, PORT));
+        let asked = netd_tests::eventually(SOON, || {
+            send()?;
+            tunnel.packet(UDP)
+        })?;
+        ensure!(asked.source == own && asked.destination == far, "{asked:?}");
+        let port = asked.source_port().context("a port")?;
+        let mut answer = |data: &[u8]| -> Result<()> {
+            let packet = Frame::udp((far, PORT), (own, port), data).packet();
+            tunnel.0.write_all(&packet)?;
+            Ok(())
+        };
+        answer(b"back")?;
+        socket.set_read_timeout(Some(SOON))?;
+        let (length, from) = socket.recv_from(&mut [0; 16]).context("the answer")?;
+        let expected: SocketAddr = at(far, PORT).into();
+        ensure!(
+            length == 4 && from == expected,
+            "{length} bytes from {from}"
+        );
+
+        // Now nobody listens.
+        drop(socket);
+        answer(b"too late")?;
+        let error = tunnel.packet(ICMP).context("the guest's error")?;
+        ensure!(error.icmp() == Some((3, 3)), "{error:?}");
+        ensure!(error.source == own && error.destination == far, "{error:?}");
+        ensure!(error.icmp_checksum_is_right(), "{error:?}");
+        let quoted = error.quoted().context("it quotes nothing")?;
+        ensure!(
+            quoted.source == far && quoted.destination == own,
+            "{quoted:?}"
+        );
+        ensure!(
+            quoted.destination_port() == Some(port),
+            "{quoted:?}, not {port}"
+        );
+        ensure!(quoted.source_port() == Some(PORT), "{quoted:?}");
+        Ok(())
+    });
+}
+
+/// Makes all that the hypervisor knows about its neighbours old.
+fn age(hv: &Netns) -> Result<()> {
+    for device in ["uplink", "virbr1"] {
+        let list = hv.run(["ip", "-4", "neigh", "show", "dev", device])?;
+        for line in list.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            if let [address, "lladdr", mac, ..] = words[..] {
+                let state = ["dev", device, "nud", "stale"];
+                let change = ["ip", "neigh", "change", address, "lladdr", mac];
+                hv.run(change.into_iter().chain(state))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_flow_outlives_what_the_host_knows_of_its_neighbours() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default())?;
+        let guest = lab.member(1, &default())?;
+        guest.ping(&OUTSIDE.to_string())?;
+        for device in ["uplink", "virbr1"] {
+            let key = |name| format!("net/ipv4/neigh/{device}/{name}");
+            lab.hv.sysctl(&key("base_reachable_time_ms"), "1000")?;
+            lab.hv.sysctl(&key("delay_first_probe_time"), "1")?;
+            lab.hv.sysctl(&key("retrans_time_ms"), "200")?;
+            lab.hv.sysctl(&key("gc_stale_time"), "1")?;
+        }
+        let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        let load = Load::udp(guest.netns(), at(OUTSIDE, PORT))?;
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_secs(1));
+            age(&lab.hv)?;
+        }
+        std::thread::sleep(SOON);
+        for device in ["uplink", "virbr1"] {
+            lab.hv.run(["ip", "neigh", "flush", "dev", device])?;
+        }
+        std::thread::sleep(SOON);
+        let report = load.finish()?;
+        ensure!(report.sent > 1000, "only {} were sent", report.sent);
+        ensure!(
+            report.lost.is_empty(),
+            "lost {:?} of {}",
+            report.lost,
+            report.sent
+        );
+        Ok(())
+    });
+}
+
+/// What a router says when it takes over an address.
+fn announcement(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
+    let mut frame = [[0xff; 6], mac].concat();
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, 1]);
+    for hardware in [mac, [0; 6]] {
+        frame.extend(hardware);
+        frame.extend(address.octets());
+    }
+    frame
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_router_that_is_another_one_now_is_followed() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&default())?;
+        let guest = lab.member(1, &default())?;
+        guest.ping(&OUTSIDE.to_string())?;
+        let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        let socket = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:5000"))??;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let ask = || -> Result<()> {
+            socket.send_to(b"still there?", at(OUTSIDE, PORT))?;
+            socket.recv_from(&mut [0; 16]).context("no answer")?;
+            Ok(())
+        };
+        for last in 1..=3 {
+            // The flow is established, and its packets take the short way.
+            for _ in 0..40 {
+                ask()?;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let mac = [0x02, 0, 0, 0, 0x77, last];
+            let text = format!("02:00:00:00:77:{last:02}");
+            lab.wan
+                .run(["ip", "link", "set", "wan0", "address", &text])?;
+            ensure!(
+                ask().is_err(),
+                "the old MAC address still works: the test tests nothing"
+            );
+            Wire::new(&lab.wan, "wan0")?.send_bytes(&announcement(mac, OUTSIDE))?;
+            let start = Instant::now();
+            netd_tests::eventually(SOON, ask)?;
+            println!("followed after {:?}", start.elapsed());
+        }
+        Ok(())
+    });
+}
