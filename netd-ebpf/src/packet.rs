@@ -8,6 +8,8 @@ use netd_common::flow::proto;
 use network_types::eth::{EthHdr, EtherType};
 use network_types::ip::Ipv4Hdr;
 
+use crate::arguments;
+
 /// Types of ICMP messages (RFC 792).
 pub mod icmp_type {
     /// Echo reply.
@@ -300,35 +302,52 @@ pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
     Ok(packet)
 }
 
+/// What [`option_length`] says of a source route.
+const SOURCE_ROUTE: u32 = u32::MAX;
+
 /// Does the IP header at `l3` carry a loose or strict source route (RFC 791, 3.1)? Where the host
 /// honours them, such a packet is addressed to the host and forwarded to somewhere else.
 #[inline(always)]
 pub fn has_source_route(ctx: &TcContext, l3: usize) -> bool {
+    let Ok(first) = ctx.load::<u8>(l3) else {
+        return false;
+    };
+    let end = l3 as u32 + u32::from(first & 0x0f) * 4;
+    let mut at = (l3 + Ipv4Hdr::LEN) as u32;
+    for _ in 0..60 - Ipv4Hdr::LEN {
+        if at >= end {
+            break;
+        }
+        match option_length(ctx.skb.skb, at) {
+            0 => break,
+            SOURCE_ROUTE => return true,
+            length => at += length,
+        }
+    }
+    false
+}
+
+/// Length of the IP option at `at`; 0 at the list's end and where the stack drops the packet.
+///
+/// A function of its own, since the verifier knows nothing of what it returns: it would follow
+/// every way in which the options of a header can be long.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn option_length(ctx: *mut __sk_buff, at: u32) -> u32 {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
     const LOOSE: u8 = 131;
     const STRICT: u8 = 137;
-    let Ok(first) = ctx.load::<u8>(l3) else {
-        return false;
-    };
-    let header_len = usize::from(first & 0x0f) * 4;
-    let mut at = Ipv4Hdr::LEN;
-    for _ in 0..60 - Ipv4Hdr::LEN {
-        if at >= header_len {
-            break;
-        }
-        match ctx.load::<u8>(l3 + at) {
-            Ok(LOOSE | STRICT) => return true,
-            Ok(NO_OPERATION) => at += 1,
-            // The stack drops what it cannot read.
-            Ok(END) | Err(_) => return false,
-            Ok(_) => match ctx.load::<u8>(l3 + at + 1) {
-                Ok(length) if length >= 2 => at += usize::from(length),
-                _ => return false,
-            },
-        }
+    arguments!(ctx; else 0);
+    match ctx.load::<u8>(at as usize) {
+        Ok(END) | Err(_) => 0,
+        Ok(NO_OPERATION) => 1,
+        Ok(LOOSE | STRICT) => SOURCE_ROUTE,
+        Ok(_) => match ctx.load::<u8>(at as usize + 1) {
+            Ok(length) if length >= 2 => u32::from(length),
+            _ => 0,
+        },
     }
-    false
 }
 
 /// The Ethernet header's length, for readers of frames.
