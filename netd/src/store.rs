@@ -117,6 +117,7 @@ impl Store {
             file::create_dir(dir)?;
             file::remove_leftovers(dir)?;
         }
+        file::remove_leftovers(&settings.run_dir)?;
         Ok(store)
     }
 
