@@ -140,10 +140,13 @@ fn an_uplink_that_appears_without_an_agent_is_not_used_unguarded() {
         }
         lab.agent.start()?;
         netd_tests::eventually(SOON, || is_guarded(&lab.hv, "late"))?;
-        let verdict = ask(&guest, gateway)?;
         let own = Ipv4Addr::new(192, 0, 2, 2);
-        let translated = matches!(verdict, Verdict::Answered(seen) if seen.ip() == own);
-        ensure!(translated, "the new uplink: {verdict:?}");
+        netd_tests::eventually(SOON, || {
+            let verdict = ask(&guest, gateway)?;
+            let translated = matches!(verdict, Verdict::Answered(seen) if seen.ip() == own);
+            ensure!(translated, "the new uplink: {verdict:?}");
+            Ok(())
+        })?;
         load.finish()?;
         none_private(sniffer, "behind the new uplink")?;
         lab.hv.run(["ip", "link", "del", "late"])?;
@@ -171,10 +174,13 @@ fn a_device_that_has_nothing_but_a_route_is_guarded() {
         let _server = Server::udp(&other, at(gateway, PORT))?;
         let _ = ask(&guest, gateway)?;
         netd_tests::eventually(SOON, || is_guarded(&lab.hv, "late"))?;
-        let verdict = ask(&guest, gateway)?;
         // Behind the address that the host itself would use on that device.
-        let translated = matches!(verdict, Verdict::Answered(seen) if seen.ip() == HOST);
-        ensure!(translated, "by the device without an address: {verdict:?}");
+        netd_tests::eventually(SOON, || {
+            let verdict = ask(&guest, gateway)?;
+            let translated = matches!(verdict, Verdict::Answered(seen) if seen.ip() == HOST);
+            ensure!(translated, "by the device without an address: {verdict:?}");
+            Ok(())
+        })?;
         none_private(sniffer, "by the device without an address")?;
         lab.hv.run(["ip", "link", "del", "late"])?;
         netd_tests::eventually(SOON, || {
@@ -318,10 +324,15 @@ fn a_program_that_somebody_detached_comes_back() {
             let pin = format!("v{VERSION}/links/{}-{program}", lab.hv.ifindex(device)?);
             let pin = lab.agent.bpffs().join(pin);
             fs::remove_file(&pin).with_context(|| pin.display().to_string())?;
-            ensure!(
-                !programs(&lab.hv, device)?.contains(program),
-                "{program} is still attached to {device}: the test tests nothing"
-            );
+            // The kernel detaches it in the background, and the agent may look for other reasons.
+            netd_tests::eventually(SOON, || {
+                let attached = programs(&lab.hv, device)?.contains(program);
+                ensure!(
+                    !attached || pin.exists(),
+                    "{program} was not detached from {device}"
+                );
+                Ok(())
+            })?;
             // Any change on the host makes the agent look.
             lab.hv
                 .run(["ip", "link", "add", "other", "type", "bridge"])?;
