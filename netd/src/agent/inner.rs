@@ -108,7 +108,7 @@ impl Inner {
         }
         let (active, errors) = self.store.load_active::<ActiveData>();
         for error in errors {
-            tracing::error!(%error, "the record of an active network is left out");
+            tracing::error!(%error, "the record of an active network is damaged");
         }
         for record in active {
             let network = record.network;
