@@ -18,9 +18,9 @@ pub fn candidate(own: u16, attempt: u32, random: u32) -> u16 {
     if attempt == 0 && own >= LOWEST {
         return own;
     }
-    // 64512 is 2^10 * 63: a stride that is odd and a multiple of neither 3 nor 7 visits every
-    // port before it repeats one. 12 k + 1 is odd and leaves remainder 1 by 3; where 7 divides
-    // it, 2 more does not, nor does that make 3 divide it (1 + 2 = 3 would), so 4 is added.
+    // 64512 is 2^10 * 3^2 * 7: a stride that is odd and a multiple of neither 3 nor 7 visits every
+    // port before it repeats one. 12 k + 1 is odd and leaves 1 by 3. Where 7 divides it, 4 more
+    // leaves 2 by 3 and 4 by 7, and it stays odd.
     let mut stride = (random >> 16) % 4096 * 12 + 1;
     if stride.is_multiple_of(7) {
         stride += 4;
