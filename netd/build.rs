@@ -1,22 +1,65 @@
 //! Builds the eBPF programs, which the library embeds.
+//!
+//! A cargo call of its own instead of aya-build's, which leaves the BPF instruction set at its
+//! first version. The third (Linux 5.1) has 32-bit arithmetic and jumps and atomic operations
+//! that return a value.
 
-use anyhow::Context as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+
+const TARGET: &str = "bpfel-unknown-none";
 
 fn main() -> anyhow::Result<()> {
-    // build-std for the eBPF target needs unstable options of cargo; this admits them for the one
-    // toolchain there is, and for nothing but the eBPF crate's build.
-    // SAFETY: the build script has one thread here.
-    unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
-    let root = std::env::var("CARGO_MANIFEST_DIR").context("cargo sets CARGO_MANIFEST_DIR")?;
-    let toolchain = std::env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned());
-    let ebpf = format!("{root}/../netd-ebpf");
-    println!("cargo:rerun-if-changed={root}/../netd-common/src");
-    aya_build::build_ebpf(
-        [aya_build::Package {
-            name: "netd-ebpf",
-            root_dir: &ebpf,
-            ..Default::default()
-        }],
-        aya_build::Toolchain::Custom(&toolchain),
-    )
+    let variable = |name: &str| std::env::var(name).with_context(|| format!("cargo sets {name}"));
+    ensure!(
+        variable("CARGO_CFG_TARGET_ENDIAN")? == "little",
+        "netd's map layouts are for little-endian machines"
+    );
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let arch = variable("CARGO_CFG_TARGET_ARCH")?;
+    for source in ["netd-common/src", "netd-ebpf/src", "netd-ebpf/Cargo.toml"] {
+        println!("cargo:rerun-if-changed={}", root.join(source).display());
+    }
+    let object = build(&root, &out.join("ebpf"), &arch)?;
+    // aya reads an aligned copy.
+    std::fs::copy(&object, out.join("netd-ebpf"))
+        .with_context(|| format!("cannot copy {}", object.display()))?;
+    Ok(())
+}
+
+/// Build the object; returns where it is.
+fn build(root: &Path, target_dir: &Path, arch: &str) -> anyhow::Result<PathBuf> {
+    let flags = [
+        // What aya-ebpf takes the layout of pt_regs from.
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Ctarget-cpu=v3".to_owned(),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(root)
+        // `core` is built from source, which is an unstable option of cargo. This admits it for
+        // the one toolchain there is, and for nothing but this build.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        // A wrapper that cargo was told of (clippy's) is for the host's crates.
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env_remove("RUSTC")
+        .args(["build", "--release", "--package", "netd-ebpf", "--bins"])
+        .args(["-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+        .arg(target_dir);
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "the eBPF programs do not build:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(target_dir.join(TARGET).join("release/netd-ebpf"))
 }
