@@ -3,26 +3,33 @@
 //! A change here needs a new [`VERSION`], since maps outlive the binary that made them.
 
 /// Version of the layouts below; part of the path the maps are pinned under.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// IPv4 address, network order.
 pub type Addr4 = [u8; 4];
+/// IPv6 address, network order.
+pub type Addr6 = [u8; 16];
 /// MAC address, transmission order.
 pub type MacAddr = [u8; 6];
-/// TCP or UDP port, or ICMP identifier, network order.
+/// TCP, UDP or SCTP port, or ICMP identifier, network order.
 pub type Port = [u8; 2];
 
-/// Key of `flows4`: the addresses and ports of packets of one direction as they arrive.
+/// Key of `flows4` and `flows6`: the addresses and ports of packets of one direction as they
+/// arrive.
 ///
 /// For ICMP echo the identifier takes the place of a port: a request has it as `sport` with
 /// `dport` 0, a reply the other way round, so that turning the key round works as for TCP.
+/// Protocols without ports have zeros.
+///
+/// A mapping of an endpoint-independent network (RFC 4787, section 4.1) is a flow to everybody:
+/// its peer's address and port are zero.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct FlowKey4 {
+pub struct FlowKey<A> {
     /// Source address.
-    pub src: Addr4,
+    pub src: A,
     /// Destination address.
-    pub dst: Addr4,
+    pub dst: A,
     /// Source port.
     pub sport: Port,
     /// Destination port.
@@ -33,7 +40,12 @@ pub struct FlowKey4 {
     pub zero: [u8; 3],
 }
 
-impl FlowKey4 {
+/// Key of `flows4`.
+pub type FlowKey4 = FlowKey<Addr4>;
+/// Key of `flows6`.
+pub type FlowKey6 = FlowKey<Addr6>;
+
+impl<A: Copy> FlowKey<A> {
     /// The key of the packets that answer packets of this key.
     #[inline(always)]
     #[must_use]
@@ -49,17 +61,17 @@ impl FlowKey4 {
     }
 }
 
-/// Value of `flows4`: what becomes of the packets of one direction of a flow.
+/// Value of `flows4` and `flows6`: what becomes of the packets of one direction of a flow.
 ///
 /// A flow is two entries. The partner's key is the translated tuple turned round
-/// ([`Flow4::partner`]), so neither needs to store it.
+/// ([`Flow::partner`]), so neither needs to store it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flow4 {
+pub struct Flow<A> {
     /// Source address after translation.
-    pub new_src: Addr4,
+    pub new_src: A,
     /// Destination address after translation.
-    pub new_dst: Addr4,
+    pub new_dst: A,
     /// Source port after translation.
     pub new_sport: Port,
     /// Destination port after translation.
@@ -69,7 +81,8 @@ pub struct Flow4 {
     /// The same for the port change.
     pub port_diff: u16,
     /// Device the packets come in by when they come from a guest: its port, or the bridge while
-    /// the port is not known. 0 for packets from outside, which any uplink may bring.
+    /// the port is not known. For packets from outside: the only device that may bring them, or 0
+    /// for any.
     pub in_ifindex: u32,
     /// Destination MAC a guest's frame must carry (the bridge's own); unused from outside.
     pub in_mac: MacAddr,
@@ -89,29 +102,52 @@ pub struct Flow4 {
     pub state: u8,
     /// `FLOW_*` bits.
     pub flags: u8,
+    /// Shift count of the sender's windows (RFC 7323, section 2); 0 unless it is TCP.
+    pub wscale: u8,
     /// Zero.
-    pub zero: [u8; 2],
+    pub zero: u8,
     /// Managed bridge (ifindex) whose guest sends this direction; 0 for outside.
     pub in_network: u32,
     /// Managed bridge (ifindex) whose guest receives this direction; 0 for outside.
     pub out_network: u32,
+    /// TCP: the last acknowledgement number sent in this direction (host order): what the other
+    /// direction may send next.
+    pub ack: u32,
+    /// TCP: end of the window offered with it (host order).
+    pub edge: u32,
+    /// The opener's entry: number of the flow's entry in `slots4` or `slots6`.
+    pub slot: u32,
+    /// The opener's entry: bridge (ifindex) in whose `usage` the flow is counted; 0 for none.
+    pub counted: u32,
     /// Packets of this direction.
     pub packets: u64,
     /// Their bytes, link-layer header included.
     pub bytes: u64,
 }
 
+/// Value of `flows4`.
+pub type Flow4 = Flow<Addr4>;
+/// Value of `flows6`.
+pub type Flow6 = Flow<Addr6>;
+
 /// This entry is the answering direction of its flow.
 pub const FLOW_REPLY: u8 = 1;
 /// Addresses or ports are translated.
 pub const FLOW_NAT: u8 = 2;
+/// A FIN of this direction was seen.
+pub const FLOW_FIN: u8 = 4;
+/// The flow is under an endpoint-independent mapping, which lives as long as it does.
+pub const FLOW_MAPPED: u8 = 8;
+/// The source address of this direction is netd's choice (masquerade, not a forward): it has to
+/// be one of the host's for as long as the flow lives.
+pub const FLOW_MASQUERADE: u8 = 16;
 
-impl Flow4 {
+impl<A: Copy> Flow<A> {
     /// Key of the other direction's entry; `proto` is this entry's own.
     #[inline(always)]
     #[must_use]
-    pub fn partner(&self, proto: u8) -> FlowKey4 {
-        FlowKey4 {
+    pub fn partner(&self, proto: u8) -> FlowKey<A> {
+        FlowKey {
             src: self.new_dst,
             dst: self.new_src,
             sport: self.new_dport,
@@ -122,7 +158,81 @@ impl Flow4 {
     }
 }
 
-/// Forward mode of a network, as `networks` holds it.
+/// Value of `slots4` and `slots6`, arrays with one entry per flow that there is room for: the key
+/// of the opener's entry. Whoever opens a flow takes the next slot that is free, whose flow is
+/// dead or may go; the sweep visits them in turn.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot<A> {
+    /// The flow's key.
+    pub key: FlowKey<A>,
+    /// 1 when the slot is taken.
+    pub used: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// `struct bpf_timer` of the kernel, which finds it in the map's BTF by this name.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(non_camel_case_types, reason = "the kernel's name")]
+pub struct bpf_timer {
+    /// The kernel's own; reads as zero.
+    pub opaque: [u64; 2],
+}
+
+/// The one entry of `sweeper`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sweeper {
+    /// Wakes the sweep.
+    pub timer: bpf_timer,
+    /// The slots (IPv4, IPv6) that the next opened flow tries first, modulo their number.
+    pub open: [u32; 2],
+    /// The slots that the sweep visits next, modulo their number.
+    pub sweep: [u32; 2],
+}
+
+/// Value of `usage`, whose key is the bridge's ifindex (u32).
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Flows that guests of this network or others' packets into it have opened (IPv4, IPv6).
+    pub flows: [u32; 2],
+}
+
+/// Key of `fragments4` and `fragments6`: what the fragments of one packet share (RFC 791, section
+/// 3.2; RFC 8200, section 4.5).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Identification; IPv4's in the first two bytes.
+    pub id: [u8; 4],
+    /// IP protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
+/// Value of `fragments4` and `fragments6`: what the first fragment says of the others.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// Source port as it arrives.
+    pub sport: Port,
+    /// Destination port as it arrives.
+    pub dport: Port,
+    /// [`tick`] of the first fragment.
+    pub seen: u32,
+    /// Fragments that went to the host's stack before the first one came.
+    pub orphans: u32,
+}
+
+/// Forward mode of a network, as `networks` holds it for each family.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -150,23 +260,50 @@ impl Mode {
     }
 }
 
+/// A network's settings for one family.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Side<A> {
+    /// The bridge's own address, the guests' gateway; zero without one.
+    pub gateway: A,
+    /// First address to masquerade with (`<nat><address>`); zero: the host's own.
+    pub first: A,
+    /// Last one.
+    pub last: A,
+    /// [`Mode`].
+    pub mode: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
 /// Value of `networks`, whose key is the bridge's ifindex (u32).
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Network {
-    /// The bridge's own IPv4 address, the guests' gateway; zero without one.
-    pub gateway: Addr4,
+    /// IPv4.
+    pub v4: Side<Addr4>,
+    /// IPv6.
+    pub v6: Side<Addr6>,
     /// Only device (ifindex) its traffic may be forwarded by; 0 for any.
     pub uplink: u32,
     /// MAC address of the bridge.
     pub mac: MacAddr,
     /// MTU of the bridge in bytes.
     pub mtu: u16,
-    /// [`Mode`].
-    pub mode: u8,
-    /// Zero.
-    pub zero: [u8; 3],
+    /// First port to masquerade TCP, UDP and SCTP with (`<nat><port>`, host order); 0: 1024.
+    pub first_port: u16,
+    /// Last one; 0: 65535.
+    pub last_port: u16,
+    /// `NETWORK_*` bits.
+    pub flags: u32,
 }
+
+/// One outside port for all of a guest port's peers (RFC 4787, REQ-1).
+pub const NETWORK_ENDPOINT_INDEPENDENT: u32 = 1;
+/// Any peer may send to a mapping (RFC 4787, REQ-8 a).
+pub const NETWORK_FILTER_NONE: u32 = 2;
+/// Any port of a peer that the guest has sent to may (REQ-8 b).
+pub const NETWORK_FILTER_ADDRESS: u32 = 4;
 
 /// Value of `ports`, whose key is the port's ifindex (u32).
 #[repr(C, align(4))]
@@ -176,15 +313,17 @@ pub struct BridgePort {
     pub bridge: u32,
 }
 
-/// Value of `subnets` (LPM on the IPv4 address).
+/// Value of `subnets4`, `subnets6` (guests' prefixes) and `pools4`, `pools6` (prefixes of address
+/// ranges to masquerade with), which are LPM tries on the address.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Subnet {
-    /// ifindex of the bridge the subnet is behind.
+    /// ifindex of the bridge of the network it belongs to.
     pub bridge: u32,
 }
 
-/// Value of `endpoints`, whose key is a guest's IPv4 address: where its frames were last seen.
+/// Value of `endpoints4` and `endpoints6`, whose key is a guest's address: where its frames were
+/// last seen.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
@@ -192,6 +331,8 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// [`tick`] of the last time.
     pub last_seen: u32,
+    /// [`tick`] when a frame of the guest last went through the bridge, which so learns its port.
+    pub bridged: u32,
     /// The guest's MAC address.
     pub mac: MacAddr,
     /// Zero.
@@ -202,8 +343,10 @@ pub struct Endpoint {
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Device {
-    /// Address to masquerade with; zero when the device has none.
+    /// IPv4 address to masquerade with; zero when the device has none.
     pub address: Addr4,
+    /// The same for IPv6.
+    pub address6: Addr6,
     /// `DEVICE_*` bits.
     pub flags: u32,
 }
@@ -218,7 +361,24 @@ pub struct Control {
     /// Raised when a definition, route, neighbour, port or address changes: flows check policy
     /// and path again at their next packet.
     pub epoch: u32,
+    /// `CONTROL_*` bits.
+    pub flags: u32,
+    /// Flows of one family that one network may have; 0 for no limit but the table's.
+    pub max_per_network: u32,
+    /// Number of entries of `slots4`, and of `slots6`.
+    pub slots: u32,
+    /// How long flows may be silent, in [`tick`]s, by [`crate::flow::Timeout`].
+    pub timeouts: [u32; crate::flow::TIMEOUTS],
 }
+
+/// Some network has endpoint-independent mappings, whose ports are nobody else's.
+pub const CONTROL_MAPPINGS: u32 = 1;
+
+/// Value of `reserved` (an array of 1024): the bits of 64 ports each that are not to be handed
+/// out (`net.ipv4.ip_local_reserved_ports`); port p is bit p % 64 of word p / 64.
+pub type ReservedWord = u64;
+/// Entries of `reserved`.
+pub const RESERVED_WORDS: usize = 65536 / 64;
 
 /// Value of `drops` (per CPU), whose key is a [`crate::Reason`].
 #[repr(C, align(8))]
@@ -245,17 +405,23 @@ pub const fn ticks(seconds: u64) -> u32 {
 
 const _: () = {
     assert!(size_of::<FlowKey4>() == 16);
-    assert!(size_of::<Flow4>() == 80);
-    assert!(size_of::<Network>() == 20);
-    assert!(size_of::<Endpoint>() == 16);
-    assert!(size_of::<Device>() == 8);
+    assert!(size_of::<FlowKey6>() == 40);
+    assert!(size_of::<Flow4>() == 96);
+    assert!(size_of::<Flow6>() == 120);
+    assert!(size_of::<Slot<Addr4>>() == 24);
+    assert!(size_of::<Slot<Addr6>>() == 48);
+    assert!(size_of::<FragmentKey<Addr4>>() == 16);
+    assert!(size_of::<FragmentKey<Addr6>>() == 40);
+    assert!(size_of::<Fragment>() == 12);
+    assert!(size_of::<Network>() == 88);
+    assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<Device>() == 24);
+    assert!(size_of::<Control>() == 80);
 };
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{
-        BridgePort, Control, Device, DropCount, Endpoint, Flow4, FlowKey4, Network, Subnet,
-    };
+    use super::*;
 
     macro_rules! pod {
         ($($t:ty),*) => {$(
@@ -265,7 +431,24 @@ mod pod {
         )*};
     }
     pod!(
-        FlowKey4, Flow4, Network, BridgePort, Subnet, Endpoint, Device, Control, DropCount
+        FlowKey4,
+        FlowKey6,
+        Flow4,
+        Flow6,
+        Slot<Addr4>,
+        Slot<Addr6>,
+        Sweeper,
+        Usage,
+        FragmentKey<Addr4>,
+        FragmentKey<Addr6>,
+        Fragment,
+        Network,
+        BridgePort,
+        Subnet,
+        Endpoint,
+        Device,
+        Control,
+        DropCount
     );
 }
 

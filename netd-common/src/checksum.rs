@@ -21,6 +21,14 @@ pub fn sum4(address: [u8; 4]) -> u64 {
     u64::from(u32::from_ne_bytes(address))
 }
 
+/// Sum of an IPv6 address (its eight 16-bit words, native order).
+#[inline(always)]
+#[must_use]
+pub fn sum6(address: [u8; 16]) -> u64 {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+    sum4([a, b, c, d]) + sum4([e, f, g, h]) + sum4([i, j, k, l]) + sum4([m, n, o, p])
+}
+
 /// Sum of one 16-bit word.
 #[inline(always)]
 #[must_use]

@@ -1,6 +1,7 @@
 //! States of a flow and how long each may be silent.
 
 use crate::abi::ticks;
+use crate::tcp;
 
 /// Protocol numbers netd looks into (IANA).
 pub mod proto {
@@ -10,18 +11,30 @@ pub mod proto {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// DCCP (RFC 4340), whose ports and checksum lie where UDP has them.
+    pub const DCCP: u8 = 33;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite (RFC 3828), likewise.
+    pub const UDP_LITE: u8 = 136;
 }
 
-/// TCP control bits (RFC 9293, section 3.1) as they stand in byte 13 of the header.
-pub mod tcp {
-    /// FIN.
-    pub const FIN: u8 = 0x01;
-    /// SYN.
-    pub const SYN: u8 = 0x02;
-    /// RST.
-    pub const RST: u8 = 0x04;
-    /// ACK.
-    pub const ACK: u8 = 0x10;
+/// Chunk types of SCTP (RFC 9260, section 3.2) that change a flow's state.
+pub mod sctp {
+    /// INIT.
+    pub const INIT: u8 = 1;
+    /// ABORT.
+    pub const ABORT: u8 = 6;
+    /// SHUTDOWN.
+    pub const SHUTDOWN: u8 = 7;
+    /// SHUTDOWN ACK.
+    pub const SHUTDOWN_ACK: u8 = 8;
+    /// COOKIE ACK.
+    pub const COOKIE_ACK: u8 = 11;
+    /// SHUTDOWN COMPLETE.
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
 }
 
 /// State of a flow; both entries carry the same.
@@ -30,13 +43,21 @@ pub mod tcp {
 pub enum State {
     /// No answer was seen.
     New = 0,
+    /// An answer was seen, and its receiver has not shown that it got it: TCP after SYN and
+    /// SYN-ACK, UDP after one exchange. A forged opener comes to here and no further.
+    Answered = 1,
     /// Both sides have sent.
-    Established = 1,
-    /// A FIN or RST was seen.
-    Closing = 2,
-    /// TCP: a SYN was answered by a SYN with ACK, and the opener has not confirmed it. A forged
-    /// SYN comes to here and no further.
-    Answered = 3,
+    Established = 2,
+    /// TCP: one side has sent its FIN.
+    FinWait = 3,
+    /// TCP: it was acknowledged, and the other side may go on sending.
+    CloseWait = 4,
+    /// TCP: both sides have sent theirs.
+    LastAck = 5,
+    /// TCP: both were acknowledged.
+    TimeWait = 6,
+    /// Ended by a RST (TCP) or for good (SCTP).
+    Close = 7,
 }
 
 impl State {
@@ -45,82 +66,172 @@ impl State {
     #[must_use]
     pub fn from_u8(byte: u8) -> Self {
         match byte {
-            1 => Self::Established,
-            2 => Self::Closing,
-            3 => Self::Answered,
+            1 => Self::Answered,
+            2 => Self::Established,
+            3 => Self::FinWait,
+            4 => Self::CloseWait,
+            5 => Self::LastAck,
+            6 => Self::TimeWait,
+            7 => Self::Close,
             _ => Self::New,
         }
     }
 
-    /// State after one more packet. `reply` says that it goes in the answering direction,
-    /// `control` holds its TCP control bits (0 for other protocols).
+    /// May a flow in this state go when room is needed? Never one that both sides use.
     #[inline(always)]
     #[must_use]
-    pub fn after(self, reply: bool, control: u8) -> Self {
-        if control & tcp::RST != 0 || control & tcp::FIN != 0 {
-            return Self::Closing;
-        }
+    pub fn may_go(self) -> bool {
+        !matches!(
+            self,
+            Self::Established | Self::FinWait | Self::CloseWait | Self::LastAck
+        )
+    }
+
+    /// Does the next packet of this direction change the state, whatever it is? Then it must be
+    /// looked at.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_moving(self, reply: bool) -> bool {
         match self {
-            // The same ports are used again (RFC 9293, 3.6.1 allows it out of TIME-WAIT).
-            Self::Closing if control & (tcp::SYN | tcp::ACK) == tcp::SYN => Self::New,
-            Self::New if reply && control & tcp::SYN != 0 => Self::Answered,
-            Self::New if reply => Self::Established,
-            Self::Answered if !reply && control & tcp::SYN == 0 => Self::Established,
-            state => state,
+            Self::New => reply,
+            Self::Answered => !reply,
+            Self::FinWait | Self::LastAck => true,
+            Self::Established | Self::CloseWait | Self::TimeWait | Self::Close => false,
         }
     }
+}
 
-    /// How long a flow in this state may be silent, in [`crate::abi::tick`]s: netfilter's
-    /// defaults (`nf_conntrack_*_timeout`).
+/// State after one more packet of a protocol. `reply` says that it goes in the answering
+/// direction; `control` holds TCP's control bits or SCTP's first chunk type, `fins` is as for
+/// [`tcp::after`].
+#[inline(always)]
+#[must_use]
+pub fn after(state: State, protocol: u8, reply: bool, control: u8, fins: u8) -> State {
+    match protocol {
+        proto::TCP => tcp::after(state, reply, control, fins),
+        proto::SCTP => match control {
+            sctp::ABORT | sctp::SHUTDOWN_COMPLETE => State::Close,
+            sctp::SHUTDOWN | sctp::SHUTDOWN_ACK => State::FinWait,
+            sctp::COOKIE_ACK => State::Established,
+            _ if state as u8 == State::New as u8 && reply => State::Answered,
+            _ => state,
+        },
+        _ => match state {
+            State::New if reply => State::Answered,
+            State::Answered if !reply => State::Established,
+            state => state,
+        },
+    }
+}
+
+/// The settable timeouts: index into [`crate::abi::Control::timeouts`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// SYN sent.
+    TcpSynSent = 0,
+    /// SYN answered.
+    TcpSynRecv = 1,
+    /// Open.
+    TcpEstablished = 2,
+    /// One FIN seen.
+    TcpFinWait = 3,
+    /// It was acknowledged.
+    TcpCloseWait = 4,
+    /// Both FINs seen.
+    TcpLastAck = 5,
+    /// Both acknowledged.
+    TcpTimeWait = 6,
+    /// RST seen.
+    TcpClose = 7,
+    /// UDP, not answered or answered once.
+    Udp = 8,
+    /// UDP, both sides talking.
+    UdpStream = 9,
+    /// Echo.
+    Icmp = 10,
+    /// SCTP before it is open.
+    SctpOpening = 11,
+    /// SCTP, open.
+    SctpEstablished = 12,
+    /// SCTP, ending.
+    SctpClosing = 13,
+    /// Any other protocol.
+    Generic = 14,
+    /// First fragments, waiting for the others.
+    Fragment = 15,
+}
+
+/// Number of [`Timeout`]s.
+pub const TIMEOUTS: usize = 16;
+
+/// Netfilter's defaults (`nf_conntrack_*_timeout`, `ipfrag_time`) in [`crate::abi::tick`]s.
+pub const DEFAULT_TIMEOUTS: [u32; TIMEOUTS] = [
+    ticks(120),
+    ticks(60),
+    ticks(432_000),
+    ticks(120),
+    ticks(60),
+    ticks(30),
+    ticks(120),
+    ticks(10),
+    ticks(30),
+    ticks(120),
+    ticks(30),
+    ticks(10),
+    ticks(210),
+    ticks(3),
+    ticks(600),
+    ticks(30),
+];
+
+impl Timeout {
+    /// The timeout of a flow of a protocol in a state.
     #[inline(always)]
     #[must_use]
-    pub fn timeout(self, protocol: u8) -> u32 {
-        const TCP_SYN_SENT: u32 = ticks(120);
-        const TCP_SYN_RECEIVED: u32 = ticks(60);
-        const TCP_ESTABLISHED: u32 = ticks(432_000);
-        const TCP_CLOSING: u32 = ticks(120);
-        const UDP: u32 = ticks(30);
-        const UDP_STREAM: u32 = ticks(120);
-        const ICMP: u32 = ticks(30);
-        match (protocol, self) {
-            (proto::TCP, Self::New) => TCP_SYN_SENT,
-            (proto::TCP, Self::Answered) => TCP_SYN_RECEIVED,
-            (proto::TCP, Self::Established) => TCP_ESTABLISHED,
-            (proto::TCP, Self::Closing) => TCP_CLOSING,
-            (proto::UDP, Self::Established) => UDP_STREAM,
-            (proto::UDP, _) => UDP,
-            _ => ICMP,
+    pub fn of(protocol: u8, state: State) -> Self {
+        match protocol {
+            proto::TCP => match state {
+                State::New => Self::TcpSynSent,
+                State::Answered => Self::TcpSynRecv,
+                State::Established => Self::TcpEstablished,
+                State::FinWait => Self::TcpFinWait,
+                State::CloseWait => Self::TcpCloseWait,
+                State::LastAck => Self::TcpLastAck,
+                State::TimeWait => Self::TcpTimeWait,
+                State::Close => Self::TcpClose,
+            },
+            proto::UDP | proto::UDP_LITE | proto::DCCP => match state {
+                State::New | State::Answered => Self::Udp,
+                _ => Self::UdpStream,
+            },
+            proto::ICMP | proto::ICMPV6 => Self::Icmp,
+            proto::SCTP => match state {
+                State::New | State::Answered => Self::SctpOpening,
+                State::Established => Self::SctpEstablished,
+                _ => Self::SctpClosing,
+            },
+            _ => Self::Generic,
         }
     }
 }
 
-/// Is a flow dead at `now`, whose two directions were last seen at `a` and `b`? Ticks wrap; a
-/// time in the future (a tick later read on another CPU) counts as now.
+/// Ticks between `seen` and `now`. They wrap; a time in the future (a tick later, read on another
+/// CPU) counts as now.
 #[inline(always)]
 #[must_use]
-pub fn expired(state: State, protocol: u8, a: u32, b: u32, now: u32) -> bool {
-    let idle = |seen: u32| {
-        let idle = now.wrapping_sub(seen);
-        if idle > u32::MAX / 2 { 0 } else { idle }
-    };
-    let (a, b) = (idle(a), idle(b));
-    (if a < b { a } else { b }) > state.timeout(protocol)
+pub fn idle(seen: u32, now: u32) -> u32 {
+    let idle = now.wrapping_sub(seen);
+    if idle > u32::MAX / 2 { 0 } else { idle }
 }
 
-/// May a packet with these TCP control bits open a flow? Like netfilter with
-/// `nf_conntrack_tcp_loose`: a SYN, or data of a connection that netd has not seen the start of;
-/// never a RST, a FIN or the answer to a SYN.
+/// Is a flow dead at `now` whose two directions were last seen at `a` and `b`? `timeout` is in
+/// ticks.
 #[inline(always)]
 #[must_use]
-pub fn may_open(control: u8) -> bool {
-    if control & (tcp::RST | tcp::FIN) != 0 {
-        return false;
-    }
-    match control & (tcp::SYN | tcp::ACK) {
-        0 => false,
-        both if both == tcp::SYN | tcp::ACK => false,
-        _ => true,
-    }
+pub fn expired(timeout: u32, a: u32, b: u32, now: u32) -> bool {
+    let (a, b) = (idle(a, now), idle(b, now));
+    (if a < b { a } else { b }) > timeout
 }
 
 #[cfg(test)]
@@ -128,58 +239,66 @@ mod tests {
     use super::*;
 
     #[test]
-    fn udp_becomes_a_stream_when_answered() {
-        let s = State::New.after(false, 0);
+    fn udp_becomes_a_stream_when_its_answer_is_answered() {
+        let s = after(State::New, proto::UDP, false, 0, 0);
         assert_eq!(s, State::New);
-        let s = s.after(true, 0);
-        assert_eq!(s, State::Established);
-        assert!(s.timeout(proto::UDP) > State::New.timeout(proto::UDP));
-    }
-
-    #[test]
-    fn tcp_is_established_by_its_third_packet() {
-        let s = State::New.after(false, tcp::SYN);
-        assert_eq!(s, State::New);
-        let s = s.after(true, tcp::SYN | tcp::ACK);
+        let s = after(s, proto::UDP, true, 0, 0);
         assert_eq!(s, State::Answered);
-        assert_eq!(s.after(true, tcp::SYN | tcp::ACK), State::Answered);
-        assert_eq!(s.after(false, tcp::SYN), State::Answered);
-        assert_eq!(s.timeout(proto::TCP), ticks(60));
-        assert_eq!(s.after(false, tcp::ACK), State::Established);
+        assert_eq!(after(s, proto::UDP, true, 0, 0), State::Answered);
+        assert_eq!(Timeout::of(proto::UDP, s), Timeout::Udp);
+        let s = after(s, proto::UDP, false, 0, 0);
+        assert_eq!(Timeout::of(proto::UDP, s), Timeout::UdpStream);
     }
 
     #[test]
-    fn tcp_closes_on_fin_and_rst_and_opens_again_on_syn() {
-        assert_eq!(
-            State::Established.after(false, tcp::FIN | tcp::ACK),
-            State::Closing
-        );
-        assert_eq!(State::New.after(true, tcp::RST | tcp::ACK), State::Closing);
-        assert_eq!(State::Closing.after(true, tcp::ACK), State::Closing);
-        assert_eq!(State::Closing.after(false, tcp::SYN), State::New);
+    fn sctp_opens_and_ends() {
+        let mut s = State::New;
+        for (reply, chunk, want) in [
+            (false, sctp::INIT, State::New),
+            (true, 2, State::Answered),
+            (false, 10, State::Answered),
+            (true, sctp::COOKIE_ACK, State::Established),
+            (false, 0, State::Established),
+            (true, sctp::SHUTDOWN, State::FinWait),
+            (false, sctp::SHUTDOWN_ACK, State::FinWait),
+            (true, sctp::SHUTDOWN_COMPLETE, State::Close),
+        ] {
+            s = after(s, proto::SCTP, reply, chunk, 0);
+            assert_eq!(s, want, "chunk {chunk}");
+        }
+    }
+
+    #[test]
+    fn p12_timeouts_are_netfilters() {
+        let of = |protocol, state| DEFAULT_TIMEOUTS[Timeout::of(protocol, state) as usize];
+        assert_eq!(of(proto::TCP, State::Established), ticks(432_000));
+        assert_eq!(of(proto::TCP, State::Answered), ticks(60));
+        assert_eq!(of(proto::TCP, State::TimeWait), ticks(120));
+        assert_eq!(of(proto::UDP, State::New), ticks(30));
+        assert_eq!(of(proto::UDP, State::Established), ticks(120));
+        assert_eq!(of(proto::SCTP, State::Established), ticks(210));
+        assert_eq!(of(47, State::New), ticks(600));
     }
 
     #[test]
     fn either_direction_keeps_a_flow_alive() {
-        let limit = State::New.timeout(proto::UDP);
-        assert!(!expired(State::New, proto::UDP, 0, 100, 100 + limit));
-        assert!(expired(State::New, proto::UDP, 0, 100, 101 + limit));
+        assert!(!expired(28, 0, 100, 128));
+        assert!(expired(28, 0, 100, 129));
+        assert!(expired(28, 100, 0, 129));
     }
 
     #[test]
     fn the_clock_may_wrap_and_run_ahead() {
-        assert!(!expired(State::New, proto::UDP, u32::MAX, u32::MAX, 3));
-        assert!(!expired(State::New, proto::UDP, 5, 5, 4));
+        assert!(!expired(28, u32::MAX, u32::MAX, 3));
+        assert!(!expired(28, 5, 5, 4));
     }
 
     #[test]
-    fn only_openers_open() {
-        assert!(may_open(tcp::SYN));
-        assert!(may_open(tcp::ACK));
-        assert!(!may_open(tcp::SYN | tcp::ACK));
-        assert!(!may_open(tcp::RST));
-        assert!(!may_open(tcp::RST | tcp::ACK));
-        assert!(!may_open(tcp::FIN | tcp::ACK));
-        assert!(!may_open(0));
+    fn what_both_sides_use_never_goes() {
+        assert!(State::New.may_go());
+        assert!(State::Answered.may_go());
+        assert!(State::TimeWait.may_go());
+        assert!(!State::Established.may_go());
+        assert!(!State::CloseWait.may_go());
     }
 }

@@ -8,9 +8,11 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod crc32c;
 pub mod flow;
 pub mod policy;
 pub mod port;
 pub mod reason;
+pub mod tcp;
 
 pub use reason::Reason;

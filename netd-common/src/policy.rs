@@ -13,6 +13,8 @@ use crate::reason::Reason;
 pub struct Place<'a> {
     /// Record of the managed network; `None` for any other device.
     pub network: Option<&'a Network>,
+    /// The network's [`Mode`] for the packet's family, as a byte.
+    pub mode: u8,
     /// The network's bridge, or the other device.
     pub ifindex: u32,
     /// Is the packet's address (source or destination, by the role of this place) in one of the
@@ -43,7 +45,7 @@ pub fn judge(from: Place<'_>, to: Place<'_>) -> Verdict {
     let mut verdict = Verdict::Accept;
     match from.network {
         Some(network) => {
-            let mode = Mode::from_u8(network.mode);
+            let mode = Mode::from_u8(from.mode);
             match mode {
                 Mode::Isolated => return Verdict::Reject(Reason::Isolated),
                 Mode::Nat | Mode::Route => {
@@ -66,7 +68,7 @@ pub fn judge(from: Place<'_>, to: Place<'_>) -> Verdict {
     let Some(network) = to.network else {
         return verdict;
     };
-    match Mode::from_u8(network.mode) {
+    match Mode::from_u8(to.mode) {
         Mode::Isolated => Verdict::Reject(Reason::IntoIsolated),
         Mode::Nat => Verdict::Reject(Reason::IntoNat),
         Mode::Route => {
@@ -101,9 +103,8 @@ mod tests {
     const X: u32 = 90;
     const Y: u32 = 91;
 
-    fn network(mode: Mode, uplink: u32) -> Network {
+    fn network(uplink: u32) -> Network {
         Network {
-            mode: mode as u8,
             uplink,
             ..Network::default()
         }
@@ -112,6 +113,7 @@ mod tests {
     fn outside(ifindex: u32) -> Place<'static> {
         Place {
             network: None,
+            mode: 0,
             ifindex,
             inside: false,
         }
@@ -121,12 +123,12 @@ mod tests {
     #[test]
     fn new_flows_between_all_pairs_of_modes() {
         let nets = [
-            ("nat", network(Mode::Nat, 0), 10),
-            ("nat dev=X", network(Mode::Nat, X), 11),
-            ("route", network(Mode::Route, 0), 12),
-            ("route dev=X", network(Mode::Route, X), 13),
-            ("isolated", network(Mode::Isolated, 0), 14),
-            ("open", network(Mode::Open, 0), 15),
+            ("nat", network(0), Mode::Nat, 10),
+            ("nat dev=X", network(X), Mode::Nat, 11),
+            ("route", network(0), Mode::Route, 12),
+            ("route dev=X", network(X), Mode::Route, 13),
+            ("isolated", network(0), Mode::Isolated, 14),
+            ("open", network(0), Mode::Open, 15),
         ];
         use Verdict::{Accept, Masquerade, Stack};
         let rej = |v: Verdict| matches!(v, Verdict::Reject(_));
@@ -144,8 +146,9 @@ mod tests {
         ];
         let place = |name: &str| -> Place<'_> {
             match nets.iter().find(|n| n.0 == name) {
-                Some((_, network, bridge)) => Place {
+                Some((_, network, mode, bridge)) => Place {
                     network: Some(network),
+                    mode: *mode as u8,
                     ifindex: *bridge,
                     inside: true,
                 },
@@ -175,10 +178,10 @@ mod tests {
 
     #[test]
     fn foreign_sources_and_destinations_are_refused() {
-        let nat = network(Mode::Nat, 0);
-        let route = network(Mode::Route, 0);
+        let (nat, route) = (network(0), network(0));
         let from = Place {
             network: Some(&nat),
+            mode: Mode::Nat as u8,
             ifindex: 1,
             inside: false,
         };
@@ -188,6 +191,7 @@ mod tests {
         );
         let to = Place {
             network: Some(&route),
+            mode: Mode::Route as u8,
             ifindex: 2,
             inside: false,
         };

@@ -1,31 +1,85 @@
 //! Which source ports to try for a masqueraded flow.
 
-/// How many ports are tried before a flow is refused.
-pub const TRIES: u32 = 32;
-
-/// Lowest port handed out: a guest must not appear with a privileged port of the host's.
+/// Lowest port handed out unless the definition says otherwise: a guest must not appear with a
+/// privileged port of the host's.
 pub const LOWEST: u16 = 1024;
 
-const SPAN: u32 = 65536 - LOWEST as u32;
+/// So many tries hop about; what they do not find is searched for in order.
+pub const QUICK_TRIES: u32 = 32;
 
-/// The `attempt`-th port to try for a guest that uses `own`: its own first unless that is
-/// privileged, then a walk with an odd stride from a random start.
-///
-/// `random` is one random number per flow, the same for all attempts. Ports are in host order.
-#[inline(always)]
-#[must_use]
-pub fn candidate(own: u16, attempt: u32, random: u32) -> u16 {
-    if attempt == 0 && own >= LOWEST {
-        return own;
+/// Ports that may be handed out, host order, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First port.
+    pub first: u16,
+    /// Last port; not below `first`.
+    pub last: u16,
+}
+
+impl Range {
+    /// Every identifier (ICMP), or no port at all.
+    pub const ALL: Self = Self {
+        first: 0,
+        last: u16::MAX,
+    };
+
+    /// The range of a definition (`<nat><port start end>`), whose zeros stand for none. Ends in
+    /// the wrong order, which no definition has, make the whole range.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(first: u16, last: u16) -> Self {
+        let first = if first == 0 { LOWEST } else { first };
+        let last = if last == 0 { u16::MAX } else { last };
+        if first <= last {
+            Self { first, last }
+        } else {
+            Self {
+                first: LOWEST,
+                last: u16::MAX,
+            }
+        }
     }
-    // 64512 is 2^10 * 3^2 * 7: a stride that is odd and a multiple of neither 3 nor 7 visits every
-    // port before it repeats one. 12 k + 1 is odd and leaves 1 by 3. Where 7 divides it, 4 more
-    // leaves 2 by 3 and 4 by 7, and it stays odd.
-    let mut stride = (random >> 16) % 4096 * 12 + 1;
-    if stride.is_multiple_of(7) {
-        stride += 4;
+
+    /// How many ports there are: at least one.
+    #[inline(always)]
+    #[must_use]
+    pub fn len(self) -> u32 {
+        u32::from(self.last) - u32::from(self.first) + 1
     }
-    LOWEST + ((random % SPAN + attempt * stride) % SPAN) as u16
+
+    /// Is the port one of them?
+    #[inline(always)]
+    #[must_use]
+    pub fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    /// So many tries see every port.
+    #[inline(always)]
+    #[must_use]
+    pub fn tries(self) -> u32 {
+        QUICK_TRIES + self.len()
+    }
+
+    /// The `attempt`-th port to try for a guest that uses `own`: its own if it is in the range,
+    /// then some here and there, then all of them in order, from a random one on.
+    ///
+    /// `random` is one random number per flow, the same for all attempts.
+    #[inline(always)]
+    #[must_use]
+    pub fn candidate(self, own: u16, attempt: u32, random: u32) -> u16 {
+        if attempt == 0 && self.contains(own) {
+            return own;
+        }
+        let offset = if attempt < QUICK_TRIES {
+            // Weyl's sequence of the golden ratio: it spreads well over any range.
+            random.wrapping_add(attempt.wrapping_mul(0x9e37_79b9)) >> 8
+        } else {
+            (random >> 8) + attempt - QUICK_TRIES
+        };
+        // Below 2^16, since the range ends there.
+        (u32::from(self.first) + offset % self.len()) as u16
+    }
 }
 
 #[cfg(test)]
@@ -35,25 +89,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_port_first_unless_privileged() {
-        assert_eq!(candidate(5000, 0, 77), 5000);
-        assert!(candidate(80, 0, 77) >= LOWEST);
+    fn p14_own_port_first_unless_privileged() {
+        let range = Range::new(0, 0);
+        assert_eq!(range.candidate(5000, 0, 77), 5000);
+        assert_eq!(range.candidate(1024, 0, 77), 1024);
+        assert!(range.candidate(1023, 0, 77) >= LOWEST);
+        assert!(range.candidate(80, 0, 77) >= LOWEST);
+        assert_eq!(Range::ALL.candidate(7, 0, 77), 7);
+    }
+
+    #[test]
+    fn p15_ranges_at_both_ends() {
+        for (first, last, len) in [
+            (65535, 65535, 1),
+            (1, 1, 1),
+            (1, 65535, 65535),
+            (5000, 5001, 2),
+        ] {
+            let range = Range::new(first, last);
+            assert_eq!(range.len(), len);
+            assert!(range.contains(first) && range.contains(last));
+            assert!(!(first > 1 && range.contains(first - 1)));
+        }
+        assert_eq!(Range::ALL.len(), 65536);
+        assert_eq!(Range::new(2000, 1000), Range::new(0, 0));
+    }
+
+    fn range() -> impl Strategy<Value = Range> {
+        (1u16.., 1u16..).prop_map(|(a, b)| Range::new(a.min(b), a.max(b)))
     }
 
     proptest! {
         #[test]
-        fn never_privileged(own in any::<u16>(), attempt in 0..TRIES, random in any::<u32>()) {
-            prop_assert!(candidate(own, attempt, random) >= LOWEST);
+        fn never_outside_the_range(range in range(), own: u16, attempt in 0u32..70_000, random: u32) {
+            prop_assert!(range.contains(range.candidate(own, attempt, random)));
         }
 
-        /// The walk would visit every port: the last free one is found if tries allow.
+        /// All taken but one: it is found, within the number of tries that the range names.
         #[test]
-        fn walk_visits_every_port(random in any::<u32>()) {
-            let mut seen = vec![false; 65536];
-            for attempt in 0..SPAN {
-                seen[usize::from(candidate(0, attempt, random))] = true;
-            }
-            prop_assert_eq!(seen.iter().filter(|s| **s).count(), SPAN as usize);
+        fn p05_the_last_free_port_is_found(range in range(), own: u16, random: u32, pick: u32) {
+            let free = range.first + (pick % range.len()) as u16;
+            let found = (0..range.tries()).find(|a| range.candidate(own, *a, random) == free);
+            prop_assert!(found.is_some());
         }
     }
 }

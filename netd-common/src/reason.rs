@@ -41,18 +41,18 @@ reasons! {
         "the destination address is not in the subnet of the network it would go to";
     WrongUplink = 5, "wrong_uplink",
         "the network may only be forwarded by the device that its definition names";
-    Fragment = 6, "fragment",
-        "a fragment cannot be masqueraded: only its first part carries ports";
-    Protocol = 7, "protocol",
-        "only TCP, UDP and ICMP echo can be masqueraded";
+    FragNoHead = 6, "frag_no_head",
+        "a fragment came before the first one of its packet, which alone carries ports";
+    ProtocolTaken = 7, "protocol_taken",
+        "a protocol without ports is translated for one guest per peer, and another one has it";
     NoFlow = 8, "no_flow",
         "a TCP packet that closes or answers belongs to no known connection";
     NoAddress = 9, "no_address",
-        "the device the packet would leave by has no IPv4 address to masquerade with";
+        "the device the packet would leave by has no address to masquerade with";
     PortsExhausted = 10, "ports_exhausted",
         "no free source port was found for the masqueraded flow";
     TableFull = 11, "table_full",
-        "the flow table is full";
+        "the flow table is full of connections that both sides use";
     Malformed = 12, "malformed",
         "the packet's headers contradict its length";
     IcmpUnknown = 13, "icmp_unknown",
@@ -65,6 +65,14 @@ reasons! {
         "the source address belongs to a network that has just been stopped";
     SourceRoute = 17, "source_route",
         "the packet carries a source route, by which the host would send it past the policy";
+    NetworkFull = 18, "network_full",
+        "the network has as many flows as the agent's configuration allows";
+    NoMapping = 19, "no_mapping",
+        "the address is one that guests are masqueraded with, and no flow of theirs is this one";
+    NoMemory = 20, "no_memory",
+        "the kernel had no memory for the flow";
+    IcmpType = 21, "icmp_type",
+        "of ICMP only queries and errors can be masqueraded";
 }
 
 /// Number of entries of the `drops` map; room for reasons to come.
