@@ -212,7 +212,7 @@ pub struct FragmentKey<A> {
     pub dst: A,
     /// Identification; IPv4's in the first two bytes.
     pub id: [u8; 4],
-    /// IP protocol number.
+    /// IP protocol number (IPv4 only: in IPv6 headers of another type may come between).
     pub proto: u8,
     /// Zero.
     pub zero: [u8; 3],
@@ -228,8 +228,13 @@ pub struct Fragment {
     pub dport: Port,
     /// [`tick`] of the first fragment.
     pub seen: u32,
-    /// Fragments that went to the host's stack before the first one came.
-    pub orphans: u32,
+    /// Fragments that went to the host's stack before the first one came; while there are any,
+    /// the first one has not come.
+    pub orphans: u16,
+    /// Protocol of the packet.
+    pub proto: u8,
+    /// Zero.
+    pub zero: u8,
 }
 
 /// Forward mode of a network, as `networks` holds it for each family.

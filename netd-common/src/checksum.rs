@@ -24,9 +24,9 @@ pub fn sum4(address: [u8; 4]) -> u64 {
 /// Sum of an IPv6 address (its eight 16-bit words, native order).
 #[inline(always)]
 #[must_use]
-pub fn sum6(address: [u8; 16]) -> u64 {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    sum4([a, b, c, d]) + sum4([e, f, g, h]) + sum4([i, j, k, l]) + sum4([m, n, o, p])
+pub fn sum6(address: &[u8; 16]) -> u64 {
+    let (words, _) = address.as_chunks::<4>();
+    sum4(words[0]) + sum4(words[1]) + sum4(words[2]) + sum4(words[3])
 }
 
 /// Sum of one 16-bit word.

@@ -77,8 +77,10 @@ impl Range {
         } else {
             (random >> 8) + attempt - QUICK_TRIES
         };
-        // Below 2^16, since the range ends there.
-        (u32::from(self.first) + offset % self.len()) as u16
+        // Below 2^16, since the range ends there. The length is never zero, which the compiler of
+        // the eBPF programs does not know.
+        let offset = offset.checked_rem(self.len()).unwrap_or(0);
+        (u32::from(self.first) + offset) as u16
     }
 }
 

@@ -14,11 +14,12 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
-use netd_common::checksum::{difference, fold, sum2, sum4, update};
+use netd_common::checksum::{difference, fold, sum2, update};
 use netd_common::flow::proto;
 use network_types::udp::UdpHdr;
 
 use crate::arguments;
+use crate::family::{Family, V4};
 use crate::packet::{self, ETH, Kind};
 
 const SERVER: [u8; 2] = 67u16.to_be_bytes();
@@ -32,7 +33,7 @@ const CHUNKS: usize = 32;
 /// it cannot be done (then it is as the stack made it).
 #[inline(always)]
 pub fn complete_checksum(ctx: &TcContext) {
-    if !packet::is_ipv4(ctx) {
+    if !V4::is(ctx) {
         return;
     }
     // Every packet to a guest comes by: look at as little as possible.
@@ -55,9 +56,11 @@ extern "C" fn dhcp_complete(ctx: *mut __sk_buff) -> i32 {
 
 #[inline(always)]
 fn complete(ctx: &TcContext) -> Option<()> {
-    let packet = packet::parse(ctx, ETH).ok()?;
+    let packet = &mut V4::seen()?.packet;
+    V4::parse(ctx, ETH, packet).ok()?;
     if packet.kind != Kind::Flow
         || packet.options
+        || packet.first
         || packet.key.sport != SERVER
         || packet.key.dport != CLIENT
         || packet.ip_len as usize + ETH != ctx.len() as usize
@@ -86,7 +89,7 @@ fn complete(ctx: &TcContext) -> Option<()> {
     ctx.skb.store(udp + 6, &[0u8; 2], 0).ok()?;
 
     let pseudo =
-        fold(sum4(packet.key.src) + sum4(packet.key.dst) + sum2([0, proto::UDP]) + sum2(new_udp));
+        fold(u64::from(packet.key.src) + u64::from(packet.key.dst) + sum2([0, proto::UDP]) + sum2(new_udp));
     let data =
         sum_of(ctx, udp + UdpHdr::LEN, ctx.len())? + sum2(SERVER) + sum2(CLIENT) + sum2(new_udp);
     let wanted = !fold(2 * u64::from(pseudo));

@@ -1,18 +1,25 @@
 //! Packets that guests send to their gateway.
 
-use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{Addr4, Endpoint, Mode};
-use netd_common::flow::{may_open, proto};
+use netd_common::abi::{Endpoint, Mode, ticks};
+use netd_common::flow::proto;
 use netd_common::policy::Verdict;
+use netd_common::tcp::may_open;
 
+use crate::family::{Family, V4, V6};
 use crate::flow::{self, Decision, Source};
+use crate::maps::Seen;
 use crate::packet::{self, ETH, Kind, Packet, ifindex};
-use crate::path::{NOBODY, transmit};
-use crate::{FIRST, PASS, REJECT, arguments, drops, icmp, maps, reject};
+use crate::path::transmit;
+use crate::stage::{self, Stages};
+use crate::{ERROR, FIRST, PASS, REJECT, drops, fragment, maps, open, reject};
 
 pub use crate::path::Hook;
+
+/// A guest whose packets went past the bridge for this long (30 s) sends one through it, so that
+/// the bridge goes on to know its port: entries of its table live 300 s.
+const BRIDGED: u32 = ticks(30);
 
 /// Ingress of a bridge port or of the bridge itself.
 #[inline(always)]
@@ -21,60 +28,74 @@ pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
     if hook == Hook::Bridge && !packet::take_off_priority_tag(ctx) {
         return drops::finish(ctx, drops::drop(Reason::VlanTag));
     }
-    // A malformed packet is the bridge's, then the stack's, to drop.
-    let Ok(packet) = packet::parse(ctx, ETH) else {
+    let here = ifindex(ctx);
+    let action = if V4::is(ctx) {
+        packet_from_guest::<V4>(ctx, hook, here)
+    } else if V6::is(ctx) {
+        packet_from_guest::<V6>(ctx, hook, here)
+    } else {
+        PASS
+    };
+    drops::finish(ctx, action)
+}
+
+#[inline(always)]
+fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
+    let Some(seen) = F::seen() else {
         return PASS;
     };
+    let packet = &mut seen.packet;
+    // A malformed packet is the bridge's, then the stack's, to drop.
+    if F::parse(ctx, ETH, packet).is_err() {
+        return PASS;
+    }
     let Some((dmac, smac)) = packet::macs(ctx) else {
         return PASS;
     };
     if packet.kind == Kind::Flow
-        && let Some(flow) = flow::find(&packet.key)
-        && flow.in_ifindex == ifindex(ctx)
+        && let Some(flow) = flow::find::<F>(&packet.key)
+        && flow.in_ifindex == here
         && flow.in_mac == dmac
-        && flow::is_fresh(flow, &packet)
+        && flow::is_fresh(flow, packet)
     {
-        return drops::finish(ctx, transmit(ctx, ETH, &packet, flow, hook, NOBODY));
+        return transmit::<F>(ctx, ETH, packet, flow, hook, F::ZERO);
     }
-    let ifindex = ifindex(ctx);
     let bridge = if hook == Hook::Port {
-        maps::bridge_of_port(ifindex)
+        maps::bridge_of_port(here)
     } else {
-        ifindex
+        here
     };
     let source = Source {
         bridge,
-        ifindex,
+        ifindex: here,
         dmac,
         smac,
     };
-    // One after the other, not one inside the other: a program's stack is 512 bytes deep.
-    let mut action = guest_known(ctx.skb.skb, &packet, &source);
-    if action == FIRST {
-        action = guest_first(ctx.skb.skb, &packet, &source);
+    seen.keep(source, ETH);
+    let action = stage::run::<F>(
+        ctx,
+        F::guest_known,
+        F::icmp_error,
+        F::guest_first,
+        F::send,
+    );
+    if action < REJECT {
+        return action;
     }
-    if action >= REJECT {
-        let own = maps::network(bridge).map_or([0; 4], |n| n.gateway);
-        drops::count(ctx, (action - REJECT) as u32);
-        action = reject::reject_answer(ctx.skb.skb, &packet, u32::from_ne_bytes(own));
-    }
-    drops::finish(ctx, action)
+    let own = maps::network(bridge).map_or(F::ZERO, |n| F::side(n).gateway);
+    reject::reject::<F>(ctx, here, own, (action - REJECT) as u32)
 }
 
-/// Is the packet for the gateway to route, and of a flow that exists?
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn guest_known(
-    ctx: *mut __sk_buff,
-    packet: *const Packet,
-    source: *const Source,
-) -> i32 {
-    arguments!(ctx, packet, source; else PASS);
+/// Stage: is the packet for the gateway to route, and of a flow that exists?
+#[inline(always)]
+pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let l3 = seen.l3();
+    let Seen { packet, source, .. } = seen;
+
     let hook = hook(source);
     let Some(network) = maps::network(source.bridge) else {
         return PASS;
     };
-    let key = &packet.key;
     // At a port, frames for others are the bridge's. What the bridge hands up is for the host if
     // the bridge says so: it may carry the MAC address of the port's own device, too.
     let for_host = match hook {
@@ -84,45 +105,47 @@ extern "C" fn guest_known(
     if !for_host {
         return PASS;
     }
-    let mode = Mode::from_u8(network.mode);
-    if packet.options && mode != Mode::Open && packet::has_source_route(ctx, ETH) {
+    let mode = Mode::from_u8(F::side(network).mode);
+    if packet.options && mode != Mode::Open && F::has_source_route(ctx, l3) {
         return drops::drop(Reason::SourceRoute);
     }
-    if packet::never_forwarded(key.dst) || packet::never_forwarded(key.src) {
+    if F::never_forwarded(packet.key.dst) || F::never_forwarded(packet.key.src) {
         return PASS;
     }
     // What an open network sends is the host's to judge, unless it is for a managed network.
-    if mode == Mode::Open && maps::bridge_of(key.dst) == 0 {
+    if mode == Mode::Open && maps::bridge_of::<F>(packet.key.dst) == 0 {
         return PASS;
     }
-    let inside = maps::bridge_of(key.src) == source.bridge;
-    if inside {
-        learn(key.src, source, hook);
+    let inside = maps::bridge_of::<F>(packet.key.src) == source.bridge;
+    if inside && learn::<F>(packet.key.src, source, hook) {
+        return PASS;
     }
-    // Packets for the host are the stack's, unless they answer a flow that hides behind it.
-    let unknown = if maps::is_own(key.dst) { PASS } else { FIRST };
     // An error that belongs to no flow, or whose sender claims a foreign address, is judged like
     // any other packet.
     if packet.kind == Kind::IcmpError && (inside || mode == Mode::Open) {
-        return match icmp::forward(ctx, ETH, packet, source.bridge) {
-            FIRST => unknown,
-            action => action,
-        };
+        return ERROR;
+    }
+    if packet.kind == Kind::Fragment && !fragment::resolve::<F>(packet) {
+        return FIRST;
     }
     if packet.kind == Kind::Flow
-        && let Some(flow) = flow::find(key)
+        && let Some(flow) = flow::find::<F>(&packet.key)
     {
-        let mut confirm = NOBODY;
-        if flow::refresh(ctx, packet, flow, source, &mut confirm) {
-            return transmit(ctx, ETH, packet, flow, hook, confirm);
+        let mut confirm = F::ZERO;
+        if flow::refresh::<F>(ctx, packet, flow, source, &mut confirm) {
+            if packet.first {
+                fragment::note::<F>(ctx, packet);
+            }
+            return transmit::<F>(ctx, l3, packet, flow, hook, confirm);
         }
     }
-    unknown
+    FIRST
 }
 
 #[inline(always)]
-fn is_isolated(bridge: u32) -> bool {
-    maps::network(bridge).is_some_and(|n| Mode::from_u8(n.mode) == Mode::Isolated)
+fn is_isolated<F: Family>(bridge: u32) -> bool {
+    maps::network(bridge)
+        .is_some_and(|n| Mode::from_u8(F::side(n).mode) == Mode::Isolated)
 }
 
 #[inline(always)]
@@ -134,88 +157,92 @@ fn hook(source: &Source) -> Hook {
     }
 }
 
-/// A packet of no known flow.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn guest_first(
-    ctx: *mut __sk_buff,
-    packet: *const Packet,
-    source: *const Source,
-) -> i32 {
-    arguments!(ctx, packet, source; else PASS);
+/// Stage: a packet of no known flow.
+#[inline(always)]
+pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let Seen { packet, source, .. } = seen;
+
+    // Packets for the host are the stack's.
+    if maps::is_own::<F>(packet.key.dst) {
+        return PASS;
+    }
     let mut decision = Decision::none();
-    flow::decide(ctx, packet, source, &mut decision);
-    match decision.verdict {
+    flow::decide::<F>(ctx, packet, source, &mut decision);
+    let masquerade = match decision.verdict {
         // Whatever else routing says of it (forwarding is off, an odd kind of route): a packet
         // that is not for the host itself does not leave an isolated network.
-        Verdict::Stack if decision.leaves && is_isolated(source.bridge) => {
-            REJECT + Reason::Isolated as i32
+        Verdict::Stack if decision.leaves && is_isolated::<F>(source.bridge) => {
+            return REJECT + Reason::Isolated as i32;
         }
-        Verdict::Stack => PASS,
-        Verdict::Reject(reason) => REJECT + reason as i32,
-        Verdict::Accept | Verdict::Masquerade => open(ctx, packet, source, &decision),
+        Verdict::Stack => return PASS,
+        Verdict::Reject(reason) => return REJECT + reason as i32,
+        Verdict::Accept => false,
+        Verdict::Masquerade => true,
+    };
+    match why_no_flow(packet) {
+        None => open::prepare::<F>(ctx, packet, source, &decision),
+        Some(reason) if masquerade => drops::drop(reason),
+        // Routing needs no ports and no memory.
+        Some(_) => PASS,
     }
 }
 
+/// Why the packet cannot open a flow; `None` when it can.
 #[inline(always)]
-fn open(ctx: &TcContext, packet: &Packet, source: &Source, decision: &Decision) -> i32 {
-    let masquerade = decision.verdict == Verdict::Masquerade;
+pub fn why_no_flow<A>(packet: &Packet<A>) -> Option<Reason> {
     match packet.kind {
-        // Routing needs no ports and no memory.
-        Kind::Fragment | Kind::Other | Kind::IcmpError if !masquerade => return PASS,
-        Kind::Fragment => return drops::drop(Reason::Fragment),
-        Kind::Other => return drops::drop(Reason::Protocol),
-        Kind::IcmpError => return drops::drop(Reason::IcmpUnknown),
+        Kind::Fragment => return Some(Reason::FragNoHead),
+        Kind::Broken => return Some(Reason::Malformed),
+        Kind::Icmp => return Some(Reason::IcmpType),
+        Kind::IcmpError => return Some(Reason::IcmpUnknown),
+        // The first one of the packet was no part of any flow.
+        Kind::Flow if packet.headless => return Some(Reason::FragNoHead),
         Kind::Flow => {}
     }
-    if !opens(packet) {
-        return if masquerade {
-            drops::drop(Reason::NoFlow)
-        } else {
-            PASS
-        };
-    }
-    match flow::open(ctx, packet, source, decision) {
-        Ok(flow) => transmit(ctx, ETH, packet, flow, hook(source), NOBODY),
-        // Routed without a shortcut is still routed.
-        Err(_) if !masquerade => PASS,
-        Err(reason) => REJECT + reason as i32,
-    }
-}
-
-/// May a packet of this kind open a flow?
-#[inline(always)]
-pub fn opens(packet: &Packet) -> bool {
-    match packet.key.proto {
+    let opens = match packet.key.proto {
         proto::TCP => may_open(packet.control),
-        // An echo reply that nobody asked for has no source port.
-        proto::ICMP => packet.key.dport == [0; 2],
+        // Nobody asked for this answer.
+        proto::ICMP | proto::ICMPV6 => !packet.answer,
         _ => true,
-    }
+    };
+    if opens { None } else { Some(Reason::NoFlow) }
 }
 
 /// Remember where a guest is. The bridge's own hook sees again what a port's program let pass, so
-/// it only speaks up when no port has done so lately.
+/// it only speaks up when no port has done so lately. `true` when the bridge should see this
+/// packet, too.
 #[inline(always)]
-fn learn(address: Addr4, source: &Source, hook: Hook) {
+fn learn<F: Family>(address: F::Addr, source: &Source, hook: Hook) -> bool {
     let now = flow::now();
-    if let Some(endpoint) = maps::ENDPOINTS.get_ptr_mut(address) {
+    if let Some(endpoint) = F::endpoints().get_ptr_mut(address) {
         // SAFETY: as for flows: fields are written one at a time, and a torn read sends one
         // packet to a place that the next packet corrects.
         let endpoint = unsafe { &mut *endpoint };
-        if hook == Hook::Port || now.wrapping_sub(endpoint.last_seen) > 1 {
-            endpoint.ifindex = source.ifindex;
-            endpoint.mac = source.smac;
-            endpoint.last_seen = now;
+        if hook != Hook::Port {
+            if now.wrapping_sub(endpoint.last_seen) > 1 {
+                endpoint.ifindex = source.ifindex;
+                endpoint.mac = source.smac;
+                endpoint.last_seen = now;
+            }
+            return false;
         }
-        return;
+        endpoint.ifindex = source.ifindex;
+        endpoint.mac = source.smac;
+        endpoint.last_seen = now;
+        if now.wrapping_sub(endpoint.bridged) > BRIDGED {
+            endpoint.bridged = now;
+            return true;
+        }
+        return false;
     }
     let endpoint = Endpoint {
         ifindex: source.ifindex,
         last_seen: now,
+        bridged: now,
         mac: source.smac,
         zero: [0; 2],
     };
     // A full cache or a race loses nothing but a shortcut.
-    let _ = maps::ENDPOINTS.insert(address, &endpoint, 0);
+    let _ = F::endpoints().insert(address, &endpoint, 0);
+    false
 }

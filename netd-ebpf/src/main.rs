@@ -8,29 +8,45 @@
 //! | `uplink_ingress` | TC ingress of any other device | what comes from outside |
 //! | `uplink_egress` | TC egress of any other device | what the host sends or routes outside |
 //!
-//! The `tunnel_*` pair is the uplink pair for devices whose frames have no Ethernet header.
+//! The `tunnel_*` pair is the uplink pair for devices whose frames have no Ethernet header. The
+//! agent runs `sweep_start` and `sweep` itself; no packet comes by them.
 //!
 //! A program either redirects a packet, drops it by name, or returns `TC_ACT_UNSPEC`, which lets
 //! the next program of the hook and then the stack have it (`TC_ACT_OK` would end the chain).
 
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(
+    internal_features,
+    reason = "BPF has atomic operations, but core offers them for it as intrinsics only"
+)]
 #![allow(
     clippy::needless_borrows_for_generic_args,
     reason = "a map value handed over by value is copied to the stack, which has 512 bytes"
 )]
 
+mod claim;
 mod dhcp;
 mod drops;
+mod family;
 mod flow;
+mod fragment;
 mod guest;
 mod icmp;
+mod ipv4;
+mod ipv6;
+mod leaving;
 mod maps;
+mod open;
 mod outside;
 mod packet;
 mod path;
 mod reject;
 mod rewrite;
+mod stage;
+mod table;
+mod window;
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
@@ -41,7 +57,13 @@ use network_types::eth::EthHdr;
 const PASS: i32 = TC_ACT_UNSPEC;
 
 /// Between the stages of a program: no flow is known, judge the packet as a first one.
-const FIRST: i32 = 1 << 15;
+const FIRST: i32 = 1 << 12;
+/// Between the stages of a program: it is an ICMP error, see what it is about.
+const ERROR: i32 = 1 << 13;
+/// Between the stages of a program: insert the flow in the scratch map, then go on.
+const OPEN: i32 = 1 << 14;
+/// Between the stages of a program: the flow is there, send the packet.
+const SEND: i32 = 1 << 15;
 /// Between the stages of a program: drop, for the `Reason` above this number.
 const DROP: i32 = 1 << 16;
 /// Between the stages of a program: refuse with an answer, for the `Reason` above this number.
@@ -63,7 +85,7 @@ pub fn bridge_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn bridge_egress(ctx: TcContext) -> i32 {
     dhcp::complete_checksum(&ctx);
-    outside::egress(&ctx, EthHdr::LEN)
+    leaving::egress(&ctx, EthHdr::LEN)
 }
 
 /// Packets from outside.
@@ -75,7 +97,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 /// Packets to outside.
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
-    outside::egress(&ctx, EthHdr::LEN)
+    leaving::egress(&ctx, EthHdr::LEN)
 }
 
 /// Packets from outside, of a device without link-layer header.
@@ -87,7 +109,19 @@ pub fn tunnel_ingress(ctx: TcContext) -> i32 {
 /// Packets to outside, of a device without link-layer header.
 #[classifier]
 pub fn tunnel_egress(ctx: TcContext) -> i32 {
-    outside::egress(&ctx, 0)
+    leaving::egress(&ctx, 0)
+}
+
+/// Set the sweep of dead flows going. Returns 0, or the kernel's error.
+#[classifier]
+pub fn sweep_start(_: TcContext) -> i32 {
+    table::start_timer()
+}
+
+/// Sweep part of the table at once. Returns the number of flows removed.
+#[classifier]
+pub fn sweep(_: TcContext) -> i32 {
+    table::run()
 }
 
 /// Arguments of a global function. The verifier checks each such function once, for any arguments

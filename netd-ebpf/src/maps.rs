@@ -1,11 +1,36 @@
 //! The maps, by the names they are pinned under. Layouts are in `netd_common::abi`.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
-    Addr4, BridgePort, Control, Device, DropCount, Endpoint, Flow4, FlowKey4, Network, Subnet,
+    BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Fragment,
+    FragmentKey, Network, RESERVED_WORDS, ReservedWord, Slot, Subnet, Sweeper, Usage,
 };
+use netd_common::flow::{State, Timeout};
 use netd_common::reason::DROP_ENTRIES;
+
+use crate::claim::Claim;
+use crate::family::Family;
+use crate::flow::Source;
+use crate::icmp::Quote;
+use crate::ipv6::Words;
+use crate::packet::Packet;
+
+/// Flows of one family there is room for, unless the agent says otherwise when it loads this.
+const FLOWS: usize = 131_072;
+
+/// A flow table: both directions of every flow.
+pub type Flows<K, V> = HashMap<K, V, { 2 * FLOWS }>;
+/// One entry per flow.
+pub type Slots<S> = Array<S, FLOWS>;
+/// First fragments of packets under way. A cache: what is lost costs a packet.
+pub type Fragments<K, V> = LruHashMap<K, V, 16384>;
+/// Where guests were last seen. A cache: an entry that is lost costs a detour.
+pub type Endpoints<A, V> = LruHashMap<A, V, 65536>;
+/// The host's own addresses, with the device that has them.
+pub type Addresses<A> = HashMap<A, u32, 16384>;
+/// Prefixes and whose they are.
+pub type Prefixes<A> = LpmTrie<A, Subnet, 16384>;
 
 /// Settings that change while packets flow.
 #[btf_map(name = "control")]
@@ -15,57 +40,219 @@ pub static CONTROL: Array<Control, 1> = Array::new();
 #[btf_map(name = "networks")]
 pub static NETWORKS: HashMap<u32, Network, 4096> = HashMap::new();
 
-/// Which bridge a guest subnet is behind.
-#[btf_map(name = "subnets")]
-pub static SUBNETS: LpmTrie<Addr4, Subnet, 16384> = LpmTrie::new();
+/// How many flows each of them has.
+#[btf_map(name = "usage")]
+pub static USAGE: HashMap<u32, Usage, 4096> = HashMap::new();
 
 /// Ports of managed bridges by ifindex.
 #[btf_map(name = "ports")]
 pub static PORTS: HashMap<u32, BridgePort, 65536> = HashMap::new();
 
-/// Where guests were last seen. A cache: an entry that is lost costs a broadcast.
-#[btf_map(name = "endpoints")]
-pub static ENDPOINTS: LruHashMap<Addr4, Endpoint, 65536> = LruHashMap::new();
-
 /// Devices that guests' traffic may leave by.
 #[btf_map(name = "devices")]
 pub static DEVICES: HashMap<u32, Device, 4096> = HashMap::new();
 
-/// The host's own addresses, with the device that has them.
-#[btf_map(name = "addresses")]
-pub static ADDRESSES: HashMap<Addr4, u32, 16384> = HashMap::new();
+/// Ports that are not to be handed out.
+#[btf_map(name = "reserved")]
+pub static RESERVED: Array<ReservedWord, RESERVED_WORDS> = Array::new();
 
-/// Both directions of every flow.
-#[btf_map(name = "flows4")]
-pub static FLOWS4: HashMap<FlowKey4, Flow4, 262_144> = HashMap::new();
+/// The sweep's clock and place.
+#[btf_map(name = "sweeper")]
+pub static SWEEPER: Array<Sweeper, 1> = Array::new();
 
 /// Dropped packets by reason.
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuArray<DropCount, DROP_ENTRIES> = PerCpuArray::new();
 
-/// Room for the two entries of a flow that is being opened: the stack of a program is small.
-#[btf_map(name = "scratch")]
-static SCRATCH: PerCpuArray<[Flow4; 2], 1> = PerCpuArray::new();
+/// How many answers of its own each CPU may still send.
+#[btf_map(name = "answers")]
+pub static ANSWERS: PerCpuArray<Allowance, 1> = PerCpuArray::new();
 
-/// This CPU's room for two entries.
+#[btf_map(name = "flows4")]
+pub(crate) static FLOWS4: Flows<FlowKey<u32>, Flow<u32>> = HashMap::new();
+#[btf_map(name = "flows6")]
+pub(crate) static FLOWS6: Flows<FlowKey<Words>, Flow<Words>> = HashMap::new();
+#[btf_map(name = "slots4")]
+pub(crate) static SLOTS4: Slots<Slot<u32>> = Array::new();
+#[btf_map(name = "slots6")]
+pub(crate) static SLOTS6: Slots<Slot<Words>> = Array::new();
+#[btf_map(name = "fragments4")]
+pub(crate) static FRAGMENTS4: Fragments<FragmentKey<u32>, Fragment> = LruHashMap::new();
+#[btf_map(name = "fragments6")]
+pub(crate) static FRAGMENTS6: Fragments<FragmentKey<Words>, Fragment> = LruHashMap::new();
+#[btf_map(name = "endpoints4")]
+pub(crate) static ENDPOINTS4: Endpoints<u32, Endpoint> = LruHashMap::new();
+#[btf_map(name = "endpoints6")]
+pub(crate) static ENDPOINTS6: Endpoints<Words, Endpoint> = LruHashMap::new();
+#[btf_map(name = "addresses4")]
+pub(crate) static ADDRESSES4: Addresses<u32> = HashMap::new();
+#[btf_map(name = "addresses6")]
+pub(crate) static ADDRESSES6: Addresses<Words> = HashMap::new();
+#[btf_map(name = "subnets4")]
+pub(crate) static SUBNETS4: Prefixes<u32> = LpmTrie::new();
+#[btf_map(name = "subnets6")]
+pub(crate) static SUBNETS6: Prefixes<Words> = LpmTrie::new();
+#[btf_map(name = "pools4")]
+pub(crate) static POOLS4: Prefixes<u32> = LpmTrie::new();
+#[btf_map(name = "pools6")]
+pub(crate) static POOLS6: Prefixes<Words> = LpmTrie::new();
+#[btf_map(name = "seen4")]
+pub(crate) static SEEN4: PerCpuArray<Seen<u32>, 1> = PerCpuArray::new();
+#[btf_map(name = "seen6")]
+pub(crate) static SEEN6: PerCpuArray<Seen<Words>, 1> = PerCpuArray::new();
+#[btf_map(name = "scratch4")]
+pub(crate) static SCRATCH4: PerCpuArray<Scratch<u32>, 1> = PerCpuArray::new();
+#[btf_map(name = "scratch6")]
+pub(crate) static SCRATCH6: PerCpuArray<Scratch<Words>, 1> = PerCpuArray::new();
+
+/// Room for a flow that is being opened: the stack of a program is small.
+#[repr(C)]
+pub struct Scratch<A> {
+    /// The opener's entry.
+    pub flow: Flow<A>,
+    /// The answering direction's.
+    pub back: Flow<A>,
+    /// What is to be found for them.
+    pub claim: Claim<A>,
+}
+
+/// A packet on the slow path, for its stages.
+#[repr(C)]
+pub struct Seen<A> {
+    /// Its headers.
+    pub packet: Packet<A>,
+    /// Where it comes from.
+    pub source: Source,
+    /// What it quotes, when it is an ICMP error.
+    pub quote: Quote<A>,
+    /// Length of the link-layer header.
+    l3: u32,
+}
+
+impl<A> Seen<A> {
+    /// Keep where the packet comes from and the offset of its IP header.
+    #[inline(always)]
+    pub fn keep(&mut self, source: Source, l3: usize) {
+        self.source = source;
+        self.l3 = l3 as u32;
+    }
+
+    /// Offset of the IP header: 14 or 0. The mask tells the verifier that it is small.
+    #[inline(always)]
+    pub fn l3(&self) -> usize {
+        (self.l3 & 15) as usize
+    }
+}
+
+/// A bucket of tokens.
+#[repr(C)]
+pub struct Allowance {
+    /// When it was last filled, in ns.
+    pub filled: u64,
+    /// Tokens in it.
+    pub tokens: u64,
+}
+
+/// The methods of [`Family`] that name its maps.
+macro_rules! family_maps {
+    ($addr:ty: $flows:ident, $slots:ident, $fragments:ident, $endpoints:ident, $addresses:ident,
+     $subnets:ident, $pools:ident, $scratch:ident, $seen:ident) => {
+        #[inline(always)]
+        fn flows() -> &'static maps::Flows<FlowKey<$addr>, Flow<$addr>> {
+            &maps::$flows
+        }
+        #[inline(always)]
+        fn slots() -> &'static maps::Slots<Slot<$addr>> {
+            &maps::$slots
+        }
+        #[inline(always)]
+        fn fragments() -> &'static maps::Fragments<FragmentKey<$addr>, Fragment> {
+            &maps::$fragments
+        }
+        #[inline(always)]
+        fn endpoints() -> &'static maps::Endpoints<$addr, Endpoint> {
+            &maps::$endpoints
+        }
+        #[inline(always)]
+        fn addresses() -> &'static maps::Addresses<$addr> {
+            &maps::$addresses
+        }
+        #[inline(always)]
+        fn subnets() -> &'static maps::Prefixes<$addr> {
+            &maps::$subnets
+        }
+        #[inline(always)]
+        fn pools() -> &'static maps::Prefixes<$addr> {
+            &maps::$pools
+        }
+        #[inline(always)]
+        fn scratch() -> Option<&'static mut maps::Scratch<$addr>> {
+            // SAFETY: the slot is this CPU's alone, and TC programs do not interrupt each other.
+            // Whoever calls this lets go of what an earlier call returned.
+            maps::$scratch.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+        }
+        #[inline(always)]
+        fn seen() -> Option<&'static mut maps::Seen<$addr>> {
+            // SAFETY: as for `scratch`.
+            maps::$seen.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+        }
+    };
+}
+pub(crate) use family_maps;
+
 #[inline(always)]
-pub fn scratch() -> Option<&'static mut [Flow4; 2]> {
-    // SAFETY: the slot is this CPU's alone, TC programs do not interrupt each other, and each
-    // program takes it once.
-    SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+fn control() -> Option<&'static Control> {
+    CONTROL.get(0)
 }
 
 /// The epoch that flows must carry to be trusted without a second look.
 #[inline(always)]
 pub fn epoch() -> u32 {
-    CONTROL.get(0).map_or(0, |c| c.epoch)
+    control().map_or(0, |c| c.epoch)
+}
+
+/// `CONTROL_*` bits.
+#[inline(always)]
+pub fn control_flags() -> u32 {
+    control().map_or(0, |c| c.flags)
+}
+
+/// Flows of one family that a network may have; 0 for no limit.
+#[inline(always)]
+pub fn max_per_network() -> u32 {
+    control().map_or(0, |c| c.max_per_network)
+}
+
+/// Number of slots of each family; at least one.
+#[inline(always)]
+pub fn slot_count() -> u32 {
+    control().map_or(1, |c| if c.slots == 0 { 1 } else { c.slots })
+}
+
+/// How long a flow may be silent, in ticks.
+#[inline(always)]
+pub fn timeout(timeout: Timeout) -> u32 {
+    control().map_or(0, |c| c.timeouts[timeout as usize & 15])
+}
+
+/// The same for a flow of a protocol in a state.
+#[inline(always)]
+pub fn timeout_of(protocol: u8, state: State) -> u32 {
+    timeout(Timeout::of(protocol, state))
 }
 
 /// The bridge a guest subnet with this address is behind; 0 for none.
 #[inline(always)]
-pub fn bridge_of(address: Addr4) -> u32 {
-    let key = aya_ebpf::btf_maps::lpm_trie::Key::new(32, address);
-    SUBNETS.get(&key).map_or(0, |s| s.bridge)
+pub fn bridge_of<F: Family>(address: F::Addr) -> u32 {
+    let key = lpm_trie::Key::new(size_of::<F::Addr>() as u32 * 8, address);
+    F::subnets().get(&key).map_or(0, |s| s.bridge)
+}
+
+/// The bridge of the network that masquerades with this address of a range; 0 for none.
+#[inline(always)]
+pub fn pool_of<F: Family>(address: F::Addr) -> u32 {
+    let key = lpm_trie::Key::new(size_of::<F::Addr>() as u32 * 8, address);
+    F::pools().get(&key).map_or(0, |s| s.bridge)
 }
 
 /// The network of a bridge.
@@ -78,9 +265,9 @@ pub fn network(bridge: u32) -> Option<&'static Network> {
 
 /// Is this one of the host's own addresses?
 #[inline(always)]
-pub fn is_own(address: Addr4) -> bool {
+pub fn is_own<F: Family>(address: F::Addr) -> bool {
     // SAFETY: as for `network`.
-    unsafe { ADDRESSES.get(address) }.is_some()
+    unsafe { F::addresses().get(address) }.is_some()
 }
 
 /// The record of a device.
@@ -95,4 +282,12 @@ pub fn device(ifindex: u32) -> Option<&'static Device> {
 pub fn bridge_of_port(ifindex: u32) -> u32 {
     // SAFETY: as for `network`.
     unsafe { PORTS.get(ifindex) }.map_or(0, |p| p.bridge)
+}
+
+/// Is the port (host order) one that is not to be handed out?
+#[inline(always)]
+pub fn is_reserved(port: u16) -> bool {
+    RESERVED
+        .get(u32::from(port) / 64)
+        .is_some_and(|word| (*word >> (port & 63)) & 1 != 0)
 }

@@ -3,81 +3,82 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_vlan_pop;
 use aya_ebpf::programs::TcContext;
-use netd_common::abi::{Addr4, FlowKey4, MacAddr};
-use netd_common::flow::proto;
-use network_types::eth::{EthHdr, EtherType};
-use network_types::ip::Ipv4Hdr;
+use netd_common::abi::{FlowKey, MacAddr, Port};
+use netd_common::flow::{proto, sctp};
+use netd_common::tcp;
+use network_types::eth::EthHdr;
 
-use crate::arguments;
-
-/// Types of ICMP messages (RFC 792).
-pub mod icmp_type {
-    /// Echo reply.
-    pub const ECHO_REPLY: u8 = 0;
-    /// Destination unreachable.
-    pub const UNREACHABLE: u8 = 3;
-    /// Source quench.
-    pub const SOURCE_QUENCH: u8 = 4;
-    /// Redirect.
-    pub const REDIRECT: u8 = 5;
-    /// Echo request.
-    pub const ECHO: u8 = 8;
-    /// Time exceeded.
-    pub const TIME_EXCEEDED: u8 = 11;
-    /// Parameter problem.
-    pub const PARAMETER_PROBLEM: u8 = 12;
-}
+use crate::icmp;
 
 /// What can be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// TCP, UDP or ICMP echo: `key` is complete.
+    /// It belongs to a flow, and `key` is complete.
     Flow,
     /// An ICMP error, which belongs to the flow it quotes.
     IcmpError,
-    /// Part of a datagram: ports are not known (first parts included, as the rest would be lost).
+    /// Part of a packet, but not the first: ports are not known.
     Fragment,
-    /// Any other protocol.
-    Other,
+    /// ICMP that is neither query nor error.
+    Icmp,
+    /// Its transport header is cut short, or hidden behind too many extension headers. The stack
+    /// forwards it all the same.
+    Broken,
 }
 
-/// An IPv4 packet's headers, read once.
-pub struct Packet {
+/// A packet's headers, read once.
+pub struct Packet<A> {
     /// Addresses and, for `Kind::Flow`, ports.
-    pub key: FlowKey4,
+    pub key: FlowKey<A>,
     /// Offset of the transport header from the start of the frame.
-    l4: u32,
+    pub at: u32,
     /// Length of the IP packet in bytes.
     pub ip_len: u32,
     /// Where the IP packet ends, from the start of the frame: padding may follow.
     pub end: u32,
     /// Length of the largest packet the kernel will make of it: less than `ip_len` for GSO.
     pub wire_len: u32,
+    /// TCP: sequence number, host order.
+    pub seq: u32,
+    /// TCP: acknowledgement number, host order.
+    pub ack: u32,
+    /// IPv4: TOS; IPv6: the header's first word as it stands, without the version.
+    pub tos: u32,
+    /// Identification of a fragmented packet.
+    pub id: [u8; 4],
+    /// TCP: window, host order, not scaled.
+    pub window: u16,
     /// What it is.
     pub kind: Kind,
-    /// TCP control bits.
+    /// TCP control bits, or SCTP's first chunk type.
     pub control: u8,
-    /// TTL.
+    /// TTL or hop limit.
     pub ttl: u8,
-    /// TOS.
-    pub tos: u8,
-    /// Does the IP header carry options?
+    /// Does the IP header carry what every hop has to look at?
     pub options: bool,
+    /// More fragments follow this one, the first.
+    pub first: bool,
+    /// A later fragment whose flow is known from the first: it has no transport header.
+    pub headless: bool,
+    /// It may change the flow's state, whatever that is.
+    pub notable: bool,
+    /// An ICMP query's answer: the identifier is the destination's.
+    pub answer: bool,
 }
 
-impl Packet {
-    /// Offset of the transport header. At most 14 + 60 bytes: the mask says so to the verifier,
-    /// where a function gets the packet as an argument.
+impl<A> Packet<A> {
+    /// Offset of the transport header. The mask tells the verifier that it is small, where a
+    /// function gets the packet as an argument.
     #[inline(always)]
     pub fn l4(&self) -> usize {
-        (self.l4 & 127) as usize
+        (self.at & 255) as usize
     }
 }
 
 /// Why there is no [`Packet`].
 pub enum Unread {
-    /// Not an IPv4 packet that netd looks into (other protocol, VLAN tag).
-    NotIpv4,
+    /// Not a packet of this family (other protocol, VLAN tag).
+    Foreign,
     /// The IP header contradicts the length; the stack drops such a packet.
     Malformed,
 }
@@ -110,7 +111,7 @@ pub fn is_for_us(ctx: &TcContext) -> bool {
 
 /// Payload bytes per segment of a GSO packet; 0 for others.
 #[inline(always)]
-fn gso_size(ctx: &TcContext) -> u32 {
+pub fn gso_size(ctx: &TcContext) -> u32 {
     // SAFETY: as for `ifindex`.
     unsafe { (*raw(ctx)).gso_size }
 }
@@ -134,13 +135,11 @@ pub fn take_off_priority_tag(ctx: &TcContext) -> bool {
     }
 }
 
-/// Is this an untagged IPv4 packet?
+/// Is this an untagged packet of an EtherType (as the kernel stores it)?
 #[inline(always)]
-pub fn is_ipv4(ctx: &TcContext) -> bool {
+pub fn has_protocol(ctx: &TcContext, ether_type: u16) -> bool {
     // SAFETY: as for `ifindex`.
-    unsafe {
-        (*raw(ctx)).protocol == u32::from(EtherType::Ipv4 as u16) && (*raw(ctx)).vlan_present == 0
-    }
+    unsafe { (*raw(ctx)).protocol == u32::from(ether_type) && (*raw(ctx)).vlan_present == 0 }
 }
 
 /// Pointer to `T` at `offset` when all of it lies in the linear part of the packet.
@@ -170,184 +169,99 @@ pub fn macs(ctx: &TcContext) -> Option<(MacAddr, MacAddr)> {
     Some((read(ctx, 0)?, read(ctx, 6)?))
 }
 
-/// Is the address one that Linux does not forward unicast packets from or to: multicast, limited
-/// broadcast, loopback, "this host"? Class E and the rest of 0/8 are forwarded (since 5.3).
+/// Bring the packet's first `want` bytes, or all there are, into the linear part.
 #[inline(always)]
-pub fn never_forwarded(address: Addr4) -> bool {
-    address[0] & 0xf0 == 224 || address[0] == 127 || address == [255; 4] || address == [0; 4]
-}
-
-/// Bring the longest headers there can be into the linear part.
-#[inline(always)]
-fn pull_headers(ctx: &TcContext, l3: usize) {
-    let all = ctx.len();
-    let want = (l3 + 60 + 20) as u32;
+pub fn pull(ctx: &TcContext, want: usize) {
+    let (all, want) = (ctx.len(), want as u32);
     // What cannot be pulled is found missing by whoever reads it.
     let _ = ctx.skb.pull_data(if all < want { all } else { want });
 }
 
-/// Read the headers of the packet whose IP header starts at `l3`.
+/// Fill in what the transport header at `packet.at` says. `len` is what the IP packet holds from
+/// there on.
 #[inline(always)]
-pub fn parse(ctx: &TcContext, l3: usize) -> Result<Packet, Unread> {
-    if !is_ipv4(ctx) {
-        return Err(Unread::NotIpv4);
-    }
-    // Headers may lie in pages (a tap fed by vhost, a NIC that splits frames): pull what the
-    // longest headers need into the linear part, which `ctx.data` then shows.
-    if ctx.data() + l3 + Ipv4Hdr::LEN + 20 > ctx.data_end() {
-        pull_headers(ctx, l3);
-    }
-    let Some(ip) = at::<[u32; 5]>(ctx, l3) else {
-        return Err(Unread::Malformed);
-    };
-    // SAFETY: `at` proved that the header is in the packet.
-    let [w0, w1, w2, src, dst] = unsafe { *ip };
-    let first = w0.to_ne_bytes()[0];
-    let header_len = usize::from(first & 0x0f) * 4;
-    if first >> 4 != 4 || header_len < Ipv4Hdr::LEN {
-        return Err(Unread::Malformed);
-    }
-    if header_len != Ipv4Hdr::LEN && ctx.data() + l3 + header_len + 20 > ctx.data_end() {
-        pull_headers(ctx, l3);
-    }
-    let tos = w0.to_ne_bytes()[1];
-    let fragment = w1.to_ne_bytes();
-    let ttl = w2.to_ne_bytes()[0];
-    let protocol = w2.to_ne_bytes()[1];
-    let total = w0.to_ne_bytes();
-    let total = u32::from(u16::from_be_bytes([total[2], total[3]]));
-    let carried = ctx.len() - l3 as u32;
+pub fn read_transport<A>(ctx: &TcContext, packet: &mut Packet<A>, icmp: u8, l3: usize, len: u32) {
+    let l4 = packet.l4();
     let gso = gso_size(ctx);
-    // Linux's "BIG TCP" leaves the total length of oversized GSO packets zero.
-    let ip_len = if total == 0 && gso != 0 {
-        carried
-    } else {
-        total
-    };
-    if ip_len > carried || ip_len < header_len as u32 {
-        return Err(Unread::Malformed);
-    }
-    let mut packet = Packet {
-        key: FlowKey4 {
-            src: src.to_ne_bytes(),
-            dst: dst.to_ne_bytes(),
-            sport: [0; 2],
-            dport: [0; 2],
-            proto: protocol,
-            zero: [0; 3],
-        },
-        l4: (l3 + header_len) as u32,
-        ip_len,
-        end: l3 as u32 + ip_len,
-        wire_len: ip_len,
-        kind: Kind::Other,
-        control: 0,
-        ttl,
-        tos,
-        options: header_len != Ipv4Hdr::LEN,
-    };
-    // More fragments, or an offset.
-    if u16::from_be_bytes([fragment[2], fragment[3]]) & 0x3fff != 0 {
-        packet.kind = Kind::Fragment;
-        return Ok(packet);
-    }
-    // A transport header that is cut short or contradicts the length does not keep the stack from
-    // forwarding the packet, so it is judged like a protocol that netd does not know.
-    let l4 = l3 + header_len;
     let mut l4_len = 8;
-    match protocol {
-        proto::TCP => {
-            let Some(tcp) = at::<[u8; 20]>(ctx, l4) else {
-                return Ok(packet);
-            };
-            // SAFETY: `at` proved that the header is in the packet.
-            unsafe {
-                packet.control = (*tcp)[13];
-                l4_len = u32::from((*tcp)[12] >> 4) * 4;
-            }
-            if l4_len < 20 {
-                return Ok(packet);
-            }
+    let protocol = packet.key.proto;
+    if protocol == proto::TCP {
+        let Some(header) = at::<[u8; 20]>(ctx, l4) else {
+            return;
+        };
+        // SAFETY: `at` proved that the header is in the packet.
+        unsafe {
+            let words = header.cast::<u32>();
+            packet.seq = u32::from_be(*words.add(1));
+            packet.ack = u32::from_be(*words.add(2));
+            packet.window = u16::from_be(*header.cast::<u16>().add(7));
+            packet.control = (*header)[13];
+            l4_len = u32::from((*header)[12] >> 4) * 4;
         }
-        proto::UDP | proto::ICMP => {}
-        _ => return Ok(packet),
+        packet.notable = packet.control & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
+        if l4_len < 20 {
+            return;
+        }
+    } else if !has_ports(protocol) && protocol != icmp {
+        // By its addresses alone. An ICMP of the other family means nothing to anybody.
+        if protocol != proto::ICMP && protocol != proto::ICMPV6 {
+            packet.kind = Kind::Flow;
+        }
+        return;
     }
-    let Some(ports) = at::<[u16; 4]>(ctx, l4) else {
-        return Ok(packet);
+    if protocol == proto::SCTP {
+        l4_len = 12;
+    }
+    let Some(head) = at::<[u16; 4]>(ctx, l4) else {
+        return;
     };
-    if ip_len < header_len as u32 + l4_len {
-        return Ok(packet);
+    if len < l4_len {
+        return;
     }
     // SAFETY: `at` proved that eight bytes are in the packet.
-    let [w0, w1, w2, _] = unsafe { *ports };
+    let [w0, w1, w2, _] = unsafe { *head };
     packet.kind = Kind::Flow;
-    if protocol == proto::ICMP {
-        match w0.to_ne_bytes()[0] {
-            icmp_type::ECHO => packet.key.sport = w2.to_ne_bytes(),
-            icmp_type::ECHO_REPLY => packet.key.dport = w2.to_ne_bytes(),
-            icmp_type::UNREACHABLE
-            | icmp_type::SOURCE_QUENCH
-            | icmp_type::REDIRECT
-            | icmp_type::TIME_EXCEEDED
-            | icmp_type::PARAMETER_PROBLEM => packet.kind = Kind::IcmpError,
-            _ => packet.kind = Kind::Other,
-        }
+    if protocol == icmp {
+        let message = icmp::read(icmp, w0.to_ne_bytes()[0]);
+        packet.kind = message.kind;
+        packet.answer = message.answer;
+        let (id, query): (Port, Port) = (w2.to_ne_bytes(), [0, message.query]);
+        (packet.key.sport, packet.key.dport) = if message.answer {
+            (query, id)
+        } else {
+            (id, query)
+        };
     } else {
         packet.key.sport = w0.to_ne_bytes();
         packet.key.dport = w1.to_ne_bytes();
+        if protocol == proto::SCTP {
+            // A packet that is not the only chunk's may hold more; those that end an association
+            // stand first (RFC 9260, section 3: ABORT and SHUTDOWN COMPLETE are never bundled
+            // behind others).
+            packet.control = read::<u8>(ctx, l4 + 12).unwrap_or_default();
+            packet.notable = matches!(
+                packet.control,
+                sctp::INIT
+                    | sctp::ABORT
+                    | sctp::SHUTDOWN
+                    | sctp::SHUTDOWN_ACK
+                    | sctp::COOKIE_ACK
+                    | sctp::SHUTDOWN_COMPLETE
+            );
+        }
     }
     if gso != 0 {
-        packet.wire_len = header_len as u32 + l4_len + gso;
+        packet.wire_len = packet.at - l3 as u32 + l4_len + gso;
     }
-    Ok(packet)
 }
 
-/// What [`option_length`] says of a source route.
-const SOURCE_ROUTE: u32 = u32::MAX;
-
-/// Does the IP header at `l3` carry a loose or strict source route (RFC 791, 3.1)? Where the host
-/// honours them, such a packet is addressed to the host and forwarded to somewhere else.
+/// Does the protocol have its ports in its first four bytes?
 #[inline(always)]
-pub fn has_source_route(ctx: &TcContext, l3: usize) -> bool {
-    let Ok(first) = ctx.load::<u8>(l3) else {
-        return false;
-    };
-    let end = l3 as u32 + u32::from(first & 0x0f) * 4;
-    let mut at = (l3 + Ipv4Hdr::LEN) as u32;
-    for _ in 0..60 - Ipv4Hdr::LEN {
-        if at >= end {
-            break;
-        }
-        match option_length(ctx.skb.skb, at) {
-            0 => break,
-            SOURCE_ROUTE => return true,
-            length => at += length,
-        }
-    }
-    false
-}
-
-/// Length of the IP option at `at`; 0 at the list's end and where the stack drops the packet.
-///
-/// A function of its own, since the verifier knows nothing of what it returns: it would follow
-/// every way in which the options of a header can be long.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn option_length(ctx: *mut __sk_buff, at: u32) -> u32 {
-    const END: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const LOOSE: u8 = 131;
-    const STRICT: u8 = 137;
-    arguments!(ctx; else 0);
-    match ctx.load::<u8>(at as usize) {
-        Ok(END) | Err(_) => 0,
-        Ok(NO_OPERATION) => 1,
-        Ok(LOOSE | STRICT) => SOURCE_ROUTE,
-        Ok(_) => match ctx.load::<u8>(at as usize + 1) {
-            Ok(length) if length >= 2 => u32::from(length),
-            _ => 0,
-        },
-    }
+pub fn has_ports(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        proto::TCP | proto::UDP | proto::SCTP | proto::UDP_LITE | proto::DCCP
+    )
 }
 
 /// The Ethernet header's length, for readers of frames.

@@ -9,13 +9,14 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow4, FlowKey4, MacAddr, ticks,
+    DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks,
 };
+use netd_common::flow::proto;
 
+use crate::family::Family;
 use crate::packet::{ETH, Packet};
-use crate::{PASS, drops, flow, maps, rewrite};
+use crate::{PASS, drops, flow, maps, rewrite, window};
 
-const AF_INET: u8 = 2;
 /// `BPF_FIB_LKUP_RET_NOT_FWDED`: the destination is the host itself, or a broadcast.
 const NOT_FORWARDED: i64 = 4;
 /// `BPF_FIB_LOOKUP_SRC` (Linux 6.7): answer with the source address the host itself would use.
@@ -26,12 +27,9 @@ const ENDPOINT_AGE: u32 = ticks(60);
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: routed, but the next hop's MAC address is not known.
 const NO_NEIGH: i64 = 7;
 
-/// No next hop to confirm.
-pub const NOBODY: Addr4 = [0; 4];
-
 /// What the kernel's routing says (policy rules included). All zero until asked.
 #[derive(Default)]
-pub struct Route {
+pub struct Route<A> {
     /// Device to leave by.
     pub ifindex: u32,
     /// Largest IP packet on that path; 0 while `resolved` is false.
@@ -41,9 +39,9 @@ pub struct Route {
     /// The destination is the host itself.
     pub local: bool,
     /// Address of the host's towards that next hop; zero where the kernel does not tell.
-    pub own: Addr4,
-    /// Next hop; zero when it is not an IPv4 one.
-    pub gateway: Addr4,
+    pub own: A,
+    /// Next hop; zero when it is not of this family.
+    pub gateway: A,
     /// The next hop's MAC address.
     pub dmac: MacAddr,
     /// The device's own.
@@ -53,10 +51,16 @@ pub struct Route {
 /// Ask the kernel where a packet that came in by `in_ifindex` goes. `false` when it is not to be
 /// forwarded: for the host itself, unreachable, forwarding off; the stack knows what to answer.
 #[inline(always)]
-pub fn route(ctx: &TcContext, in_ifindex: u32, key: &FlowKey4, tos: u8, route: &mut Route) -> bool {
+pub fn route<F: Family>(
+    ctx: &TcContext,
+    in_ifindex: u32,
+    key: &FlowKey<F::Addr>,
+    tos: u32,
+    route: &mut Route<F::Addr>,
+) -> bool {
     // SAFETY: all of its fields are integers.
     let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    fib.family = AF_INET;
+    fib.family = F::AF;
     fib.l4_protocol = key.proto;
     fib.sport = u16::from_ne_bytes(key.sport);
     fib.dport = u16::from_ne_bytes(key.dport);
@@ -64,9 +68,7 @@ pub fn route(ctx: &TcContext, in_ifindex: u32, key: &FlowKey4, tos: u8, route: &
     // A length makes the helper answer with the path's MTU; the comparison is made later, when
     // the packet's own length after segmentation is known.
     fib.__bindgen_anon_1.tot_len = 1;
-    fib.__bindgen_anon_2.tos = tos;
-    fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(key.src);
-    fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(key.dst);
+    F::ask(&mut fib, key.src, key.dst, tos);
     let ask = |fib: &mut bpf_fib_lookup, flags: u32| {
         let len = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: `fib` is as large as said and outlives the call.
@@ -85,17 +87,15 @@ pub fn route(ctx: &TcContext, in_ifindex: u32, key: &FlowKey4, tos: u8, route: &
     route.ifindex = fib.ifindex;
     route.dmac = fib.dmac;
     route.smac = fib.smac;
-    // SAFETY: the helper wrote the union's fields that belong to the family it returned.
-    unsafe {
-        if route.resolved {
-            route.mtu = fib.__bindgen_anon_1.mtu_result;
-        }
-        if tells_own {
-            route.own = fib.__bindgen_anon_3.ipv4_src.to_ne_bytes();
-        }
-        if fib.family == AF_INET {
-            route.gateway = fib.__bindgen_anon_4.ipv4_dst.to_ne_bytes();
-        }
+    if route.resolved {
+        // SAFETY: the helper wrote this field of the union.
+        route.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    }
+    if tells_own {
+        route.own = F::source(&fib);
+    }
+    if fib.family == F::AF {
+        route.gateway = F::next_hop(&fib);
     }
     true
 }
@@ -103,7 +103,7 @@ pub fn route(ctx: &TcContext, in_ifindex: u32, key: &FlowKey4, tos: u8, route: &
 /// Store in `flow` the way out that `route` found. Without a MAC address, and for devices without
 /// an Ethernet header, the stack forwards and `uplink_egress` translates.
 #[inline(always)]
-pub fn set_outside(flow: &mut Flow4, route: &Route) {
+pub fn set_outside<F: Family>(flow: &mut Flow<F::Addr>, route: &Route<F::Addr>) {
     let ethernet = maps::device(route.ifindex).is_some_and(|d| d.flags & DEVICE_ETHERNET != 0);
     flow.out_network = 0;
     flow.out_ifindex = if route.resolved && ethernet {
@@ -118,35 +118,54 @@ pub fn set_outside(flow: &mut Flow4, route: &Route) {
 
 /// Store in `flow` the way to the guest it ends at, behind `bridge`: straight to the port where
 /// the guest was last seen; else by way of the bridge, if the host knows its MAC address; else by
-/// the stack, which asks for it. `false` when there is no such network any more.
+/// the stack, which asks for it. `false` when there is no such network any more, or when an
+/// answer would reach another guest than the one that asked, which has its address now.
 #[inline(always)]
-pub fn set_guest(ctx: &TcContext, flow: &mut Flow4, bridge: u32, in_ifindex: u32) -> bool {
+pub fn set_guest<F: Family>(
+    ctx: &TcContext,
+    flow: &mut Flow<F::Addr>,
+    bridge: u32,
+    in_ifindex: u32,
+) -> bool {
     let Some(network) = maps::network(bridge) else {
         return false;
     };
     flow.out_network = bridge;
     flow.out_smac = network.mac;
     flow.out_mtu = network.mtu;
+    let answer = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
+    let asked = |mac: MacAddr| !answer || flow.out_dmac == [0; 6] || flow.out_dmac == mac;
     // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
-    if let Some(endpoint) = unsafe { maps::ENDPOINTS.get(flow.new_dst) } {
+    if let Some(endpoint) = unsafe { F::endpoints().get(flow.new_dst) } {
         let port = endpoint.ifindex;
         let fresh = flow::now().wrapping_sub(endpoint.last_seen) < ENDPOINT_AGE;
         if fresh && (port == bridge || maps::bridge_of_port(port) == bridge) {
+            if !asked(endpoint.mac) {
+                return false;
+            }
             flow.out_ifindex = port;
             flow.out_dmac = endpoint.mac;
             return true;
         }
     }
-    let key = FlowKey4 {
+    let key = FlowKey {
         src: flow.new_src,
         dst: flow.new_dst,
-        ..FlowKey4::default()
+        sport: [0; 2],
+        dport: [0; 2],
+        proto: 0,
+        zero: [0; 3],
     };
-    flow.out_ifindex = 0;
     let mut found = Route::default();
-    if route(ctx, in_ifindex, &key, 0, &mut found) && found.resolved && found.ifindex == bridge {
+    if route::<F>(ctx, in_ifindex, &key, 0, &mut found) && found.resolved && found.ifindex == bridge
+    {
+        if !asked(found.dmac) {
+            return false;
+        }
         flow.out_ifindex = bridge;
         flow.out_dmac = found.dmac;
+    } else {
+        flow.out_ifindex = 0;
     }
     true
 }
@@ -162,48 +181,56 @@ pub enum Hook {
     Uplink,
 }
 
-/// Send an established packet on its way: past bridge, stack and netfilter when the path allows.
-///
-/// `confirm` names the next hop (or [`NOBODY`]) when the kernel should be reminded that it is in
-/// use: one packet of a flow now and then goes through its neighbour code, so that the entry is
-/// confirmed (RFC 4861's reachability states, which Linux keeps for ARP too) and a changed MAC
-/// address noticed.
+/// Must the stack have the packet, though its flow has a way?
 #[inline(always)]
-pub fn transmit(
-    ctx: &TcContext,
-    l3: usize,
-    packet: &Packet,
-    flow: &mut Flow4,
-    hook: Hook,
-    confirm: Addr4,
-) -> i32 {
-    flow.packets += 1;
-    flow.bytes += u64::from(ctx.len());
-    if l3 != ETH
+pub fn needs_stack<A>(l3: usize, packet: &Packet<A>, flow: &Flow<A>) -> bool {
+    l3 != ETH
         || flow.out_ifindex == 0
         || packet.ttl <= 1
         || packet.options
         || packet.wire_len > u32::from(flow.out_mtu)
-    {
-        return to_stack(ctx, l3, packet, flow, hook);
+}
+
+/// Send an established packet on its way: past bridge, stack and netfilter when the path allows.
+///
+/// `confirm` names the next hop (or nobody) when the kernel should be reminded that it is in use:
+/// one packet of a flow now and then goes through its neighbour code, so that the entry is
+/// confirmed (RFC 4861's reachability states, which Linux keeps for ARP too) and a changed MAC
+/// address noticed.
+#[inline(always)]
+pub fn transmit<F: Family>(
+    ctx: &TcContext,
+    l3: usize,
+    packet: &Packet<F::Addr>,
+    flow: &mut Flow<F::Addr>,
+    hook: Hook,
+    confirm: F::Addr,
+) -> i32 {
+    flow.packets += 1;
+    flow.bytes += u64::from(ctx.len());
+    if packet.key.proto == proto::TCP && !packet.headless {
+        window::remember(packet, flow);
+    }
+    if needs_stack(l3, packet, flow) {
+        return to_stack::<F>(ctx, l3, packet, flow, hook);
     }
     if rewrite::set_macs(ctx, flow.out_dmac, flow.out_smac).is_none()
-        || rewrite::apply(ctx, l3, packet, flow, true).is_none()
+        || rewrite::apply::<F>(ctx, l3, packet, flow, true).is_none()
     {
         return drops::drop(Reason::Rewrite);
     }
-    redirect(flow.out_ifindex, confirm)
+    redirect::<F>(flow.out_ifindex, confirm)
 }
 
-/// Redirect the frame to `ifindex`.
+/// Redirect the frame to `ifindex`, by way of the neighbour `confirm` if there is one.
 #[inline(always)]
-pub fn redirect(ifindex: u32, confirm: Addr4) -> i32 {
-    if confirm != NOBODY {
+pub fn redirect<F: Family>(ifindex: u32, confirm: F::Addr) -> i32 {
+    if confirm != F::ZERO {
         let mut next = bpf_redir_neigh {
-            nh_family: u32::from(AF_INET),
+            nh_family: u32::from(F::AF),
             // All 16 bytes: the helper reads the whole union.
             __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
-                ipv6_nh: [u32::from_ne_bytes(confirm), 0, 0, 0],
+                ipv6_nh: F::next_hop_words(confirm),
             },
         };
         // SAFETY: `next` is as large as said and outlives the call.
@@ -227,11 +254,17 @@ pub fn redirect(ifindex: u32, confirm: Addr4) -> i32 {
 /// first. Not at a port: the bridge hands the packet up to `bridge_ingress`, which would not know
 /// the translated one.
 #[inline(always)]
-fn to_stack(ctx: &TcContext, l3: usize, packet: &Packet, flow: &Flow4, hook: Hook) -> i32 {
+fn to_stack<F: Family>(
+    ctx: &TcContext,
+    l3: usize,
+    packet: &Packet<F::Addr>,
+    flow: &Flow<F::Addr>,
+    hook: Hook,
+) -> i32 {
     let translated_destination = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
     if translated_destination
         && hook != Hook::Port
-        && rewrite::apply(ctx, l3, packet, flow, false).is_none()
+        && rewrite::apply::<F>(ctx, l3, packet, flow, false).is_none()
     {
         return drops::drop(Reason::Rewrite);
     }

@@ -1,85 +1,202 @@
-//! REJECT: an ICMP port unreachable in answer to a packet that may not pass.
+//! REJECT: an ICMP unreachable in answer to a packet that may not pass.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
-use aya_ebpf::helpers::generated::{bpf_skb_change_head, bpf_skb_change_tail};
+use aya_ebpf::helpers::generated::{
+    bpf_ktime_get_coarse_ns, bpf_skb_change_head, bpf_skb_change_tail,
+};
 use aya_ebpf::programs::TcContext;
-use netd_common::abi::Addr4;
+use netd_common::Reason;
 use netd_common::checksum::{fold, sum2, sum4};
 use netd_common::flow::proto;
 use network_types::icmp::Icmpv4Hdr;
-use network_types::ip::Ipv4Hdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::arguments;
-use crate::packet::{ETH, Kind, Packet, ifindex, macs, never_forwarded, read};
-use crate::path::{NOBODY, redirect};
+use crate::family::{Family, V4, V6};
+use crate::ipv6::Words;
+use crate::maps::Seen;
+use crate::packet::{ETH, Kind, Packet, macs, read};
+use crate::path::redirect;
+use crate::{arguments, drops, icmp, maps};
 
-/// Port unreachable, the code libvirt's rules answer with.
-const PORT_UNREACHABLE: u8 = 3;
-/// IP header and ICMP header put before the quoted packet.
-const ADDED: usize = Ipv4Hdr::LEN + Icmpv4Hdr::LEN;
-/// Start of the quoted transport header in the answer.
-const QUOTED_L4: usize = ETH + ADDED + Ipv4Hdr::LEN;
+/// Length of the headers put before the quoted packet.
+const ADDED4: usize = Ipv4Hdr::LEN + Icmpv4Hdr::LEN;
+const ADDED6: usize = Ipv6Hdr::LEN + icmp::HEADER;
 
-/// Turn the packet into the answer, sent from `own` (network order) back out of the device it came
-/// in by. No answer goes to an ICMP error, a fragment or a sender that cannot be answered (RFC
-/// 1122, 3.2.2).
-///
-/// The transport checksum of a packet from a guest is often *partial*: its field holds the sum of
-/// the pseudo-header, and whatever device sends the packet on adds the rest, at offsets that the
-/// program can neither see nor change. So the answer keeps the original packet in its place and
-/// puts 28 bytes before it: then the field that may yet be filled in is the checksum of the
-/// quoted transport header. If it is partial, that field is made zero, so that the bytes from the
-/// quoted transport header on sum to zero once it is filled in, and the ICMP checksum is right
-/// without them.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn reject_answer(ctx: *mut __sk_buff, packet: *const Packet, own: u32) -> i32 {
-    arguments!(ctx, packet; else TC_ACT_SHOT);
-    let own = own.to_ne_bytes();
-    if own == [0; 4]
-        || matches!(packet.kind, Kind::IcmpError | Kind::Fragment)
-        || packet.options
-        || never_forwarded(packet.key.src)
-        || never_forwarded(packet.key.dst)
-    {
-        return TC_ACT_SHOT;
-    }
-    match build(ctx, packet, own) {
-        Some(()) => redirect(ifindex(ctx), NOBODY),
-        None => TC_ACT_SHOT,
+/// Answers that a CPU may send in a second, and at once after a pause (RFC 1812, section 4.3.2.8;
+/// RFC 4443, section 2.4 f).
+const PER_SECOND: u64 = 1000;
+const BURST: u64 = 1000;
+
+/// Families that can answer.
+pub trait Rejects: Family {
+    /// Type and code of the answer for a refusal by policy: port unreachable, as libvirt's rules
+    /// answer.
+    const POLICY: [u8; 2];
+    /// The same where the host has run out of something: administratively prohibited (RFC 5508,
+    /// REQ-8).
+    const RESOURCES: [u8; 2];
+    /// Make the packet the answer.
+    fn build(ctx: &TcContext, own: &Self::Addr, message: [u8; 2]) -> i32;
+}
+
+impl Rejects for V4 {
+    const POLICY: [u8; 2] = [3, 3];
+    const RESOURCES: [u8; 2] = [3, 13];
+
+    #[inline(always)]
+    fn build(ctx: &TcContext, own: &u32, message: [u8; 2]) -> i32 {
+        reject_answer4(ctx.skb.skb, own, u32::from(u16::from_ne_bytes(message)))
     }
 }
 
+impl Rejects for V6 {
+    const POLICY: [u8; 2] = [1, 4];
+    const RESOURCES: [u8; 2] = [1, 1];
+
+    #[inline(always)]
+    fn build(ctx: &TcContext, own: &Words, message: [u8; 2]) -> i32 {
+        reject_answer6(ctx.skb.skb, own, u32::from(u16::from_ne_bytes(message)))
+    }
+}
+
+/// Count the packet that was seen under the reason of this number and answer it from `own`, back out of the
+/// device it came in by (`here`). No answer goes to an ICMP error, a fragment or a sender that cannot be
+/// answered (RFC 1122, 3.2.2; RFC 4443, section 2.4 e).
 #[inline(always)]
-fn build(ctx: &TcContext, packet: &Packet, own: Addr4) -> Option<()> {
-    let l4 = ETH + Ipv4Hdr::LEN;
-    let (to, from) = macs(ctx)?;
-    let mut head: [u8; Ipv4Hdr::LEN] = ctx.load(ETH).ok()?;
-    // Quote eight bytes (RFC 792).
+pub fn reject<F: Rejects>(ctx: &TcContext, here: u32, own: F::Addr, reason: u32) -> i32 {
+    drops::count(ctx, reason);
+    let Some(Seen { packet, .. }) = F::seen() else {
+        return TC_ACT_SHOT;
+    };
+    if own == F::ZERO
+        || matches!(packet.kind, Kind::IcmpError | Kind::Fragment)
+        || packet.first
+        || packet.options
+        || packet.at as usize != ETH + F::HEADER
+        || F::never_forwarded(packet.key.src)
+        || F::never_forwarded(packet.key.dst)
+        || !may_answer()
+    {
+        return TC_ACT_SHOT;
+    }
+    let resources = [
+        Reason::NoAddress,
+        Reason::PortsExhausted,
+        Reason::ProtocolTaken,
+        Reason::TableFull,
+        Reason::NetworkFull,
+        Reason::NoMemory,
+    ];
+    let mut message = F::POLICY;
+    let mut i = 0;
+    while i < resources.len() {
+        if reason == resources[i] as u32 {
+            message = F::RESOURCES;
+        }
+        i += 1;
+    }
+    match F::build(ctx, &own, message) {
+        0 => redirect::<F>(here, F::ZERO),
+        _ => TC_ACT_SHOT,
+    }
+}
+
+/// Take a token from this CPU's bucket.
+#[inline(always)]
+fn may_answer() -> bool {
+    const NS: u64 = 1_000_000_000;
+    let Some(allowance) = maps::ANSWERS.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: takes no pointers; the entry is this CPU's alone.
+    unsafe {
+        let now = bpf_ktime_get_coarse_ns();
+        let elapsed = now.wrapping_sub((*allowance).filled);
+        let tokens = if elapsed >= NS {
+            (*allowance).filled = now;
+            BURST
+        } else {
+            let more = elapsed * PER_SECOND / NS;
+            if more > 0 {
+                (*allowance).filled = now;
+            }
+            let sum = (*allowance).tokens + more;
+            if sum > BURST { BURST } else { sum }
+        };
+        if tokens == 0 {
+            (*allowance).tokens = 0;
+            return false;
+        }
+        (*allowance).tokens = tokens - 1;
+    }
+    true
+}
+
+// The transport checksum of a packet from a guest is often *partial*: its field holds the sum of
+// the pseudo-header, and whatever device sends the packet on adds the rest, at offsets that the
+// program can neither see nor change. So the answer keeps the original packet in its place and
+// puts its headers before it: then the field that may yet be filled in is the checksum of the
+// quoted transport header. If it is partial, that field is made zero, so that the bytes from the
+// quoted transport header on sum to zero once it is filled in, and the ICMP checksum is right
+// without them.
+
+/// Cut the packet for the quote and make room before it. Returns how many bytes of the transport
+/// header are quoted and their sum; `None` when the kernel refuses.
+#[inline(always)]
+fn make_room(
+    ctx: &TcContext,
+    header_len: usize,
+    added: usize,
+    tcp: bool,
+) -> Option<(usize, u64)> {
+    let l4 = ETH + header_len;
+    // Quote eight bytes (RFC 792); IPv6 would have more (RFC 4443), but they tell nothing more.
     let rest: [u16; 4] = ctx.load(l4).ok()?;
     let mut quoted = 8;
     // Cutting before the end of the checksum field is refused only where it is partial.
     let partial = change_tail(ctx, l4 + 2).is_none();
-    let tcp = packet.key.proto == proto::TCP;
     if partial && tcp {
         quoted = 20;
     }
     change_tail(ctx, l4 + quoted)?;
     // SAFETY: a valid context and no other pointer.
-    if unsafe { bpf_skb_change_head(ctx.skb.skb, ADDED as u32, 0) } != 0 {
+    if unsafe { bpf_skb_change_head(ctx.skb.skb, added as u32, 0) } != 0 {
         return None;
     }
-    let mut quote_sum = 0u64;
+    let mut sum = 0u64;
     if partial {
         let field = if tcp { 16 } else { 6 };
-        ctx.skb.store(QUOTED_L4 + field, &[0u8; 2], 0).ok()?;
+        ctx.skb.store(l4 + added + field, &[0u8; 2], 0).ok()?;
     } else {
         // The probe cut them off.
-        ctx.skb.store(QUOTED_L4, &rest, 0).ok()?;
+        ctx.skb.store(l4 + added, &rest, 0).ok()?;
         for word in rest {
-            quote_sum += u64::from(word);
+            sum += u64::from(word);
         }
     }
+    Some((quoted, sum))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reject_answer4(
+    ctx: *mut __sk_buff,
+    own: *const u32,
+    message: u32,
+) -> i32 {
+    arguments!(ctx, own; else 1);
+    let Some(Seen { packet, .. }) = V4::seen() else {
+        return 1;
+    };
+    i32::from(build4(ctx, packet, *own, (message as u16).to_ne_bytes()).is_none())
+}
+
+#[inline(always)]
+fn build4(ctx: &TcContext, packet: &Packet<u32>, own: u32, message: [u8; 2]) -> Option<()> {
+    let (to, from) = macs(ctx)?;
+    let mut head: [u8; Ipv4Hdr::LEN] = ctx.load(ETH).ok()?;
+    let tcp = packet.key.proto == proto::TCP;
+    let (quoted, quote_sum) = make_room(ctx, Ipv4Hdr::LEN, ADDED4, tcp)?;
     // The quoted IP header sums to zero, being right. Make sure: the sender may have lied.
     let mut header_sum = 0u64;
     let mut i = 0;
@@ -88,28 +205,72 @@ fn build(ctx: &TcContext, packet: &Packet, own: Addr4) -> Option<()> {
         i += 2;
     }
     let mut icmp = [0u8; Icmpv4Hdr::LEN];
-    icmp[0] = crate::packet::icmp_type::UNREACHABLE;
-    icmp[1] = PORT_UNREACHABLE;
-    let checksum = !fold(sum2([icmp[0], icmp[1]]) + header_sum + quote_sum);
+    [icmp[0], icmp[1]] = message;
+    let checksum = !fold(sum2(message) + header_sum + quote_sum);
     [icmp[2], icmp[3]] = checksum.to_ne_bytes();
 
     // Version, TOS with internetwork control precedence (RFC 1812, 4.3.2.5), length, TTL.
-    let len = ((ADDED + Ipv4Hdr::LEN + quoted) as u16).to_be_bytes();
+    let len = ((ADDED4 + Ipv4Hdr::LEN + quoted) as u16).to_be_bytes();
     let start = [0x45, 0xc0, len[0], len[1]];
     let ttl = [64, proto::ICMP];
-    let sum = sum4(start) + sum2(ttl) + sum4(own) + sum4(packet.key.src);
+    let sum = sum4(start) + sum2(ttl) + u64::from(own) + u64::from(packet.key.src);
     let checksum = (!fold(sum)).to_ne_bytes();
     head[..4].copy_from_slice(&start);
     head[4..8].copy_from_slice(&[0; 4]);
     head[8..10].copy_from_slice(&ttl);
     head[10..12].copy_from_slice(&checksum);
-    head[12..16].copy_from_slice(&own);
-    head[16..20].copy_from_slice(&packet.key.src);
+    head[12..16].copy_from_slice(&own.to_ne_bytes());
+    head[16..20].copy_from_slice(&packet.key.src.to_ne_bytes());
     ctx.skb.store(ETH, &head, 0).ok()?;
     ctx.skb.store(ETH + Ipv4Hdr::LEN, &icmp, 0).ok()?;
-    ctx.skb.store(0, &from, 0).ok()?;
-    ctx.skb.store(6, &to, 0).ok()?;
-    ctx.skb.store(12, &[0x08u8, 0x00], 0).ok()?;
+    frame(ctx, from, to, [0x08, 0x00])
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reject_answer6(
+    ctx: *mut __sk_buff,
+    own: *const Words,
+    message: u32,
+) -> i32 {
+    arguments!(ctx, own; else 1);
+    let Some(Seen { packet, .. }) = V6::seen() else {
+        return 1;
+    };
+    i32::from(build6(ctx, packet, *own, (message as u16).to_ne_bytes()).is_none())
+}
+
+#[inline(always)]
+fn build6(ctx: &TcContext, packet: &Packet<Words>, own: Words, message: [u8; 2]) -> Option<()> {
+    let (to, from) = macs(ctx)?;
+    let start: [u32; 2] = ctx.load(ETH).ok()?;
+    let tcp = packet.key.proto == proto::TCP;
+    let (quoted, quote_sum) = make_room(ctx, Ipv6Hdr::LEN, ADDED6, tcp)?;
+    let src = packet.key.src;
+    let header_sum =
+        u64::from(start[0]) + u64::from(start[1]) + V6::sum(&src) + V6::sum(&packet.key.dst);
+    let len = (icmp::HEADER + Ipv6Hdr::LEN + quoted) as u16;
+    let pseudo = V6::sum(&own) + V6::sum(&src) + sum2(len.to_be_bytes()) + sum2([0, proto::ICMPV6]);
+    let checksum = !fold(u64::from(fold(pseudo)) + sum2(message) + header_sum + quote_sum);
+    let mut icmp = [0u8; icmp::HEADER];
+    [icmp[0], icmp[1]] = message;
+    [icmp[2], icmp[3]] = checksum.to_ne_bytes();
+
+    let [high, low] = len.to_be_bytes();
+    let head = [0x60, 0, 0, 0, high, low, proto::ICMPV6, 64];
+    ctx.skb.store(ETH, &head, 0).ok()?;
+    ctx.skb.store(ETH + V6::SRC, &own, 0).ok()?;
+    ctx.skb.store(ETH + V6::DST, &src, 0).ok()?;
+    ctx.skb.store(ETH + Ipv6Hdr::LEN, &icmp, 0).ok()?;
+    frame(ctx, from, to, [0x86, 0xdd])
+}
+
+/// Write the Ethernet header.
+#[inline(always)]
+fn frame(ctx: &TcContext, to: [u8; 6], from: [u8; 6], ether_type: [u8; 2]) -> Option<()> {
+    ctx.skb.store(0, &to, 0).ok()?;
+    ctx.skb.store(6, &from, 0).ok()?;
+    ctx.skb.store(12, &ether_type, 0).ok()?;
     read::<u8>(ctx, 0).map(|_| ())
 }
 

@@ -1,0 +1,221 @@
+//! Making a flow's entries: a slot, a port that nobody has, both directions or none.
+
+use core::mem::zeroed;
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_ANY, BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple,
+};
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{
+    bpf_get_prandom_u32, bpf_loop, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+};
+use aya_ebpf::programs::TcContext;
+use netd_common::Reason;
+use netd_common::abi::{CONTROL_MAPPINGS, FlowKey};
+use netd_common::checksum::{difference, sum2};
+use netd_common::flow::proto;
+use netd_common::port::{QUICK_TRIES, Range};
+
+use crate::family::Family;
+use crate::flow::{find, now};
+use crate::{maps, table};
+
+const EEXIST: i32 = -17;
+const E2BIG: i32 = -7;
+
+/// Ranges of up to so many ports are always searched through.
+const SMALL_RANGE: u32 = 1024;
+
+/// What is wanted of a flow that is being opened; its entries lie beside it in the scratch map.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Claim<A> {
+    /// Key of the opener's entry.
+    pub key: FlowKey<A>,
+    /// Ports to choose from; not used when `translate` is 0.
+    pub first: u16,
+    /// The last of them.
+    pub last: u16,
+    /// 1: the source port may be changed.
+    pub translate: u32,
+    /// 1: sockets of the host's are to be spared.
+    pub spare_sockets: u32,
+    /// Tick of the last search through a whole large range on this CPU.
+    pub searched: u32,
+}
+
+/// The search for a free key of the answering direction.
+struct Search {
+    ctx: *mut __sk_buff,
+    random: u32,
+    /// A search through the whole range was begun.
+    thorough: u32,
+    /// 0 once a key was claimed, else the last error.
+    result: i32,
+}
+
+/// Insert the flow of the scratch map: the answering direction's entry first, with NOEXIST, which
+/// is the reservation of its port; then the opener's. Nothing stays behind on failure.
+#[inline(always)]
+pub fn insert<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
+    let Some(scratch) = F::scratch() else {
+        return Err(Reason::NoMemory);
+    };
+    let slot = table::take_slot::<F>(scratch.flow.counted)?;
+    scratch.flow.slot = slot;
+    let result = insert_entries::<F>(ctx);
+    match result {
+        Ok(()) => {
+            table::occupy::<F>(slot, &scratch.claim.key);
+            table::count::<F>(scratch.flow.counted, true);
+        }
+        Err(_) => table::release::<F>(slot),
+    }
+    result
+}
+
+#[inline(always)]
+fn insert_entries<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
+    let Some(scratch) = F::scratch() else {
+        return Err(Reason::NoMemory);
+    };
+    let claim = &scratch.claim;
+    let range = Range {
+        first: claim.first,
+        last: claim.last,
+    };
+    // Without a choice: once more after a dead flow was cleared away.
+    let tries = if claim.translate != 0 { range.tries() } else { 2 };
+    let mut search = Search {
+        ctx: ctx.skb.skb,
+        // SAFETY: takes no pointers.
+        random: unsafe { bpf_get_prandom_u32() },
+        thorough: u32::from(range.len() <= SMALL_RANGE),
+        result: EEXIST,
+    };
+    // A loop by the helper is verified once, not once per round.
+    // SAFETY: `search` outlives the call, and `try_port` has the signature the helper calls.
+    unsafe {
+        bpf_loop(
+            tries,
+            try_port::<F> as *mut c_void,
+            (&raw mut search).cast(),
+            0,
+        );
+    }
+    let translated = scratch.claim.translate != 0;
+    match search.result {
+        0 => {}
+        EEXIST if !translated => return Err(Reason::ProtocolTaken),
+        EEXIST => return Err(Reason::PortsExhausted),
+        E2BIG => return Err(Reason::TableFull),
+        _ => return Err(Reason::NoMemory),
+    }
+    let key = &scratch.claim.key;
+    // BPF_ANY: an entry that stands there is one that was found dead, or another CPU's for a
+    // packet of the same flow; ours has a partner in any case.
+    if let Err(error) = F::flows().insert(key, &scratch.flow, u64::from(BPF_ANY)) {
+        let _ = F::flows().remove(&scratch.flow.partner(key.proto));
+        return Err(if error == E2BIG {
+            Reason::TableFull
+        } else {
+            Reason::NoMemory
+        });
+    }
+    Ok(())
+}
+
+/// One round of [`insert_entries`]; 1 ends it.
+extern "C" fn try_port<F: Family>(attempt: u32, search: *mut Search) -> i64 {
+    // SAFETY: the `Search` that `insert_entries` handed to bpf_loop.
+    let search = unsafe { &mut *search };
+    let Some(scratch) = F::scratch() else {
+        return 1;
+    };
+    let claim = &mut scratch.claim;
+    if attempt == QUICK_TRIES && search.thorough == 0 {
+        // Thousands of tries, once a tick: somebody who uses up all ports to a peer shall not
+        // use up the processor as well.
+        if claim.searched == now() {
+            return 1;
+        }
+        claim.searched = now();
+        search.thorough = 1;
+    }
+    let key = &claim.key;
+    if claim.translate != 0 {
+        let range = Range {
+            first: claim.first,
+            last: claim.last,
+        };
+        let port = range.candidate(u16::from_be_bytes(key.sport), attempt, search.random);
+        if key.proto != F::ICMP && maps::is_reserved(port) && range.len() > 1 {
+            return 0;
+        }
+        scratch.flow.new_sport = port.to_be_bytes();
+        scratch.flow.port_diff = difference(sum2(key.sport), sum2(scratch.flow.new_sport));
+        scratch.back.port_diff = difference(sum2(scratch.flow.new_sport), sum2(key.sport));
+    }
+    let back_key = scratch.flow.partner(key.proto);
+    if claim.spare_sockets != 0 {
+        if is_mapped::<F>(&back_key) {
+            return 0;
+        }
+        // Most tries meet an entry: see that before asking for sockets.
+        if find::<F>(&back_key).is_none() && has_socket::<F>(search.ctx, &back_key) {
+            return 0;
+        }
+    }
+    search.result =
+        match F::flows().insert(&back_key, &scratch.back, u64::from(BPF_NOEXIST)) {
+            Ok(()) => 0,
+            Err(error) => error,
+        };
+    if search.result != EEXIST {
+        return 1;
+    }
+    // A dead flow, or the remains of this very one: in the way, and of no use.
+    if let Some(other) = find::<F>(&back_key)
+        && (other.partner(key.proto) == *key || table::is_dead::<F>(&back_key, other))
+    {
+        table::remove::<F>(&back_key, other);
+    }
+    0
+}
+
+/// Is the port one of an endpoint-independent mapping's?
+#[inline(always)]
+fn is_mapped<F: Family>(back_key: &FlowKey<F::Addr>) -> bool {
+    if maps::control_flags() & CONTROL_MAPPINGS == 0 || back_key.src == F::ZERO {
+        return false;
+    }
+    let mut mapping = *back_key;
+    mapping.src = F::ZERO;
+    mapping.sport = [0; 2];
+    find::<F>(&mapping).is_some()
+}
+
+/// Would a packet with this key be for a socket of the host's, connected or listening?
+#[inline(always)]
+fn has_socket<F: Family>(ctx: *mut __sk_buff, key: &FlowKey<F::Addr>) -> bool {
+    if key.proto != proto::TCP && key.proto != proto::UDP {
+        return false;
+    }
+    // SAFETY: integers only.
+    let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
+    let len = F::socket_tuple(key, &mut tuple);
+    let netns = i64::from(BPF_F_CURRENT_NETNS) as u64;
+    // SAFETY: a valid context, and a tuple at least as long as said. A socket found is given back.
+    unsafe {
+        let socket = if key.proto == proto::TCP {
+            bpf_skc_lookup_tcp(ctx.cast(), &raw mut tuple, len, netns, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx.cast(), &raw mut tuple, len, netns, 0)
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+    }
+    true
+}

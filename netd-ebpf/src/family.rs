@@ -1,0 +1,110 @@
+//! What differs between IPv4 and IPv6, as one trait: the rest of the programs is written once.
+
+use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
+use aya_ebpf::programs::TcContext;
+use netd_common::abi::{
+    Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
+};
+
+use crate::maps::{Addresses, Endpoints, Flows, Fragments, Prefixes, Scratch, Seen, Slots};
+use crate::packet::{Packet, Unread};
+
+/// IPv4.
+#[derive(Clone, Copy)]
+pub struct V4;
+/// IPv6.
+#[derive(Clone, Copy)]
+pub struct V6;
+
+/// A version of the Internet protocol. Offsets are from the start of the IP header.
+pub trait Family: Copy + 'static {
+    /// An address in network order, as the words it consists of: bytes could lie at any offset, and
+    /// would be copied one by one.
+    type Addr: Copy + PartialEq + Default + 'static;
+    /// Index into `usage` and `sweeper`.
+    const INDEX: usize;
+    /// Address family of the socket interface.
+    const AF: u8;
+    /// Length of the header without options or extensions.
+    const HEADER: usize;
+    /// Offset of the source address.
+    const SRC: usize;
+    /// Offset of the destination address.
+    const DST: usize;
+    /// Protocol number of its ICMP.
+    const ICMP: u8;
+    /// No address.
+    const ZERO: Self::Addr;
+
+    /// Sum of the address's 16-bit words.
+    fn sum(address: &Self::Addr) -> u64;
+    /// Is the address one that is not forwarded: multicast, broadcast, loopback, link-local?
+    fn never_forwarded(address: Self::Addr) -> bool;
+    /// A number that depends on every bit of the address.
+    fn hash(address: Self::Addr) -> u32;
+    /// The `n`-th address from `first` on, modulo their number up to `last`. In IPv6 both have the
+    /// same first 64 bits.
+    fn pick(first: Self::Addr, last: Self::Addr, n: u32) -> Self::Addr;
+    /// Does the address lie between `first` and `last`?
+    fn within(address: Self::Addr, first: Self::Addr, last: Self::Addr) -> bool;
+    /// A network's settings for the family.
+    fn side(network: &Network) -> Side<Self::Addr>;
+    /// A device's own address.
+    fn address(device: &Device) -> Self::Addr;
+
+    /// Put addresses into a question to the kernel's routing.
+    fn ask(fib: &mut bpf_fib_lookup, src: Self::Addr, dst: Self::Addr, tos: u32);
+    /// Its answer: the source the host itself would use.
+    fn source(fib: &bpf_fib_lookup) -> Self::Addr;
+    /// Its answer: the next hop.
+    fn next_hop(fib: &bpf_fib_lookup) -> Self::Addr;
+    /// An address as the neighbour helper wants it.
+    fn next_hop_words(address: Self::Addr) -> [u32; 4];
+    /// The tuple by which to look for a socket of the host's that gets packets of `key`; its
+    /// length in bytes.
+    fn socket_tuple(key: &FlowKey<Self::Addr>, tuple: &mut bpf_sock_tuple) -> u32;
+
+    /// Is this an untagged packet of the family?
+    fn is(ctx: &TcContext) -> bool;
+    /// Read the headers of the packet whose IP header starts at `l3` into `packet`.
+    fn parse(
+        ctx: &TcContext,
+        l3: usize,
+        packet: &mut Packet<Self::Addr>,
+    ) -> Result<(), Unread>;
+    /// Does the packet name stations to go by (source route, routing header)?
+    fn has_source_route(ctx: &TcContext, l3: usize) -> bool;
+    /// Offset of the transport header, and protocol, of the packet that an ICMP error quotes from
+    /// `l3` on; `None` for a later fragment or no packet.
+    fn read_quoted(ctx: &TcContext, l3: usize) -> Option<(u32, u8)>;
+    /// Write other addresses (when `nat`), which differ by `diff`, and one hop less to live (when
+    /// `hop`).
+    fn write_header(
+        ctx: &TcContext,
+        l3: usize,
+        src: &Self::Addr,
+        dst: &Self::Addr,
+        diff: u16,
+        nat: bool,
+        hop: bool,
+    ) -> Option<()>;
+
+    /// Its flow table.
+    fn flows() -> &'static Flows<FlowKey<Self::Addr>, Flow<Self::Addr>>;
+    /// Its slots.
+    fn slots() -> &'static Slots<Slot<Self::Addr>>;
+    /// Its fragments.
+    fn fragments() -> &'static Fragments<FragmentKey<Self::Addr>, Fragment>;
+    /// Where its guests are.
+    fn endpoints() -> &'static Endpoints<Self::Addr, Endpoint>;
+    /// The host's own addresses.
+    fn addresses() -> &'static Addresses<Self::Addr>;
+    /// Guests' subnets.
+    fn subnets() -> &'static Prefixes<Self::Addr>;
+    /// Address ranges to masquerade with.
+    fn pools() -> &'static Prefixes<Self::Addr>;
+    /// This CPU's room for a flow that is being opened.
+    fn scratch() -> Option<&'static mut Scratch<Self::Addr>>;
+    /// This CPU's room for a packet on the slow path.
+    fn seen() -> Option<&'static mut Seen<Self::Addr>>;
+}

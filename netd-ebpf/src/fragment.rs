@@ -1,0 +1,80 @@
+//! Fragments: only the first one of a packet says which flow it belongs to, so it is remembered
+//! for the others (RFC 4787, section 11; RFC 5508 says nothing else).
+//!
+//! What comes before the first one is not held back. From a guest it is dropped by name where it
+//! would have to be masqueraded. From outside it may be for the host itself, whose stack gets it;
+//! when the first one shows that it was a guest's, it is counted.
+
+use netd_common::Reason;
+use netd_common::abi::{Fragment, FragmentKey};
+use netd_common::flow::{Timeout, idle};
+
+use crate::family::Family;
+use crate::flow::now;
+use crate::packet::{Kind, Packet};
+use crate::{drops, maps};
+use aya_ebpf::programs::TcContext;
+
+#[inline(always)]
+fn key<F: Family>(packet: &Packet<F::Addr>) -> FragmentKey<F::Addr> {
+    FragmentKey {
+        src: packet.key.src,
+        dst: packet.key.dst,
+        id: packet.id,
+        proto: if F::INDEX == 0 { packet.key.proto } else { 0 },
+        zero: [0; 3],
+    }
+}
+
+/// Remember the first fragment of a packet that belongs to a flow.
+#[inline(always)]
+pub fn note<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>) {
+    let key = key::<F>(packet);
+    if let Some(before) = F::fragments().get_ptr_mut(&key) {
+        // SAFETY: entries are shared by all CPUs; a lost update loses a count.
+        let before = unsafe { &*before };
+        if before.orphans != 0 && idle(before.seen, now()) <= maps::timeout(Timeout::Fragment) {
+            drops::count(ctx, Reason::FragNoHead as u32);
+        }
+    }
+    let fragment = Fragment {
+        sport: packet.key.sport,
+        dport: packet.key.dport,
+        seen: now(),
+        orphans: 0,
+        proto: packet.key.proto,
+        zero: 0,
+    };
+    // A full cache loses a packet, as a full reassembly queue does.
+    let _ = F::fragments().insert(&key, &fragment, 0);
+}
+
+/// Give a later fragment the ports of the first one; `false` when that did not come.
+#[inline(always)]
+pub fn resolve<F: Family>(packet: &mut Packet<F::Addr>) -> bool {
+    let key = key::<F>(packet);
+    // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
+    let Some(first) = (unsafe { F::fragments().get(&key) }) else {
+        return false;
+    };
+    if first.orphans != 0 || idle(first.seen, now()) > maps::timeout(Timeout::Fragment) {
+        return false;
+    }
+    packet.key.sport = first.sport;
+    packet.key.dport = first.dport;
+    packet.key.proto = first.proto;
+    packet.kind = Kind::Flow;
+    packet.headless = true;
+    true
+}
+
+/// Remember a fragment that the host's stack gets since its first one has not come.
+#[inline(always)]
+pub fn note_orphan<F: Family>(packet: &Packet<F::Addr>) {
+    let orphan = Fragment {
+        seen: now(),
+        orphans: 1,
+        ..Fragment::default()
+    };
+    let _ = F::fragments().insert(&key::<F>(packet), &orphan, 0);
+}

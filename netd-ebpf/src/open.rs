@@ -1,0 +1,255 @@
+//! Opening a flow: what its two entries say.
+
+use aya_ebpf::programs::TcContext;
+use netd_common::Reason;
+use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow};
+use netd_common::checksum::difference;
+use netd_common::flow::proto;
+use netd_common::policy::Verdict;
+use netd_common::port::Range;
+use netd_common::tcp;
+
+use crate::family::Family;
+use crate::flow::{self, Decision, Source, now};
+use crate::maps::Seen;
+use crate::packet::{Packet, has_ports};
+use crate::path::{self, Hook};
+use crate::window::window_scale;
+use crate::{OPEN, PASS, REJECT, SEND, claim, drops, fragment, leaving, maps};
+
+/// Prepare the flow of a packet that may pass, in the scratch map: [`OPEN`], or what becomes of
+/// the packet instead.
+#[inline(always)]
+pub fn prepare<F: Family>(
+    ctx: &TcContext,
+    packet: &Packet<F::Addr>,
+    source: &Source,
+    decision: &Decision<F::Addr>,
+) -> i32 {
+    match fill::<F>(ctx, packet, source, decision) {
+        Ok(()) => OPEN,
+        Err(reason) => without::<F>(decision.verdict == Verdict::Masquerade, reason),
+    }
+}
+
+/// What becomes of a packet whose flow could not be opened: routed without a shortcut is still
+/// routed, but what is to be masqueraded is refused.
+#[inline(always)]
+fn without<F: Family>(masquerade: bool, reason: Reason) -> i32 {
+    if masquerade {
+        REJECT + reason as i32
+    } else {
+        PASS
+    }
+}
+
+/// Stage: insert the flow that was prepared.
+#[inline(always)]
+pub fn insert<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let Seen { packet, .. } = seen;
+
+    match claim::insert::<F>(ctx) {
+        Ok(()) => {
+            if packet.first {
+                fragment::note::<F>(ctx, packet);
+            }
+            SEND
+        }
+        Err(reason) => {
+            let nat = F::scratch().is_some_and(|s| s.flow.flags & FLOW_NAT != 0);
+            without::<F>(nat, reason)
+        }
+    }
+}
+
+/// Stage: send the packet by the flow that it opened.
+#[inline(always)]
+pub fn send<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let l3 = seen.l3();
+    let Seen { packet, source, .. } = seen;
+
+    let hook = if source.bridge == 0 {
+        Hook::Uplink
+    } else if source.bridge == source.ifindex {
+        Hook::Bridge
+    } else {
+        Hook::Port
+    };
+    match flow::find::<F>(&packet.key) {
+        Some(flow) => path::transmit::<F>(ctx, l3, packet, flow, hook, F::ZERO),
+        // Another CPU needed the room.
+        None => drops::drop(Reason::TableFull),
+    }
+}
+
+/// Stage: translate the packet that opened a flow, where it leaves by the stack.
+#[inline(always)]
+pub fn translate<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let l3 = seen.l3();
+    let Seen { packet, .. } = seen;
+
+    match flow::find::<F>(&packet.key) {
+        Some(flow) => leaving::translated::<F>(ctx, l3, packet, flow),
+        None => drops::drop(Reason::TableFull),
+    }
+}
+
+#[inline(always)]
+fn fill<F: Family>(
+    ctx: &TcContext,
+    packet: &Packet<F::Addr>,
+    source: &Source,
+    decision: &Decision<F::Addr>,
+) -> Result<(), Reason> {
+    let Some(scratch) = F::scratch() else {
+        return Err(Reason::NoMemory);
+    };
+    let key = &packet.key;
+    let masquerade = decision.verdict == Verdict::Masquerade;
+    let now = now();
+    let epoch = maps::epoch();
+    let (flow, back) = (&mut scratch.flow, &mut scratch.back);
+    clear(flow);
+    clear(back);
+
+    flow.new_src = key.src;
+    flow.new_dst = key.dst;
+    flow.new_sport = key.sport;
+    flow.new_dport = key.dport;
+    flow.in_network = source.bridge;
+    flow.in_ifindex = source.ifindex;
+    flow.in_mac = source.dmac;
+    flow.last_seen = now;
+    flow.counted = if source.bridge != 0 {
+        source.bridge
+    } else {
+        decision.to
+    };
+    if decision.to != 0 {
+        if !path::set_guest::<F>(ctx, flow, decision.to, source.ifindex) {
+            return Err(Reason::ForeignDestination);
+        }
+    } else {
+        path::set_outside::<F>(flow, &decision.route);
+    }
+    if source.bridge == 0 {
+        flow.in_ifindex = maps::network(decision.to).map_or(0, |n| n.uplink);
+    }
+    flow.epoch = if flow.out_ifindex == 0 {
+        epoch.wrapping_sub(1)
+    } else {
+        epoch
+    };
+
+    // The answering direction. Until a packet of it was seen, guests answer by their bridge.
+    back.new_src = key.dst;
+    back.new_dst = key.src;
+    back.new_sport = key.dport;
+    back.new_dport = key.sport;
+    back.flags = FLOW_REPLY;
+    back.in_network = decision.to;
+    back.in_ifindex = decision.to;
+    back.last_seen = now;
+    back.epoch = epoch.wrapping_sub(1);
+    if let Some(network) = maps::network(decision.to) {
+        back.in_mac = network.mac;
+    }
+    if let Some(network) = maps::network(source.bridge) {
+        back.out_network = source.bridge;
+        back.out_ifindex = source.ifindex;
+        back.out_dmac = source.smac;
+        back.out_smac = network.mac;
+        back.out_mtu = network.mtu;
+        back.epoch = epoch;
+        if decision.to == 0 {
+            back.in_ifindex = network.uplink;
+        }
+    }
+    if key.proto == proto::TCP {
+        first_segment(ctx, packet, flow, back);
+    }
+
+    scratch.claim.key = *key;
+    scratch.claim.translate = 0;
+    scratch.claim.spare_sockets = 0;
+    if masquerade {
+        hide::<F>(packet, source, decision)?;
+    }
+    Ok(())
+}
+
+/// Zero an entry field by field: the verifier wants to see each of its bytes written.
+#[inline(always)]
+fn clear<A: Default>(flow: &mut Flow<A>) {
+    *flow = Flow::default();
+}
+
+/// Put the flow of the scratch map behind an address of the host's or of its network's range.
+#[inline(always)]
+fn hide<F: Family>(
+    packet: &Packet<F::Addr>,
+    source: &Source,
+    decision: &Decision<F::Addr>,
+) -> Result<(), Reason> {
+    let Some(scratch) = F::scratch() else {
+        return Err(Reason::NoMemory);
+    };
+    let key = &packet.key;
+    let (mut range, mut address) = (Range::new(0, 0), decision.route.own);
+    if source.bridge == 0 {
+        // A packet of the host's own, whose port a guest's flow has: another port will do.
+        address = key.src;
+    } else {
+        // A device that the agent does not know yet has no program at its egress.
+        let Some(device) = maps::device(decision.route.ifindex) else {
+            return Err(Reason::NoAddress);
+        };
+        if address == F::ZERO {
+            address = F::address(device);
+        }
+        if let Some(network) = maps::network(source.bridge) {
+            range = Range::new(network.first_port, network.last_port);
+            let side = F::side(network);
+            if side.first != F::ZERO {
+                // The same address for all of a guest's flows (RFC 4787, REQ-2).
+                address = F::pick(side.first, side.last, F::hash(key.src));
+            }
+        }
+    }
+    if address == F::ZERO {
+        return Err(Reason::NoAddress);
+    }
+    if key.proto == F::ICMP {
+        range = Range::ALL;
+    }
+    scratch.flow.flags |= FLOW_NAT | FLOW_MASQUERADE;
+    scratch.back.flags |= FLOW_NAT;
+    scratch.flow.new_src = address;
+    scratch.flow.addr_diff = difference(F::sum(&key.src), F::sum(&address));
+    scratch.back.addr_diff = difference(F::sum(&address), F::sum(&key.src));
+    scratch.claim.first = range.first;
+    scratch.claim.last = range.last;
+    scratch.claim.translate = u32::from(has_ports(key.proto) || key.proto == F::ICMP);
+    scratch.claim.spare_sockets = u32::from(source.bridge != 0);
+    Ok(())
+}
+
+/// What a TCP connection's first segment says of windows.
+#[inline(always)]
+fn first_segment<A>(
+    ctx: &TcContext,
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    back: &mut Flow<A>,
+) {
+    if packet.control & tcp::SYN != 0 {
+        flow.wscale = window_scale(ctx.skb.skb, packet.at) as u8;
+        // What the answer must acknowledge; no window yet.
+        back.ack = packet.seq.wrapping_add(1);
+        back.edge = back.ack;
+    } else {
+        // A connection from before netd's time: how windows are scaled was agreed then.
+        flow.wscale = tcp::MAX_WSCALE;
+        back.wscale = tcp::MAX_WSCALE;
+    }
+}

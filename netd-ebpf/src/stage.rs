@@ -1,0 +1,116 @@
+//! The stages of the slow path as global functions, one of each for either family.
+//!
+//! The verifier checks a global function once, for any arguments of their types, instead of once
+//! for every state it can be called in. What they work on lies in a map (`seen4`, `seen6`): a
+//! program's stack is 512 bytes deep, its functions' included. They are called one after the
+//! other, not one inside the other, where that can be.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
+use aya_ebpf::programs::TcContext;
+
+use crate::family::{Family, V4, V6};
+use crate::reject::Rejects;
+use crate::{ERROR, FIRST, OPEN, SEND, arguments, guest, icmp, leaving, open, outside};
+
+macro_rules! stages {
+    ($($(#[$doc:meta])* $stage:ident ($v4:ident, $v6:ident) = $module:ident :: $body:ident;)*) => {
+        /// The stages of a family. Each works on what [`Family::seen`] holds, and returns an action
+        /// or one of the crate's constants.
+        pub trait Stages: Rejects {
+            $(
+                $(#[$doc])*
+                fn $stage(ctx: &TcContext) -> i32;
+            )*
+        }
+
+        $(
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $v4(ctx: *mut __sk_buff) -> i32 {
+                arguments!(ctx; else TC_ACT_SHOT);
+                match V4::seen() {
+                    Some(seen) => $module::$body::<V4>(ctx, seen),
+                    None => TC_ACT_SHOT,
+                }
+            }
+
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $v6(ctx: *mut __sk_buff) -> i32 {
+                arguments!(ctx; else TC_ACT_SHOT);
+                match V6::seen() {
+                    Some(seen) => $module::$body::<V6>(ctx, seen),
+                    None => TC_ACT_SHOT,
+                }
+            }
+        )*
+
+        impl Stages for V4 {
+            $(
+                #[inline(always)]
+                fn $stage(ctx: &TcContext) -> i32 {
+                    $v4(ctx.skb.skb)
+                }
+            )*
+        }
+
+        impl Stages for V6 {
+            $(
+                #[inline(always)]
+                fn $stage(ctx: &TcContext) -> i32 {
+                    $v6(ctx.skb.skb)
+                }
+            )*
+        }
+    };
+}
+
+stages! {
+    /// From a guest: is the packet for the gateway to route, and of a flow that exists?
+    guest_known(guest_known4, guest_known6) = guest::known;
+    /// From a guest: a packet of no known flow.
+    guest_first(guest_first4, guest_first6) = guest::first;
+    /// From outside: is the packet of a flow that exists?
+    outside_known(outside_known4, outside_known6) = outside::known;
+    /// From outside: a packet of no known flow.
+    outside_first(outside_first4, outside_first6) = outside::first;
+    /// To outside, by the stack: is the packet of a flow that exists?
+    leaving_known(leaving_known4, leaving_known6) = leaving::known;
+    /// To outside, by the stack: a packet of no known flow.
+    leaving_first(leaving_first4, leaving_first6) = leaving::first;
+    /// An ICMP error that came in.
+    icmp_error(icmp_error4, icmp_error6) = icmp::forward;
+    /// An ICMP error that leaves by the stack.
+    icmp_leaves(icmp_leaves4, icmp_leaves6) = icmp::leave;
+    /// Insert the flow of the scratch map: [`SEND`], or what becomes of the packet without it.
+    insert(insert4, insert6) = open::insert;
+    /// Send the packet that opened a flow.
+    send(send4, send6) = open::send;
+    /// Translate the packet that opened a flow, where it leaves by the stack.
+    translate(translate4, translate6) = open::translate;
+}
+
+/// Judge a packet that no flow was found for, and open one if it may.
+#[inline(always)]
+pub fn run<F: Stages>(
+    ctx: &TcContext,
+    known: impl Fn(&TcContext) -> i32,
+    error: impl Fn(&TcContext) -> i32,
+    first: impl Fn(&TcContext) -> i32,
+    send: impl Fn(&TcContext) -> i32,
+) -> i32 {
+    let mut action = known(ctx);
+    if action == ERROR {
+        action = error(ctx);
+    }
+    if action == FIRST {
+        action = first(ctx);
+    }
+    if action == OPEN {
+        action = F::insert(ctx);
+    }
+    if action == SEND {
+        action = send(ctx);
+    }
+    action
+}
