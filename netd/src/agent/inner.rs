@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::registry::{Live, Port, Registry};
-use crate::datapath::{Attachment, Datapath, log};
+use crate::datapath::{Attachment, Datapath, Limits, log};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
 use crate::settings::Settings;
@@ -65,7 +65,7 @@ impl Inner {
         let binary = std::env::current_exe().context("cannot find the running binary")?;
         let store = Store::open(&settings)?;
         let links = Links::connect()?;
-        let mut datapath = Datapath::open(&settings.bpffs)?;
+        let mut datapath = Datapath::open(&settings.bpffs, &Limits::default())?;
         if log::wanted() {
             log::forward(&mut datapath)?;
         }

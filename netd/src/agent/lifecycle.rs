@@ -4,7 +4,6 @@ use uuid::Uuid;
 
 use super::inner::{ActiveData, Inner};
 use super::registry::Live;
-use crate::datapath::flows::Flows;
 use crate::dnsmasq;
 use crate::error::{ApiError, ErrorCode};
 use crate::link::{LinkError, Links, Snapshot, subnet_in_use};
@@ -153,25 +152,19 @@ impl Inner {
                 errors.push(error.into());
             }
         }
-        match delete_bridge(&self.links, &network, known).await {
-            Ok(Some(index)) => {
-                let purged =
-                    Flows::open(self.datapath.dir()).and_then(|mut flows| flows.purge(index));
-                if let Err(error) = purged {
-                    errors.push(ApiError::internal(error));
-                }
-            }
-            Ok(None) => {}
-            Err(error) => {
-                errors.push(ApiError::internal(error));
-                return errors;
-            }
+        if let Err(error) = delete_bridge(&self.links, &network, known).await {
+            errors.push(ApiError::internal(error));
+            return errors;
         }
         self.networks.entry(uuid).live = None;
         if let Err(error) = self.store.remove_active(&network.name) {
             errors.push(error.into());
         }
         errors.extend(self.converge().await);
+        // Its flows are dead to the programs from here on; this gives back their memory.
+        if let Err(error) = self.datapath.sweep_all() {
+            errors.push(ApiError::internal(error));
+        }
         errors
     }
 
@@ -247,26 +240,26 @@ impl Inner {
     }
 }
 
-/// Delete the bridge of a managed network, if it is there and is that network's; returns the
-/// number it had. Another device of its name is left alone.
+/// Delete the bridge of a managed network, if it is there and is that network's. Another device of
+/// its name is left alone.
 pub(super) async fn delete_bridge(
     links: &Links,
     network: &Network,
     known: Option<u32>,
-) -> std::result::Result<Option<u32>, LinkError> {
+) -> std::result::Result<(), LinkError> {
     let Some(spec) = state::bridge_spec(network) else {
-        return Ok(None);
+        return Ok(());
     };
     let snapshot = links.snapshot().await?;
     let Some(link) = snapshot
         .by_name(&spec.name)
         .filter(|link| spec.is(link, known))
     else {
-        return Ok(None);
+        return Ok(());
     };
     match links.delete(link.index).await {
         Err(error) if !error.is_gone() => Err(error),
-        _ => Ok(Some(link.index)),
+        _ => Ok(()),
     }
 }
 

@@ -21,17 +21,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
-use crate::datapath::flows::Flows;
 use crate::link::{Change, Watch};
 use crate::rpc;
 use crate::settings::Settings;
 use inner::Inner;
 
 pub use teardown::teardown;
-
-/// How often silent flows are looked for. The shortest timeout is 30 s, and an expired flow is
-/// dead to the datapath at once; this only gives back its memory.
-const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the agent compares intent and kernel without being told of a change.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -57,7 +52,6 @@ pub async fn run(settings: Settings, socket: PathBuf) -> anyhow::Result<()> {
     let wake = Arc::new(Notify::new());
     let mut inner = Inner::open(settings, Arc::clone(&wake)).await?;
     inner.start_up().await;
-    let flows = Flows::open(inner.datapath.dir())?;
     let agent = Arc::new(Agent {
         inner: Mutex::new(inner),
     });
@@ -65,7 +59,6 @@ pub async fn run(settings: Settings, socket: PathBuf) -> anyhow::Result<()> {
     let listener = rpc::bind(&socket)?;
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(rpc::serve(listener, Arc::clone(&agent), stopped));
-    let expirer = tokio::spawn(expire(flows));
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), "ready");
 
@@ -102,7 +95,6 @@ pub async fn run(settings: Settings, socket: PathBuf) -> anyhow::Result<()> {
     }
     tracing::info!("stopping; networks stay up");
     notify(&[sd_notify::NotifyState::Stopping]);
-    expirer.abort();
     // The receiver is gone only if the server has ended already.
     let _ = stop.send(true);
     server.await.context("the server ended badly")?;
@@ -110,32 +102,6 @@ pub async fn run(settings: Settings, socket: PathBuf) -> anyhow::Result<()> {
         tracing::warn!(socket = %socket.display(), %error, "cannot remove the socket");
     }
     Ok(())
-}
-
-/// Take silent flows out of the table now and then, away from the event loop.
-async fn expire(mut flows: Flows) {
-    loop {
-        tokio::time::sleep(EXPIRE_EVERY).await;
-        let walked = tokio::task::spawn_blocking(move || {
-            let result = flows.expire();
-            (flows, result)
-        })
-        .await;
-        match walked {
-            Ok((back, result)) => {
-                flows = back;
-                match result {
-                    Ok(0) => {}
-                    Ok(entries) => tracing::debug!(entries, "removed silent flows"),
-                    Err(error) => tracing::warn!(%error, "cannot remove silent flows"),
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "silent flows are no longer removed");
-                return;
-            }
-        }
-    }
 }
 
 fn notify(states: &[sd_notify::NotifyState]) {

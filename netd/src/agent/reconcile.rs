@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::inner::{ActiveData, Inner};
 use super::registry::Port;
+use crate::datapath::reserved::Ports;
 use crate::datapath::{Attachment, Hook};
 use crate::dnsmasq::{self, Running};
 use crate::error::ApiError;
@@ -141,6 +142,10 @@ impl Inner {
                     records.devices.remove(&attachment.ifindex);
                 }
             }
+        }
+        // Before networks get flows.
+        if let Err(error) = Ports::read().and_then(|ports| self.datapath.maps.reserve(&ports)) {
+            errors.push(ApiError::internal(error));
         }
         match self.datapath.maps.apply(&records, prune) {
             Ok(true) => {

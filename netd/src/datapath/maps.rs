@@ -1,26 +1,34 @@
 //! The maps as the agent writes them: what the programs are to know.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use netd_common::Reason;
-use netd_common::abi::{Addr4, BridgePort, Control, Device, DropCount, Endpoint, Network, Subnet};
+use netd_common::abi::{
+    Addr4, Addr6, BridgePort, CONTROL_MAPPINGS, Control, Device, DropCount,
+    NETWORK_ENDPOINT_INDEPENDENT, Network, ReservedWord, Usage,
+};
 
-use super::{DatapathError, Result, chain};
+use super::family::{Family, FamilyRecords};
+use super::reserved::Ports;
+use super::{DatapathError, Limits, Result, chain};
 use crate::rpc::driver::DropStatus;
+
+/// `BPF_NOEXIST` of linux/bpf.h: insert, never overwrite.
+const NOEXIST: u64 = 1;
 
 /// Typed handles of the pinned maps.
 pub struct Maps {
     control: Array<MapData, Control>,
     networks: HashMap<MapData, u32, Network>,
-    subnets: LpmTrie<MapData, Addr4, Subnet>,
     ports: HashMap<MapData, u32, BridgePort>,
-    endpoints: HashMap<MapData, Addr4, Endpoint>,
     devices: HashMap<MapData, u32, Device>,
-    addresses: HashMap<MapData, Addr4, u32>,
+    usage: HashMap<MapData, u32, Usage>,
+    reserved: Array<MapData, ReservedWord>,
+    v4: Family<Addr4>,
+    v6: Family<Addr6>,
     drops: PerCpuArray<MapData, DropCount>,
 }
 
@@ -30,14 +38,26 @@ pub struct Maps {
 pub struct Records {
     /// `networks` by ifindex of the bridge.
     pub networks: BTreeMap<u32, Network>,
-    /// `subnets`: address, prefix length, bridge.
-    pub subnets: BTreeMap<(Ipv4Addr, u8), u32>,
     /// `ports`: port to bridge.
     pub ports: BTreeMap<u32, u32>,
     /// `devices` by ifindex.
     pub devices: BTreeMap<u32, Device>,
-    /// `addresses`: the host's own, with the device that has them.
-    pub addresses: BTreeMap<Ipv4Addr, u32>,
+    /// What is by IPv4 address.
+    pub v4: FamilyRecords<Addr4>,
+    /// What is by IPv6 address.
+    pub v6: FamilyRecords<Addr6>,
+}
+
+impl Records {
+    /// `CONTROL_*` bits that follow from the networks.
+    fn flags(&self) -> u32 {
+        let independent = |network: &Network| network.flags & NETWORK_ENDPOINT_INDEPENDENT != 0;
+        if self.networks.values().any(independent) {
+            CONTROL_MAPPINGS
+        } else {
+            0
+        }
+    }
 }
 
 /// The networks pinned below `dir` (a version's directory), by ifindex of the bridge, for a reader
@@ -59,7 +79,10 @@ pub fn pinned_networks(dir: &Path) -> Result<BTreeMap<u32, Network>> {
         .collect()
 }
 
-fn error(operation: &'static str, map: &'static str) -> impl Fn(MapError) -> DatapathError {
+pub(super) fn error(
+    operation: &'static str,
+    map: &'static str,
+) -> impl Fn(MapError) -> DatapathError {
     move |error| DatapathError::Map {
         operation,
         map,
@@ -70,26 +93,25 @@ fn error(operation: &'static str, map: &'static str) -> impl Fn(MapError) -> Dat
 impl Maps {
     /// Take the maps out of the loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
-            ebpf: &mut Ebpf,
-            name: &'static str,
-        ) -> Result<T> {
-            let map = ebpf.take_map(name).ok_or(DatapathError::Map {
-                operation: "find",
-                map: name,
-                message: "not in the object".to_owned(),
-            })?;
-            // The types' sizes are compared here: a map of another layout is refused.
-            T::try_from(map).map_err(error("use", name))
-        }
         Ok(Self {
             control: take(ebpf, "control")?,
             networks: take(ebpf, "networks")?,
-            subnets: take(ebpf, "subnets")?,
             ports: take(ebpf, "ports")?,
-            endpoints: take(ebpf, "endpoints")?,
             devices: take(ebpf, "devices")?,
-            addresses: take(ebpf, "addresses")?,
+            usage: take(ebpf, "usage")?,
+            reserved: take(ebpf, "reserved")?,
+            v4: Family {
+                addresses: ("addresses4", take(ebpf, "addresses4")?),
+                subnets: ("subnets4", take(ebpf, "subnets4")?),
+                pools: ("pools4", take(ebpf, "pools4")?),
+                endpoints: ("endpoints4", take(ebpf, "endpoints4")?),
+            },
+            v6: Family {
+                addresses: ("addresses6", take(ebpf, "addresses6")?),
+                subnets: ("subnets6", take(ebpf, "subnets6")?),
+                pools: ("pools6", take(ebpf, "pools6")?),
+                endpoints: ("endpoints6", take(ebpf, "endpoints6")?),
+            },
             drops: take(ebpf, "drops")?,
         })
     }
@@ -101,7 +123,8 @@ impl Maps {
     /// The first map operation that failed; what was done before it stays.
     pub fn apply(&mut self, wanted: &Records, prune: bool) -> Result<bool> {
         let mut changed = false;
-        // What is judged by comes first, what leads packets to it after.
+        // What is judged and counted by comes first, what leads packets to it after.
+        self.open_usage(wanted)?;
         changed |= sync(&mut self.networks, "networks", &wanted.networks, prune)?;
         changed |= sync(&mut self.devices, "devices", &wanted.devices, prune)?;
         let ports = wanted
@@ -109,54 +132,89 @@ impl Maps {
             .iter()
             .map(|(port, bridge)| (*port, BridgePort { bridge: *bridge }));
         changed |= sync(&mut self.ports, "ports", &ports.collect(), prune)?;
-        let addresses = wanted
-            .addresses
-            .iter()
-            .map(|(address, ifindex)| (address.octets(), *ifindex));
-        changed |= sync(
-            &mut self.addresses,
-            "addresses",
-            &addresses.collect(),
-            prune,
-        )?;
-        changed |= self.sync_subnets(wanted, prune)?;
-        if changed {
-            self.raise_epoch()?;
+        changed |= self.v4.apply(&wanted.v4, prune)?;
+        changed |= self.v6.apply(&wanted.v6, prune)?;
+        if prune {
+            self.close_usage(wanted)?;
         }
+        let flags = wanted.flags();
+        self.change_control(|control| {
+            let before = *control;
+            // An orphan's network may still need what it says.
+            control.flags = if prune { flags } else { control.flags | flags };
+            if changed || control.flags != before.flags {
+                control.epoch = control.epoch.wrapping_add(1);
+            }
+        })?;
         Ok(changed)
     }
 
-    fn sync_subnets(&mut self, wanted: &Records, prune: bool) -> Result<bool> {
-        let mut changed = false;
-        let mut stale = Vec::new();
-        let mut present = BTreeMap::new();
-        for entry in self.subnets.iter() {
-            let (key, value) = entry.map_err(error("read", "subnets"))?;
-            // A packed struct: copy before use.
-            let (len, data) = (key.prefix_len(), key.data());
-            let subnet = (Ipv4Addr::from(data), len as u8);
-            if wanted.subnets.contains_key(&subnet) {
-                present.insert(subnet, value.bridge);
-            } else if prune {
-                stale.push(key);
+    /// A network's flows are counted from its start on. The programs keep the count: an entry
+    /// that exists is left alone.
+    fn open_usage(&mut self, wanted: &Records) -> Result<()> {
+        for bridge in wanted.networks.keys() {
+            match self.usage.insert(bridge, Usage::default(), NOEXIST) {
+                Ok(()) => {}
+                Err(e) if is_there(&e) => {}
+                Err(e) => return Err(error("write", "usage")(e)),
             }
         }
-        for key in stale {
-            self.subnets
-                .remove(&key)
-                .map_err(error("remove from", "subnets"))?;
-            changed = true;
-        }
-        for (subnet, bridge) in &wanted.subnets {
-            if present.get(subnet) != Some(bridge) {
-                let key = lpm_trie::Key::new(u32::from(subnet.1), subnet.0.octets());
-                self.subnets
-                    .insert(&key, Subnet { bridge: *bridge }, 0)
-                    .map_err(error("write", "subnets"))?;
-                changed = true;
+        Ok(())
+    }
+
+    fn close_usage(&mut self, wanted: &Records) -> Result<()> {
+        let mut gone = Vec::new();
+        for bridge in self.usage.keys() {
+            let bridge = bridge.map_err(error("read", "usage"))?;
+            if !wanted.networks.contains_key(&bridge) {
+                gone.push(bridge);
             }
         }
-        Ok(changed)
+        for bridge in gone {
+            remove(&mut self.usage, "usage", &bridge)?;
+        }
+        Ok(())
+    }
+
+    /// Change the settings that packets are treated by.
+    fn change_control(&mut self, change: impl FnOnce(&mut Control)) -> Result<()> {
+        let before = self.control.get(&0, 0).map_err(error("read", "control"))?;
+        let mut control = before;
+        change(&mut control);
+        if control == before {
+            return Ok(());
+        }
+        self.control
+            .set(0, control, 0)
+            .map_err(error("write", "control"))
+    }
+
+    /// Put limits and timeouts in force. `slots` is how many flows there really is room for.
+    pub(super) fn limit(&mut self, limits: &Limits, slots: u32) -> Result<()> {
+        self.change_control(|control| {
+            control.max_per_network = limits.per_network;
+            control.timeouts = limits.timeouts;
+            control.slots = slots;
+        })
+    }
+
+    /// Hand out none of these ports from now on.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn reserve(&mut self, ports: &Ports) -> Result<()> {
+        for (index, word) in (0u32..).zip(ports.words()) {
+            let present = self
+                .reserved
+                .get(&index, 0)
+                .map_err(error("read", "reserved"))?;
+            if present != *word {
+                self.reserved
+                    .set(index, *word, 0)
+                    .map_err(error("write", "reserved"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Bridges that the programs have networks for.
@@ -175,36 +233,16 @@ impl Maps {
     /// # Errors
     /// The map cannot be written.
     pub fn raise_epoch(&mut self) -> Result<()> {
-        let epoch = self
-            .control
-            .get(&0, 0)
-            .map_err(error("read", "control"))?
-            .epoch
-            .wrapping_add(1);
-        self.control
-            .set(0, Control { epoch }, 0)
-            .map_err(error("write", "control"))
+        self.change_control(|control| control.epoch = control.epoch.wrapping_add(1))
     }
 
-    /// Forget where guests are whose port is not one of `ports`.
+    /// Forget where guests are whose port `keep` does not know.
     ///
     /// # Errors
     /// The map cannot be read or written.
     pub fn forget_endpoints(&mut self, keep: impl Fn(u32) -> bool) -> Result<()> {
-        let mut gone = Vec::new();
-        for entry in self.endpoints.iter() {
-            let (address, endpoint) = entry.map_err(error("read", "endpoints"))?;
-            if !keep(endpoint.ifindex) {
-                gone.push(address);
-            }
-        }
-        for address in gone {
-            match self.endpoints.remove(&address) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(e) => return Err(error("remove from", "endpoints")(e)),
-            }
-        }
-        Ok(())
+        self.v4.forget_endpoints(&keep)?;
+        self.v6.forget_endpoints(&keep)
     }
 
     /// Drops by reason, those that never occurred left out.
@@ -233,8 +271,41 @@ impl Maps {
     }
 }
 
+fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T> {
+    let map = ebpf.take_map(name).ok_or(DatapathError::Map {
+        operation: "find",
+        map: name,
+        message: "not in the object".to_owned(),
+    })?;
+    // The types' sizes are compared here: a map of another layout is refused.
+    T::try_from(map).map_err(error("use", name))
+}
+
+/// Did an insertion fail because there is such an entry?
+fn is_there(error: &MapError) -> bool {
+    match error {
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::AlreadyExists,
+        _ => false,
+    }
+}
+
+/// Remove an entry, which may be gone already.
+pub(super) fn remove<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+    key: &K,
+) -> Result<()> {
+    match map.remove(key) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(e) => Err(error("remove from", name)(e)),
+    }
+}
+
 /// Make a hash map hold exactly (without `prune`: at least) `wanted`; returns whether it changed.
-fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
+pub(super) fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
     map: &mut HashMap<MapData, K, V>,
     name: &'static str,
     wanted: &BTreeMap<K, V>,
@@ -259,10 +330,8 @@ fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
         changed = true;
     }
     for key in stale {
-        match map.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound) => changed = true,
-            Err(e) => return Err(error("remove from", name)(e)),
-        }
+        remove(map, name, &key)?;
+        changed = true;
     }
     Ok(changed)
 }

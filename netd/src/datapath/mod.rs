@@ -3,22 +3,26 @@
 //! Everything lives in a bpf file system, so that packets flow without the agent:
 //!
 //! ```text
-//! BPFFS/v1/maps/NAME             one per map
-//! BPFFS/v1/links/IFINDEX-HOOK    one TCX link per hook of a device
+//! BPFFS/v2/maps/NAME             one per map
+//! BPFFS/v2/links/IFINDEX-HOOK    one TCX link per hook of a device
 //! ```
 //!
 //! A new agent opens the maps it finds and swaps the programs of the links it finds.
 
 pub mod bpffs;
-pub mod flows;
+pub mod family;
 pub mod hook;
 pub mod log;
 pub mod maps;
+pub mod reserved;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapInfo;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
+use netd_common::flow::{DEFAULT_TIMEOUTS, TIMEOUTS};
 
 pub use hook::{Attachment, Hook};
 pub use maps::Maps;
@@ -27,17 +31,55 @@ pub use maps::Maps;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-ebpf"));
 
 /// Names of the maps in [`OBJECT`] that are pinned.
-pub const MAPS: [&str; 9] = [
-    "addresses",
+pub const MAPS: [&str; 22] = [
+    "addresses4",
+    "addresses6",
     "control",
-    "networks",
-    "subnets",
-    "ports",
-    "endpoints",
     "devices",
-    "flows4",
     "drops",
+    "endpoints4",
+    "endpoints6",
+    "flows4",
+    "flows6",
+    "fragments4",
+    "fragments6",
+    "networks",
+    "pools4",
+    "pools6",
+    "ports",
+    "reserved",
+    "slots4",
+    "slots6",
+    "subnets4",
+    "subnets6",
+    "sweeper",
+    "usage",
 ];
+
+/// Flows of each family that there is room for unless somebody says otherwise.
+pub const DEFAULT_FLOWS: u32 = 131_072;
+
+/// How many flows there may be, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows of each family, at least 1. Maps have the size they were made with: what is set
+    /// later counts once they have been removed.
+    pub flows: u32,
+    /// Flows of one family that one network may have; 0 for no limit but the table's.
+    pub per_network: u32,
+    /// How long flows may be silent, by [`netd_common::flow::Timeout`], in the datapath's ticks.
+    pub timeouts: [u32; TIMEOUTS],
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows: DEFAULT_FLOWS,
+            per_network: 0,
+            timeouts: DEFAULT_TIMEOUTS,
+        }
+    }
+}
 
 /// Why the datapath could not be brought up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +108,14 @@ pub enum DatapathError {
         /// On which map.
         map: &'static str,
         /// What the kernel said.
+        message: String,
+    },
+    /// The kernel did not run a program that the agent calls, or that failed.
+    #[error("cannot run eBPF program {program}: {message}")]
+    Run {
+        /// Program.
+        program: &'static str,
+        /// What the kernel or the program said.
         message: String,
     },
     /// A program could not be attached.
@@ -109,6 +159,8 @@ pub fn pin_dir(bpffs: &Path) -> PathBuf {
 pub struct Datapath {
     ebpf: Ebpf,
     dir: PathBuf,
+    /// Flows of each family that the maps have room for.
+    slots: u32,
     /// The maps, typed.
     pub maps: Maps,
 }
@@ -119,7 +171,7 @@ impl Datapath {
     /// # Errors
     /// The file system cannot be mounted, the kernel lacks something, or maps of another layout
     /// stand in the way.
-    pub fn open(bpffs: &Path) -> Result<Self> {
+    pub fn open(bpffs: &Path, limits: &Limits) -> Result<Self> {
         bpffs::mount(bpffs)?;
         let dir = pin_dir(bpffs);
         for sub in ["maps", "links"] {
@@ -133,6 +185,20 @@ impl Datapath {
         for map in MAPS {
             loader.map_pin_path(map, dir.join("maps").join(map));
         }
+        // An agent that died while it made the maps left some of the size it wanted: all are to
+        // be of one size.
+        let slots = pinned_slots(&dir)?.unwrap_or(limits.flows);
+        if slots != limits.flows {
+            tracing::warn!(
+                room = slots,
+                wanted = limits.flows,
+                "the flow tables keep the size they were made with; a new size takes effect \
+                 after `netd teardown`"
+            );
+        }
+        for (map, per_flow) in [("slots4", 1), ("slots6", 1), ("flows4", 2), ("flows6", 2)] {
+            loader.map_max_entries(map, slots.saturating_mul(per_flow));
+        }
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| DatapathError::Load(chain(&error)))?;
@@ -144,8 +210,16 @@ impl Datapath {
                 .load()
                 .map_err(|error| DatapathError::Load(format!("{name}: {}", chain(&error))))?;
         }
-        let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, dir, maps })
+        let mut maps = Maps::take(&mut ebpf)?;
+        maps.limit(limits, slots)?;
+        let datapath = Self {
+            ebpf,
+            dir,
+            slots,
+            maps,
+        };
+        datapath.start_sweeping()?;
+        Ok(datapath)
     }
 
     /// The loaded object, for its log.
@@ -158,6 +232,18 @@ impl Datapath {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// Size of the pinned arrays of slots; `None` before they are made.
+fn pinned_slots(dir: &Path) -> Result<Option<u32>> {
+    for map in ["slots4", "slots6"] {
+        let path = dir.join("maps").join(map);
+        if path.exists() {
+            let info = MapInfo::from_pin(path).map_err(maps::error("open", map))?;
+            return Ok(Some(info.max_entries()));
+        }
+    }
+    Ok(None)
 }
 
 /// An error with its causes, in one line: aya's own message names only the step.

@@ -1,9 +1,9 @@
 //! What active networks ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netd_common::abi::{self, DEVICE_ETHERNET, Device, Mode};
+use netd_common::abi::{self, DEVICE_ETHERNET, Device, Mode, Side};
 
 use crate::datapath::maps::Records;
 use crate::datapath::{Attachment, Hook};
@@ -82,6 +82,21 @@ fn mode(network: &Network) -> Option<Mode> {
     }
 }
 
+/// IPv6 is routed unless the definition says otherwise.
+fn mode_v6(mode: Mode) -> Mode {
+    match mode {
+        Mode::Nat => Mode::Route,
+        other => other,
+    }
+}
+
+fn ipv6_subnets(network: &Network) -> impl Iterator<Item = (Ipv6Addr, u8)> + '_ {
+    network.ips.iter().filter_map(|ip| match ip.address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some((address, ip.prefix_len())),
+    })
+}
+
 /// Bridges of `networks` that exist, by index.
 fn bridges<'a>(
     networks: &'a [&'a Network],
@@ -123,42 +138,68 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
         records.networks.insert(
             index,
             abi::Network {
-                gateway: gateway.map_or([0; 4], |(address, _)| address.octets()),
+                v4: Side {
+                    gateway: gateway.map_or([0; 4], |(address, _)| address.octets()),
+                    mode: mode as u8,
+                    ..Side::default()
+                },
+                v6: Side {
+                    gateway: ipv6_subnets(network)
+                        .next()
+                        .map_or([0; 16], |(address, _)| address.octets()),
+                    mode: mode_v6(mode) as u8,
+                    ..Side::default()
+                },
                 uplink,
                 mac: link.mac.unwrap_or_default().0,
                 mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-                mode: mode as u8,
-                zero: [0; 3],
+                ..abi::Network::default()
             },
         );
         for (address, prefix) in network.ipv4_subnets() {
             records
+                .v4
                 .subnets
-                .insert((subnet(address, prefix), prefix), index);
+                .insert((subnet(address, prefix).octets(), prefix), index);
+        }
+        for (address, prefix) in ipv6_subnets(network) {
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(prefix.min(128)))
+                .unwrap_or(0);
+            let subnet = Ipv6Addr::from(u128::from(address) & mask);
+            records.v6.subnets.insert((subnet.octets(), prefix), index);
         }
         for port in snapshot.ports_of(index) {
             records.ports.insert(port.index, index);
         }
     }
     for address in &snapshot.addresses {
-        if let IpAddr::V4(own) = address.address {
-            records.addresses.insert(own, address.index);
-        }
+        match address.address {
+            IpAddr::V4(own) => records.v4.addresses.insert(own.octets(), address.index),
+            IpAddr::V6(own) => records.v6.addresses.insert(own.octets(), address.index),
+        };
     }
     for link in snapshot.links.values() {
         if bridges.contains_key(&link.index) || carries_routed_traffic(link, snapshot, &bridges) {
-            let address = snapshot
-                .addresses_of(link.index)
-                .filter(|a| a.primary && matches!(a.scope, Scope::Global | Scope::Site))
-                .find_map(|a| match a.address {
-                    IpAddr::V4(address) => Some(address.octets()),
-                    IpAddr::V6(_) => None,
-                });
+            let addresses = || {
+                snapshot
+                    .addresses_of(link.index)
+                    .filter(|a| a.primary && matches!(a.scope, Scope::Global | Scope::Site))
+            };
+            let address = addresses().find_map(|a| match a.address {
+                IpAddr::V4(address) => Some(address.octets()),
+                IpAddr::V6(_) => None,
+            });
+            let address6 = addresses().find_map(|a| match a.address {
+                IpAddr::V4(_) => None,
+                IpAddr::V6(address) => Some(address.octets()),
+            });
             let flags = if link.ether { DEVICE_ETHERNET } else { 0 };
             records.devices.insert(
                 link.index,
                 Device {
                     address: address.unwrap_or_default(),
+                    address6: address6.unwrap_or_default(),
                     flags,
                 },
             );

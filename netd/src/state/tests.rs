@@ -1,7 +1,7 @@
 //! Desired state and plans over made-up hosts.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use netd_common::abi::{DEVICE_ETHERNET, Mode};
 use proptest::prelude::*;
@@ -180,11 +180,11 @@ fn records_follow_definitions_and_kernel() {
     let network = network("<forward mode='route' dev='eth0'/>");
     let records = records(&[&network], &running());
     let record = records.networks[&BRIDGE];
-    assert_eq!(record.mode, Mode::Route as u8);
+    assert_eq!(record.v4.mode, Mode::Route as u8);
     assert_eq!(record.uplink, UPLINK);
-    assert_eq!(record.gateway, [10, 0, 0, 1]);
+    assert_eq!(record.v4.gateway, [10, 0, 0, 1]);
     assert_eq!(record.mac, [0x52, 0x54, 0, 0, 0, 1]);
-    assert_eq!(records.subnets[&(Ipv4Addr::new(10, 0, 0, 0), 24)], BRIDGE);
+    assert_eq!(records.v4.subnets[&([10, 0, 0, 0], 24)], BRIDGE);
     assert_eq!(records.ports[&TAP], BRIDGE);
     assert_eq!(records.devices[&UPLINK].address, [198, 51, 100, 2]);
     assert_eq!(records.devices[&UPLINK].flags, DEVICE_ETHERNET);
@@ -194,7 +194,7 @@ fn records_follow_definitions_and_kernel() {
         "loopback carries nothing"
     );
     assert!(!records.devices.contains_key(&TAP), "a port is no uplink");
-    assert_eq!(records.addresses.len(), 3);
+    assert_eq!(records.v4.addresses.len(), 3);
 }
 
 #[test]

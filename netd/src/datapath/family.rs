@@ -1,0 +1,91 @@
+//! The maps that there are one of for each address family.
+
+use std::collections::BTreeMap;
+
+use aya::Pod;
+use aya::maps::{HashMap, LpmTrie, MapData, lpm_trie};
+use netd_common::abi::{Endpoint, Subnet};
+
+use super::Result;
+use super::maps::{error, remove, sync};
+
+/// Records by address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FamilyRecords<A> {
+    /// `addresses4`, `addresses6`: the host's own, with the device that has them.
+    pub addresses: BTreeMap<A, u32>,
+    /// `subnets4`, `subnets6`: address, prefix length, bridge.
+    pub subnets: BTreeMap<(A, u8), u32>,
+    /// `pools4`, `pools6`: prefixes that ranges to masquerade with are made of, likewise.
+    pub pools: BTreeMap<(A, u8), u32>,
+}
+
+/// Handles of the maps, each with its name.
+pub(super) struct Family<A: Pod> {
+    pub addresses: (&'static str, HashMap<MapData, A, u32>),
+    pub subnets: (&'static str, LpmTrie<MapData, A, Subnet>),
+    pub pools: (&'static str, LpmTrie<MapData, A, Subnet>),
+    pub endpoints: (&'static str, HashMap<MapData, A, Endpoint>),
+}
+
+impl<A: Pod + Ord> Family<A> {
+    /// Make the maps hold exactly (without `prune`: at least) `wanted`; returns whether something
+    /// changed.
+    pub fn apply(&mut self, wanted: &FamilyRecords<A>, prune: bool) -> Result<bool> {
+        let (name, addresses) = &mut self.addresses;
+        let mut changed = sync(addresses, name, &wanted.addresses, prune)?;
+        changed |= sync_prefixes(&mut self.pools, &wanted.pools, prune)?;
+        changed |= sync_prefixes(&mut self.subnets, &wanted.subnets, prune)?;
+        Ok(changed)
+    }
+
+    /// Forget where guests are whose port `keep` does not know.
+    pub fn forget_endpoints(&mut self, keep: impl Fn(u32) -> bool) -> Result<()> {
+        let (name, endpoints) = &mut self.endpoints;
+        let mut gone = Vec::new();
+        for entry in endpoints.iter() {
+            let (address, endpoint) = entry.map_err(error("read", name))?;
+            if !keep(endpoint.ifindex) {
+                gone.push(address);
+            }
+        }
+        for address in gone {
+            remove(endpoints, name, &address)?;
+        }
+        Ok(())
+    }
+}
+
+fn sync_prefixes<A: Pod + Ord>(
+    (name, map): &mut (&'static str, LpmTrie<MapData, A, Subnet>),
+    wanted: &BTreeMap<(A, u8), u32>,
+    prune: bool,
+) -> Result<bool> {
+    let mut changed = false;
+    let mut stale = Vec::new();
+    let mut present = BTreeMap::new();
+    for entry in map.iter() {
+        let (key, value) = entry.map_err(error("read", name))?;
+        // A packed struct: copy before use.
+        let (len, data) = (key.prefix_len(), key.data());
+        let prefix = (data, len as u8);
+        if wanted.contains_key(&prefix) {
+            present.insert(prefix, value.bridge);
+        } else if prune {
+            stale.push(key);
+        }
+    }
+    for key in stale {
+        map.remove(&key).map_err(error("remove from", name))?;
+        changed = true;
+    }
+    for (prefix, bridge) in wanted {
+        if present.get(prefix) != Some(bridge) {
+            let key = lpm_trie::Key::new(u32::from(prefix.1), prefix.0);
+            map.insert(&key, Subnet { bridge: *bridge }, 0)
+                .map_err(error("write", name))?;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}

@@ -1,0 +1,60 @@
+//! Taking dead flows out of the tables. The programs do it themselves, woken by a timer that lives
+//! in a pinned map, so memory comes back while no agent runs. The agent only winds the timer up and
+//! may ask for a sweep at once.
+
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+
+use super::{Datapath, DatapathError, Result, chain};
+
+/// Slots of each family that one run of `sweep` visits.
+const VISITED: u32 = 4096;
+
+/// What a classifier is run on: it needs a packet, and looks at none of it.
+const PACKET: [u8; 64] = [0; 64];
+
+impl Datapath {
+    /// Set the timer, with this object's program to be called.
+    pub(super) fn start_sweeping(&self) -> Result<()> {
+        match self.call("sweep_start")? {
+            0 => Ok(()),
+            error => Err(DatapathError::Run {
+                program: "sweep_start",
+                message: format!("it returned {}", error.cast_signed()),
+            }),
+        }
+    }
+
+    /// Visit every slot once, and remove the flows that are dead or whose network is gone. Returns
+    /// how many were removed.
+    ///
+    /// # Errors
+    /// The kernel does not run the program.
+    pub fn sweep_all(&self) -> Result<u64> {
+        let mut removed = 0;
+        for _ in 0..self.slots.div_ceil(VISITED) {
+            removed += u64::from(self.call("sweep")?);
+        }
+        Ok(removed)
+    }
+
+    /// Run one of the programs that are attached to nothing.
+    fn call(&self, name: &'static str) -> Result<u32> {
+        let failed = |message: String| DatapathError::Run {
+            program: name,
+            message,
+        };
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(name)
+            .ok_or_else(|| failed("not in the object".to_owned()))?
+            .try_into()
+            .map_err(|error| failed(chain(&error)))?;
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(&PACKET),
+                ..TestRunOptions::default()
+            })
+            .map_err(|error| failed(chain(&error)))?;
+        Ok(result.return_value)
+    }
+}
