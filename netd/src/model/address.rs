@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use super::types::{Mac, Network};
+use super::types::{AddressRange, Mac, Network};
 
 /// The text is not six pairs of hexadecimal digits with colons between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +55,36 @@ impl Network {
             IpAddr::V4(address) => Some((address, ip.prefix_len())),
             IpAddr::V6(_) => None,
         })
+    }
+
+    /// The bridge's IPv6 addresses that mean something beyond its link, each with the length of
+    /// its subnet's prefix.
+    pub fn ipv6_subnets(&self) -> impl Iterator<Item = (Ipv6Addr, u8)> + '_ {
+        self.ips.iter().filter_map(|ip| match ip.address {
+            IpAddr::V6(address) if !address.is_unicast_link_local() => {
+                Some((address, ip.prefix_len()))
+            }
+            _ => None,
+        })
+    }
+}
+
+impl AddressRange {
+    /// How many addresses there are.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        u32::from(self.end)
+            .saturating_sub(u32::from(self.start))
+            .saturating_add(1)
+    }
+
+    /// Is any of them in the subnet of `address`?
+    #[must_use]
+    pub fn overlaps(self, address: Ipv4Addr, prefix: u8) -> bool {
+        let IpAddr::V4(first) = network_address(IpAddr::V4(address), prefix) else {
+            return false;
+        };
+        self.start <= broadcast_address(address, prefix) && first <= self.end
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use super::address::network_address;
 use super::error::XmlError;
+use super::extension::NatBehaviour;
 use super::types::{
-    Bandwidth, Bridge, Dns, ForwardMode, Ip, MacTableManager, Nat, Network, Rate, VirtualPort, Vlan,
+    AddressRange, Bandwidth, Bridge, Dhcp, Dns, Family, ForwardMode, Ip, MacTableManager, Nat,
+    Network, PortRange, Rate, VirtualPort, Vlan,
 };
 
 /// Longest name of a network: it names files, with a suffix behind it.
@@ -18,8 +21,6 @@ const MAX_RATE: u64 = 1 << 54;
 const MAX_BURST: u64 = (1 << 22) - 1;
 /// What the kernel takes as the MTU of a bridge with IPv4 on it.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
-/// Namespace of the elements under `<metadata>` that speak to netd itself.
-const NETD_NAMESPACE: &str = "urn:netd:network:1";
 
 /// Can a network of this name be kept in files?
 pub fn check_name(name: &str) -> Result<(), XmlError> {
@@ -66,14 +67,46 @@ pub fn check_define(network: &Network) -> Result<(), XmlError> {
     checker.dhcp()?;
     checker.port_groups()?;
     checker.bandwidths()?;
-    checker.vlans()
+    checker.vlans()?;
+    network.extensions().map(drop)
 }
 
 /// May the definition be started: are its rules kept, and is all it asks for acted upon?
 pub fn check_start(network: &Network) -> Result<(), XmlError> {
+    check_start_but(network, waits_for_the_datapath(network)?)
+}
+
+/// What the agent is ready for and the eBPF programs are not: refused with everything else that has
+/// no effect. This function goes when the programs have it.
+fn waits_for_the_datapath(network: &Network) -> Result<Vec<&'static str>, XmlError> {
+    let no_nat = Nat::default();
+    let nat = network.nat().unwrap_or(&no_nat);
+    let waiting = [
+        (network.ipv6, "<network ipv6>"),
+        (network.has(Family::Ipv6), "<ip family='ipv6'>"),
+        (nat.ipv6 == Some(true), "<nat ipv6>"),
+        (nat.address.is_some(), "<nat><address>"),
+        (
+            network.nat_ports() != PortRange::UNPRIVILEGED,
+            "<nat><port>",
+        ),
+        (
+            network.nat_behaviour()? != NatBehaviour::default(),
+            "<netd:nat>",
+        ),
+    ];
+    let waiting = waiting.into_iter().filter(|(given, _)| *given);
+    Ok(waiting.map(|(_, element)| element).collect())
+}
+
+/// As [`check_start`], with a list of elements that have no effect besides those known here.
+pub(super) fn check_start_but(
+    network: &Network,
+    mut missing: Vec<&'static str>,
+) -> Result<(), XmlError> {
     check_define(network)?;
     let checker = Checker(network);
-    let missing = checker.not_acted_upon();
+    missing.extend(checker.not_acted_upon());
     if !missing.is_empty() {
         return Err(XmlError::Unsupported(format!(
             "network '{}' cannot be started: netd does not act upon {} yet; remove {} from the \
@@ -324,8 +357,6 @@ impl Checker<'_> {
     fn not_acted_upon(&self) -> Vec<&'static str> {
         let network = self.0;
         let forward = network.forward.as_ref();
-        let no_nat = Nat::default();
-        let nat = forward.and_then(|f| f.nat.as_ref()).unwrap_or(&no_nat);
         let Bridge {
             name,
             zone,
@@ -346,28 +377,15 @@ impl Checker<'_> {
         let lone_bootp = |ip: &Ip| {
             ip.dhcp.bootp.is_some() && ip.dhcp.ranges.is_empty() && ip.dhcp.hosts.is_empty()
         };
+        let dhcp_v6 = |ip: &Ip| ip.address.is_ipv6() && ip.dhcp != Dhcp::default();
         let optional = [
-            (network.ipv6, "<network ipv6>"),
             (
                 network.trust_guest_rx_filters == Some(true),
                 "<network trustGuestRxFilters>",
             ),
             (
-                network
-                    .metadata
-                    .iter()
-                    .any(|m| m.namespace == NETD_NAMESPACE),
-                "<metadata> of urn:netd:network:1",
-            ),
-            (
                 forward.is_some_and(|f| f.driver.is_some()),
                 "<forward><driver>",
-            ),
-            (nat.ipv6 == Some(true), "<nat ipv6>"),
-            (nat.address.is_some(), "<nat><address>"),
-            (
-                nat.port.is_some_and(|port| port != (1024, 65535)),
-                "<nat><port>",
             ),
             (zone.is_some(), "<bridge zone>"),
             (
@@ -385,8 +403,8 @@ impl Checker<'_> {
             (network.bandwidth.is_some(), "<bandwidth>"),
             (network.port_isolated == Some(true), "<port isolated>"),
             (
-                network.ips.iter().any(|ip| ip.address.is_ipv6()),
-                "<ip family='ipv6'>",
+                network.ips.iter().any(dhcp_v6),
+                "<dhcp> in <ip family='ipv6'>",
             ),
             (
                 network.ips.iter().any(lone_bootp),
@@ -413,13 +431,59 @@ impl Checker<'_> {
         for ip in &network.ips {
             let prefix = ip.prefix_len();
             let at = format!("<ip address='{}'>", ip.address);
-            if ip.address.is_unspecified() || ip.address.is_multicast() || prefix == 0 {
+            let cannot_be = match ip.address {
+                IpAddr::V4(_) => false,
+                IpAddr::V6(a) => a.is_loopback() || a.to_ipv4_mapped().is_some(),
+            };
+            if cannot_be || ip.address.is_unspecified() || ip.address.is_multicast() || prefix == 0
+            {
                 return Err(self.refuse(&at, "is not an address a bridge can have"));
             }
-            if ip.local_ptr == Some(true) && !(prefix < 32 && prefix.is_multiple_of(8)) {
-                let detail = format!("localPtr needs a prefix of 8, 16 or 24, not {prefix}");
+            // A reverse zone has a label for each byte, or for each half one.
+            let (bits, label, zones) = match ip.address {
+                IpAddr::V4(_) => (32, 8, "of 8, 16 or 24"),
+                IpAddr::V6(_) => (128, 4, "below 128 that is a multiple of 4"),
+            };
+            if ip.local_ptr == Some(true) && !(prefix < bits && prefix.is_multiple_of(label)) {
+                let detail = format!("localPtr needs a prefix {zones}, not {prefix}");
                 return Err(self.refuse(&at, detail));
             }
+        }
+        self.nat_ranges()
+    }
+
+    /// The ranges can be used: they hold addresses and ports that packets can come from.
+    fn nat_ranges(&self) -> Result<(), XmlError> {
+        let network = self.0;
+        if let Some(range @ AddressRange { start, end }) = network.nat_addresses() {
+            let refuse = |why: String| {
+                let detail = format!("the range {start} - {end} {why}");
+                Err(self.refuse("<nat><address>", detail))
+            };
+            // A range cannot hold such a block and begin and end outside of it: it would be too
+            // long.
+            let unusable = |a: Ipv4Addr| {
+                a.octets()[0] == 0 || a.is_loopback() || a.is_multicast() || a.octets()[0] >= 240
+            };
+            if let Some(address) = [start, end].into_iter().find(|a| unusable(*a)) {
+                return refuse(format!(
+                    "holds {address}, which no packet can come from; give addresses that the \
+                     host's neighbours send to it"
+                ));
+            }
+            for (address, prefix) in network.ipv4_subnets() {
+                if range.overlaps(address, prefix) {
+                    return refuse(format!(
+                        "overlaps {}/{prefix}, where the guests are",
+                        network_address(IpAddr::V4(address), prefix)
+                    ));
+                }
+            }
+        }
+        let PortRange { start, end } = network.nat_ports();
+        if start == 0 {
+            let detail = format!("the range {start} - {end} holds port 0, which nobody can use");
+            return Err(self.refuse("<nat><port>", detail));
         }
         Ok(())
     }

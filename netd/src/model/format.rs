@@ -4,8 +4,9 @@ use std::fmt::Display;
 
 use super::parse::DNSMASQ_NAMESPACE;
 use super::types::{
-    Bandwidth, Dhcp, Dns, Domain, Family, Forward, ForwardMode, Ip, IpMask, LeaseTime, LeaseUnit,
-    MacTableManager, NativeVlan, Network, PortGroup, Rate, Route, VirtualPort, Vlan,
+    AddressRange, Bandwidth, Dhcp, Dns, Domain, Family, Forward, ForwardMode, Ip, IpMask,
+    LeaseTime, LeaseUnit, MacTableManager, NativeVlan, Network, PortGroup, PortRange, Rate, Route,
+    VirtualPort, Vlan,
 };
 use super::xml;
 
@@ -146,10 +147,10 @@ fn forward(w: &mut Writer, forward: &Forward, options: FormatOptions) {
             w.empty(tag);
         } else {
             w.start(tag);
-            if let Some((start, end)) = nat.address {
+            if let Some(AddressRange { start, end }) = nat.address {
                 w.empty(Tag::new("address").attr("start", start).attr("end", end));
             }
-            if let Some((start, end)) = nat.port {
+            if let Some(PortRange { start, end }) = nat.port {
                 w.empty(Tag::new("port").attr("start", start).attr("end", end));
             }
             w.end("nat");

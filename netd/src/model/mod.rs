@@ -8,6 +8,7 @@
 mod address;
 mod check;
 mod error;
+mod extension;
 mod format;
 mod parse;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod xml;
 
 pub use check::{check_define, check_interface_name, check_name, check_start};
 pub use error::XmlError;
+pub use extension::{Extensions, Filtering, Mapping, NETD_NAMESPACE, NatBehaviour};
 pub use format::{FormatOptions, format};
 pub use parse::parse;
 pub use types::*;

@@ -135,10 +135,45 @@ pub struct PciAddress {
 pub struct Nat {
     /// `ipv6`: masquerade IPv6 too.
     pub ipv6: Option<bool>,
-    /// `<address start end>`: IPv4 pool.
-    pub address: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// `<port start end>`.
-    pub port: Option<(u16, u16)>,
+    /// `<address start end>`: what IPv4 packets leave with, in place of the uplink's address.
+    pub address: Option<AddressRange>,
+    /// `<port start end>`: what TCP and UDP packets leave with.
+    pub port: Option<PortRange>,
+}
+
+/// IPv4 addresses from `start` to `end`, both included; the parser sees to it that they do not run
+/// backwards and are at most 65536.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    /// The first.
+    pub start: Ipv4Addr,
+    /// The last.
+    pub end: Ipv4Addr,
+}
+
+/// Ports from `start` to `end`, both included; the parser sees to it that they do not run
+/// backwards. A definition may hold port 0, but cannot be started with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first.
+    pub start: u16,
+    /// The last.
+    pub end: u16,
+}
+
+impl PortRange {
+    /// What translated packets leave with where nothing is given: guests get no port that other
+    /// hosts may trust.
+    pub const UNPRIVILEGED: Self = Self {
+        start: 1024,
+        end: 65535,
+    };
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self::UNPRIVILEGED
+    }
 }
 
 /// `<bridge>`.
@@ -269,7 +304,7 @@ pub struct Ip {
 }
 
 /// Address family as written in XML.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
     /// `ipv4`.
     Ipv4,
@@ -453,6 +488,42 @@ impl Network {
         self.forward.as_ref().map_or(ForwardMode::None, |f| f.mode)
     }
 
+    /// What happens to packets of one family. A `nat` network routes IPv6 unless `<nat ipv6='yes'>`
+    /// asks for translation there too.
+    #[must_use]
+    pub fn mode_for(&self, family: Family) -> ForwardMode {
+        let translates_v6 = || self.nat().and_then(|nat| nat.ipv6) == Some(true);
+        match (self.mode(), family) {
+            (ForwardMode::Nat, Family::Ipv6) if !translates_v6() => ForwardMode::Route,
+            (mode, _) => mode,
+        }
+    }
+
+    /// `<nat>`, where it is given.
+    #[must_use]
+    pub fn nat(&self) -> Option<&Nat> {
+        self.forward.as_ref()?.nat.as_ref()
+    }
+
+    /// The addresses IPv4 packets of a `nat` network leave with; `None` is the uplink's own. There
+    /// is no such pool for IPv6.
+    #[must_use]
+    pub fn nat_addresses(&self) -> Option<AddressRange> {
+        self.nat()?.address
+    }
+
+    /// The ports TCP and UDP packets of a `nat` network leave with, in both families.
+    #[must_use]
+    pub fn nat_ports(&self) -> PortRange {
+        self.nat().and_then(|nat| nat.port).unwrap_or_default()
+    }
+
+    /// Does the bridge have an address of this family?
+    #[must_use]
+    pub fn has(&self, family: Family) -> bool {
+        self.ips.iter().any(|ip| Family::of(ip.address) == family)
+    }
+
     /// Does the agent own this network's bridge (nat, route, isolated, open)?
     #[must_use]
     pub fn is_managed(&self) -> bool {
@@ -460,6 +531,17 @@ impl Network {
             self.mode(),
             ForwardMode::None | ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open
         )
+    }
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
     }
 }
 
@@ -506,6 +588,15 @@ impl std::fmt::Display for Mac {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
     }
 }
 

@@ -151,6 +151,15 @@ pub fn escape_attribute(out: &mut String, text: &str) {
     out.push_str(&escaped.replace('\n', "&#10;").replace('\t', "&#9;"));
 }
 
+/// The child elements of one namespace.
+pub fn children_in<'a, 'i>(
+    node: Node<'a, 'i>,
+    namespace: &'static str,
+) -> impl Iterator<Item = Node<'a, 'i>> {
+    node.children()
+        .filter(move |n| n.is_element() && n.tag_name().namespace() == Some(namespace))
+}
+
 /// The child elements of `<metadata>` that libvirt keeps: those with a namespace, and the first
 /// only of each namespace.
 pub fn metadata(node: Node<'_, '_>) -> Vec<MetadataElement> {

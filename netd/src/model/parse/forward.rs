@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::element::Element;
 use crate::model::address::check_range;
 use crate::model::error::XmlError;
-use crate::model::types::{Forward, ForwardDriver, ForwardMode, Nat, PciAddress};
+use crate::model::types::{
+    AddressRange, Forward, ForwardDriver, ForwardMode, Nat, PciAddress, PortRange,
+};
 
 /// Reads `<forward>`; mode 'none' is as good as no element.
 pub fn forward(element: Element<'_>) -> Result<Option<Forward>, XmlError> {
@@ -155,7 +157,7 @@ fn nat(element: Element<'_>, mode: ForwardMode) -> Result<Option<Nat>, XmlError>
     Ok((nat != Nat::default()).then_some(nat))
 }
 
-fn nat_address(element: Element<'_>) -> Result<(Ipv4Addr, Ipv4Addr), XmlError> {
+fn nat_address(element: Element<'_>) -> Result<AddressRange, XmlError> {
     let end_of = |name| -> Result<Ipv4Addr, XmlError> {
         element.required(name)?;
         let address: Option<Ipv4Addr> = element.parsed(name, "an IPv4 address")?;
@@ -164,10 +166,10 @@ fn nat_address(element: Element<'_>) -> Result<(Ipv4Addr, Ipv4Addr), XmlError> {
     let (start, end) = (end_of("start")?, end_of("end")?);
     check_range(IpAddr::V4(start), IpAddr::V4(end))
         .map_err(|why| element.error(format!("the range {start} - {end} {why}")))?;
-    Ok((start, end))
+    Ok(AddressRange { start, end })
 }
 
-fn nat_port(element: Element<'_>) -> Result<(u16, u16), XmlError> {
+fn nat_port(element: Element<'_>) -> Result<PortRange, XmlError> {
     let end_of = |name| -> Result<u16, XmlError> {
         element.required(name)?;
         let port: Option<u16> = element.parsed(name, "a port from 0 to 65535")?;
@@ -177,5 +179,5 @@ fn nat_port(element: Element<'_>) -> Result<(u16, u16), XmlError> {
     if end < start {
         return Err(element.error(format!("the range {start} - {end} runs backwards")));
     }
-    Ok((start, end))
+    Ok(PortRange { start, end })
 }

@@ -9,6 +9,7 @@ mod port;
 use uuid::Uuid;
 
 use super::error::XmlError;
+use super::extension::NETD_NAMESPACE;
 use super::types::{Bridge, Domain, ForwardMode, Mac, MacTableManager, Network};
 use super::xml;
 use element::Element;
@@ -56,10 +57,19 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
         uuid: uuid(root)?,
         title,
         description: filled("description"),
-        metadata: root
-            .child("metadata")
-            .map(|e| xml::metadata(e.node()))
-            .unwrap_or_default(),
+        metadata: match root.child("metadata") {
+            Some(element) => {
+                // Only the first would be kept, and the others lost without a word.
+                if xml::children_in(element.node(), NETD_NAMESPACE).count() > 1 {
+                    return Err(element.error(format!(
+                        "holds one element of {NETD_NAMESPACE} only; put several into one \
+                         <network> of that namespace"
+                    )));
+                }
+                xml::metadata(element.node())
+            }
+            None => Vec::new(),
+        },
         ipv6: root.yes_no("ipv6")?.unwrap_or(false),
         trust_guest_rx_filters: root.yes_no("trustGuestRxFilters")?,
         forward: root

@@ -153,23 +153,31 @@ fn define_accepts() {
     }
 }
 
-/// What is understood, but not acted upon: each must be named when the network is started.
+fn with_nat(children: &str) -> String {
+    nat("").replace("<forward/>", &format!("<forward>{children}</forward>"))
+}
+
+/// What only the eBPF programs lack: each is named when the network is started, and nothing else
+/// stands in its way.
 #[test]
-fn start_names_what_is_missing() {
-    let with_nat =
-        |children: &str| nat("").replace("<forward/>", &format!("<forward>{children}</forward>"));
-    let cases = [
+fn start_waits_for_the_datapath() {
+    let netd_nat = |attributes: &str| {
+        nat(&format!(
+            "<metadata><n:nat xmlns:n='urn:netd:network:1' {attributes}/></metadata>"
+        ))
+    };
+    for (text, element) in [
         (
             nat("<ip family='ipv6' address='fd00::1'/>"),
             "<ip family='ipv6'>",
         ),
         (
-            nat("").replace("<network>", "<network ipv6='yes'>"),
-            "<network ipv6>",
+            network("<ip family='ipv6' address='fd00::1' prefix='48' localPtr='yes'/>"),
+            "<ip family='ipv6'>",
         ),
         (
-            nat("").replace("<network>", "<network trustGuestRxFilters='yes'>"),
-            "<network trustGuestRxFilters>",
+            nat("").replace("<network>", "<network ipv6='yes'>"),
+            "<network ipv6>",
         ),
         (with_nat("<nat ipv6='yes'/>"), "<nat ipv6>"),
         (
@@ -179,6 +187,51 @@ fn start_names_what_is_missing() {
         (
             with_nat("<nat><port start='1' end='2'/></nat>"),
             "<nat><port>",
+        ),
+        (
+            with_nat("<nat><port start='1024' end='1024'/></nat>"),
+            "<nat><port>",
+        ),
+        (netd_nat("mapping='endpoint-independent'"), "<netd:nat>"),
+        (
+            netd_nat("mapping='endpoint-independent' filtering='address-dependent'"),
+            "<netd:nat>",
+        ),
+    ] {
+        let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(check_define(&network), Ok(()), "{text}");
+        let error = check_start(&network).expect_err(element);
+        assert!(matches!(error, XmlError::Unsupported(_)), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("{element} yet; remove it")),
+            "{error}"
+        );
+        assert_eq!(check::check_start_but(&network, vec![]), Ok(()), "{text}");
+    }
+    // The default in so many words asks for nothing.
+    let default = netd_nat("mapping='address-and-port-dependent'");
+    assert_eq!(check_start(&parse(&default).unwrap()), Ok(()));
+}
+
+/// What is understood, but not acted upon: each must be named when the network is started.
+#[test]
+fn start_names_what_is_missing() {
+    let cases = [
+        (
+            nat("<ip family='ipv6' address='fd00::1'><dhcp>\
+                 <range start='fd00::2' end='fd00::9'/></dhcp></ip>"),
+            "<dhcp> in <ip family='ipv6'>",
+        ),
+        (
+            nat("<ip family='ipv6' address='fd00::1'><dhcp>\
+                 <host name='a' ip='fd00::2'/></dhcp></ip>"),
+            "<dhcp> in <ip family='ipv6'>",
+        ),
+        (
+            nat("").replace("<network>", "<network trustGuestRxFilters='yes'>"),
+            "<network trustGuestRxFilters>",
         ),
         (with_nat("<driver name='vfio'/>"), "<forward><driver>"),
         (
@@ -208,10 +261,6 @@ fn start_names_what_is_missing() {
             nat("<route address='10.9.0.0' prefix='16' gateway='192.168.122.2'/>"),
             "<route>",
         ),
-        (
-            nat("<metadata><n:x xmlns:n='urn:netd:network:1'/></metadata>"),
-            "<metadata> of urn:netd:network:1",
-        ),
         (nat_dhcp("<bootp file='f'/>"), "<bootp> without"),
         (mode("bridge", ""), "without a host's <bridge>"),
         (mode("private", ""), "<forward mode='private'>"),
@@ -222,7 +271,7 @@ fn start_names_what_is_missing() {
     for (text, element) in cases {
         let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert_eq!(check_define(&network), Ok(()), "{text}");
-        let error = ApiError::from(check_start(&network).expect_err(element));
+        let error = ApiError::from(check::check_start_but(&network, vec![]).expect_err(element));
         assert_eq!(error.code, ErrorCode::ConfigUnsupported);
         assert!(error.message.contains(element), "{error}");
         assert!(error.message.contains("network 'net'"), "{error}");
@@ -240,6 +289,12 @@ fn start_names_what_is_missing() {
 
 #[test]
 fn start_refuses_values() {
+    let v6 = |attributes: &str| nat(&format!("<ip family='ipv6' {attributes}/>"));
+    let pool = |start, end| {
+        with_nat(&format!(
+            "<nat><address start='{start}' end='{end}'/></nat>"
+        ))
+    };
     for (text, words) in [
         (nat("<mtu size='67'/>"), "size='67'"),
         (nat("<mtu size='65536'/>"), "size='65536'"),
@@ -253,10 +308,41 @@ fn start_refuses_values() {
             nat("<ip address='10.0.0.1' prefix='32' localPtr='yes'/>"),
             "not 32",
         ),
+        (v6("address='::' prefix='64'"), "'::'"),
+        (v6("address='::1' prefix='64'"), "'::1'"),
+        (v6("address='ff02::1' prefix='64'"), "'ff02::1'"),
+        (
+            v6("address='::ffff:10.0.0.1' prefix='120'"),
+            "::ffff:10.0.0.1",
+        ),
+        (
+            v6("address='fd00::1' prefix='63' localPtr='yes'"),
+            "multiple of 4, not 63",
+        ),
+        (
+            v6("address='fd00::1' prefix='128' localPtr='yes'"),
+            "below 128",
+        ),
+        (pool("0.0.0.0", "0.0.0.9"), "0.0.0.0, which no packet"),
+        (pool("126.255.255.255", "127.0.0.1"), "127.0.0.1"),
+        (pool("223.255.255.255", "224.0.0.1"), "224.0.0.1"),
+        (pool("255.255.255.0", "255.255.255.255"), "255.255.255.0"),
+        (
+            pool("192.168.121.250", "192.168.122.0"),
+            "overlaps 192.168.122.0/24",
+        ),
+        (
+            pool("192.168.122.255", "192.168.123.9"),
+            "overlaps 192.168.122.0/24",
+        ),
+        (
+            with_nat("<nat><port start='0' end='9'/></nat>"),
+            "holds port 0",
+        ),
     ] {
         let network = parse(&text).unwrap();
         assert_eq!(check_define(&network), Ok(()), "{text}");
-        let error = check_start(&network).unwrap_err();
+        let error = check::check_start_but(&network, vec![]).unwrap_err();
         assert!(matches!(error, XmlError::Invalid(_)), "{error}");
         assert!(error.to_string().contains(words), "{error}");
     }
@@ -295,4 +381,70 @@ fn start_accepts() {
     ] {
         assert_eq!(check_start(&parse(&text).unwrap()), Ok(()), "{text}");
     }
+}
+
+/// In a `nat` network IPv6 is routed unless translation is asked for.
+#[test]
+fn families_have_modes_of_their_own() {
+    use ForwardMode::{Nat, None, Open, Route};
+    for (text, v4, v6) in [
+        (nat(""), Nat, Route),
+        (with_nat("<nat ipv6='no'/>"), Nat, Route),
+        (with_nat("<nat ipv6='yes'/>"), Nat, Nat),
+        (mode("route", "<ip address='10.0.0.1'/>"), Route, Route),
+        (mode("open", ""), Open, Open),
+        (network(""), None, None),
+    ] {
+        let network = parse(&text).unwrap();
+        assert_eq!(network.mode_for(Family::Ipv4), v4, "{text}");
+        assert_eq!(network.mode_for(Family::Ipv6), v6, "{text}");
+    }
+}
+
+#[test]
+fn ranges_of_nat() {
+    let plain = parse(&nat("")).unwrap();
+    assert_eq!(plain.nat_addresses(), None);
+    assert_eq!(plain.nat_ports(), PortRange::UNPRIVILEGED);
+    let network = parse(&with_nat(
+        "<nat><address start='198.51.100.9' end='198.51.101.8'/>\
+         <port start='500' end='600'/></nat>",
+    ))
+    .unwrap();
+    assert_eq!(
+        network.nat_ports(),
+        PortRange {
+            start: 500,
+            end: 600
+        }
+    );
+    let pool = network.nat_addresses().unwrap();
+    assert_eq!(pool.count(), 256);
+    for (address, prefix, overlaps) in [
+        ("198.51.100.8", 32, false),
+        ("198.51.100.9", 32, true),
+        ("198.51.101.8", 32, true),
+        ("198.51.101.9", 32, false),
+        ("198.51.100.1", 24, true),
+        ("198.51.99.1", 24, false),
+        ("10.0.0.1", 0, true),
+    ] {
+        let found = pool.overlaps(address.parse().unwrap(), prefix);
+        assert_eq!(found, overlaps, "{address}/{prefix}");
+    }
+}
+
+#[test]
+fn subnets_that_are_routed() {
+    let network = parse(&nat(
+        "<ip family='ipv6' address='2001:db8::1' prefix='64'/>\
+         <ip family='ipv6' address='fe80::1' prefix='64'/>\
+         <ip family='ipv6' address='fd00::1'/>",
+    ))
+    .unwrap();
+    let subnets: Vec<_> = network.ipv6_subnets().collect();
+    let expected = ["2001:db8::1", "fd00::1"].map(|a| (a.parse().unwrap(), 64));
+    assert_eq!(subnets, expected);
+    assert!(network.has(Family::Ipv4) && network.has(Family::Ipv6));
+    assert!(!parse(&nat("")).unwrap().has(Family::Ipv6));
 }

@@ -296,9 +296,14 @@ fn forward() -> impl Strategy<Value = Option<Forward>> {
         let interfaces: Vec<String> = devices.into_iter().take(most).collect();
         let nat = Nat {
             ipv6,
-            address: address
-                .map(|(start, span)| (Ipv4Addr::from(start), Ipv4Addr::from(start + span))),
-            port: port.map(|(a, b)| (a.min(b), a.max(b))),
+            address: address.map(|(start, span)| AddressRange {
+                start: Ipv4Addr::from(start),
+                end: Ipv4Addr::from(start + span),
+            }),
+            port: port.map(|(a, b)| PortRange {
+                start: a.min(b),
+                end: a.max(b),
+            }),
         };
         Some(Forward {
             mode,

@@ -1,0 +1,361 @@
+//! What a definition says to netd alone: elements of its own namespace under `<metadata>`, which
+//! libvirt keeps and passes over.
+//!
+//! libvirt keeps one element of each namespace, so several stand in a `<netd:network>` together:
+//!
+//! ```xml
+//! <metadata>
+//!   <netd:nat xmlns:netd='urn:netd:network:1' mapping='endpoint-independent'/>
+//! </metadata>
+//! ```
+
+use std::fmt::Display;
+
+use roxmltree::Node;
+
+use super::error::XmlError;
+use super::types::{ForwardMode, Network};
+use super::xml;
+
+/// Namespace of the elements that speak to netd.
+pub const NETD_NAMESPACE: &str = "urn:netd:network:1";
+
+/// The element that holds several others.
+const CONTAINER: &str = "network";
+
+/// All that a definition says to netd alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// `<netd:nat>`.
+    pub nat: Option<NatBehaviour>,
+}
+
+/// `<netd:nat>`: how a translated port may be used, in the words of RFC 4787. The default is what
+/// netfilter does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatBehaviour {
+    /// `mapping`.
+    pub mapping: Mapping,
+    /// `filtering`.
+    pub filtering: Filtering,
+}
+
+/// Which packets of a guest's port leave with the same outside port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mapping {
+    /// Those to one address and port.
+    #[default]
+    AddressAndPortDependent,
+    /// All of them.
+    EndpointIndependent,
+}
+
+/// Who may send to the outside port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filtering {
+    /// The addresses and ports that the guest has sent to.
+    #[default]
+    AddressAndPortDependent,
+    /// The addresses that the guest has sent to.
+    AddressDependent,
+    /// Everybody.
+    EndpointIndependent,
+}
+
+const MAPPINGS: [(&str, Mapping); 2] = [
+    (
+        "address-and-port-dependent",
+        Mapping::AddressAndPortDependent,
+    ),
+    ("endpoint-independent", Mapping::EndpointIndependent),
+];
+
+const FILTERINGS: [(&str, Filtering); 3] = [
+    (
+        "address-and-port-dependent",
+        Filtering::AddressAndPortDependent,
+    ),
+    ("address-dependent", Filtering::AddressDependent),
+    ("endpoint-independent", Filtering::EndpointIndependent),
+];
+
+impl Network {
+    /// Reads the elements of netd's namespace. What passed [`check_define`](super::check_define)
+    /// can be read.
+    ///
+    /// # Errors
+    /// An element or attribute that does not exist, a value that is not allowed, or a
+    /// contradiction: what is meant for netd is never passed over.
+    pub fn extensions(&self) -> Result<Extensions, XmlError> {
+        let mut extensions = Extensions::default();
+        let own = |m: &&super::MetadataElement| m.namespace == NETD_NAMESPACE;
+        for element in self.metadata.iter().filter(own) {
+            let document = xml::open(&element.xml)?;
+            let reader = Reader(self);
+            let root = document.root_element();
+            if root.tag_name().name() != CONTAINER {
+                reader.element(root, &mut extensions)?;
+                continue;
+            }
+            reader.attributes(root, &[])?;
+            for child in reader.children(root)? {
+                reader.element(child, &mut extensions)?;
+            }
+        }
+        Ok(extensions)
+    }
+
+    /// How translated ports may be used: `<netd:nat>` or the default.
+    ///
+    /// # Errors
+    /// As [`Network::extensions`]. The default is the strictest behaviour there is.
+    pub fn nat_behaviour(&self) -> Result<NatBehaviour, XmlError> {
+        Ok(self.extensions()?.nat.unwrap_or_default())
+    }
+}
+
+/// Reads elements of netd's namespace, knowing for its errors whose they are.
+struct Reader<'a>(&'a Network);
+
+impl Reader<'_> {
+    fn refuse(&self, node: Node<'_, '_>, detail: impl Display) -> XmlError {
+        XmlError::Invalid(format!(
+            "network '{}', <netd:{}> in <metadata>: {detail}",
+            self.0.name.escape_debug(),
+            node.tag_name().name()
+        ))
+    }
+
+    /// Reads one element that is not the container.
+    fn element(&self, node: Node<'_, '_>, extensions: &mut Extensions) -> Result<(), XmlError> {
+        let tag = node.tag_name();
+        if tag.namespace() != Some(NETD_NAMESPACE) || tag.name() != "nat" {
+            return Err(self.refuse(
+                node,
+                format!("is not an element of {NETD_NAMESPACE}, which has <network> and <nat>"),
+            ));
+        }
+        if extensions.nat.is_some() {
+            return Err(self.refuse(node, "may be given once only"));
+        }
+        extensions.nat = Some(self.nat(node)?);
+        Ok(())
+    }
+
+    fn nat(&self, node: Node<'_, '_>) -> Result<NatBehaviour, XmlError> {
+        self.attributes(node, &["mapping", "filtering"])?;
+        if let Some(child) = self.children(node)?.first() {
+            return Err(self.refuse(node, format!("has no child <{}>", child.tag_name().name())));
+        }
+        let mode = self.0.mode();
+        if mode != ForwardMode::Nat {
+            return Err(self.refuse(node, format!("stands only in mode='nat', not '{mode}'")));
+        }
+        let behaviour = NatBehaviour {
+            mapping: self.choice(node, "mapping", &MAPPINGS)?,
+            filtering: self.choice(node, "filtering", &FILTERINGS)?,
+        };
+        // With a port for each destination there is nobody else who could send to it.
+        if behaviour.filtering != Filtering::default()
+            && behaviour.mapping != Mapping::EndpointIndependent
+        {
+            let filtering = node.attribute("filtering").unwrap_or_default();
+            return Err(self.refuse(
+                node,
+                format!("filtering='{filtering}' needs mapping='endpoint-independent'"),
+            ));
+        }
+        Ok(behaviour)
+    }
+
+    /// The value of an attribute that has a word for each of its values.
+    fn choice<T: Copy + Default>(
+        &self,
+        node: Node<'_, '_>,
+        name: &str,
+        values: &[(&str, T)],
+    ) -> Result<T, XmlError> {
+        let Some(given) = node.attribute(name) else {
+            return Ok(T::default());
+        };
+        let found = values.iter().find(|(word, _)| *word == given);
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<&str> = values.iter().map(|(word, _)| *word).collect();
+            let given = given.escape_debug();
+            self.refuse(
+                node,
+                format!("{name}='{given}' should be one of {}", words.join(", ")),
+            )
+        })
+    }
+
+    fn attributes(&self, node: Node<'_, '_>, known: &[&str]) -> Result<(), XmlError> {
+        let unknown = |a: &roxmltree::Attribute<'_, '_>| {
+            a.namespace().is_some() || !known.contains(&a.name())
+        };
+        match node.attributes().find(unknown) {
+            None => Ok(()),
+            Some(attribute) => {
+                let known = match known {
+                    [] => "none".to_owned(),
+                    known => known.join(" and "),
+                };
+                Err(self.refuse(
+                    node,
+                    format!("has no attribute '{}'; it takes {known}", attribute.name()),
+                ))
+            }
+        }
+    }
+
+    /// The child elements; text among them is an error.
+    fn children<'a, 'i>(&self, node: Node<'a, 'i>) -> Result<Vec<Node<'a, 'i>>, XmlError> {
+        let is_text = |n: &Node<'_, '_>| {
+            let text = n.text().filter(|_| n.is_text()).unwrap_or_default();
+            !text.trim().is_empty()
+        };
+        if node.children().any(|n| is_text(&n)) {
+            return Err(self.refuse(node, "holds no text"));
+        }
+        Ok(node.children().filter(Node::is_element).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{check_define, parse};
+
+    fn definition(mode: &str, metadata: &str) -> String {
+        format!(
+            "<network><name>net</name><metadata xmlns:n='{NETD_NAMESPACE}'>{metadata}</metadata>\
+             <forward mode='{mode}'/><ip address='10.0.0.1' prefix='24'/></network>"
+        )
+    }
+
+    fn read(metadata: &str) -> Result<NatBehaviour, XmlError> {
+        let network = parse(&definition("nat", metadata)).unwrap();
+        let behaviour = network.nat_behaviour();
+        assert_eq!(check_define(&network).err(), behaviour.clone().err());
+        behaviour
+    }
+
+    #[test]
+    fn the_default_is_netfilters() {
+        let default = NatBehaviour {
+            mapping: Mapping::AddressAndPortDependent,
+            filtering: Filtering::AddressAndPortDependent,
+        };
+        for metadata in [
+            "",
+            "<o:nat xmlns:o='urn:other' mapping='sideways'/>",
+            "<n:nat/>",
+            "<n:network/>",
+            "<n:nat mapping='address-and-port-dependent'/>",
+            "<n:nat filtering='address-and-port-dependent'/>",
+        ] {
+            assert_eq!(read(metadata), Ok(default), "{metadata}");
+        }
+    }
+
+    #[test]
+    fn every_behaviour_has_its_words() {
+        let independent = "mapping='endpoint-independent'";
+        for (words, filtering) in FILTERINGS {
+            assert_eq!(
+                read(&format!("<n:nat {independent} filtering='{words}'/>")),
+                Ok(NatBehaviour {
+                    mapping: Mapping::EndpointIndependent,
+                    filtering,
+                })
+            );
+        }
+        // Any prefix, or none, and in the container as well as alone.
+        for metadata in [
+            format!("<nat xmlns='{NETD_NAMESPACE}' {independent}/>"),
+            format!("<x:nat xmlns:x='{NETD_NAMESPACE}' {independent}/>"),
+            format!("<n:network>\n  <!-- why -->\n  <n:nat {independent}/>\n</n:network>"),
+        ] {
+            let behaviour = read(&metadata).unwrap();
+            assert_eq!(behaviour.mapping, Mapping::EndpointIndependent);
+            assert_eq!(behaviour.filtering, Filtering::AddressAndPortDependent);
+        }
+    }
+
+    #[test]
+    fn what_is_meant_for_netd_is_never_passed_over() {
+        for (metadata, words) in [
+            ("<n:nta/>", "<netd:nta> in <metadata>: is not an element"),
+            ("<n:nta/>", "which has <network> and <nat>"),
+            ("<n:network><n:nta/></n:network>", "<netd:nta>"),
+            ("<n:network><nat/></n:network>", "is not an element of"),
+            (
+                "<n:network><n:network/></n:network>",
+                "is not an element of",
+            ),
+            ("<n:network a='b'/>", "has no attribute 'a'; it takes none"),
+            ("<n:network>x<n:nat/></n:network>", "holds no text"),
+            ("<n:network><n:nat/><n:nat/></n:network>", "once only"),
+            ("<n:nat><n:x/></n:nat>", "has no child <x>"),
+            ("<n:nat>x</n:nat>", "holds no text"),
+            (
+                "<n:nat maping='endpoint-independent'/>",
+                "has no attribute 'maping'; it takes mapping and filtering",
+            ),
+            (
+                "<n:nat n:mapping='endpoint-independent'/>",
+                "has no attribute",
+            ),
+            (
+                "<n:nat mapping='address-dependent'/>",
+                "mapping='address-dependent' should be one of address-and-port-dependent, \
+                 endpoint-independent",
+            ),
+            (
+                "<n:nat mapping='endpoint-independent' filtering=''/>",
+                "filtering='' should be one of address-and-port-dependent, address-dependent, \
+                 endpoint-independent",
+            ),
+            (
+                "<n:nat filtering='address-dependent'/>",
+                "filtering='address-dependent' needs mapping='endpoint-independent'",
+            ),
+            (
+                "<n:nat mapping='address-and-port-dependent' filtering='endpoint-independent'/>",
+                "needs mapping=",
+            ),
+        ] {
+            let error = read(metadata).expect_err(metadata);
+            assert!(matches!(error, XmlError::Invalid(_)), "{error:?}");
+            let error = error.to_string();
+            assert!(error.contains("network 'net'"), "{error}");
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_a_nat_network_translates() {
+        for mode in ["route", "open", "none"] {
+            let network = parse(&definition(mode, "<n:nat/>")).unwrap();
+            let error = network.nat_behaviour().expect_err(mode).to_string();
+            assert!(
+                error.contains(&format!("mode='nat', not '{mode}'")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_second_element_that_libvirt_would_lose_is_refused() {
+        let error = parse(&definition("nat", "<n:nat/><n:nat/>"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("<network>"), "{error}");
+        // Nothing is read into what others keep there.
+        parse(&definition(
+            "nat",
+            "<o:a xmlns:o='urn:o'/><o:a xmlns:o='urn:o'/>",
+        ))
+        .unwrap();
+    }
+}
