@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// The directories and the socket of one agent.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
-    /// Definitions of networks: networks/NAME.xml and autostart/NAME.xml
+    /// Settings and definitions: netd.toml, networks/NAME.xml and autostart/NAME.xml
     #[arg(long, value_name = "DIR", default_value = "/etc/netd")]
     pub config_dir: PathBuf,
     /// What outlives a reboot: dnsmasq's files and leases
@@ -34,6 +34,12 @@ impl Settings {
     #[must_use]
     pub fn autostart_dir(&self) -> PathBuf {
         self.config_dir.join("autostart")
+    }
+
+    /// What an administrator set beside the networks; see [`Config`](crate::config::Config).
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.config_dir.join("netd.toml")
     }
 
     /// dnsmasq's configuration, host files and leases.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::registry::{Live, Port, Registry};
+use crate::config::Config;
 use crate::datapath::{Attachment, Datapath, Limits, log};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
@@ -60,7 +61,12 @@ pub struct Inner {
 
 impl Inner {
     /// Open everything the agent works with. Nothing of the host's network changes yet.
-    pub async fn open(settings: Settings, wake: Arc<Notify>) -> anyhow::Result<Self> {
+    pub async fn open(
+        settings: Settings,
+        config: Config,
+        wake: Arc<Notify>,
+    ) -> anyhow::Result<Self> {
+        config.wait_for_the_datapath(&settings.config_file())?;
         // Before an upgrade can replace the file, after which the kernel calls it "deleted".
         let binary = std::env::current_exe().context("cannot find the running binary")?;
         let store = Store::open(&settings)?;

@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
+use crate::config::Config;
 use crate::link::{Change, Watch};
 use crate::rpc;
 use crate::settings::Settings;
@@ -43,14 +44,14 @@ pub struct Agent {
 ///
 /// # Errors
 /// It cannot start: another agent, no privileges, a missing kernel feature.
-pub async fn run(settings: Settings, socket: PathBuf) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow::Result<()> {
     let _locks = lock::take(&settings)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     // Before the first look at the links, so that no change falls between.
     let mut watch_links = Watch::new().context("cannot watch the host's devices")?;
     let wake = Arc::new(Notify::new());
-    let mut inner = Inner::open(settings, Arc::clone(&wake)).await?;
+    let mut inner = Inner::open(settings, config, Arc::clone(&wake)).await?;
     inner.start_up().await;
     let agent = Arc::new(Agent {
         inner: Mutex::new(inner),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::{Config, ConfigError, FLOWS};
 use crate::settings::{DEFAULT_SOCKET, Settings};
 
 /// Heading of what every verb takes.
@@ -51,11 +52,12 @@ pub enum Command {
     #[command(after_help = "\
 The agent leaves the networks up when it stops; `netd teardown` removes them.
 NETD_LOG sets what is logged, as in NETD_LOG=debug or NETD_LOG=netd::rpc=trace.
+CONFIG_DIR/netd.toml holds limits and timeouts of connections.
 
 Examples:
   netd run
   netd --socket /tmp/a/sock run --config-dir /tmp/a/etc --state-dir /tmp/a/lib --run-dir /tmp/a/run --bpffs /sys/fs/bpf/a")]
-    Run(Settings),
+    Run(RunArgs),
     /// Remove everything an agent with these directories set up (no agent needed)
     #[command(after_help = "\
 Stop the agent first. Definitions stay; networks, dnsmasq, programs and maps go.
@@ -178,6 +180,36 @@ Examples:
     },
 }
 
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where the agent keeps its files.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Connections that are tracked at most, for IPv4 and for IPv6 each; goes before [flows] max
+    /// of netd.toml
+    #[arg(long, value_name = "N", value_parser = max_flows())]
+    pub max_flows: Option<u32>,
+}
+
+fn max_flows() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(i64::from(*FLOWS.start())..=i64::from(*FLOWS.end()))
+}
+
+impl RunArgs {
+    /// The settings of the file, and those of the command line in their place.
+    ///
+    /// # Errors
+    /// The file cannot be read, or something in it is wrong.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::load(&self.settings.config_file())?;
+        if let Some(max) = self.max_flows {
+            config.flows.max = max;
+        }
+        Ok(config)
+    }
+}
+
 /// A network.
 #[derive(Debug, Args)]
 pub struct NetworkArg {
@@ -292,6 +324,32 @@ mod tests {
                 "{}",
                 verb.get_name()
             );
+        }
+    }
+
+    #[test]
+    fn max_flows_goes_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let config_dir = dir.path().to_str().unwrap();
+        let run = |more: &[&str]| {
+            let args = ["netd", "run", "--config-dir", config_dir];
+            let cli = Cli::try_parse_from(args.iter().chain(more))?;
+            let Command::Run(args) = cli.command else {
+                panic!("{:?}", cli.command);
+            };
+            Ok::<_, clap::Error>(args.config().unwrap().flows)
+        };
+        assert_eq!(run(&[]).unwrap().max, 131_072);
+        std::fs::write(
+            dir.path().join("netd.toml"),
+            "[flows]\nmax = 5000\nmax_per_network = 70",
+        )
+        .unwrap();
+        assert_eq!(run(&[]).unwrap().max, 5000);
+        let flows = run(&["--max-flows", "6000"]).unwrap();
+        assert_eq!((flows.max, flows.max_per_network), (6000, 70));
+        for bad in ["1023", "8388609", "-1", "many"] {
+            run(&[&format!("--max-flows={bad}")]).unwrap_err();
         }
     }
 

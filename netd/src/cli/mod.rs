@@ -20,7 +20,7 @@ use crate::dnsmasq;
 use crate::rpc::Client;
 use crate::settings::Settings;
 
-pub use args::{Cli, Command};
+pub use args::{Cli, Command, RunArgs};
 pub use output::{Failure, Output};
 
 /// The whole program.
@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     match cli.command {
-        Command::Run(settings) => run_agent(settings, cli.socket),
+        Command::Run(args) => run_agent(args, cli.socket),
         Command::Teardown(settings) => teardown(settings),
         Command::LeaseHelper { args } => lease_helper(&args),
         command => client(&cli.socket, cli.quiet, command),
@@ -49,12 +49,15 @@ fn lease_helper(args: &[OsString]) -> ExitCode {
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
-fn run_agent(settings: Settings, socket: std::path::PathBuf) -> ExitCode {
+fn run_agent(args: RunArgs, socket: std::path::PathBuf) -> ExitCode {
     logging::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
-    finish(runtime, crate::agent::run(settings, socket))
+    finish(runtime, async {
+        let config = args.config()?;
+        crate::agent::run(args.settings, config, socket).await
+    })
 }
 
 fn teardown(settings: Settings) -> ExitCode {

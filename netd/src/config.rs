@@ -1,0 +1,408 @@
+//! What an administrator may set: `netd.toml` in the configuration directory, read when the agent
+//! starts. Everything in it is optional, and anything it does not know is an error.
+
+use std::fmt;
+use std::io::{self, Read as _};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer};
+
+/// Least and greatest size of the flow table, in flows of one family.
+pub const FLOWS: RangeInclusive<u32> = 1024..=8_388_608;
+
+/// Shortest and longest timeout. The longest is more than three weeks, and keeps sums of two far
+/// from the end of the datapath's clock.
+pub const SECONDS: RangeInclusive<u32> = 1..=2_000_000;
+
+/// Longest file that is read.
+const MAX_FILE: u64 = 1 << 20;
+
+/// All settings of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[flows]`.
+    pub flows: FlowLimits,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+}
+
+/// `[flows]`: how many flows there may be.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowLimits {
+    /// Flows of each family, over all networks, within [`FLOWS`].
+    #[serde(deserialize_with = "max_flows")]
+    pub max: u32,
+    /// Flows of each family that one network may have; 0 is no limit but `max`.
+    #[serde(deserialize_with = "max_per_network")]
+    pub max_per_network: u32,
+}
+
+impl Default for FlowLimits {
+    fn default() -> Self {
+        Self {
+            max: 131_072,
+            max_per_network: 0,
+        }
+    }
+}
+
+/// A time in seconds, within [`SECONDS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(u32);
+
+impl Seconds {
+    /// As a number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// `[timeouts]`: how long a flow in each state lives without a packet. Names and defaults are those
+/// of netfilter's `nf_conntrack_*_timeout_*`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// A SYN was sent.
+    pub tcp_syn_sent: Seconds,
+    /// It was answered.
+    pub tcp_syn_recv: Seconds,
+    /// The handshake is complete.
+    pub tcp_established: Seconds,
+    /// One side has sent a FIN.
+    pub tcp_fin_wait: Seconds,
+    /// That FIN was acknowledged.
+    pub tcp_close_wait: Seconds,
+    /// Both sides have sent a FIN.
+    pub tcp_last_ack: Seconds,
+    /// Both FINs were acknowledged.
+    pub tcp_time_wait: Seconds,
+    /// A RST was sent.
+    pub tcp_close: Seconds,
+    /// UDP without an answer.
+    pub udp: Seconds,
+    /// UDP in both directions.
+    pub udp_stream: Seconds,
+    /// Echo requests, of both families.
+    pub icmp: Seconds,
+    /// SCTP before both sides have agreed.
+    pub sctp_opening: Seconds,
+    /// SCTP after that.
+    pub sctp_established: Seconds,
+    /// SCTP that is shutting down.
+    pub sctp_closing: Seconds,
+    /// Any other protocol.
+    pub generic: Seconds,
+    /// What is known of a packet's later fragments.
+    pub fragment: Seconds,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_syn_sent: Seconds(120),
+            tcp_syn_recv: Seconds(60),
+            tcp_established: Seconds(432_000),
+            tcp_fin_wait: Seconds(120),
+            tcp_close_wait: Seconds(60),
+            tcp_last_ack: Seconds(30),
+            tcp_time_wait: Seconds(120),
+            tcp_close: Seconds(10),
+            udp: Seconds(30),
+            udp_stream: Seconds(120),
+            icmp: Seconds(30),
+            sctp_opening: Seconds(10),
+            sctp_established: Seconds(210),
+            sctp_closing: Seconds(3),
+            generic: Seconds(600),
+            fragment: Seconds(30),
+        }
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file says something wrong.
+    #[error("{}, line {line}, column {column}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// The file is right, but this version does nothing with it.
+    #[error(
+        "{} (or --max-flows) sets [flows] or [timeouts], which this version of netd does not act \
+         upon yet; leave them at their defaults", .0.display()
+    )]
+    NotActedUpon(PathBuf),
+}
+
+impl Config {
+    /// Reads the file; where there is none, everything has its default.
+    ///
+    /// # Errors
+    /// It cannot be read, or something in it is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let io = |source| ConfigError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = match std::fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(io(error)),
+        };
+        let mut text = String::new();
+        file.take(MAX_FILE + 1)
+            .read_to_string(&mut text)
+            .map_err(io)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(io(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("it is larger than {MAX_FILE} bytes"),
+            )));
+        }
+        Self::parse(&text, path)
+    }
+
+    /// Reads the file's text; `path` is for messages.
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let before = text.get(..at).unwrap_or(text);
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            ConfigError::Invalid {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+                message: error.message().replace('\n', ", "),
+            }
+        })
+    }
+
+    /// Refuses settings that the datapath does not follow yet, rather than pass over them. To be
+    /// removed when it does.
+    ///
+    /// # Errors
+    /// Something differs from its default.
+    pub fn wait_for_the_datapath(&self, path: &Path) -> Result<(), ConfigError> {
+        if *self == Self::default() {
+            Ok(())
+        } else {
+            Err(ConfigError::NotActedUpon(path.to_owned()))
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        within(deserializer, &SECONDS, "seconds").map(Self)
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s", self.0)
+    }
+}
+
+fn max_flows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    within(deserializer, &FLOWS, "flows")
+}
+
+fn max_per_network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    within(deserializer, &(0..=*FLOWS.end()), "flows, 0 for no limit")
+}
+
+fn within<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    range: &RangeInclusive<u32>,
+    what: &str,
+) -> Result<u32, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    u32::try_from(number)
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            let (start, end) = (range.start(), range.end());
+            serde::de::Error::custom(format_args!(
+                "{number} is not within {start} to {end} {what}"
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example that packages install.
+    const EXAMPLE: &str = include_str!("../../dist/netd.toml");
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("/etc/netd/netd.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn everything_is_optional() {
+        for text in ["", "# nothing", "[flows]", "[timeouts]\n[flows]\n"] {
+            assert_eq!(parse(text), Ok(Config::default()), "{text}");
+        }
+        let config = parse("[timeouts]\nudp = 45\n[flows]\nmax = 2_048").unwrap();
+        assert_eq!(config.timeouts.udp.get(), 45);
+        assert_eq!(config.flows.max, 2048);
+        let rest = Config {
+            flows: FlowLimits {
+                max: 2048,
+                ..FlowLimits::default()
+            },
+            timeouts: Timeouts {
+                udp: Seconds(45),
+                ..Timeouts::default()
+            },
+        };
+        assert_eq!(config, rest);
+    }
+
+    #[test]
+    fn limits_are_part_of_the_range() {
+        for text in [
+            "[flows]\nmax = 1024\nmax_per_network = 0",
+            "[flows]\nmax = 8388608\nmax_per_network = 8388608",
+            "[timeouts]\ntcp_established = 2000000\nsctp_closing = 1",
+        ] {
+            parse(text).unwrap();
+        }
+    }
+
+    #[test]
+    fn errors_say_where_and_what() {
+        for (text, at, words) in [
+            ("[flows\n", "line 1, column", "table"),
+            ("flows = 3", "line 1, column 9", "FlowLimits"),
+            ("[flow]", "line 1, column 2", "unknown field `flow`"),
+            (
+                "# é\n[flows]\n  maximum = 5",
+                "line 3, column 3",
+                "unknown field `maximum`, expected `max` or `max_per_network`",
+            ),
+            (
+                "[timeouts]\nudp_steam = 5",
+                "line 2, column 1",
+                "`udp_stream`",
+            ),
+            (
+                "[flows]\nmax = 1023",
+                "line 2, column 7",
+                "1023 is not within 1024 to 8388608 flows",
+            ),
+            (
+                "[flows]\nmax = 8388609",
+                "line 2, column 7",
+                "8388609 is not within",
+            ),
+            (
+                "[flows]\nmax_per_network = -1",
+                "line 2, column 19",
+                "-1 is not within 0 to 8388608 flows, 0 for no limit",
+            ),
+            (
+                "[timeouts]\nudp = 0",
+                "line 2, column 7",
+                "0 is not within 1 to 2000000 seconds",
+            ),
+            (
+                "[timeouts]\nicmp = 2000001",
+                "line 2, column 8",
+                "2000001 is not within",
+            ),
+            (
+                "[timeouts]\nicmp = 4294967326",
+                "line 2, column 8",
+                "4294967326 is not within",
+            ),
+            ("[timeouts]\nudp = '5s'", "line 2, column 7", "string"),
+            ("[timeouts]\nudp = 1.5", "line 2, column 7", "float"),
+            (
+                "[timeouts]\nudp = 5\nudp = 6",
+                "line 3, column 1",
+                "duplicate key",
+            ),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.starts_with("/etc/netd/netd.toml, line"), "{error}");
+            assert!(error.contains(at), "{text}\n{error}");
+            assert!(error.contains(words), "{text}\n{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_example_shows_every_setting_with_its_default() {
+        assert_eq!(parse(EXAMPLE), Ok(Config::default()));
+        let uncommented: String = EXAMPLE
+            .lines()
+            .filter_map(|line| match line.strip_prefix('#') {
+                Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => {
+                    Some(format!("{setting}\n"))
+                }
+                Some(_) => None,
+                None => Some(format!("{line}\n")),
+            })
+            .collect();
+        assert_eq!(parse(&uncommented), Ok(Config::default()), "{uncommented}");
+        let settings = uncommented.lines().filter(|line| line.contains('='));
+        assert_eq!(settings.count(), 18);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netd.toml");
+        assert_eq!(Config::load(&path).unwrap(), Config::default());
+        std::fs::write(&path, "[flows]\nmax = 4096\n").unwrap();
+        assert_eq!(Config::load(&path).unwrap().flows.max, 4096);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Config::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("cannot read /"), "{error}");
+        let path = dir.path().join("netd.toml");
+        std::fs::write(&path, [0xff, 0xfe]).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("UTF-8"), "{error}");
+        std::fs::write(&path, "#".repeat(MAX_FILE as usize + 1)).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("larger than 1048576 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_has_no_effect_yet_is_refused() {
+        let path = Path::new("/etc/netd/netd.toml");
+        Config::default().wait_for_the_datapath(path).unwrap();
+        let error = parse("[timeouts]\nudp = 31")
+            .unwrap()
+            .wait_for_the_datapath(path)
+            .unwrap_err();
+        assert!(error.to_string().contains("/etc/netd/netd.toml (or --max-flows) sets"));
+    }
+}
