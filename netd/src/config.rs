@@ -403,6 +403,10 @@ mod tests {
             .unwrap()
             .wait_for_the_datapath(path)
             .unwrap_err();
-        assert!(error.to_string().contains("/etc/netd/netd.toml (or --max-flows) sets"));
+        assert!(
+            error
+                .to_string()
+                .contains("/etc/netd/netd.toml (or --max-flows) sets")
+        );
     }
 }

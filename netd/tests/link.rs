@@ -6,15 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netd::link::{
     BridgeAttrs, Change, InUse, Link, LinkError, Links, Scope, Snapshot, Watch, port_state,
-    subnet_in_use, sysctl,
+    routes_at_risk, subnet_in_use, sysctl,
 };
-use netd::model::Mac;
+use netd::model::{Family, Mac};
 
 const MAC: Mac = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
 
@@ -146,6 +146,11 @@ fn a_snapshot_shows_devices_addresses_and_routes() {
         ip("route add 10.66.0.0/16 dev br0 table 1000");
         ip("route add 10.67.0.0/16 nexthop via 10.9.0.8 dev br0 nexthop via 10.8.0.2 dev tun0");
         ip("route add blackhole 10.68.0.0/16");
+        ip("-6 route add 2001:db8:1::/48 via fd00::9");
+        ip("-6 route add 2001:db8:2::/48 dev br0 table 1000");
+        ip("-6 route add 2001:db8:3::/48 nexthop via fd00::8 dev br0 nexthop via fd00::7 dev br0");
+        ip("-6 route add blackhole 2001:db8:4::/48");
+        ip("-6 route add default via fd00::6 proto ra");
 
         let links = Links::connect().unwrap();
         let snapshot = links.snapshot().await.unwrap();
@@ -213,14 +218,17 @@ fn a_snapshot_shows_devices_addresses_and_routes() {
         let routes: BTreeSet<_> = snapshot
             .routes
             .iter()
+            // Every device has routes for its own link.
+            .filter(|route| !route.destination.0.to_string().starts_with("fe80:"))
             .map(|route| {
                 let device = route
                     .index
                     .map(|index| snapshot.links[&index].name.as_str());
                 let (to, prefix) = route.destination;
                 let via = route.gateway.map(|via| via.to_string()).unwrap_or_default();
+                let advertised = if route.advertised { " advertised" } else { "" };
                 format!(
-                    "{to}/{prefix} {} via {via:?} table {}",
+                    "{to}/{prefix} {} via {via:?} table {}{advertised}",
                     device.unwrap_or("-"),
                     route.table
                 )
@@ -233,18 +241,24 @@ fn a_snapshot_shows_devices_addresses_and_routes() {
             "10.66.0.0/16 br0 via \"\" table 1000",
             "10.67.0.0/16 br0 via \"10.9.0.8\" table 254",
             "10.67.0.0/16 tun0 via \"10.8.0.2\" table 254",
+            "fd00::/64 br0 via \"\" table 254",
+            "2001:db8:1::/48 br0 via \"fd00::9\" table 254",
+            "2001:db8:2::/48 br0 via \"\" table 1000",
+            "2001:db8:3::/48 br0 via \"fd00::8\" table 254",
+            "2001:db8:3::/48 br0 via \"fd00::7\" table 254",
+            "::/0 br0 via \"fd00::6\" table 254 advertised",
         ]
         .map(str::to_owned)
         .into();
         assert_eq!(routes, expected);
 
-        let used = subnet_in_use((Ipv4Addr::new(10, 66, 5, 0), 24), None, &snapshot);
+        let used = subnet_in_use((IpAddr::from([10, 66, 5, 0]), 24), None, &snapshot);
         let expected = InUse {
             interface: "br0".to_owned(),
-            subnet: (Ipv4Addr::new(10, 66, 0, 0), 16),
+            subnet: (IpAddr::from([10, 66, 0, 0]), 16),
         };
         assert_eq!(used, Some(expected), "other tables count");
-        let used = subnet_in_use((Ipv4Addr::new(10, 9, 0, 0), 16), Some("br0"), &snapshot);
+        let used = subnet_in_use((IpAddr::from([10, 9, 0, 0]), 16), Some("br0"), &snapshot);
         assert_eq!(used, None, "{used:?}");
     });
 }
@@ -338,7 +352,8 @@ fn addresses_come_and_go_with_their_broadcast() {
             shown.contains("192.168.122.1/24 brd 192.168.122.255 scope global br0"),
             "{shown}"
         );
-        assert!(shown.contains("fd12::1/64 scope global"), "{shown}");
+        // Not tentative, although a bridge without ports could ask nobody.
+        assert!(shown.contains("fd12::1/64 scope global nodad"), "{shown}");
         assert!(shown.contains("10.0.0.1/31 scope global br0"), "{shown}");
 
         let again = links
@@ -748,8 +763,9 @@ fn changes_are_told_apart() {
             ),
             (
                 "ip -6 addr add fd00::5/128 dev p0 nodad noprefixroute",
-                "Links",
+                "Links Routes",
             ),
+            ("ip -6 route add fd01::/64 dev p0", "Routes"),
             ("ip route add 10.10.0.0/16 via 10.9.0.9", "Routes"),
             (
                 "ip neigh add 10.9.0.9 lladdr 52:54:00:00:00:09 dev p0 nud stale",
@@ -836,10 +852,17 @@ fn sysctls_are_those_of_the_threads_namespace() {
         );
         links.create_bridge("br.0", MAC, None).await.unwrap();
 
-        sysctl::set_ip_forward(true).unwrap();
-        assert!(sysctl::ip_forward().unwrap());
-        sysctl::set_ip_forward(false).unwrap();
-        assert!(!sysctl::ip_forward().unwrap());
+        assert_eq!(sysctl::accept_ra("br9").unwrap(), None);
+        sysctl::set_accept_ra("br.0", 2).unwrap();
+        assert_eq!(sysctl::accept_ra("br.0").unwrap(), Some(2));
+
+        assert!(sysctl::has_ipv6().unwrap());
+        for family in [Family::Ipv4, Family::Ipv6] {
+            for on in [true, false] {
+                sysctl::set_forwarding(family, on).unwrap();
+                assert_eq!(sysctl::forwarding(family).unwrap(), on, "{family}");
+            }
+        }
 
         for value in ["1", "0"] {
             let on = value == "1";
@@ -870,6 +893,32 @@ fn sysctls_are_those_of_the_threads_namespace() {
                 .contains("cannot write 'many' to /proc/sys/net/ipv4/ip_forward: Invalid argument"),
             "{error}"
         );
+    });
+}
+
+#[test]
+fn advertised_routes_are_at_risk_until_accept_ra_is_2() {
+    in_namespace(|| async {
+        let links = Links::connect().unwrap();
+        ip("link add eth7 type veth peer name g0");
+        ip("link set g0 up");
+        ip("link set eth7 up");
+        sysctl::set_accept_ra("eth7", 1).unwrap();
+        ip("-6 route add 2001:db8::/32 dev eth7");
+        let snapshot = links.snapshot().await.unwrap();
+        assert_eq!(
+            routes_at_risk(&snapshot).unwrap(),
+            None,
+            "static routes stay"
+        );
+        ip("-6 route add default dev eth7 proto ra");
+        let snapshot = links.snapshot().await.unwrap();
+        let text = routes_at_risk(&snapshot).unwrap().unwrap().to_string();
+        assert!(text.contains("interface eth7 got IPv6 routes"), "{text}");
+        for safe in [0, 2] {
+            sysctl::set_accept_ra("eth7", safe).unwrap();
+            assert_eq!(routes_at_risk(&snapshot).unwrap(), None, "accept_ra={safe}");
+        }
     });
 }
 

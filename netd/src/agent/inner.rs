@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::datapath::{Attachment, Datapath, Limits, log};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
+use crate::model::Family;
 use crate::settings::Settings;
 use crate::state::bridge_spec;
 use crate::store::Store;
@@ -33,10 +34,23 @@ pub struct ActiveData {
 pub struct HostData {
     /// net.ipv4.ip_forward before the agent set it to 1.
     pub ip_forward_was: Option<bool>,
+    /// net.ipv6.conf.all.forwarding before the agent set it to 1.
+    #[serde(default)]
+    pub ipv6_forwarding_was: Option<bool>,
     /// Ports of networks that were stopped: they get them back when they start again.
     pub detached: BTreeMap<String, Vec<Port>>,
     /// Networks that somebody stopped since boot; autostart leaves them alone.
     pub stopped: BTreeSet<String>,
+}
+
+impl HostData {
+    /// What forwarding of a family was before the agent switched it on.
+    pub(super) fn forwarding_was(&mut self, family: Family) -> &mut Option<bool> {
+        match family {
+            Family::Ipv4 => &mut self.ip_forward_was,
+            Family::Ipv6 => &mut self.ipv6_forwarding_was,
+        }
+    }
 }
 
 /// The agent's state, guarded by one lock.

@@ -1,13 +1,16 @@
 //! Defining, starting and stopping networks.
 
+use std::net::IpAddr;
+
 use uuid::Uuid;
 
 use super::inner::{ActiveData, Inner};
+use super::reconcile::{check_forwarding, needs_forwarding};
 use super::registry::Live;
 use crate::dnsmasq;
 use crate::error::{ApiError, ErrorCode};
-use crate::link::{LinkError, Links, Snapshot, subnet_in_use};
-use crate::model::{self, ForwardMode, Network};
+use crate::link::{LinkError, Links, Snapshot, subnet_in_use, sysctl};
+use crate::model::{self, Family, ForwardMode, Network};
 use crate::rpc::driver::Result;
 use crate::state;
 
@@ -287,9 +290,23 @@ pub(super) fn check_host(network: &Network, snapshot: &Snapshot) -> Result<()> {
             network.name
         )));
     }
-    for subnet in network.ipv4_subnets() {
+    let v4 = network.ipv4_subnets().map(|(a, len)| (IpAddr::V4(a), len));
+    let v6 = network.ipv6_subnets().map(|(a, len)| (IpAddr::V6(a), len));
+    for subnet in v4.chain(v6) {
         if let Some(in_use) = subnet_in_use(subnet, Some(name), snapshot) {
             return Err(ApiError::internal(in_use));
+        }
+    }
+    if network.has(Family::Ipv6) {
+        if !sysctl::has_ipv6().map_err(ApiError::internal)? {
+            return Err(ApiError::internal(format_args!(
+                "network '{}' has an IPv6 <ip>, but this kernel runs without IPv6; boot it \
+                 without ipv6.disable=1 or remove the element",
+                network.name
+            )));
+        }
+        if needs_forwarding(network, Family::Ipv6) {
+            check_forwarding(Family::Ipv6, snapshot)?;
         }
     }
     Ok(())

@@ -11,19 +11,33 @@ use crate::datapath::reserved::Ports;
 use crate::datapath::{Attachment, Hook};
 use crate::dnsmasq::{self, Running};
 use crate::error::ApiError;
-use crate::link::{Snapshot, sysctl};
-use crate::model::{ForwardMode, Network};
+use crate::link::{Snapshot, routes_at_risk, sysctl};
+use crate::model::{Family, ForwardMode, Network};
 use crate::state::{self, Step};
 
 /// A dnsmasq that dies is started again at once, but not more often than this.
 const DNSMASQ_PAUSE: Duration = Duration::from_secs(5);
 
-/// Does a network of this mode need the host to forward IPv4?
-fn needs_forwarding(network: &Network) -> bool {
+/// Both families, for what is done for each.
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+/// Does a network need the host to forward packets of this family?
+pub(super) fn needs_forwarding(network: &Network, family: Family) -> bool {
     matches!(
         network.mode(),
         ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open
-    ) && network.ipv4_subnets().next().is_some()
+    ) && network.has(family)
+}
+
+/// May the host start to forward packets of this family now, or does it already?
+pub(super) fn check_forwarding(family: Family, snapshot: &Snapshot) -> Result<(), ApiError> {
+    if family == Family::Ipv4 || sysctl::forwarding(family).map_err(ApiError::internal)? {
+        return Ok(());
+    }
+    match routes_at_risk(snapshot).map_err(ApiError::internal)? {
+        None => Ok(()),
+        Some(devices) => Err(ApiError::internal(devices)),
+    }
 }
 
 /// A network whose steps are planned.
@@ -101,8 +115,10 @@ impl Inner {
                 Err(error) => errors.push(ApiError::internal(error)),
             }
         }
-        if let Err(error) = self.forwarding() {
-            errors.push(error);
+        for family in FAMILIES {
+            if let Err(error) = self.forwarding(family, &snapshot) {
+                errors.push(error);
+            }
         }
         errors.extend(self.hurry_ports(&snapshot).await);
         self.remember_ports(&snapshot);
@@ -191,22 +207,27 @@ impl Inner {
     }
 
     /// Switch forwarding on, noting what it was, or give it back when no network needs it.
-    pub(super) fn forwarding(&mut self) -> Result<(), ApiError> {
+    pub(super) fn forwarding(
+        &mut self,
+        family: Family,
+        snapshot: &Snapshot,
+    ) -> Result<(), ApiError> {
         let needed = self
             .networks
             .live()
-            .any(|live| needs_forwarding(&live.network));
+            .any(|live| needs_forwarding(&live.network, family));
         if needed {
-            let was = sysctl::ip_forward().map_err(ApiError::internal)?;
+            let was = sysctl::forwarding(family).map_err(ApiError::internal)?;
             if !was {
+                check_forwarding(family, snapshot)?;
                 // On disk first: a crash in between must not forget what to give back.
-                self.host.ip_forward_was.get_or_insert(false);
+                self.host.forwarding_was(family).get_or_insert(false);
                 self.store.save_host(&self.host)?;
-                sysctl::set_ip_forward(true).map_err(ApiError::internal)?;
+                sysctl::set_forwarding(family, true).map_err(ApiError::internal)?;
             }
-        } else if let Some(was) = self.host.ip_forward_was {
-            sysctl::set_ip_forward(was).map_err(ApiError::internal)?;
-            self.host.ip_forward_was = None;
+        } else if let Some(was) = *self.host.forwarding_was(family) {
+            sysctl::set_forwarding(family, was).map_err(ApiError::internal)?;
+            *self.host.forwarding_was(family) = None;
             self.store.save_host(&self.host)?;
         }
         Ok(())
@@ -354,9 +375,13 @@ impl Inner {
                 });
             }
         }
-        let forward = networks.iter().any(|p| needs_forwarding(p.network));
-        if forward && sysctl::ip_forward().is_ok_and(|on| !on) {
-            late.push(Step::EnableForwarding);
+        for family in FAMILIES {
+            let needed = networks
+                .iter()
+                .any(|planned| needs_forwarding(planned.network, family));
+            if needed && sysctl::forwarding(family).is_ok_and(|on| !on) {
+                late.push(Step::EnableForwarding(family));
+            }
         }
         let definitions: Vec<&Network> = networks.iter().map(|p| p.network).collect();
         steps.extend(state::plan_hooks(

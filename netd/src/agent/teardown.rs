@@ -10,7 +10,7 @@ use super::lock;
 use crate::datapath::{bpffs, maps, pin_dir};
 use crate::dnsmasq;
 use crate::link::{Links, sysctl};
-use crate::model::Mac;
+use crate::model::{Family, Mac};
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -71,11 +71,13 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
     }
     delete_guarded_bridges(settings, &links, errors).await;
     match store.load_host::<HostData>() {
-        Ok(host) => {
-            if let Some(was) = host.ip_forward_was
-                && let Err(error) = sysctl::set_ip_forward(was)
-            {
-                errors.push(error.to_string());
+        Ok(mut host) => {
+            for family in [Family::Ipv4, Family::Ipv6] {
+                if let Some(was) = *host.forwarding_was(family)
+                    && let Err(error) = sysctl::set_forwarding(family, was)
+                {
+                    errors.push(error.to_string());
+                }
             }
         }
         Err(error) => errors.push(error.to_string()),

@@ -73,11 +73,12 @@ pub fn wants_dnsmasq(network: &Network) -> bool {
         && (dns_enabled(network) || network.ips.iter().any(serves))
 }
 
-/// The configuration file, the pid file's line only if `paths` has one.
+/// The configuration file, the pid file's line only if `paths` has one, router advertisements for
+/// IPv6 only if dnsmasq is to send them.
 ///
 /// # Errors
 /// A value that dnsmasq would read as something else, or a combination it cannot serve.
-pub fn conf(network: &Network, paths: &Paths) -> Result<String> {
+pub fn conf(network: &Network, paths: &Paths, advertise: bool) -> Result<String> {
     let name = &network.name;
     file_name(name)?;
     let mut out = Lines::default();
@@ -116,7 +117,9 @@ pub fn conf(network: &Network, paths: &Paths) -> Result<String> {
     if let Some(mtu) = network.mtu {
         out.line(format_args!("dhcp-option=option:mtu,{mtu}"))?;
     }
-    router_advertisements(network, &mut out)?;
+    if advertise {
+        router_advertisements(network, &mut out)?;
+    }
     for option in &network.dnsmasq_options {
         printable("<dnsmasq:option>", option)?;
         out.line(format_args!("{option}"))?;

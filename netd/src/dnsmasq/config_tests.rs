@@ -56,7 +56,7 @@ fn test_paths() -> Paths {
 
 /// The options, without the comments.
 fn options(network: &Network) -> Vec<String> {
-    let text = conf(network, &test_paths()).unwrap();
+    let text = conf(network, &test_paths(), true).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with("##"));
     lines.map(str::to_owned).collect()
 }
@@ -138,7 +138,7 @@ fn everything_at_once_is_in_order() {
         dir: "/d".into(),
         pid_file: Some("/r/default.pid".into()),
     };
-    let text = conf(&network, &paths).unwrap();
+    let text = conf(&network, &paths, true).unwrap();
     let expected = "strict-order
 server=/a.test/fd00::53
 server=/b.test/#
@@ -176,6 +176,16 @@ foo=bar
 ";
     let start = text.find("strict-order").unwrap();
     assert_eq!(&text[start..], expected);
+}
+
+#[test]
+fn advertisements_can_be_left_to_others() {
+    let mut network = default_network();
+    network.ips.push(ip("fd00:1::1", IpMask::Prefix(64)));
+    let with = conf(&network, &test_paths(), true).unwrap();
+    let without = conf(&network, &test_paths(), false).unwrap();
+    assert_eq!(with.replace("dhcp-range=fd00:1::1,ra-only\n", ""), without);
+    assert_ne!(with, without);
 }
 
 #[test]
@@ -317,7 +327,7 @@ fn what_dnsmasq_would_misread_is_refused() {
     for (element, change) in cases {
         let mut network = default_network();
         change(&mut network);
-        let error = conf(&network, &test_paths()).unwrap_err();
+        let error = conf(&network, &test_paths(), true).unwrap_err();
         assert!(error.element.starts_with(element), "{element}: {error}");
     }
     for name in [
@@ -415,8 +425,8 @@ proptest! {
     ) {
         let plain = filled("plain", 99);
         let network = filled(&value, at);
-        if let Ok(text) = conf(&network, &test_paths()) {
-            let plain = conf(&plain, &test_paths()).unwrap();
+        if let Ok(text) = conf(&network, &test_paths(), true) {
+            let plain = conf(&plain, &test_paths(), true).unwrap();
             prop_assert_eq!(text.lines().count(), plain.lines().count());
             // Quoted paths and raw options may hold commas; "." as a target drops the rest.
             if (1..=10).contains(&at) && value != "." {
@@ -471,7 +481,7 @@ fn peer_cases_give_the_same_options() {
             let lines = text.lines().filter(|line| !line.starts_with("##"));
             lines.map(str::to_owned).collect()
         };
-        let ours = conf(&network, &paths).unwrap();
+        let ours = conf(&network, &paths, true).unwrap();
         assert_eq!(
             plain(&ours),
             plain(&read("conf").unwrap()),

@@ -46,6 +46,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// dnsmasq builds "SCRIPT init" in a buffer of 256 bytes.
 const MAX_HELPER_PATH: usize = 240;
 
+/// Whether dnsmasq sends router advertisements for IPv6 `<ip>` elements. Not before the rest of what
+/// guests need to configure themselves is there, too; until then their IPv6 addresses are static.
+const ADVERTISE: bool = false;
+
 /// Where to look besides PATH, which often lacks the administrator's directories.
 const MORE_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
@@ -433,7 +437,7 @@ impl Texts {
     fn new(network: &Network, paths: &Paths) -> Result<Self> {
         let all = || {
             Ok(Self {
-                conf: config::conf(network, paths)?,
+                conf: config::conf(network, paths, ADVERTISE)?,
                 hosts: config::hostsfile(network)?,
                 names: config::addnhosts(network)?,
             })

@@ -1,11 +1,12 @@
 //! Whether a subnet is already somebody else's on this host.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::snapshot::Snapshot;
+use crate::model::network_address;
 
-/// Prefixes up to this length mean "everywhere": the default route, and the two halves of it by
+/// IPv4 prefixes up to this length mean "everywhere": the default route, and the two halves of it by
 /// which VPN clients override the default without replacing it.
 const DEFAULT_ROUTE_PREFIX: u8 = 1;
 
@@ -15,7 +16,7 @@ pub struct InUse {
     /// A device's name, or "route via …" for a route that names no device.
     pub interface: String,
     /// What it holds, as network address and prefix length.
-    pub subnet: (Ipv4Addr, u8),
+    pub subnet: (IpAddr, u8),
 }
 
 impl fmt::Display for InUse {
@@ -29,11 +30,16 @@ impl fmt::Display for InUse {
     }
 }
 
-/// Finds an interface address or a route of another device than `own_bridge` that covers any
-/// address of `subnet`. Default routes cover everything and do not count.
+/// Finds an interface address or a route of another device than `own_bridge` that the network's
+/// `subnet` would collide with.
+///
+/// For IPv4 that is any overlap, but for default routes, which cover everything: private prefixes
+/// are few, and a wider one on the host means the same addresses in two places. A host's IPv6
+/// prefix is its own, and giving guests a part of it is how such hosts are set up, so there only
+/// what lies within `subnet` collides.
 #[must_use]
 pub fn subnet_in_use(
-    subnet: (Ipv4Addr, u8),
+    subnet: (IpAddr, u8),
     own_bridge: Option<&str>,
     snapshot: &Snapshot,
 ) -> Option<InUse> {
@@ -56,27 +62,20 @@ pub fn subnet_in_use(
         .chain(routes)
         .filter(|(index, ..)| index.is_none() || *index != own)
         .find_map(|(index, address, prefix, gateway)| {
-            let IpAddr::V4(address) = address else {
-                return None;
-            };
-            overlap(subnet, (address, prefix)).then(|| InUse {
+            collide(subnet, (address, prefix)).then(|| InUse {
                 interface: holder(index, gateway, snapshot),
-                subnet: (network(address, prefix), prefix),
+                subnet: (network_address(address, prefix), prefix),
             })
         })
 }
 
-/// Whether two subnets share an address: one contains the other.
-fn overlap(a: (Ipv4Addr, u8), b: (Ipv4Addr, u8)) -> bool {
-    let prefix = a.1.min(b.1);
-    network(a.0, prefix) == network(b.0, prefix)
-}
-
-fn network(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
-    let mask = u32::MAX
-        .checked_shl(32 - u32::from(prefix.min(32)))
-        .unwrap_or(0);
-    Ipv4Addr::from(u32::from(address) & mask)
+fn collide(ours: (IpAddr, u8), theirs: (IpAddr, u8)) -> bool {
+    let prefix = match (ours.0, theirs.0) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => ours.1.min(theirs.1),
+        (IpAddr::V6(_), IpAddr::V6(_)) if theirs.1 >= ours.1 => ours.1,
+        _ => return false,
+    };
+    network_address(ours.0, prefix) == network_address(theirs.0, prefix)
 }
 
 fn holder(index: Option<u32>, gateway: Option<IpAddr>, snapshot: &Snapshot) -> String {
@@ -92,6 +91,8 @@ fn holder(index: Option<u32>, gateway: Option<IpAddr>, snapshot: &Snapshot) -> S
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -121,6 +122,7 @@ mod tests {
             index,
             gateway: via.map(IpAddr::from),
             table: 254,
+            advertised: false,
         }
     }
 
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_own_bridge_does_not_count_but_another_does() {
-        let subnet = (Ipv4Addr::new(192, 168, 122, 0), 24);
+        let subnet = (IpAddr::from([192, 168, 122, 0]), 24);
         assert_eq!(subnet_in_use(subnet, Some("virbr0"), &host()), None);
         for other in [None, Some("virbr1"), Some("eth0")] {
             let used = subnet_in_use(subnet, other, &host()).unwrap();
@@ -177,7 +179,52 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_is_another_matter() {
+    fn a_part_of_the_hosts_ipv6_prefix_is_free() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let route = |to: &str, prefix| Route {
+            destination: (ip(to), prefix),
+            index: Some(2),
+            gateway: None,
+            table: 254,
+            advertised: false,
+        };
+        let mut snapshot = host();
+        snapshot.addresses.push(Address {
+            index: 2,
+            address: ip("2001:db8:1::2"),
+            prefix: 64,
+            primary: true,
+            scope: Scope::Global,
+        });
+        snapshot.routes.extend([
+            route("::", 0),
+            route("2000::", 3),
+            route("fd00:1::", 48),
+            route("fe80::", 64),
+        ]);
+        let check = |subnet: &str, prefix| {
+            subnet_in_use((ip(subnet), prefix), Some("virbr0"), &snapshot)
+                .map(|used| used.to_string())
+        };
+        assert_eq!(
+            check("2001:db8:1::1", 64).unwrap(),
+            "Network is already in use by interface eth0 (2001:db8:1::/64)"
+        );
+        assert_eq!(
+            check("fd00::1", 16).unwrap(),
+            "Network is already in use by interface eth0 (fd00:1::/48)"
+        );
+        for free in [
+            ("2001:db8:1:0:1::1", 80),
+            ("fd00:1:0:5::1", 64),
+            ("2001:db8:2::1", 64),
+        ] {
+            assert_eq!(check(free.0, free.1), None, "{free:?}");
+        }
+    }
+
+    #[test]
+    fn families_do_not_meet() {
         let mut snapshot = Snapshot::default();
         snapshot.addresses.push(Address {
             index: 1,
@@ -186,7 +233,7 @@ mod tests {
             primary: true,
             scope: Scope::Global,
         });
-        let subnet = (Ipv4Addr::new(192, 168, 122, 0), 24);
+        let subnet = (IpAddr::from([192, 168, 122, 0]), 24);
         assert_eq!(subnet_in_use(subnet, None, &snapshot), None);
     }
 
@@ -222,11 +269,14 @@ mod tests {
                 snapshot.addresses.push(address(7, theirs_text, theirs.1));
             }
             let expected = share_an_address(ours, theirs) && !(as_route && theirs.1 <= 1);
-            let found = subnet_in_use((ours.0.into(), ours.1), None, &snapshot);
+            let found = subnet_in_use((Ipv4Addr::from(ours.0).into(), ours.1), None, &snapshot);
             prop_assert_eq!(found.is_some(), expected);
             if let Some(used) = found {
-                prop_assert_eq!(used.interface, "lan");
-                prop_assert!(share_an_address(ours, (used.subnet.0.into(), used.subnet.1)));
+                prop_assert_eq!(&used.interface, "lan");
+                let IpAddr::V4(subnet) = used.subnet.0 else {
+                    panic!("{used:?}");
+                };
+                prop_assert!(share_an_address(ours, (subnet.into(), used.subnet.1)));
             }
         }
     }

@@ -5,6 +5,7 @@
 //! namespace of the thread that opens them, and learn about devices from netlink only: files below
 //! `/sys/class/net` belong to the namespace of whoever mounted sysfs.
 
+mod advertised;
 mod collision;
 mod edge;
 mod error;
@@ -14,6 +15,7 @@ mod snapshot;
 pub mod sysctl;
 mod watch;
 
+pub use advertised::{RoutesAtRisk, routes_at_risk};
 pub use collision::{InUse, subnet_in_use};
 pub use error::LinkError;
 pub use requests::{Links, effective_delay_ms};

@@ -47,7 +47,7 @@ impl Links {
         })
     }
 
-    /// Reads all devices, addresses and IPv4 routes. The three lists are consistent each, not
+    /// Reads all devices, addresses and routes. The three lists are consistent each, not
     /// with one another: an address may name a device that is already gone.
     pub async fn snapshot(&self) -> Result<Snapshot, LinkError> {
         let mut snapshot = Snapshot::default();
@@ -74,12 +74,17 @@ impl Links {
             }
         }
 
-        let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet;
-        let request = RouteNetlinkMessage::GetRoute(request);
-        for message in self.dump("routes", request).await? {
-            if let RouteNetlinkMessage::NewRoute(message) = message {
-                snapshot.routes.extend(Route::parse(message));
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let request = RouteNetlinkMessage::GetRoute(request);
+            for message in self.dump("routes", request).await? {
+                // A kernel without IPv6 answers with what it has instead: the other family.
+                if let RouteNetlinkMessage::NewRoute(message) = message
+                    && message.header.address_family == family
+                {
+                    snapshot.routes.extend(Route::parse(message));
+                }
             }
         }
         Ok(snapshot)
@@ -211,7 +216,9 @@ impl Links {
         }
     }
 
-    /// Gives a device an address; an IPv4 one comes with its subnet's broadcast address.
+    /// Gives a device an address; an IPv4 one comes with its subnet's broadcast address. An IPv6
+    /// one is good at once, without asking the link who else has it: a bridge without ports could
+    /// not ask, and no guest is to be able to take the address away by answering.
     pub async fn add_address(
         &self,
         index: u32,
@@ -347,7 +354,10 @@ fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
     };
-    message.header.flags = AddressHeaderFlags::empty();
+    message.header.flags = match address {
+        IpAddr::V4(_) => AddressHeaderFlags::empty(),
+        IpAddr::V6(_) => AddressHeaderFlags::Nodad,
+    };
     message.attributes.push(AddressAttribute::Local(address));
     message.attributes.push(AddressAttribute::Address(address));
     if let IpAddr::V4(address) = address

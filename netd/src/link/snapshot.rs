@@ -1,8 +1,9 @@
-//! What the host has at one moment: devices, addresses, IPv4 routes, as plain data.
+//! What the host has at one moment: devices, addresses and routes, as plain data.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
@@ -11,7 +12,7 @@ use rtnetlink::packet_route::link::{
     LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 
 use crate::model::Mac;
@@ -102,7 +103,7 @@ pub struct Address {
     pub scope: Scope,
 }
 
-/// An IPv4 route that sends packets somewhere (`RTN_UNICAST`); one per next hop.
+/// A route that sends packets somewhere (`RTN_UNICAST`); one per next hop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Destination and its prefix length.
@@ -113,9 +114,11 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Routing table; 254 is the main one.
     pub table: u32,
+    /// A router advertised it (`RTPROT_RA`).
+    pub advertised: bool,
 }
 
-/// The host's devices, addresses and IPv4 routes.
+/// The host's devices, addresses and routes of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// By index.
@@ -261,18 +264,27 @@ impl Route {
         }
         let mut route = Self {
             destination: (
-                IpAddr::from([0; 4]),
+                // A default route comes without a destination.
+                match message.header.address_family {
+                    AddressFamily::Inet => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+                    AddressFamily::Inet6 => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+                    _ => return Vec::new(),
+                },
                 message.header.destination_prefix_length,
             ),
             index: None,
             gateway: None,
             table: u32::from(message.header.table),
+            advertised: message.header.protocol == RouteProtocol::Ra,
         };
         let mut hops = Vec::new();
         for attribute in message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(ip)) => {
                     route.destination.0 = IpAddr::V4(ip);
+                }
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => {
+                    route.destination.0 = IpAddr::V6(ip);
                 }
                 // The header's table has only eight bits.
                 RouteAttribute::Table(table) => route.table = table,

@@ -7,6 +7,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::model::Family;
+
 const ROOT: &str = "/proc/sys/net";
 
 /// A kernel parameter that could not be read or written.
@@ -64,26 +66,68 @@ pub fn write(path: &[&str], value: &str) -> Result<(), SysctlError> {
         })
 }
 
-/// Whether the host forwards IPv4.
-pub fn ip_forward() -> Result<bool, SysctlError> {
-    let path = ["ipv4", "ip_forward"];
-    let value = read(&path)?;
-    match value.parse::<u32>() {
-        Ok(number) => Ok(number != 0),
+/// Whether the host forwards packets of this family. A kernel without IPv6 has no such parameter,
+/// which is an error; see [`has_ipv6`].
+pub fn forwarding(family: Family) -> Result<bool, SysctlError> {
+    number(forwarding_path(family)).map(|value| value != 0)
+}
+
+/// Lets the host forward packets of this family, or stops it. The kernel resets other parameters
+/// of all devices when the value changes, so it is written only then.
+pub fn set_forwarding(family: Family, on: bool) -> Result<(), SysctlError> {
+    if forwarding(family)? == on {
+        return Ok(());
+    }
+    write(forwarding_path(family), if on { "1" } else { "0" })
+}
+
+/// The parameter's name as people write it.
+#[must_use]
+pub fn forwarding_name(family: Family) -> String {
+    format!("net.{}", forwarding_path(family).join("."))
+}
+
+fn forwarding_path(family: Family) -> &'static [&'static str] {
+    match family {
+        Family::Ipv4 => &["ipv4", "ip_forward"],
+        Family::Ipv6 => &["ipv6", "conf", "all", "forwarding"],
+    }
+}
+
+fn number(path: &[&str]) -> Result<u32, SysctlError> {
+    let value = read(path)?;
+    match value.parse() {
+        Ok(number) => Ok(number),
         Err(_) => Err(SysctlError::Value {
-            key: file(&path)?,
+            key: file(path)?,
             value,
         }),
     }
 }
 
-/// Lets the host forward IPv4, or stops it. The kernel resets other parameters of all devices
-/// when the value changes, so it is written only then.
-pub fn set_ip_forward(on: bool) -> Result<(), SysctlError> {
-    if ip_forward()? == on {
-        return Ok(());
+/// Whether the kernel has IPv6 at all.
+pub fn has_ipv6() -> Result<bool, SysctlError> {
+    // With ipv6.disable=1 the module is there, but this directory is not.
+    let all = file(&["ipv6", "conf", "all"])?;
+    match fs::metadata(&all) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(SysctlError::Io {
+            action: "look for".to_owned(),
+            key: all,
+            source,
+        }),
     }
-    write(&["ipv4", "ip_forward"], if on { "1" } else { "0" })
+}
+
+/// Whether a device listens to router advertisements, as [`set_accept_ra`] has it; `None` when the
+/// device is gone.
+pub fn accept_ra(device: &str) -> Result<Option<u32>, SysctlError> {
+    match number(&["ipv6", "conf", device, "accept_ra"]) {
+        Ok(value) => Ok(Some(value)),
+        Err(SysctlError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Switches IPv6 off or on for a device. Returns false where the kernel has no IPv6 at all, in
@@ -105,18 +149,8 @@ pub fn set_autoconf(device: &str, on: bool) -> Result<bool, SysctlError> {
 }
 
 fn set_ipv6(device: &str, parameter: &str, value: &str) -> Result<bool, SysctlError> {
-    // With ipv6.disable=1 the module is there, but this directory is not.
-    let all = file(&["ipv6", "conf", "all"])?;
-    match fs::metadata(&all) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(source) => {
-            return Err(SysctlError::Io {
-                action: "look for".to_owned(),
-                key: all,
-                source,
-            });
-        }
+    if !has_ipv6()? {
+        return Ok(false);
     }
     write(&["ipv6", "conf", device, parameter], value)?;
     Ok(true)

@@ -22,7 +22,7 @@ use super::error::LinkError;
 pub enum Change {
     /// Devices or addresses changed.
     Links,
-    /// IPv4 routes or neighbours changed: paths worked out from them may be wrong now.
+    /// Routes or neighbours changed: paths worked out from them may be wrong now.
     Routes,
     /// The kernel had more to tell than the socket could hold: look at everything again.
     Overrun,
@@ -32,11 +32,12 @@ pub enum Change {
 
 /// Subscribed groups of the kernel's announcements, all of them numbers that fit into the mask of
 /// a netlink address.
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
     MulticastGroup::Neigh,
 ];
 

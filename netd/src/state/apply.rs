@@ -49,11 +49,12 @@ pub async fn apply(links: &Links, step: &Step) -> Result<(), ApplyError> {
                 .set_mac(index(links, bridge, step).await?, *mac)
                 .await?;
         }
-        Step::DisableIpv6 { bridge } => {
-            // A kernel without IPv6 has nothing to switch off.
-            sysctl::set_disable_ipv6(bridge, true)?;
+        Step::SetIpv6 { bridge, on } => {
+            // A kernel without IPv6 has nothing to switch off. Where it is to be switched on, the
+            // addresses that follow will fail.
             sysctl::set_accept_ra(bridge, 0)?;
             sysctl::set_autoconf(bridge, false)?;
+            sysctl::set_disable_ipv6(bridge, !on)?;
         }
         Step::AddAddress {
             bridge,
@@ -75,7 +76,7 @@ pub async fn apply(links: &Links, step: &Step) -> Result<(), ApplyError> {
                 .set_controller(index(links, port, step).await?, Some(bridge))
                 .await?;
         }
-        Step::EnableForwarding => sysctl::set_ip_forward(true)?,
+        Step::EnableForwarding(family) => sysctl::set_forwarding(*family, true)?,
         Step::Attach { .. } | Step::Detach { .. } | Step::StartDnsmasq { .. } => {
             return Err(ApplyError::Gone {
                 step: step.to_string(),

@@ -8,7 +8,7 @@ use netd_common::abi::{self, DEVICE_ETHERNET, Device, Mode, Side};
 use crate::datapath::maps::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Link, Scope, Snapshot, effective_delay_ms};
-use crate::model::{ForwardMode, Mac, Network};
+use crate::model::{Family, ForwardMode, Mac, Network};
 
 /// Kernel's default MTU of a bridge, when nothing says otherwise.
 const DEFAULT_MTU: u32 = 1500;
@@ -36,6 +36,12 @@ impl BridgeSpec {
     #[must_use]
     pub fn is(&self, link: &Link, known: Option<u32>) -> bool {
         link.bridge.is_some() && (link.mac == Some(self.mac) || Some(link.index) == known)
+    }
+
+    /// Is it to have an IPv6 address?
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(|(address, _)| address.is_ipv6())
     }
 
     /// Do guests' ports forward at once (`stp='on' delay='0'`)?
@@ -208,9 +214,10 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
     records
 }
 
-/// May packets from or to guests be routed by way of this device? It has an IPv4 address or
-/// route, and is none of netd's own, nor a port of something else. A guest's new tap has neither,
-/// and so is left alone until somebody makes it a port.
+/// May packets from or to guests be routed by way of this device? It has an address or route of a
+/// family that the networks have, and is none of netd's own, nor a port of something else. A
+/// guest's new tap has neither, and so is left alone until somebody makes it a port: the IPv6
+/// address and routes that every device makes for its own link do not count.
 fn carries_routed_traffic(
     link: &Link,
     snapshot: &Snapshot,
@@ -233,13 +240,18 @@ fn carries_routed_traffic(
     {
         return false;
     }
-    snapshot
-        .addresses_of(link.index)
-        .any(|a| a.address.is_ipv4())
+    let ipv6 = bridges
+        .values()
+        .any(|(network, _)| network.has(Family::Ipv6));
+    let counts = |address: IpAddr| match address {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(a) => ipv6 && !a.is_unicast_link_local() && !a.is_multicast(),
+    };
+    snapshot.addresses_of(link.index).any(|a| counts(a.address))
         || snapshot
             .routes
             .iter()
-            .any(|route| route.index == Some(link.index) && route.destination.0.is_ipv4())
+            .any(|route| route.index == Some(link.index) && counts(route.destination.0))
 }
 
 /// The programs that `networks` need, each at its device.

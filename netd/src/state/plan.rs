@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use super::desired::{BridgeSpec, mtu_or_default};
 use crate::datapath::{Attachment, Hook};
-use crate::link::Snapshot;
-use crate::model::Mac;
+use crate::link::{Snapshot, sysctl};
+use crate::model::{Family, Mac};
 
 /// One change to the host. Devices are named, since a bridge has no number before it exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,10 +44,13 @@ pub enum Step {
         /// The address.
         mac: Mac,
     },
-    /// Set the bridge's IPv6 sysctls: off, no router advertisements, no autoconfiguration.
-    DisableIpv6 {
+    /// Set the bridge's IPv6 sysctls: on or off, no listening to router advertisements, no
+    /// autoconfiguration.
+    SetIpv6 {
         /// The bridge.
         bridge: String,
+        /// On or off.
+        on: bool,
     },
     /// Add an address.
     AddAddress {
@@ -84,8 +87,8 @@ pub enum Step {
         /// The bridge.
         bridge: String,
     },
-    /// Let the host forward IPv4.
-    EnableForwarding,
+    /// Let the host forward packets of a family.
+    EnableForwarding(Family),
     /// Start dnsmasq.
     StartDnsmasq {
         /// The network.
@@ -128,7 +131,13 @@ impl fmt::Display for Step {
             }
             Self::SetMtu { bridge, mtu } => write!(f, "set MTU {mtu} on {bridge}"),
             Self::SetMac { bridge, mac } => write!(f, "set MAC address {mac} on {bridge}"),
-            Self::DisableIpv6 { bridge } => write!(f, "switch IPv6 off on {bridge}"),
+            Self::SetIpv6 { bridge, on } => {
+                write!(
+                    f,
+                    "switch IPv6 {} on {bridge}",
+                    if *on { "on" } else { "off" }
+                )
+            }
             Self::AddAddress {
                 bridge,
                 address,
@@ -144,7 +153,9 @@ impl fmt::Display for Step {
             }
             Self::SetUp { bridge } => write!(f, "switch {bridge} on"),
             Self::Enslave { port, bridge } => write!(f, "make {port} a port of {bridge} again"),
-            Self::EnableForwarding => write!(f, "set net.ipv4.ip_forward to 1"),
+            Self::EnableForwarding(family) => {
+                write!(f, "set {} to 1", sysctl::forwarding_name(*family))
+            }
             Self::StartDnsmasq { network, bridge } => {
                 write!(f, "start dnsmasq of network {network} on {bridge}")
             }
@@ -192,8 +203,9 @@ pub fn plan_bridge(
                 stp: spec.stp,
                 delay_ms: delay,
             });
-            before.push(Step::DisableIpv6 {
+            before.push(Step::SetIpv6 {
                 bridge: bridge.clone(),
+                on: spec.has_ipv6(),
             });
         }
         Some(link) => {
@@ -221,19 +233,32 @@ pub fn plan_bridge(
             }
         }
     }
-    for &(address, prefix) in &spec.addresses {
-        let present = link.is_some_and(|link| {
+    let present = |&&(address, prefix): &&(IpAddr, u8)| {
+        link.is_some_and(|link| {
             snapshot
                 .addresses_of(link.index)
                 .any(|a| a.address == address && a.prefix == prefix)
+        })
+    };
+    let missing: Vec<(IpAddr, u8)> = spec
+        .addresses
+        .iter()
+        .filter(|a| !present(a))
+        .copied()
+        .collect();
+    // Who switches IPv6 off on a device takes its addresses, too.
+    if link.is_some() && missing.iter().any(|(address, _)| address.is_ipv6()) {
+        before.push(Step::SetIpv6 {
+            bridge: bridge.clone(),
+            on: true,
         });
-        if !present {
-            before.push(Step::AddAddress {
-                bridge: bridge.clone(),
-                address,
-                prefix,
-            });
-        }
+    }
+    for (address, prefix) in missing {
+        before.push(Step::AddAddress {
+            bridge: bridge.clone(),
+            address,
+            prefix,
+        });
     }
     if !link.is_some_and(|link| link.up) {
         after.push(Step::SetUp {

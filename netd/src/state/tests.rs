@@ -98,7 +98,11 @@ fn a_new_bridge_is_guarded_before_it_is_switched_on() {
     let (before, after) = plan_bridge(&spec, &host(), None, &[]).unwrap();
     assert!(matches!(before[0], Step::CreateBridge { .. }));
     assert!(before.iter().any(|s| matches!(s, Step::AddAddress { .. })));
-    assert!(before.iter().any(|s| matches!(s, Step::DisableIpv6 { .. })));
+    assert!(
+        before
+            .iter()
+            .any(|s| matches!(s, Step::SetIpv6 { on: false, .. }))
+    );
     assert!(!before.iter().any(|s| matches!(s, Step::SetUp { .. })));
     assert_eq!(
         after,
@@ -145,6 +149,92 @@ fn another_device_of_the_bridges_name_is_left_alone() {
     host.links.get_mut(&BRIDGE).unwrap().mac = Some(spec.mac);
     host.links.get_mut(&BRIDGE).unwrap().bridge = None;
     assert!(plan_bridge(&spec, &host, Some(BRIDGE), &[]).is_err());
+}
+
+/// The same network with an IPv6 address beside the other.
+fn dual_stack() -> Network {
+    let mut network = network("<forward/>");
+    let xml = "<network><name>n</name><ip family='ipv6' address='fd00::1' prefix='64'/></network>";
+    network.ips.extend(model::parse(xml).unwrap().ips);
+    network
+}
+
+#[test]
+fn ipv6_is_switched_on_before_its_addresses_come() {
+    let spec = bridge_spec(&dual_stack()).unwrap();
+    let positions = |steps: &[Step]| {
+        let on = steps
+            .iter()
+            .position(|s| matches!(s, Step::SetIpv6 { on: true, .. }));
+        let added = steps.iter().position(
+            |s| matches!(s, Step::AddAddress { address, prefix: 64, .. } if address.is_ipv6()),
+        );
+        (on.unwrap(), added.unwrap())
+    };
+    let (new, _) = plan_bridge(&spec, &host(), None, &[]).unwrap();
+    let (on, added) = positions(&new);
+    assert!(on < added, "{new:?}");
+
+    // Somebody switched it off, which takes the addresses.
+    let (mended, after) = plan_bridge(&spec, &running(), Some(BRIDGE), &[]).unwrap();
+    assert_eq!(mended.len(), 2, "{mended:?}");
+    assert_eq!(positions(&mended), (0, 1));
+    assert_eq!(after, []);
+
+    let mut host = running();
+    host.addresses.push(Address {
+        index: BRIDGE,
+        address: "fd00::1".parse().unwrap(),
+        prefix: 64,
+        primary: true,
+        scope: Scope::Global,
+    });
+    assert_eq!(
+        plan_bridge(&spec, &host, Some(BRIDGE), &[]),
+        Ok((vec![], vec![]))
+    );
+}
+
+#[test]
+fn devices_with_ipv6_alone_count_when_a_network_has_it() {
+    let mut host = running();
+    let v6 = |index, address: &str| Address {
+        index,
+        address: address.parse().unwrap(),
+        prefix: 64,
+        primary: true,
+        scope: Scope::Global,
+    };
+    let route = |index, to: &str, prefix| Route {
+        destination: (to.parse().unwrap(), prefix),
+        index: Some(index),
+        gateway: None,
+        table: 254,
+        advertised: false,
+    };
+    for (index, name) in [(7, "addressed"), (8, "routed"), (9, "tap-new")] {
+        host.links.insert(index, link(index, name));
+        host.addresses.push(Address {
+            scope: Scope::Link,
+            ..v6(index, "fe80::7")
+        });
+        host.routes.push(route(index, "fe80::", 64));
+        host.routes.push(route(index, "ff00::", 8));
+    }
+    host.addresses.push(v6(7, "2001:db8::7"));
+    host.routes.push(route(8, "::", 0));
+    let guarded = |network: &Network| {
+        let at: BTreeSet<u32> = hooks(&[network], &host)
+            .into_iter()
+            .filter(|a| matches!(a.hook, Hook::UplinkIngress | Hook::UplinkEgress))
+            .map(|a| a.ifindex)
+            .collect();
+        let known: BTreeSet<u32> = records(&[network], &host).devices.into_keys().collect();
+        assert!(known.is_superset(&at), "{known:?}");
+        at
+    };
+    assert_eq!(guarded(&network("<forward/>")), BTreeSet::from([UPLINK]));
+    assert_eq!(guarded(&dual_stack()), BTreeSet::from([UPLINK, 7, 8]));
 }
 
 #[test]
@@ -224,6 +314,7 @@ fn hooks_are_where_traffic_passes() {
         index: Some(7),
         gateway: None,
         table: 254,
+        advertised: false,
     });
     host.links.insert(8, link(8, "tap-new"));
     let at = |ifindex, hook| Attachment { ifindex, hook };
@@ -371,7 +462,7 @@ fn carry_out(host: &mut Snapshot, step: &Step) {
             host.links.insert(BRIDGE, Link { up: true, ..link });
         }
         Step::Enslave { .. } => host.links.get_mut(&TAP).unwrap().controller = Some(BRIDGE),
-        Step::DisableIpv6 { .. } => {}
+        Step::SetIpv6 { .. } => {}
         other => panic!("a bridge's plan holds {other:?}"),
     }
 }
