@@ -411,3 +411,33 @@ fn without_the_right_to_load_programs_the_agent_says_so() {
         Ok(())
     });
 }
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn settings_that_are_wrong_keep_the_agent_from_starting() {
+    check(|lab| {
+        let file = lab.agent.config_dir().join("netd.toml");
+        fs::create_dir_all(lab.agent.config_dir())?;
+        for (text, words) in [
+            (
+                "[flows]\nmaximum = 5\n",
+                "line 2, column 1: unknown field `maximum`",
+            ),
+            (
+                "[timeouts]\nudp = 0\n",
+                "line 2, column 7: 0 is not within 1 to 2000000 seconds",
+            ),
+        ] {
+            fs::write(&file, text)?;
+            lab.agent.spawn()?;
+            let status = lab.agent.wait()?;
+            ensure!(status.code() == Some(1), "{status}");
+            let wanted = format!("error: {}, {words}", file.display());
+            ensure!(lab.agent.log().contains(&wanted), "{}", lab.agent.log());
+        }
+        fs::write(&file, include_str!("../../dist/netd.toml"))?;
+        lab.agent.start()?;
+        fs::remove_file(&file)?;
+        Ok(())
+    });
+}

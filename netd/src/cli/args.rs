@@ -186,8 +186,8 @@ pub struct RunArgs {
     /// Where the agent keeps its files.
     #[command(flatten)]
     pub settings: Settings,
-    /// Connections that are tracked at most, for IPv4 and for IPv6 each; goes before [flows] max
-    /// of netd.toml
+    /// Connections that are tracked at most, for IPv4 and for IPv6 each; goes before the
+    /// setting in netd.toml
     #[arg(long, value_name = "N", value_parser = max_flows())]
     pub max_flows: Option<u32>,
 }
