@@ -8,8 +8,8 @@ use super::address::network_address;
 use super::error::XmlError;
 use super::extension::NatBehaviour;
 use super::types::{
-    AddressRange, Bandwidth, Bridge, Dhcp, Dns, Family, ForwardMode, Ip, MacTableManager, Nat,
-    Network, PortRange, Rate, VirtualPort, Vlan,
+    AddressRange, Bandwidth, Bridge, Dhcp, Dns, ForwardMode, Ip, MacTableManager, Nat, Network,
+    PortRange, Rate, VirtualPort, Vlan,
 };
 
 /// Longest name of a network: it names files, with a suffix behind it.
@@ -83,7 +83,6 @@ fn waits_for_the_datapath(network: &Network) -> Result<Vec<&'static str>, XmlErr
     let nat = network.nat().unwrap_or(&no_nat);
     let waiting = [
         (network.ipv6, "<network ipv6>"),
-        (network.has(Family::Ipv6), "<ip family='ipv6'>"),
         (nat.ipv6 == Some(true), "<nat ipv6>"),
         (nat.address.is_some(), "<nat><address>"),
         (

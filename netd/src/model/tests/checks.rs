@@ -168,14 +168,6 @@ fn start_waits_for_the_datapath() {
     };
     for (text, element) in [
         (
-            nat("<ip family='ipv6' address='fd00::1'/>"),
-            "<ip family='ipv6'>",
-        ),
-        (
-            network("<ip family='ipv6' address='fd00::1' prefix='48' localPtr='yes'/>"),
-            "<ip family='ipv6'>",
-        ),
-        (
             nat("").replace("<network>", "<network ipv6='yes'>"),
             "<network ipv6>",
         ),
@@ -360,6 +352,8 @@ fn start_accepts() {
             "<forward dev='eth0'><nat ipv6='no'><port start='1024' end='65535'/></nat></forward>\
              <ip address='10.0.0.1'/>",
         ),
+        nat("<ip family='ipv6' address='fd00::1'/>"),
+        network("<ip family='ipv6' address='fd00::1' prefix='48' localPtr='yes'/>"),
         nat("<bridge stp='off' delay='3' macTableManager='kernel'/><mtu size='9000'/>"),
         nat("<mac address='52:54:00:00:00:01'/><domain name='d' localOnly='yes'/>"),
         nat("<port isolated='no'/><metadata><a:b xmlns:a='urn:a'/></metadata>"),
