@@ -2,9 +2,7 @@
 
 use core::mem::zeroed;
 
-use aya_ebpf::bindings::{
-    __sk_buff, BPF_ANY, BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple,
-};
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple};
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_loop, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
@@ -85,7 +83,11 @@ fn insert_entries<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
         last: claim.last,
     };
     // Without a choice: once more after a dead flow was cleared away.
-    let tries = if claim.translate != 0 { range.tries() } else { 2 };
+    let tries = if claim.translate != 0 {
+        range.tries()
+    } else {
+        2
+    };
     let mut search = Search {
         ctx: ctx.skb.skb,
         // SAFETY: takes no pointers.
@@ -166,11 +168,10 @@ extern "C" fn try_port<F: Family>(attempt: u32, search: *mut Search) -> i64 {
             return 0;
         }
     }
-    search.result =
-        match F::flows().insert(&back_key, &scratch.back, u64::from(BPF_NOEXIST)) {
-            Ok(()) => 0,
-            Err(error) => error,
-        };
+    search.result = match F::flows().insert(&back_key, &scratch.back, u64::from(BPF_NOEXIST)) {
+        Ok(()) => 0,
+        Err(error) => error,
+    };
     if search.result != EEXIST {
         return 1;
     }

@@ -88,8 +88,12 @@ fn complete(ctx: &TcContext) -> Option<()> {
     ctx.skb.store(udp + 4, &new_udp, 0).ok()?;
     ctx.skb.store(udp + 6, &[0u8; 2], 0).ok()?;
 
-    let pseudo =
-        fold(u64::from(packet.key.src) + u64::from(packet.key.dst) + sum2([0, proto::UDP]) + sum2(new_udp));
+    let pseudo = fold(
+        u64::from(packet.key.src)
+            + u64::from(packet.key.dst)
+            + sum2([0, proto::UDP])
+            + sum2(new_udp),
+    );
     let data =
         sum_of(ctx, udp + UdpHdr::LEN, ctx.len())? + sum2(SERVER) + sum2(CLIENT) + sum2(new_udp);
     let wanted = !fold(2 * u64::from(pseudo));

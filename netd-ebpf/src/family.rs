@@ -67,11 +67,7 @@ pub trait Family: Copy + 'static {
     /// Is this an untagged packet of the family?
     fn is(ctx: &TcContext) -> bool;
     /// Read the headers of the packet whose IP header starts at `l3` into `packet`.
-    fn parse(
-        ctx: &TcContext,
-        l3: usize,
-        packet: &mut Packet<Self::Addr>,
-    ) -> Result<(), Unread>;
+    fn parse(ctx: &TcContext, l3: usize, packet: &mut Packet<Self::Addr>) -> Result<(), Unread>;
     /// Does the packet name stations to go by (source route, routing header)?
     fn has_source_route(ctx: &TcContext, l3: usize) -> bool;
     /// Offset of the transport header, and protocol, of the packet that an ICMP error quotes from

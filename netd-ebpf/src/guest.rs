@@ -72,13 +72,7 @@ fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
         smac,
     };
     seen.keep(source, ETH);
-    let action = stage::run::<F>(
-        ctx,
-        F::guest_known,
-        F::icmp_error,
-        F::guest_first,
-        F::send,
-    );
+    let action = stage::run::<F>(ctx, F::guest_known, F::icmp_error, F::guest_first, F::send);
     if action < REJECT {
         return action;
     }
@@ -144,8 +138,7 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 
 #[inline(always)]
 fn is_isolated<F: Family>(bridge: u32) -> bool {
-    maps::network(bridge)
-        .is_some_and(|n| Mode::from_u8(F::side(n).mode) == Mode::Isolated)
+    maps::network(bridge).is_some_and(|n| Mode::from_u8(F::side(n).mode) == Mode::Isolated)
 }
 
 #[inline(always)]

@@ -45,9 +45,7 @@ impl Family for V4 {
     fn pick(first: u32, last: u32, n: u32) -> u32 {
         let (first, last) = (u32::from_be(first), u32::from_be(last));
         let count = u64::from(last.wrapping_sub(first)) + 1;
-        first
-            .wrapping_add((u64::from(n) % count) as u32)
-            .to_be()
+        first.wrapping_add((u64::from(n) % count) as u32).to_be()
     }
 
     #[inline(always)]

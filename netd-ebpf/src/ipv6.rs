@@ -285,7 +285,7 @@ impl Family for V6 {
                 *field = u16::from_ne_bytes(lower);
             }
             if nat {
-                                let addresses = ip.cast::<[u32; 4]>();
+                let addresses = ip.cast::<[u32; 4]>();
                 // Source and destination begin after eight bytes.
                 *addresses.byte_add(8) = *src;
                 *addresses.byte_add(24) = *dst;
@@ -364,9 +364,8 @@ extern "C" fn extension_headers(ctx: *mut __sk_buff, start: u32, next: u32) -> u
 /// The two halves of an address as numbers (host order).
 #[inline(always)]
 fn halves([a, b, c, d]: Words) -> [u64; 2] {
-    let join = |high: u32, low: u32| {
-        u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low))
-    };
+    let join =
+        |high: u32, low: u32| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
     [join(a, b), join(c, d)]
 }
 

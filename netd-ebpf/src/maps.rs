@@ -3,8 +3,8 @@
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
-    BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Fragment,
-    FragmentKey, Network, RESERVED_WORDS, ReservedWord, Slot, Subnet, Sweeper, Usage,
+    BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
+    Network, RESERVED_WORDS, ReservedWord, Slot, Subnet, Sweeper, Usage,
 };
 use netd_common::flow::{State, Timeout};
 use netd_common::reason::DROP_ENTRIES;

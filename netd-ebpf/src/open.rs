@@ -236,12 +236,7 @@ fn hide<F: Family>(
 
 /// What a TCP connection's first segment says of windows.
 #[inline(always)]
-fn first_segment<A>(
-    ctx: &TcContext,
-    packet: &Packet<A>,
-    flow: &mut Flow<A>,
-    back: &mut Flow<A>,
-) {
+fn first_segment<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, back: &mut Flow<A>) {
     if packet.control & tcp::SYN != 0 {
         flow.wscale = window_scale(ctx.skb.skb, packet.at) as u8;
         // What the answer must acknowledge; no window yet.

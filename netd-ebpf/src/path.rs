@@ -8,9 +8,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{
-    DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks,
-};
+use netd_common::abi::{DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks};
 use netd_common::flow::proto;
 
 use crate::family::Family;

@@ -143,12 +143,7 @@ fn may_answer() -> bool {
 /// Cut the packet for the quote and make room before it. Returns how many bytes of the transport
 /// header are quoted and their sum; `None` when the kernel refuses.
 #[inline(always)]
-fn make_room(
-    ctx: &TcContext,
-    header_len: usize,
-    added: usize,
-    tcp: bool,
-) -> Option<(usize, u64)> {
+fn make_room(ctx: &TcContext, header_len: usize, added: usize, tcp: bool) -> Option<(usize, u64)> {
     let l4 = ETH + header_len;
     // Quote eight bytes (RFC 792); IPv6 would have more (RFC 4443), but they tell nothing more.
     let rest: [u16; 4] = ctx.load(l4).ok()?;
@@ -179,11 +174,7 @@ fn make_room(
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn reject_answer4(
-    ctx: *mut __sk_buff,
-    own: *const u32,
-    message: u32,
-) -> i32 {
+extern "C" fn reject_answer4(ctx: *mut __sk_buff, own: *const u32, message: u32) -> i32 {
     arguments!(ctx, own; else 1);
     let Some(Seen { packet, .. }) = V4::seen() else {
         return 1;
@@ -228,11 +219,7 @@ fn build4(ctx: &TcContext, packet: &Packet<u32>, own: u32, message: [u8; 2]) -> 
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn reject_answer6(
-    ctx: *mut __sk_buff,
-    own: *const Words,
-    message: u32,
-) -> i32 {
+extern "C" fn reject_answer6(ctx: *mut __sk_buff, own: *const Words, message: u32) -> i32 {
     arguments!(ctx, own; else 1);
     let Some(Seen { packet, .. }) = V6::seen() else {
         return 1;

@@ -83,8 +83,7 @@ fn is_dead_at<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, now: u32)
         return true;
     };
     let timeout = maps::timeout_of(key.proto, State::from_u8(flow.state));
-    partner.partner(key.proto) != *key
-        || expired(timeout, flow.last_seen, partner.last_seen, now)
+    partner.partner(key.proto) != *key || expired(timeout, flow.last_seen, partner.last_seen, now)
 }
 
 /// Remove a flow by its opener's key, if it has this slot. Its network is told.

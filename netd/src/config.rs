@@ -6,6 +6,8 @@ use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use netd_common::abi::ticks;
+use netd_common::flow::{TIMEOUTS, Timeout};
 use serde::{Deserialize, Deserializer};
 
 /// Least and greatest size of the flow table, in flows of one family.
@@ -123,6 +125,35 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// In the datapath's ticks, by [`Timeout`].
+    #[must_use]
+    pub fn in_ticks(&self) -> [u32; TIMEOUTS] {
+        let mut all = [0; TIMEOUTS];
+        for (timeout, seconds) in [
+            (Timeout::TcpSynSent, self.tcp_syn_sent),
+            (Timeout::TcpSynRecv, self.tcp_syn_recv),
+            (Timeout::TcpEstablished, self.tcp_established),
+            (Timeout::TcpFinWait, self.tcp_fin_wait),
+            (Timeout::TcpCloseWait, self.tcp_close_wait),
+            (Timeout::TcpLastAck, self.tcp_last_ack),
+            (Timeout::TcpTimeWait, self.tcp_time_wait),
+            (Timeout::TcpClose, self.tcp_close),
+            (Timeout::Udp, self.udp),
+            (Timeout::UdpStream, self.udp_stream),
+            (Timeout::Icmp, self.icmp),
+            (Timeout::SctpOpening, self.sctp_opening),
+            (Timeout::SctpEstablished, self.sctp_established),
+            (Timeout::SctpClosing, self.sctp_closing),
+            (Timeout::Generic, self.generic),
+            (Timeout::Fragment, self.fragment),
+        ] {
+            all[timeout as usize] = ticks(u64::from(seconds.get()));
+        }
+        all
+    }
+}
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -147,12 +178,6 @@ pub enum ConfigError {
         /// What is wrong there.
         message: String,
     },
-    /// The file is right, but this version does nothing with it.
-    #[error(
-        "{} (or --max-flows) sets [flows] or [timeouts], which this version of netd does not act \
-         upon yet; leave them at their defaults", .0.display()
-    )]
-    NotActedUpon(PathBuf),
 }
 
 impl Config {
@@ -196,19 +221,6 @@ impl Config {
                 message: error.message().replace('\n', ", "),
             }
         })
-    }
-
-    /// Refuses settings that the datapath does not follow yet, rather than pass over them. To be
-    /// removed when it does.
-    ///
-    /// # Errors
-    /// Something differs from its default.
-    pub fn wait_for_the_datapath(&self, path: &Path) -> Result<(), ConfigError> {
-        if *self == Self::default() {
-            Ok(())
-        } else {
-            Err(ConfigError::NotActedUpon(path.to_owned()))
-        }
     }
 }
 
@@ -396,17 +408,10 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_yet_is_refused() {
-        let path = Path::new("/etc/netd/netd.toml");
-        Config::default().wait_for_the_datapath(path).unwrap();
-        let error = parse("[timeouts]\nudp = 31")
-            .unwrap()
-            .wait_for_the_datapath(path)
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("/etc/netd/netd.toml (or --max-flows) sets")
+    fn defaults_are_the_datapaths_own() {
+        assert_eq!(
+            Timeouts::default().in_ticks(),
+            netd_common::flow::DEFAULT_TIMEOUTS
         );
     }
 }

@@ -77,15 +77,21 @@ impl Inner {
     /// Open everything the agent works with. Nothing of the host's network changes yet.
     pub async fn open(
         settings: Settings,
-        config: Config,
+        config: &Config,
         wake: Arc<Notify>,
     ) -> anyhow::Result<Self> {
-        config.wait_for_the_datapath(&settings.config_file())?;
         // Before an upgrade can replace the file, after which the kernel calls it "deleted".
         let binary = std::env::current_exe().context("cannot find the running binary")?;
         let store = Store::open(&settings)?;
         let links = Links::connect()?;
-        let mut datapath = Datapath::open(&settings.bpffs, &Limits::default())?;
+        let mut datapath = Datapath::open(
+            &settings.bpffs,
+            &Limits {
+                flows: config.flows.max,
+                per_network: config.flows.max_per_network,
+                timeouts: config.timeouts.in_ticks(),
+            },
+        )?;
         if log::wanted() {
             log::forward(&mut datapath)?;
         }

@@ -51,7 +51,7 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
     // Before the first look at the links, so that no change falls between.
     let mut watch_links = Watch::new().context("cannot watch the host's devices")?;
     let wake = Arc::new(Notify::new());
-    let mut inner = Inner::open(settings, config, Arc::clone(&wake)).await?;
+    let mut inner = Inner::open(settings, &config, Arc::clone(&wake)).await?;
     inner.start_up().await;
     let agent = Arc::new(Agent {
         inner: Mutex::new(inner),

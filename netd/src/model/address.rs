@@ -96,6 +96,29 @@ pub fn netmask_len(mask: Ipv4Addr) -> Option<u8> {
     (ones + bits.trailing_zeros().min(32 - ones) == 32).then_some(ones as u8)
 }
 
+impl AddressRange {
+    /// The range as prefixes: address and length, none overlapping another.
+    pub fn prefixes(self) -> impl Iterator<Item = (Ipv4Addr, u8)> {
+        let (mut next, end) = (u64::from(u32::from(self.start)), u32::from(self.end).into());
+        std::iter::from_fn(move || {
+            if next > end {
+                return None;
+            }
+            // The largest block that begins here and does not go beyond the end.
+            let aligned = if next == 0 {
+                32
+            } else {
+                next.trailing_zeros().min(32)
+            };
+            let fits = (end - next + 1).ilog2();
+            let bits = aligned.min(fits);
+            let address = Ipv4Addr::from(u32::try_from(next).unwrap_or(u32::MAX));
+            next += 1u64 << bits;
+            Some((address, (32 - bits) as u8))
+        })
+    }
+}
+
 /// The subnet's own address: everything after the prefix is zero.
 pub fn network_address(address: IpAddr, prefix: u8) -> IpAddr {
     match address {
@@ -148,6 +171,32 @@ pub fn check_range(start: IpAddr, end: IpAddr) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p15_ranges_are_made_of_prefixes() {
+        let range = |start: [u8; 4], end: [u8; 4]| {
+            let range = AddressRange {
+                start: start.into(),
+                end: end.into(),
+            };
+            range.prefixes().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            range([10, 0, 0, 1], [10, 0, 0, 1]),
+            [([10, 0, 0, 1].into(), 32)]
+        );
+        assert_eq!(
+            range([10, 0, 0, 1], [10, 0, 0, 6]),
+            [
+                ([10, 0, 0, 1].into(), 32),
+                ([10, 0, 0, 2].into(), 31),
+                ([10, 0, 0, 4].into(), 31),
+                ([10, 0, 0, 6].into(), 32)
+            ]
+        );
+        assert_eq!(range([0; 4], [255; 4]), [([0; 4].into(), 0)]);
+        assert_eq!(range([255; 4], [255; 4]), [([255; 4].into(), 32)]);
+    }
 
     #[test]
     fn mac_text() {

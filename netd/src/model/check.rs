@@ -8,7 +8,7 @@ use super::address::network_address;
 use super::error::XmlError;
 use super::extension::NatBehaviour;
 use super::types::{
-    AddressRange, Bandwidth, Bridge, Dhcp, Dns, ForwardMode, Ip, MacTableManager, Nat, Network,
+    AddressRange, Bandwidth, Bridge, Dhcp, Dns, ForwardMode, Ip, MacTableManager, Network,
     PortRange, Rate, VirtualPort, Vlan,
 };
 
@@ -79,21 +79,10 @@ pub fn check_start(network: &Network) -> Result<(), XmlError> {
 /// What the agent is ready for and the eBPF programs are not: refused with everything else that has
 /// no effect. This function goes when the programs have it.
 fn waits_for_the_datapath(network: &Network) -> Result<Vec<&'static str>, XmlError> {
-    let no_nat = Nat::default();
-    let nat = network.nat().unwrap_or(&no_nat);
-    let waiting = [
-        (network.ipv6, "<network ipv6>"),
-        (nat.ipv6 == Some(true), "<nat ipv6>"),
-        (nat.address.is_some(), "<nat><address>"),
-        (
-            network.nat_ports() != PortRange::UNPRIVILEGED,
-            "<nat><port>",
-        ),
-        (
-            network.nat_behaviour()? != NatBehaviour::default(),
-            "<netd:nat>",
-        ),
-    ];
+    let waiting = [(
+        network.nat_behaviour()? != NatBehaviour::default(),
+        "<netd:nat>",
+    )];
     let waiting = waiting.into_iter().filter(|(given, _)| *given);
     Ok(waiting.map(|(_, element)| element).collect())
 }

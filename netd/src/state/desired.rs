@@ -1,14 +1,17 @@
 //! What active networks ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use netd_common::abi::{self, DEVICE_ETHERNET, Device, Mode, Side};
+use netd_common::abi::{
+    self, DEVICE_ETHERNET, Device, Mode, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS,
+    NETWORK_FILTER_NONE, Side,
+};
 
 use crate::datapath::maps::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Link, Scope, Snapshot, effective_delay_ms};
-use crate::model::{Family, ForwardMode, Mac, Network};
+use crate::model::{Family, Filtering, ForwardMode, Mac, Mapping, Network, network_address};
 
 /// Kernel's default MTU of a bridge, when nothing says otherwise.
 const DEFAULT_MTU: u32 = 1500;
@@ -78,8 +81,9 @@ pub fn bridge_spec(network: &Network) -> Option<BridgeSpec> {
     })
 }
 
-fn mode(network: &Network) -> Option<Mode> {
-    match network.mode() {
+/// The mode of a network for one family; `None` for one whose bridge is not netd's.
+fn mode(network: &Network, family: Family) -> Option<Mode> {
+    match network.mode_for(family) {
         ForwardMode::None => Some(Mode::Isolated),
         ForwardMode::Nat => Some(Mode::Nat),
         ForwardMode::Route => Some(Mode::Route),
@@ -88,18 +92,42 @@ fn mode(network: &Network) -> Option<Mode> {
     }
 }
 
-/// IPv6 is routed unless the definition says otherwise.
-fn mode_v6(mode: Mode) -> Mode {
-    match mode {
-        Mode::Nat => Mode::Route,
-        other => other,
+/// What the programs are to know of a network; `None` for one whose bridge is not netd's.
+fn network_record(network: &Network, link: &Link, uplink: u32) -> Option<abi::Network> {
+    let gateway = network.ipv4_subnets().next();
+    let gateway6 = network.ipv6_subnets().next();
+    let pool = network.nat_addresses();
+    let ports = network.nat_ports();
+    // A definition whose metadata cannot be read is never started.
+    let behaviour = network.nat_behaviour().unwrap_or_default();
+    let mut flags = 0;
+    if behaviour.mapping == Mapping::EndpointIndependent {
+        flags |= NETWORK_ENDPOINT_INDEPENDENT;
     }
-}
-
-fn ipv6_subnets(network: &Network) -> impl Iterator<Item = (Ipv6Addr, u8)> + '_ {
-    network.ips.iter().filter_map(|ip| match ip.address {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(address) => Some((address, ip.prefix_len())),
+    flags |= match behaviour.filtering {
+        Filtering::AddressAndPortDependent => 0,
+        Filtering::AddressDependent => NETWORK_FILTER_ADDRESS,
+        Filtering::EndpointIndependent => NETWORK_FILTER_NONE,
+    };
+    Some(abi::Network {
+        v4: Side {
+            gateway: gateway.map_or([0; 4], |(address, _)| address.octets()),
+            first: pool.map_or([0; 4], |pool| pool.start.octets()),
+            last: pool.map_or([0; 4], |pool| pool.end.octets()),
+            mode: mode(network, Family::Ipv4)? as u8,
+            zero: [0; 3],
+        },
+        v6: Side {
+            gateway: gateway6.map_or([0; 16], |(address, _)| address.octets()),
+            mode: mode(network, Family::Ipv6)? as u8,
+            ..Side::default()
+        },
+        uplink,
+        mac: link.mac.unwrap_or_default().0,
+        mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+        first_port: ports.start,
+        last_port: ports.end,
+        flags,
     })
 }
 
@@ -132,7 +160,6 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
         return records;
     }
     for (&index, (network, link)) in &bridges {
-        let Some(mode) = mode(network) else { continue };
         let uplink = network
             .forward
             .as_ref()
@@ -140,40 +167,26 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
             .map_or(0, |name| {
                 snapshot.by_name(name).map_or(u32::MAX, |link| link.index)
             });
-        let gateway = network.ipv4_subnets().next();
-        records.networks.insert(
-            index,
-            abi::Network {
-                v4: Side {
-                    gateway: gateway.map_or([0; 4], |(address, _)| address.octets()),
-                    mode: mode as u8,
-                    ..Side::default()
-                },
-                v6: Side {
-                    gateway: ipv6_subnets(network)
-                        .next()
-                        .map_or([0; 16], |(address, _)| address.octets()),
-                    mode: mode_v6(mode) as u8,
-                    ..Side::default()
-                },
-                uplink,
-                mac: link.mac.unwrap_or_default().0,
-                mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-                ..abi::Network::default()
-            },
-        );
+        let Some(record) = network_record(network, link, uplink) else {
+            continue;
+        };
+        records.networks.insert(index, record);
         for (address, prefix) in network.ipv4_subnets() {
-            records
-                .v4
-                .subnets
-                .insert((subnet(address, prefix).octets(), prefix), index);
+            if let IpAddr::V4(subnet) = network_address(address.into(), prefix) {
+                let subnet = (subnet.octets(), prefix);
+                records.v4.subnets.insert(subnet, index);
+            }
         }
-        for (address, prefix) in ipv6_subnets(network) {
-            let mask = u128::MAX
-                .checked_shl(128 - u32::from(prefix.min(128)))
-                .unwrap_or(0);
-            let subnet = Ipv6Addr::from(u128::from(address) & mask);
-            records.v6.subnets.insert((subnet.octets(), prefix), index);
+        for (address, prefix) in network.ipv6_subnets() {
+            if let IpAddr::V6(subnet) = network_address(address.into(), prefix) {
+                let subnet = (subnet.octets(), prefix);
+                records.v6.subnets.insert(subnet, index);
+            }
+        }
+        if let Some(pool) = network.nat_addresses() {
+            for (prefix, len) in pool.prefixes() {
+                records.v4.pools.insert((prefix.octets(), len), index);
+            }
         }
         for port in snapshot.ports_of(index) {
             records.ports.insert(port.index, index);
@@ -284,13 +297,6 @@ pub fn hooks(networks: &[&Network], snapshot: &Snapshot) -> BTreeSet<Attachment>
         }
     }
     hooks
-}
-
-fn subnet(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
-    let mask = u32::MAX
-        .checked_shl(32 - u32::from(prefix.min(32)))
-        .unwrap_or(0);
-    Ipv4Addr::from(u32::from(address) & mask)
 }
 
 /// MTU of a bridge that is still to be created.

@@ -167,23 +167,6 @@ fn start_waits_for_the_datapath() {
         ))
     };
     for (text, element) in [
-        (
-            nat("").replace("<network>", "<network ipv6='yes'>"),
-            "<network ipv6>",
-        ),
-        (with_nat("<nat ipv6='yes'/>"), "<nat ipv6>"),
-        (
-            with_nat("<nat><address start='1.1.1.1' end='1.1.1.1'/></nat>"),
-            "<nat><address>",
-        ),
-        (
-            with_nat("<nat><port start='1' end='2'/></nat>"),
-            "<nat><port>",
-        ),
-        (
-            with_nat("<nat><port start='1024' end='1024'/></nat>"),
-            "<nat><port>",
-        ),
         (netd_nat("mapping='endpoint-independent'"), "<netd:nat>"),
         (
             netd_nat("mapping='endpoint-independent' filtering='address-dependent'"),
