@@ -1,5 +1,6 @@
 //! The agent under test: its own directories, its process, and clients that talk to it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -22,6 +23,7 @@ pub struct Agent {
     source: PathBuf,
     binary: PathBuf,
     environment: Vec<(String, String)>,
+    flags: Vec<String>,
     child: Option<Child>,
 }
 
@@ -50,6 +52,7 @@ impl Agent {
             source: source.to_owned(),
             binary: directory.join("bin/netd"),
             environment: Vec::new(),
+            flags: Vec::new(),
             child: None,
         };
         for part in ["bin", "etc", "lib", "run"] {
@@ -112,6 +115,44 @@ impl Agent {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Adds flags to `netd run` for agents started from now on.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
+    /// Does `netd run` know a flag?
+    ///
+    /// # Errors
+    /// The binary cannot be started.
+    pub fn knows_flag(&self, flag: &str) -> Result<bool> {
+        let help = crate::run(self.command().arg(&self.binary).args(["run", "--help"]))?;
+        Ok(help.contains(flag))
+    }
+
+    /// Packets dropped so far, by the name of the reason.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let status: serde_json::Value = serde_json::from_str(&self.ok(["status", "--json"])?)?;
+        let list = status["drops"].as_array().context("a list of drops")?;
+        list.iter()
+            .map(|drop| {
+                let name = drop["reason"].as_str().context("a reason")?;
+                let packets = drop["packets"].as_u64().context("a count")?;
+                Ok((name.to_owned(), packets))
+            })
+            .collect()
+    }
+
+    /// Packets dropped so far for that reason; 0 where the agent knows no such reason.
+    ///
+    /// # Errors
+    /// As [`Agent::drops`].
+    pub fn dropped(&self, reason: &str) -> Result<u64> {
+        Ok(self.drops()?.get(reason).copied().unwrap_or(0))
+    }
+
     /// The directory flags.
     #[must_use]
     pub fn directories(&self) -> Vec<String> {
@@ -152,6 +193,7 @@ impl Agent {
             .args(self.directories())
             .arg("--socket")
             .arg(self.socket())
+            .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

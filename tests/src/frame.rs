@@ -8,7 +8,7 @@ use nix::sys::socket::{LinkAddr, MsgFlags, sendto};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::Netns;
-use crate::packet::{TCP, UDP, checksum};
+use crate::packet::{TCP, UDP, checksum, transport_checksum};
 
 /// EtherType of an IEEE 802.1Q tag.
 pub const VLAN: u16 = 0x8100;
@@ -31,6 +31,10 @@ pub struct Frame {
     pub destination: Ipv4Addr,
     /// IP options, whole words.
     pub options: Vec<u8>,
+    /// Identification, which the fragments of one packet share.
+    pub id: u16,
+    /// Time to live.
+    pub ttl: u8,
     /// Flags and fragment offset, as the header holds them.
     pub fragment: u16,
     /// Protocol number.
@@ -80,10 +84,46 @@ impl Frame {
             source,
             destination,
             options: Vec::new(),
+            id: 0x1234,
+            ttl: 64,
             fragment: 0,
             protocol,
             payload,
         }
+    }
+
+    /// From one MAC address to another.
+    #[must_use]
+    pub fn between(mut self, from: [u8; 6], to: [u8; 6]) -> Self {
+        (self.from, self.to) = (from, to);
+        self
+    }
+
+    /// Fills in the checksum of a UDP datagram.
+    #[must_use]
+    pub fn with_udp_checksum(mut self) -> Self {
+        self.payload[6..8].fill(0);
+        let sum = transport_checksum(self.source, self.destination, UDP, &self.payload);
+        // A sum of 0 would say that there is none.
+        let sum = sum.map_or(0, |sum| if sum == 0 { 0xffff } else { sum });
+        self.payload[6..8].copy_from_slice(&sum.to_be_bytes());
+        self
+    }
+
+    /// The same packet cut up, in order; `room` is what a fragment holds, a multiple of 8.
+    #[must_use]
+    pub fn fragments(&self, room: usize) -> Vec<Self> {
+        let count = self.payload.len().div_ceil(room);
+        let pieces = self.payload.chunks(room).enumerate();
+        pieces
+            .map(|(number, piece)| {
+                let more = if number + 1 < count { 0x2000 } else { 0 };
+                let mut fragment = self.clone();
+                fragment.fragment = more | (number * room / 8) as u16;
+                fragment.payload = piece.to_vec();
+                fragment
+            })
+            .collect()
     }
 
     /// The packet without the frame.
@@ -92,9 +132,9 @@ impl Frame {
         let header = 20 + self.options.len();
         let mut packet = vec![0x40 | (header / 4) as u8, 0];
         packet.extend(((header + self.payload.len()) as u16).to_be_bytes());
-        packet.extend([0x12, 0x34]);
+        packet.extend(self.id.to_be_bytes());
         packet.extend(self.fragment.to_be_bytes());
-        packet.extend([64, self.protocol, 0, 0]);
+        packet.extend([self.ttl, self.protocol, 0, 0]);
         packet.extend(self.source.octets());
         packet.extend(self.destination.octets());
         packet.extend(&self.options);
@@ -104,7 +144,9 @@ impl Frame {
         packet
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// The frame as it goes on the wire.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         let mut frame = [self.to, self.from].concat();
         for (ether_type, number) in &self.tags {
             frame.extend(ether_type.to_be_bytes());

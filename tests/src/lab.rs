@@ -118,6 +118,20 @@ impl Lab {
         Ok(guest)
     }
 
+    /// Starts the agent and one NAT network (number 1) with guest number 1, which knows its way out.
+    ///
+    /// # Errors
+    /// Any of it fails.
+    pub fn nat_guest(&mut self) -> Result<Guest> {
+        self.agent.start()?;
+        let network = Network::nat("default", 1);
+        self.up(&network)?;
+        let guest = self.member(1, &network)?;
+        guest.ping(&network.gateway().to_string())?;
+        guest.ping(&OUTSIDE.to_string())?;
+        Ok(guest)
+    }
+
     /// The table of a network's leases once it shows `address`: dnsmasq calls the helper that
     /// notes a lease only after it has answered the guest.
     ///

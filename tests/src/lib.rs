@@ -11,6 +11,8 @@
 //! Everything here needs root. Nothing here changes the machine's own network.
 
 pub mod agent;
+pub mod crowd;
+pub mod flood;
 pub mod frame;
 pub mod guest;
 pub mod lab;
@@ -19,6 +21,7 @@ pub mod network;
 pub mod packet;
 pub mod snapshot;
 pub mod sniffer;
+pub mod tap;
 pub mod traffic;
 
 use std::path::Path;
@@ -28,13 +31,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use agent::Agent;
+pub use crowd::Crowd;
+pub use flood::Flood;
 pub use frame::{Frame, Wire};
 pub use guest::{Guest, Lease};
 pub use lab::Lab;
-pub use netns::Netns;
+pub use netns::{Counters, Netns};
 pub use network::Network;
 pub use snapshot::Snapshot;
 pub use sniffer::Sniffer;
+pub use tap::Tap;
 
 /// Runs a command to its end and returns what it printed to stdout; any other end than success is
 /// an error that shows the command and all it said.

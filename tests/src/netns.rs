@@ -22,6 +22,19 @@ pub struct Netns {
     name: String,
 }
 
+/// Counters of a device. A segment that a card is to cut up later is one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets received.
+    pub received_packets: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+}
+
 impl Netns {
     /// A fresh namespace with its loopback up. `label` is for people; the name is unique.
     ///
@@ -201,6 +214,25 @@ impl Netns {
     pub fn ifindex(&self, device: &str) -> Result<u64> {
         let link = self.link(device)?;
         link["ifindex"].as_u64().context("a device has a number")
+    }
+
+    /// What a device has received and sent so far.
+    ///
+    /// # Errors
+    /// No such device.
+    pub fn counters(&self, device: &str) -> Result<Counters> {
+        let text = self.run(["ip", "-s", "-j", "link", "show", "dev", device])?;
+        let list: serde_json::Value = serde_json::from_str(&text)?;
+        let count = |way: &str, what: &str| {
+            let value = list[0]["stats64"][way][what].as_u64();
+            value.with_context(|| format!("no {way} {what} of {device}: {text}"))
+        };
+        Ok(Counters {
+            received_packets: count("rx", "packets")?,
+            received_bytes: count("rx", "bytes")?,
+            sent_packets: count("tx", "packets")?,
+            sent_bytes: count("tx", "bytes")?,
+        })
     }
 
     fn link(&self, device: &str) -> Result<serde_json::Value> {

@@ -22,6 +22,10 @@ pub struct Ipv4 {
     pub ttl: u8,
     /// Is it a fragment other than the first?
     pub later_fragment: bool,
+    /// Flags and fragment offset, as the header holds them.
+    pub fragment: u16,
+    /// Bytes of the whole packet, however few of them were captured.
+    pub length: usize,
     /// What follows the header, as far as it was captured.
     pub payload: Vec<u8>,
 }
@@ -52,6 +56,7 @@ impl Ipv4 {
         };
         // The length field is 0 in frames that the kernel will cut up later.
         let total = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+        let fragment = u16::from_be_bytes([packet[6], packet[7]]);
         let end = if total < header {
             packet.len()
         } else {
@@ -62,9 +67,17 @@ impl Ipv4 {
             destination: address(16)?,
             protocol: packet[9],
             ttl: packet[8],
-            later_fragment: u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff != 0,
+            later_fragment: fragment & 0x1fff != 0,
+            fragment,
+            length: total.max(end),
             payload: packet[header..end].to_vec(),
         })
+    }
+
+    /// Is it a fragment, first, middle or last?
+    #[must_use]
+    pub fn is_fragment(&self) -> bool {
+        self.fragment & 0x3fff != 0
     }
 
     fn port(&self, at: usize) -> Option<u16> {
@@ -108,19 +121,18 @@ impl Ipv4 {
     /// Does the checksum of a whole UDP datagram fit its content?
     #[must_use]
     pub fn udp_checksum_is_complete(&self) -> bool {
-        let Ok(length) = u16::try_from(self.payload.len()) else {
-            return false;
-        };
-        if self.protocol != UDP || length < 8 {
-            return false;
-        }
-        let mut pseudo = Vec::with_capacity(self.payload.len() + 12);
-        pseudo.extend(self.source.octets());
-        pseudo.extend(self.destination.octets());
-        pseudo.extend([0, UDP]);
-        pseudo.extend(length.to_be_bytes());
-        pseudo.extend(&self.payload);
-        checksum(&pseudo) == 0
+        self.protocol == UDP && self.payload.len() >= 8 && self.sums_up()
+    }
+
+    /// Does the checksum of a whole TCP segment fit its content?
+    #[must_use]
+    pub fn tcp_checksum_is_complete(&self) -> bool {
+        self.protocol == TCP && self.payload.len() >= 20 && self.sums_up()
+    }
+
+    fn sums_up(&self) -> bool {
+        let sum = transport_checksum(self.source, self.destination, self.protocol, &self.payload);
+        sum == Some(0)
     }
 
     /// Does the checksum of a whole ICMP message fit its content?
@@ -128,6 +140,23 @@ impl Ipv4 {
     pub fn icmp_checksum_is_right(&self) -> bool {
         self.protocol == ICMP && checksum(&self.payload) == 0
     }
+}
+
+/// Checksum of TCP and UDP with their pseudo header; `None` where the length has no room in it.
+pub(crate) fn transport_checksum(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    payload: &[u8],
+) -> Option<u16> {
+    let length = u16::try_from(payload.len()).ok()?;
+    let mut pseudo = Vec::with_capacity(payload.len() + 12);
+    pseudo.extend(source.octets());
+    pseudo.extend(destination.octets());
+    pseudo.extend([0, protocol]);
+    pseudo.extend(length.to_be_bytes());
+    pseudo.extend(payload);
+    Some(checksum(&pseudo))
 }
 
 /// The Internet checksum.

@@ -35,6 +35,8 @@ pub const TEST: &[Needed] = &[
     needed("busybox", "busybox"),
     needed("bpftool", "bpftool"),
     needed("virsh", "libvirt-clients"),
+    needed("traceroute", "traceroute"),
+    needed("ethtool", "ethtool"),
 ];
 
 /// Installs the packages of those programs that are not there.
