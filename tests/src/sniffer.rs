@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
@@ -20,6 +20,9 @@ use crate::packet::Ipv4;
 const KEPT: usize = 2048;
 /// Room for what arrives while the capturing thread waits for a processor.
 const BUFFER: usize = 64 << 20;
+
+/// Time to read what arrived before the end.
+const LEFT_OVER: Duration = Duration::from_secs(1);
 
 /// A running capture of the IPv4 packets on all devices of one namespace.
 #[derive(Debug)]
@@ -84,10 +87,16 @@ fn packet_socket() -> Result<OwnedFd> {
 fn capture(socket: &OwnedFd, stop: &AtomicBool) -> Result<Vec<Ipv4>> {
     let mut packets = Vec::new();
     let mut frame = [0; KEPT];
+    let mut stopped = None;
     loop {
+        // What is in the buffer is read before the end, but traffic that goes on has none.
+        if stop.load(Ordering::Relaxed)
+            && stopped.get_or_insert_with(Instant::now).elapsed() > LEFT_OVER
+        {
+            return Ok(packets);
+        }
         match recv(socket, &mut frame, RecvFlags::empty()) {
             Ok((length, _)) => packets.extend(Ipv4::from_frame(&frame[..length])),
-            // What is in the buffer is read before the end.
             Err(rustix::io::Errno::AGAIN) if stop.load(Ordering::Relaxed) => return Ok(packets),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             // The device went away; others go on.
