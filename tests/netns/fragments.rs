@@ -128,7 +128,7 @@ fn p25_large_pings_pass_both_ways() {
         |lab, guest| {
             let ping = |netns: &Netns, to: std::net::Ipv4Addr| -> Result<()> {
                 let (size, to) = (LARGE.to_string(), to.to_string());
-                let command = ["busybox", "ping", "-c", "3", "-W", "2", "-s"];
+                let command = ["busybox", "ping", "-c", "3", "-i", "0.2", "-W", "2", "-s"];
                 let output = netns.output(command.into_iter().chain([&*size, &to]))?;
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 ensure!(text.contains(" 0% packet loss"), "ping {to}:\n{text}");
@@ -161,6 +161,53 @@ fn cast(wire: &Wire, datagram: &Frame, order: &[usize]) -> Result<()> {
         wire.send(&fragments[place])?;
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p25_fragments_of_two_guests_are_told_apart() {
+    natted(
+        |lab, guest| {
+            let network = Network::nat("default", 1);
+            let sibling = lab.member(2, &network)?;
+            sibling.ping(&OUTSIDE.to_string())?;
+            let outside = bound(&lab.wan, PORT)?;
+            let bridge = lab.hv.mac("virbr1")?;
+            let sender = |guest: &Guest, host: u8| -> Result<(Wire, Vec<u8>, Frame)> {
+                let data = content(host, 4000);
+                let source = (network.address(host), 5000 + u16::from(host));
+                let datagram = Frame::udp(source, (OUTSIDE, PORT), &data)
+                    .with_udp_checksum()
+                    .between(guest.netns().mac("eth0")?, bridge);
+                Ok((Wire::new(guest.netns(), "eth0")?, data, datagram))
+            };
+            let mut senders = [sender(guest, 11)?, sender(&sibling, 12)?];
+            for id in [[300, 301], [302, 302], [303, 303]] {
+                // Both have the same number by chance. Outside they have the same source, too.
+                for ((_, _, datagram), id) in senders.iter_mut().zip(id) {
+                    datagram.id = id;
+                }
+                for place in 0..3 {
+                    for (wire, _, datagram) in &senders {
+                        wire.send(&datagram.fragments(1480)[place])?;
+                    }
+                }
+                let mut arrived = Vec::new();
+                let mut buffer = vec![0; 65_536];
+                for _ in &senders {
+                    let (length, _) = outside
+                        .recv_from(&mut buffer)
+                        .with_context(|| format!("{} of 2 with {id:?}", arrived.len()))?;
+                    arrived.push(buffer[..length].to_vec());
+                }
+                for (_, data, _) in &senders {
+                    ensure!(arrived.contains(data), "with {id:?} they were mixed");
+                }
+            }
+            Ok(())
+        },
+        |_| Ok(()),
+    );
 }
 
 #[test]

@@ -173,6 +173,67 @@ fn p07_the_host_may_connect_from_a_port_that_a_guest_had_first() {
     });
 }
 
+/// Pings with an identifier of one's choice, for as long as it lives.
+struct Pinger(std::os::fd::OwnedFd);
+
+impl Pinger {
+    fn new(netns: &Netns) -> Result<Self> {
+        use rustix::net::{ipproto, sockopt};
+        let protocol = Some(ipproto::ICMP);
+        let socket = netns
+            .enter(|| rustix::net::socket(AddressFamily::INET, SocketType::RAW, protocol))??;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(SOON))?;
+        Ok(Self(socket))
+    }
+
+    /// Asks, and waits for the very answer.
+    fn ping(&self, identifier: u16, text: &[u8; 6]) -> Result<()> {
+        use rustix::net::{RecvFlags, SendFlags};
+        let mut message = vec![8, 0, 0, 0];
+        message.extend(identifier.to_be_bytes());
+        message.extend([0, 1]);
+        message.extend(text);
+        let sum = message.chunks(2).fold(0_u32, |sum, pair| {
+            sum + u32::from(u16::from_be_bytes([pair[0], pair[1]]))
+        });
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let to: SocketAddr = at(OUTSIDE, 0).into();
+        rustix::net::sendto(&self.0, &message, SendFlags::empty(), &to)?;
+        let name = String::from_utf8_lossy(text).into_owned();
+        let mut packet = [0; 128];
+        loop {
+            let (length, _) = rustix::net::recv(&self.0, &mut packet, RecvFlags::empty())
+                .with_context(|| format!("no answer to {name}"))?;
+            // A raw socket gets everybody's answers, with their headers.
+            let answer = &packet[20..length];
+            if answer[0] == 0 && answer[8..] == text[..] {
+                let own = answer[4..6] == identifier.to_be_bytes();
+                ensure!(own, "an answer to {name} with another identifier");
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p07_host_and_guest_may_ping_with_one_identifier() {
+    check(|lab| {
+        let guest = lab.nat_guest()?;
+        let (host, guest) = (Pinger::new(&lab.hv)?, Pinger::new(guest.netns())?);
+        host.ping(500, b"host 1")?;
+        guest.ping(500, b"vm   1")?;
+        guest.ping(501, b"vm   2")?;
+        host.ping(501, b"host 2")?;
+        for identifier in [500, 501] {
+            host.ping(identifier, b"host 3")?;
+            guest.ping(identifier, b"vm   3")?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p07_the_port_of_a_tunnel_is_not_given_to_guests() {
