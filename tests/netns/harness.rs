@@ -1,13 +1,14 @@
 //! The harness itself: what it reports is what is there. A plain Linux router stands for netd.
 
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at};
 use netd_tests::packet::UDP;
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Guest, Lab, Snapshot, Sniffer};
+use netd_tests::{Crowd, Flood, Frame, Guest, Lab, Snapshot, Sniffer, Wire};
 
 /// A hypervisor whose kernel routes a bridge with one guest; no agent takes part.
 fn plain_router() -> Result<(Lab, Guest)> {
@@ -132,7 +133,7 @@ fn a_guest_gets_a_lease_and_resolves_names() -> Result<()> {
     ensure!(lease.prefix == 24 && lease.seconds == 3600, "{lease:?}");
     ensure!(lease.domain.as_deref() == Some("lab"), "{lease:?}");
     let server = lease.dns.expect("a name server");
-    ensure!(guest.resolve("www.lab", server)? == "192.0.2.80".parse::<std::net::Ipv4Addr>()?);
+    ensure!(guest.resolve("www.lab", server)? == "192.0.2.80".parse::<Ipv4Addr>()?);
     ensure!(guest.resolve("vm1.lab", server)? == lease.address);
     ensure!(guest.resolve("nobody.lab", server).is_err());
     guest.ping(&OUTSIDE.to_string())?;
@@ -173,5 +174,78 @@ fn a_snapshot_shows_what_was_left_behind() -> Result<()> {
         lab.hv.run(undo.split(' '))?;
         before.wait_for_same(&lab.hv, lab.directory())?;
     }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_crowd_notices_which_connections_break() -> Result<()> {
+    let (lab, guest) = plain_router()?;
+    let patience = Duration::from_secs(2);
+    let whole = |clients: &Guest| {
+        Crowd::with_patience(clients.netns(), &lab.wan, at(OUTSIDE, 7), 50, patience)
+    };
+    let crowd = whole(&guest)?;
+    std::thread::sleep(Duration::from_secs(1));
+    crowd.finish()?.ensure_whole()?;
+
+    let crowd = whole(&guest)?;
+    std::thread::sleep(Duration::from_secs(1));
+    lab.hv.sysctl("net/ipv4/ip_forward", "0")?;
+    let outcome = crowd.finish()?;
+    ensure!(outcome.broken.len() == 50, "{outcome:?}");
+    ensure!(outcome.ensure_whole().is_err(), "{outcome:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn frames_and_their_fragments_are_well_made() -> Result<()> {
+    let (lab, guest) = plain_router()?;
+    let receiver = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, 7)))??;
+    receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let wire = Wire::new(guest.netns(), "eth0")?;
+    let data: Vec<u8> = (0..4000_u16).map(|at| (at / 3) as u8).collect();
+    let source = Ipv4Addr::new(192, 168, 122, 11);
+    let datagram = Frame::udp((source, 5000), (OUTSIDE, 7), &data)
+        .with_udp_checksum()
+        .between(guest.netns().mac("eth0")?, lab.hv.mac("br0")?);
+    for (id, order) in [(1, [0, 1, 2]), (2, [2, 1, 0])] {
+        let mut datagram = datagram.clone();
+        datagram.id = id;
+        for place in order {
+            wire.send(&datagram.fragments(1480)[place])?;
+        }
+        let mut buffer = vec![0; 65_536];
+        let (length, _) = receiver.recv_from(&mut buffer)?;
+        ensure!(buffer[..length] == data, "{order:?}: other data");
+    }
+    // The receiver looks at the sum.
+    let mut wrong = datagram;
+    wrong.payload[6] ^= 1;
+    for fragment in wrong.fragments(1480) {
+        wire.send(&fragment)?;
+    }
+    receiver.set_read_timeout(Some(Duration::from_millis(200)))?;
+    ensure!(
+        receiver.recv_from(&mut [0; 16]).is_err(),
+        "a wrong sum does not matter"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_capture_ends_although_traffic_goes_on() -> Result<()> {
+    let (lab, guest) = plain_router()?;
+    let frame = Frame::udp((HOST, 1), (OUTSIDE, 7), b"x")
+        .between(guest.netns().mac("eth0")?, lab.hv.mac("br0")?);
+    let flood = Flood::start(Wire::new(guest.netns(), "eth0")?, move |_| frame.clone());
+    let start = Instant::now();
+    let packets = Sniffer::start(guest.netns())?.finish()?;
+    let took = start.elapsed();
+    let sent = flood.finish()?;
+    ensure!(took < Duration::from_secs(3), "it took {took:?}");
+    ensure!(!packets.is_empty() && sent > 1000, "{sent} frames sent");
     Ok(())
 }

@@ -51,6 +51,20 @@ impl Crowd {
     /// # Errors
     /// The address is in use, or a connection cannot be made.
     pub fn start(clients: &Netns, server: &Netns, to: SocketAddrV4, count: usize) -> Result<Self> {
+        Self::with_patience(clients, server, to, count, PATIENCE)
+    }
+
+    /// The same where a connection may be silent for that long.
+    ///
+    /// # Errors
+    /// As [`Crowd::start`].
+    pub fn with_patience(
+        clients: &Netns,
+        server: &Netns,
+        to: SocketAddrV4,
+        count: usize,
+        patience: Duration,
+    ) -> Result<Self> {
         let listener = server
             .enter(|| TcpListener::bind(to))?
             .with_context(|| format!("TCP server on {to}"))?;
@@ -66,7 +80,8 @@ impl Crowd {
         let talking = {
             let (stop, exchanges) = (Arc::clone(&stop), Arc::clone(&exchanges));
             std::thread::spawn(move || {
-                let outcome = streams.and_then(|streams| talk(streams, &stop, &exchanges));
+                let outcome =
+                    streams.and_then(|streams| talk(streams, patience, &stop, &exchanges));
                 stop_server.store(true, Ordering::Relaxed);
                 outcome
             })
@@ -223,7 +238,12 @@ impl Talker {
     }
 }
 
-fn talk(streams: Vec<TcpStream>, stop: &AtomicBool, exchanges: &AtomicU64) -> Result<Outcome> {
+fn talk(
+    streams: Vec<TcpStream>,
+    patience: Duration,
+    stop: &AtomicBool,
+    exchanges: &AtomicU64,
+) -> Result<Outcome> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut outcome = Outcome::default();
     let mut talkers = Vec::new();
@@ -257,8 +277,8 @@ fn talk(streams: Vec<TcpStream>, stop: &AtomicBool, exchanges: &AtomicU64) -> Re
             let proven = stopped.is_some_and(|stopped| talker.last > stopped);
             done &= proven;
             match talker.asked {
-                Some(asked) if asked.elapsed() > PATIENCE => {
-                    broken.push((number, format!("no answer within {PATIENCE:?}")));
+                Some(asked) if asked.elapsed() > patience => {
+                    broken.push((number, format!("no answer within {patience:?}")));
                 }
                 None if round && !proven => {
                     if let Err(error) = talker.ask() {
