@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod crowd;
 pub mod flood;
+pub mod differential;
 pub mod frame;
 pub mod guest;
 pub mod lab;

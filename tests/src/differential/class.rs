@@ -1,0 +1,92 @@
+//! Kinds of traffic that can be switched on and off.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use anyhow::{Error, bail};
+
+macro_rules! classes {
+    ($($(#[$doc:meta])* $variant:ident, $name:literal;)*) => {
+        /// A kind of traffic.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Class {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Class {
+            /// Every one.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Its name on the command line.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+        }
+    };
+}
+
+classes! {
+    /// TCP connections, whole and broken.
+    Tcp, "tcp";
+    /// UDP.
+    Udp, "udp";
+    /// Pings.
+    Echo, "echo";
+    /// ICMP errors about the others.
+    Errors, "errors";
+    /// Packets of no connection, and such as do not fit theirs.
+    Strays, "strays";
+    /// TTL 1 and 2.
+    Ttl, "ttl";
+    /// IP options.
+    Options, "options";
+    /// Wrong checksums.
+    Checksums, "checksums";
+    /// Packets larger than the uplink's MTU.
+    Big, "big";
+    /// Fragments in order.
+    Fragments, "fragments";
+    /// Fragments in another order.
+    Disorder, "disorder";
+    /// SCTP.
+    Sctp, "sctp";
+    /// GRE, ESP and a protocol without a name.
+    Others, "others";
+    /// Everything over IPv6 too.
+    Ipv6, "ipv6";
+}
+
+impl FromStr for Class {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match Self::ALL.iter().find(|class| class.name() == name) {
+            Some(class) => Ok(*class),
+            None => {
+                let names: Vec<&str> = Self::ALL.iter().map(|class| class.name()).collect();
+                bail!(
+                    "no class of traffic is called {name:?}: {}",
+                    names.join(", ")
+                )
+            }
+        }
+    }
+}
+
+/// The kinds of traffic of a run.
+pub type Classes = BTreeSet<Class>;
+
+/// What netd can translate today. The other classes exist for the day when it can translate those.
+#[must_use]
+pub fn current() -> Classes {
+    let not_yet = [
+        Class::Fragments,
+        Class::Disorder,
+        Class::Sctp,
+        Class::Others,
+        Class::Ipv6,
+    ];
+    let all = Class::ALL.iter().copied();
+    all.filter(|class| !not_yet.contains(class)).collect()
+}

@@ -1,0 +1,172 @@
+//! What came of an event on one side against what came of it on the other.
+
+use std::fmt::Write as _;
+
+use super::arrival::Arrival;
+use super::cast::Actor;
+use super::conversation::{Conversation, Past};
+use super::header::Shown;
+use super::step::{Body, Step};
+
+/// Two sides that did not do the same.
+#[derive(Debug)]
+pub struct Difference<'a> {
+    /// Number of the event in the session.
+    pub number: u64,
+    /// The conversation.
+    pub conversation: &'a Conversation,
+    /// What was done.
+    pub step: &'a Step,
+    /// By whom.
+    pub sender: &'static Actor,
+    /// To whom.
+    pub receiver: &'static Actor,
+    /// What was sent, on both sides.
+    pub sent: &'a [Vec<Vec<u8>>; 2],
+    /// What came in on the side of the kernel.
+    pub kernel: &'a [Arrival],
+    /// What came in on netd's side.
+    pub netd: &'a [Arrival],
+    /// What is wrong with the translation, where the packets do not tell.
+    pub note: Option<String>,
+}
+
+/// Are they the same? Both are sorted.
+#[must_use]
+pub fn same(kernel: &[Arrival], netd: &[Arrival]) -> bool {
+    kernel.len() == netd.len() && kernel.iter().zip(netd).all(|(a, b)| a.key() == b.key())
+}
+
+impl Difference<'_> {
+    /// The kind of difference, the same for all that look alike.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        let outcomes = |arrivals: &[Arrival]| {
+            let list: Vec<String> = arrivals.iter().map(Arrival::outcome).collect();
+            if list.is_empty() {
+                "nothing".to_owned()
+            } else {
+                list.join(" + ")
+            }
+        };
+        let (kernel, netd) = (outcomes(self.kernel), outcomes(self.netd));
+        let what = describe(self.step);
+        let (from, to) = (self.sender.place, self.receiver.place);
+        let mut text = format!("{from:?} to {to:?}, {what}: ");
+        if let Some(note) = &self.note {
+            let _ = write!(text, "{note}");
+        } else if kernel == netd {
+            let pairs = self.kernel.iter().zip(self.netd);
+            let parts: Vec<String> = pairs
+                .map(|(a, b)| a.difference(b))
+                .filter(|part| !part.is_empty())
+                .collect();
+            let _ = write!(text, "{kernel}, but other {}", parts.join("; "));
+        } else {
+            let _ = write!(text, "kernel {kernel}, netd {netd}");
+        }
+        text
+    }
+
+    /// All there is to know.
+    #[must_use]
+    pub fn report(&self, seed: u64) -> String {
+        let Conversation { number, plan, .. } = self.conversation;
+        let mut text = format!(
+            "seed {seed}, event {}, conversation {number} ({}), {} to {}\n  {}\n",
+            self.number,
+            plan.name,
+            self.conversation.actor(super::step::End::Opener).name,
+            self.conversation.actor(super::step::End::Answerer).name,
+            self.kind()
+        );
+        for (name, side, arrivals) in [("kernel", 0, self.kernel), ("netd", 1, self.netd)] {
+            for packet in &self.sent[side] {
+                let _ = writeln!(
+                    text,
+                    "  {name:>6} sent {}: {}",
+                    self.sender.name,
+                    Shown(packet)
+                );
+            }
+            if arrivals.is_empty() {
+                let _ = writeln!(text, "  {name:>6} got  nothing");
+            }
+            for arrival in arrivals {
+                let _ = writeln!(text, "  {name:>6} got  {}", arrival.shown());
+            }
+        }
+        let _ = writeln!(text, "  before it, as sent (kernel | netd):");
+        for Past { number, sent } in &self.conversation.past {
+            for (kernel, netd) in sent[0].iter().zip(&sent[1]) {
+                let (kernel, netd) = (Shown(kernel).to_string(), Shown(netd).to_string());
+                if kernel == netd {
+                    let _ = writeln!(text, "    {number}: {kernel}");
+                } else {
+                    let _ = writeln!(text, "    {number}: {kernel}\n    | {netd}");
+                }
+            }
+        }
+        text
+    }
+}
+
+/// A step in a few words.
+fn describe(step: &Step) -> String {
+    let mut words = vec![match &step.body {
+        Body::Tcp { flags, .. } => {
+            let names = ["FIN", "SYN", "RST", "PSH", "ACK", "URG"];
+            let set: Vec<&str> = (0..6)
+                .filter(|bit| flags & (1 << bit) != 0)
+                .map(|bit| names[bit])
+                .collect();
+            format!("TCP [{}]", set.join(" "))
+        }
+        Body::Udp { checksum: true, .. } => "UDP".into(),
+        Body::Udp { .. } => "UDP without checksum".into(),
+        Body::Echo { reply: false, .. } => "echo request".into(),
+        Body::Echo { .. } => "echo reply".into(),
+        Body::Error {
+            kind,
+            quote,
+            router,
+        } => {
+            format!(
+                "{kind:?} quoting {quote:?}{}",
+                if *router { " by router" } else { "" }
+            )
+        }
+        Body::Sctp { chunk, .. } => format!("SCTP chunk {chunk}"),
+        Body::Other { protocol, .. } => format!("protocol {protocol}"),
+    }];
+    if let Some(oddity) = step.oddity {
+        words.push(format!("{oddity:?}"));
+    }
+    let twist = &step.twist;
+    if twist.ttl != 64 {
+        words.push(format!("ttl {}", twist.ttl));
+    }
+    if twist.options != super::step::Options::None {
+        words.push(format!("{:?}", twist.options));
+    }
+    if twist.bad_header {
+        words.push("bad header checksum".into());
+    }
+    if twist.cut != super::step::Cut::Whole {
+        words.push(format!("{:?}", twist.cut));
+    }
+    if length(&step.body) > super::cast::UPLINK_MTU - 60 {
+        words.push(if twist.dont_fragment { "big DF" } else { "big" }.into());
+    }
+    words.join(", ")
+}
+
+fn length(body: &Body) -> usize {
+    match body {
+        Body::Tcp { length, .. }
+        | Body::Udp { length, .. }
+        | Body::Echo { length, .. }
+        | Body::Other { length, .. } => *length,
+        Body::Error { .. } | Body::Sctp { .. } => 0,
+    }
+}

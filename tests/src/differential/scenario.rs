@@ -1,0 +1,396 @@
+//! Invents conversations: who with whom, by which ports, and every step from the first packet on.
+
+use super::cast::{self, CAST, Family, Place};
+use super::class::{Class, Classes};
+use super::random::Random;
+use super::step::{Body, Cut, End, ErrorKind, Oddity, Options, Quote, Step, Twist};
+use super::stream::Stream;
+
+/// Ports that openers use, one after the other, so that none comes again before the first
+/// conversation with it is long over.
+const PORTS: std::ops::Range<u16> = 10_000..60_000;
+/// Privileged ones.
+const LOW_PORTS: std::ops::Range<u16> = 1..1024;
+/// Ports that are conversed with.
+const SERVICES: &[u16] = &[53, 80, 443, 5000, 33_434];
+
+/// A conversation before it begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What happens, in two words.
+    pub name: &'static str,
+    /// Index of the opener in the cast.
+    pub opener: usize,
+    /// Index of the answerer.
+    pub answerer: usize,
+    /// Address family.
+    pub family: Family,
+    /// Port, or identifier, of the opener.
+    pub opener_port: u16,
+    /// Port of the answerer.
+    pub answerer_port: u16,
+    /// What they do.
+    pub steps: Vec<Step>,
+}
+
+/// An endless supply of conversations.
+#[derive(Debug)]
+pub struct Inventor {
+    random: Random,
+    classes: Classes,
+    next_port: u16,
+    next_low_port: u16,
+    /// The last conversations of NAT guests, to collide with.
+    recent: Vec<(Protocol, Plan)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Tcp,
+    Udp,
+    Echo,
+    Sctp,
+    Other,
+}
+
+impl Inventor {
+    /// The supply that belongs to a seed.
+    #[must_use]
+    pub fn new(seed: u64, classes: &Classes) -> Self {
+        Self {
+            random: Random::new(seed),
+            classes: classes.clone(),
+            next_port: PORTS.start,
+            next_low_port: LOW_PORTS.start,
+            recent: Vec::new(),
+        }
+    }
+
+    fn has(&self, class: Class) -> bool {
+        self.classes.contains(&class)
+    }
+
+    /// The next conversation.
+    pub fn invent(&mut self) -> Plan {
+        let protocol = self.protocol();
+        let (name, steps) = self.steps(protocol);
+        let collide = matches!(protocol, Protocol::Tcp | Protocol::Udp | Protocol::Echo)
+            && self.random.chance(6);
+        if collide && let Some(plan) = self.collision(protocol, name, &steps) {
+            return plan;
+        }
+        let (from, to) = *self.random.weighted(&[
+            (70, (Place::Nat, Place::Outside)),
+            (7, (Place::Nat, Place::Routed)),
+            (7, (Place::Routed, Place::Outside)),
+            (6, (Place::Outside, Place::Routed)),
+            (2, (Place::Routed, Place::Nat)),
+            (2, (Place::Outside, Place::Nat)),
+            (3, (Place::Nat, Place::Host)),
+            (3, (Place::Outside, Place::Host)),
+        ]);
+        let opener = *self.random.pick(&cast::at(from));
+        let answerer = self.reachable(from, to);
+        let family = if self.has(Class::Ipv6) && self.random.chance(40) {
+            Family::V6
+        } else {
+            Family::V4
+        };
+        let plan = Plan {
+            name,
+            opener,
+            answerer,
+            family,
+            opener_port: self.port(protocol),
+            answerer_port: match protocol {
+                Protocol::Tcp | Protocol::Udp | Protocol::Sctp => *self.random.pick(SERVICES),
+                Protocol::Echo | Protocol::Other => 0,
+            },
+            steps,
+        };
+        if from == Place::Nat && to == Place::Outside {
+            self.recent.push((protocol, plan.clone()));
+            if self.recent.len() > 32 {
+                self.recent.remove(0);
+            }
+        }
+        plan
+    }
+
+    /// One of those at `to` whom somebody at `from` would address.
+    fn reachable(&mut self, from: Place, to: Place) -> usize {
+        let everyone = cast::at(to);
+        let some: Vec<usize> = everyone
+            .into_iter()
+            // The NAT network's gateway address means nothing outside.
+            .filter(|number| from != Place::Outside || CAST[*number].name != "gateway")
+            .collect();
+        *self.random.pick(&some)
+    }
+
+    fn port(&mut self, protocol: Protocol) -> u16 {
+        let ported = matches!(protocol, Protocol::Tcp | Protocol::Udp);
+        let (next, range) = if ported && self.random.chance(4) {
+            (&mut self.next_low_port, LOW_PORTS)
+        } else {
+            (&mut self.next_port, PORTS)
+        };
+        let port = *next;
+        *next = if port + 1 == range.end {
+            range.start
+        } else {
+            port + 1
+        };
+        port
+    }
+
+    fn protocol(&mut self) -> Protocol {
+        let all = [
+            (50, Class::Tcp, Protocol::Tcp),
+            (30, Class::Udp, Protocol::Udp),
+            (15, Class::Echo, Protocol::Echo),
+            (8, Class::Sctp, Protocol::Sctp),
+            (4, Class::Others, Protocol::Other),
+        ];
+        let some: Vec<(usize, Protocol)> = all
+            .into_iter()
+            .filter(|(_, class, _)| self.has(*class))
+            .map(|(weight, _, protocol)| (weight, protocol))
+            .collect();
+        *self.random.weighted(&some)
+    }
+
+    /// The other NAT guest does something with the same ports to the same peer.
+    fn collision(
+        &mut self,
+        protocol: Protocol,
+        name: &'static str,
+        steps: &[Step],
+    ) -> Option<Plan> {
+        let at = self
+            .recent
+            .iter()
+            .rposition(|(other, _)| *other == protocol)?;
+        let (_, first) = self.recent.remove(at);
+        let opener = cast::at(Place::Nat)
+            .into_iter()
+            .find(|number| *number != first.opener)?;
+        Some(Plan {
+            name,
+            opener,
+            steps: steps.to_vec(),
+            ..first
+        })
+    }
+
+    fn steps(&mut self, protocol: Protocol) -> (&'static str, Vec<Step>) {
+        match protocol {
+            Protocol::Tcp => Stream::invent(&mut self.random, &self.classes),
+            Protocol::Udp => self.datagrams(),
+            Protocol::Echo => self.echoes(),
+            Protocol::Sctp => ("sctp", self.sctp()),
+            Protocol::Other => ("other protocol", self.other()),
+        }
+    }
+
+    fn datagrams(&mut self) -> (&'static str, Vec<Step>) {
+        let one_way = self.random.chance(25);
+        let count = self.random.between(1, 8);
+        let mut steps = Vec::new();
+        for number in 0..count {
+            let from = if number == 0 || one_way || self.random.chance(50) {
+                End::Opener
+            } else {
+                End::Answerer
+            };
+            let twist = twist(&mut self.random, &self.classes);
+            let length = length(&mut self.random, &self.classes, &twist);
+            let body = Body::Udp {
+                length,
+                checksum: !self.random.chance(8) || twist.bad_checksum,
+            };
+            steps.push(step(from, body, twist));
+            self.maybe_error(&mut steps, from.other(), 8);
+        }
+        let name = if one_way { "udp one way" } else { "udp" };
+        (name, steps)
+    }
+
+    fn echoes(&mut self) -> (&'static str, Vec<Step>) {
+        let mut steps = Vec::new();
+        if self.has(Class::Strays) && self.random.chance(5) {
+            let body = Body::Echo {
+                reply: true,
+                sequence: 1,
+                length: 32,
+            };
+            let mut reply = step(End::Opener, body, Twist::default());
+            reply.oddity = Some(Oddity::Stray);
+            return ("echo reply to nobody", vec![reply]);
+        }
+        for sequence in 1..=self.random.between(1, 4) as u16 {
+            let twist = twist(&mut self.random, &self.classes);
+            let body = Body::Echo {
+                reply: false,
+                sequence,
+                length: length(&mut self.random, &self.classes, &twist),
+            };
+            steps.push(step(End::Opener, body, twist));
+            if self.random.chance(80) {
+                let twist = self::twist(&mut self.random, &self.classes);
+                let body = Body::Echo {
+                    reply: true,
+                    sequence,
+                    length: length(&mut self.random, &self.classes, &twist),
+                };
+                steps.push(step(End::Answerer, body, twist));
+            } else {
+                self.maybe_error(&mut steps, End::Answerer, 60);
+            }
+        }
+        ("echo", steps)
+    }
+
+    fn sctp(&mut self) -> Vec<Step> {
+        // INIT, INIT ACK, COOKIE ECHO, COOKIE ACK, heartbeats, and sometimes an end.
+        let mut chunks = vec![
+            (End::Opener, 1, 0),
+            (End::Answerer, 2, 77),
+            (End::Opener, 10, 77),
+            (End::Answerer, 11, 77),
+            (End::Opener, 4, 77),
+            (End::Answerer, 5, 77),
+        ];
+        chunks.truncate(self.random.between(1, 6));
+        if chunks.len() == 6 && self.random.chance(50) {
+            chunks.extend([
+                (End::Opener, 7, 77),
+                (End::Answerer, 8, 77),
+                (End::Opener, 14, 77),
+            ]);
+        }
+        chunks
+            .into_iter()
+            .map(|(from, chunk, tag)| step(from, Body::Sctp { chunk, tag }, Twist::default()))
+            .collect()
+    }
+
+    fn other(&mut self) -> Vec<Step> {
+        let protocol = *self.random.pick(&[47, 50, 253]);
+        let count = self.random.between(1, 4);
+        (0..count)
+            .map(|number| {
+                let from = if number == 0 || self.random.chance(50) {
+                    End::Opener
+                } else {
+                    End::Answerer
+                };
+                let body = Body::Other {
+                    protocol,
+                    length: self.random.between(8, 64),
+                };
+                step(from, body, Twist::default())
+            })
+            .collect()
+    }
+
+    fn maybe_error(&mut self, steps: &mut Vec<Step>, from: End, percent: usize) {
+        if self.has(Class::Errors) && self.random.chance(percent) {
+            steps.push(error(&mut self.random, &self.classes, from));
+        }
+    }
+}
+
+/// A step without surprises, but for what the twist brings.
+pub(super) fn step(from: End, body: Body, twist: Twist) -> Step {
+    let oddity = twist.bad_checksum.then_some(Oddity::Checksum);
+    Step {
+        from,
+        body,
+        twist,
+        fresh: false,
+        oddity,
+    }
+}
+
+/// An error about the last packet that came in at `from`.
+pub(super) fn error(random: &mut Random, classes: &Classes, from: End) -> Step {
+    let kind = *random.pick(&[
+        ErrorKind::HostUnreachable,
+        ErrorKind::PortUnreachable,
+        ErrorKind::TooBig,
+        ErrorKind::TimeExceeded,
+        ErrorKind::ParameterProblem,
+    ]);
+    let mut quotes = vec![(50, Quote::Full), (30, Quote::Eight)];
+    if classes.contains(&Class::Strays) {
+        quotes.extend([(6, Quote::Unknown), (3, Quote::Short)]);
+    }
+    let quote = *random.weighted(&quotes);
+    let bad = classes.contains(&Class::Checksums) && random.chance(6);
+    let twist = Twist {
+        bad_checksum: bad,
+        dont_fragment: false,
+        ..Twist::default()
+    };
+    let body = Body::Error {
+        kind,
+        quote,
+        router: random.chance(50),
+    };
+    let mut step = step(from, body, twist);
+    if matches!(quote, Quote::Unknown | Quote::Short) {
+        step.oddity = Some(Oddity::Stray);
+    }
+    step
+}
+
+/// Mostly nothing, sometimes one of the mistreatments that are switched on.
+pub(super) fn twist(random: &mut Random, classes: &Classes) -> Twist {
+    let mut twist = Twist {
+        dont_fragment: random.chance(70),
+        ..Twist::default()
+    };
+    if random.chance(85) {
+        return twist;
+    }
+    let choices = [
+        (20, Class::Ttl),
+        (20, Class::Options),
+        (20, Class::Checksums),
+        (20, Class::Fragments),
+        (10, Class::Disorder),
+    ];
+    let choices: Vec<(usize, Class)> = choices
+        .into_iter()
+        .filter(|(_, class)| classes.contains(class))
+        .collect();
+    if choices.is_empty() {
+        return twist;
+    }
+    match *random.weighted(&choices) {
+        Class::Ttl => twist.ttl = *random.pick(&[1, 2]),
+        Class::Options => {
+            twist.options =
+                *random.pick(&[Options::Nothing, Options::RecordRoute, Options::RouterAlert]);
+        }
+        Class::Checksums if random.chance(30) => twist.bad_header = true,
+        Class::Checksums => twist.bad_checksum = true,
+        Class::Fragments => twist.cut = Cut::InOrder(random.between(2, 4)),
+        _ => twist.cut = Cut::Reversed(random.between(2, 4)),
+    }
+    twist
+}
+
+/// How many bytes of data: small, some full, and some too big for the uplink.
+pub(super) fn length(random: &mut Random, classes: &Classes, twist: &Twist) -> usize {
+    if twist.cut != Cut::Whole {
+        return random.between(200, 3000);
+    }
+    match random.below(100) {
+        0..80 => random.between(0, 64),
+        80..95 => random.between(64, 1200),
+        _ if classes.contains(&Class::Big) => random.between(cast::UPLINK_MTU - 60, 1440),
+        _ => 1200,
+    }
+}
