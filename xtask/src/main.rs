@@ -2,6 +2,7 @@
 
 mod checks;
 mod demo;
+mod differential;
 mod packages;
 mod root;
 mod run;
@@ -45,6 +46,16 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Send the same random traffic through netd and through the kernel's NAT with libvirt's rules,
+    /// and compare what arrives
+    #[command(after_help = "Examples:
+  cargo xtask differential --seed 7 --packets 1000000
+  cargo xtask differential --seed 7 --with fragments,sctp --without big")]
+    Differential {
+        /// What to run
+        #[command(flatten)]
+        choice: differential::Choice,
+    },
     /// Formatting, clippy (eBPF crate included), documentation, unused dependencies
     Lint,
     /// Install what the other commands need, and nothing else
@@ -59,6 +70,13 @@ enum Task {
     /// What `demo` does once everything is built and it is root
     #[command(hide = true)]
     DemoBuilt,
+    /// What `differential` does once everything is built and it is root
+    #[command(hide = true)]
+    DifferentialBuilt {
+        /// Numbers and names
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -87,6 +105,13 @@ fn perform(task: Task) -> Result<()> {
             root::again("demo-built", &[])
         }
         Task::DemoBuilt => demo::demo(),
+        Task::Differential { choice } => {
+            setup::build_tools()?;
+            packages::install(packages::DIFFERENTIAL)?;
+            build()?;
+            root::again("differential-built", &choice.words()?)
+        }
+        Task::DifferentialBuilt { words } => differential::run(&words),
         Task::Test { arguments } => {
             setup::build_tools()?;
             packages::install(packages::TEST)?;

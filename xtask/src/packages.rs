@@ -28,12 +28,16 @@ pub const DEMO: &[Needed] = &[
     needed("bpftool", "bpftool"),
 ];
 
+/// The comparison with the kernel's NAT, which is set up by nft.
+pub const DIFFERENTIAL: &[Needed] = &[needed("ip", "iproute2"), needed("nft", "nftables")];
+
 /// The tests talk to the agent by virsh too.
 pub const TEST: &[Needed] = &[
     needed("dnsmasq", "dnsmasq-base"),
     needed("ip", "iproute2"),
     needed("busybox", "busybox"),
     needed("bpftool", "bpftool"),
+    needed("nft", "nftables"),
     needed("virsh", "libvirt-clients"),
     needed("traceroute", "traceroute"),
     needed("ethtool", "ethtool"),

@@ -35,7 +35,7 @@ pub struct Arrival {
     /// What is wrong with it.
     pub faults: Vec<&'static str>,
     /// Offsets and lengths of the fragments it came in.
-    pieces: Vec<(usize, usize)>,
+    pieces: Pieces,
     /// The packet as it came.
     pub raw: Vec<u8>,
 }
@@ -97,6 +97,12 @@ impl Arrival {
         Header::read(&self.raw)
     }
 
+    /// Type and code, where it is ICMP.
+    #[must_use]
+    pub fn icmp(&self) -> Option<(u8, u8)> {
+        self.header()?.icmp(&self.raw)
+    }
+
     /// Where and what, without numbers: "passed to outside", "error 3/3 to vm1".
     #[must_use]
     pub fn outcome(&self) -> String {
@@ -110,8 +116,7 @@ impl Arrival {
             Origin::Sender if self.pieces.is_empty() => format!("passed to {place}"),
             Origin::Sender => format!("passed in fragments to {place}"),
             Origin::Error => {
-                let icmp = self.header().and_then(|header| header.icmp(&self.raw));
-                let (kind, code) = icmp.unwrap_or_default();
+                let (kind, code) = self.icmp().unwrap_or_default();
                 format!("error {kind}/{code} to {place}")
             }
             Origin::Answer => format!("host's answer to {place}"),
@@ -164,9 +169,12 @@ impl Arrival {
     }
 }
 
+/// Offsets and lengths of the fragments a packet came in; none where it came whole.
+pub type Pieces = Vec<(usize, usize)>;
+
 /// Puts the fragments of one packet together; what is not complete stays as it is.
 #[must_use]
-pub fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, Vec<(usize, usize)>)> {
+pub fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, Pieces)> {
     let mut joined = Vec::new();
     let mut parts: Vec<(usize, bool, Header, Vec<u8>)> = Vec::new();
     for frame in frames {
@@ -210,6 +218,8 @@ pub fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, Vec<(usize, usize)>)> {
         let length = (packet.len() - 54) as u16;
         packet[18..20].copy_from_slice(&length.to_be_bytes());
         packet[56..58].fill(0);
+        // Whoever puts the packet together and cuts it again chooses a new identification.
+        packet[58..62].fill(0);
     }
     joined.push((packet, pieces));
     joined
@@ -218,7 +228,7 @@ pub fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, Vec<(usize, usize)>)> {
 impl Arrival {
     /// The same, come in those fragments.
     #[must_use]
-    pub fn in_pieces(mut self, pieces: Vec<(usize, usize)>) -> Self {
+    pub fn in_pieces(mut self, pieces: Pieces) -> Self {
         self.pieces = pieces;
         self
     }

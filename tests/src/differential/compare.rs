@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use super::arrival::Arrival;
-use super::cast::Actor;
+use super::cast::{Actor, Place};
 use super::conversation::{Conversation, Past};
 use super::header::Shown;
-use super::step::{Body, Step};
+use super::step::{Body, End, Step};
 
 /// Two sides that did not do the same.
 #[derive(Debug)]
@@ -38,6 +38,12 @@ pub fn same(kernel: &[Arrival], netd: &[Arrival]) -> bool {
 }
 
 impl Difference<'_> {
+    /// Does it answer somebody behind a translation?
+    #[must_use]
+    pub fn answers_translated(&self) -> bool {
+        self.receiver.place == Place::Nat && self.step.from == End::Answerer
+    }
+
     /// The kind of difference, the same for all that look alike.
     #[must_use]
     pub fn kind(&self) -> String {
@@ -76,8 +82,8 @@ impl Difference<'_> {
             "seed {seed}, event {}, conversation {number} ({}), {} to {}\n  {}\n",
             self.number,
             plan.name,
-            self.conversation.actor(super::step::End::Opener).name,
-            self.conversation.actor(super::step::End::Answerer).name,
+            self.conversation.actor(End::Opener).name,
+            self.conversation.actor(End::Answerer).name,
             self.kind()
         );
         for (name, side, arrivals) in [("kernel", 0, self.kernel), ("netd", 1, self.netd)] {

@@ -31,7 +31,6 @@ pub mod subject;
 pub mod tap;
 pub mod topology;
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -40,19 +39,21 @@ pub use class::{Class, Classes};
 pub use report::Report;
 
 use session::Session;
-use topology::{Side, Topology};
+use topology::Topology;
+
+pub use topology::Translator;
 
 /// Packets after which both sides are built anew: connection tracking remembers for minutes, and
 /// neither side's table shall fill up.
 const SESSION: u64 = 200_000;
 
-/// Sends at least `packets` packets into each side and compares. Sessions after the first use the
+/// Sends at least `packets` packets into `subject` and into the kernel's NAT, and compares. Sessions after the first use the
 /// following seeds, so that each can be repeated alone. `progress` is told what goes on.
 ///
 /// # Errors
 /// Not root, a tool is missing, or a side cannot be built.
 pub fn run(
-    binary: &Path,
+    subject: Translator<'_>,
     seed: u64,
     packets: u64,
     classes: &Classes,
@@ -63,16 +64,16 @@ pub fn run(
     while report.sent < packets {
         let ipv6 = classes.contains(&Class::Ipv6);
         let topologies = [
-            Topology::build(Side::Kernel, binary, ipv6)?,
-            Topology::build(Side::Netd, binary, ipv6)?,
+            Topology::build(Translator::Kernel, ipv6)?,
+            Topology::build(subject, ipv6)?,
         ];
         let started = Instant::now();
         let wanted = SESSION.min(packets - report.sent);
         Session::new(&topologies, session_seed, classes).run(wanted, &mut report)?;
         report.took += started.elapsed();
-        let [kernel, netd] = topologies;
-        kernel.remove(Side::Kernel)?;
-        netd.remove(Side::Netd)?;
+        for topology in topologies {
+            topology.remove()?;
+        }
         let found: u64 = report.unexplained.values().sum();
         progress(&format!(
             "seed {session_seed}: {} of {packets} packets sent, {found} unexplained differences",

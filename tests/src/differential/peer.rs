@@ -9,11 +9,11 @@ use super::cast::{
 use super::topology::{NAT_DEVICE, NAT_SUBNETS, ROUTED_DEVICE, ROUTED_SUBNETS, mac_text};
 use crate::Lab;
 
-/// Makes both networks in the hypervisor.
+/// Makes both networks in the hypervisor. Only a `careful` one keeps guests from privileged ports.
 ///
 /// # Errors
 /// A tool is missing or refuses.
-pub fn build(lab: &Lab, ipv6: bool) -> Result<()> {
+pub fn build(lab: &Lab, ipv6: bool, careful: bool) -> Result<()> {
     let networks = [
         (
             NAT_DEVICE,
@@ -51,6 +51,9 @@ pub fn build(lab: &Lab, ipv6: bool) -> Result<()> {
     let mut rules = rules("ip", NAT_SUBNETS[0], ROUTED_SUBNETS[0]);
     if ipv6 {
         rules += &self::rules("ip6", NAT_SUBNETS[1], ROUTED_SUBNETS[1]);
+    }
+    if !careful {
+        rules = rules.replace("masquerade to :1024-65535", "masquerade");
     }
     std::fs::write(&file, rules)?;
     let file = file.display().to_string();

@@ -27,8 +27,10 @@ pub struct Plan {
     pub family: Family,
     /// Port, or identifier, of the opener.
     pub opener_port: u16,
-    /// Port of the answerer.
+    /// Port of the answerer; of an echo, the identifier of a reply that the opener makes up.
     pub answerer_port: u16,
+    /// Is it an echo?
+    pub is_echo: bool,
     /// What they do.
     pub steps: Vec<Step>,
 }
@@ -96,18 +98,24 @@ impl Inventor {
         } else {
             Family::V4
         };
-        let plan = Plan {
+        let opener_port = self.port(protocol);
+        let mut plan = Plan {
             name,
             opener,
             answerer,
             family,
-            opener_port: self.port(protocol),
+            opener_port,
             answerer_port: match protocol {
                 Protocol::Tcp | Protocol::Udp | Protocol::Sctp => *self.random.pick(SERVICES),
+                Protocol::Echo if self.random.chance(90) => opener_port,
                 Protocol::Echo | Protocol::Other => 0,
             },
+            is_echo: protocol == Protocol::Echo,
             steps,
         };
+        if opener_port < LOW_PORTS.end {
+            reach(&mut plan);
+        }
         if from == Place::Nat && to == Place::Outside {
             self.recent.push((protocol, plan.clone()));
             if self.recent.len() > 32 {
@@ -175,12 +183,14 @@ impl Inventor {
         let opener = cast::at(Place::Nat)
             .into_iter()
             .find(|number| *number != first.opener)?;
-        Some(Plan {
+        let mut plan = Plan {
             name,
             opener,
             steps: steps.to_vec(),
             ..first
-        })
+        };
+        reach(&mut plan);
+        Some(plan)
     }
 
     fn steps(&mut self, protocol: Protocol) -> (&'static str, Vec<Step>) {
@@ -301,6 +311,20 @@ impl Inventor {
     }
 }
 
+/// Lets the first packet arrive: the port that is chosen for it becomes known, and is not mistaken
+/// for a free one when its turn comes.
+fn reach(plan: &mut Plan) {
+    if let Some(first) = plan.steps.first_mut() {
+        first.twist = Twist::default();
+        if first.oddity == Some(Oddity::Checksum) {
+            first.oddity = None;
+        }
+        if let Body::Udp { length, .. } | Body::Echo { length, .. } = &mut first.body {
+            *length = (*length).min(1000);
+        }
+    }
+}
+
 /// A step without surprises, but for what the twist brings.
 pub(super) fn step(from: End, body: Body, twist: Twist) -> Step {
     let oddity = twist.bad_checksum.then_some(Oddity::Checksum);
@@ -348,7 +372,8 @@ pub(super) fn error(random: &mut Random, classes: &Classes, from: End) -> Step {
 /// Mostly nothing, sometimes one of the mistreatments that are switched on.
 pub(super) fn twist(random: &mut Random, classes: &Classes) -> Twist {
     let mut twist = Twist {
-        dont_fragment: random.chance(70),
+        // Without DF the hypervisor cuts what is too big for its uplink.
+        dont_fragment: random.chance(70) || !classes.contains(&Class::Fragments),
         ..Twist::default()
     };
     if random.chance(85) {
@@ -357,7 +382,8 @@ pub(super) fn twist(random: &mut Random, classes: &Classes) -> Twist {
     let choices = [
         (20, Class::Ttl),
         (20, Class::Options),
-        (20, Class::Checksums),
+        (14, Class::Checksums),
+        (6, Class::Headers),
         (20, Class::Fragments),
         (10, Class::Disorder),
     ];
@@ -374,7 +400,7 @@ pub(super) fn twist(random: &mut Random, classes: &Classes) -> Twist {
             twist.options =
                 *random.pick(&[Options::Nothing, Options::RecordRoute, Options::RouterAlert]);
         }
-        Class::Checksums if random.chance(30) => twist.bad_header = true,
+        Class::Headers => twist.bad_header = true,
         Class::Checksums => twist.bad_checksum = true,
         Class::Fragments => twist.cut = Cut::InOrder(random.between(2, 4)),
         _ => twist.cut = Cut::Reversed(random.between(2, 4)),

@@ -12,7 +12,7 @@ use super::class::Classes;
 use super::compare::{Difference, same};
 use super::conversation::{Conversation, Past};
 use super::craft;
-use super::header::{Header, ICMP, ICMP6, TCP, word};
+use super::header::{Header, ICMP, ICMP6, TCP, UDP, word};
 use super::known::explain;
 use super::report::Report;
 use super::scenario::Inventor;
@@ -44,8 +44,15 @@ pub struct Session<'a> {
     begun: usize,
     number: u64,
     tag: u16,
-    /// Who got a translated port, by side, protocol, other end and port.
-    taken: HashMap<(usize, u8, craft::Spot, u16), usize>,
+    /// Which ports to whom a NAT guest used or was given, by side, protocol and other end.
+    taken: HashMap<(usize, u8, craft::Spot, u16), Holder>,
+}
+
+/// The conversations that a port may belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    One(usize),
+    Several,
 }
 
 /// One step of one conversation in this round.
@@ -140,6 +147,15 @@ impl<'a> Session<'a> {
                 continue; // nothing to answer has arrived
             };
             self.number += 1;
+            // What dies on the way may have been given its port before.
+            if step.from == End::Opener {
+                for side in SIDES {
+                    let protocol = craft::protocol(&step.body, conversation.plan.family);
+                    let own = conversation.plan.opener_port;
+                    let key = (side as usize, protocol, held_towards(conversation), own);
+                    hold(&mut self.taken, key, conversation.number);
+                }
+            }
             events.push(Event {
                 number: self.number,
                 conversation: at,
@@ -305,19 +321,25 @@ impl<'a> Session<'a> {
                     continue;
                 };
                 let conversation = &mut self.conversations[event.conversation];
+                let other = held_towards(conversation);
+                let private = conversation.spot(End::Opener).0;
+                let wire_there = conversation.actor(End::Answerer).wire;
                 for (origin, wire, frame) in frames {
                     if *origin != Origin::Sender {
                         continue;
                     }
-                    let spot = conversation.arrived(&event.step, side, *wire, &frame[14..]);
-                    if let Some(spot) = spot {
-                        event.learned[side as usize] = Some(spot);
-                        let protocol = craft::protocol(&event.step.body, conversation.plan.family);
-                        let other = conversation.spot(End::Answerer);
-                        self.taken.insert(
-                            (side as usize, protocol, other, spot.1),
-                            conversation.number,
-                        );
+                    let packet = &frame[14..];
+                    event.learned[side as usize] = conversation
+                        .arrived(&event.step, side, *wire, packet)
+                        .or(event.learned[side as usize]);
+                    // Whatever it was, it may have taken the port.
+                    if let Some((from, _, protocol)) = ends(packet)
+                        && event.step.from == End::Opener
+                        && *wire == wire_there
+                        && from.0 != private
+                    {
+                        let key = (side as usize, protocol, other, from.1);
+                        hold(&mut self.taken, key, conversation.number);
                     }
                 }
             }
@@ -346,25 +368,42 @@ impl<'a> Session<'a> {
             (Side::Kernel, kernel.1, netd.1),
             (Side::Netd, netd.1, kernel.1),
         ] {
-            let key = (
-                side as usize,
-                protocol,
-                conversation.spot(End::Answerer),
-                own,
-            );
+            let key = (side as usize, protocol, held_towards(conversation), own);
             let in_use = self
                 .taken
                 .get(&key)
-                .is_some_and(|holder| *holder != conversation.number);
+                .is_some_and(|holder| *holder != Holder::One(conversation.number));
             if mine != own && others == own && !in_use {
                 return Some(format!("only {side:?} replaced the source port"));
             }
-            if mine < 1024 && others >= 1024 {
+            // An echo's identifier is no port.
+            if mine < 1024 && others >= 1024 && matches!(protocol, TCP | UDP) {
                 return Some(format!("only {side:?} uses a privileged source port"));
             }
         }
         None
     }
+}
+
+/// The other end of a port's use; an echo has a port at one end only.
+fn held_towards(conversation: &Conversation) -> craft::Spot {
+    let (address, port) = conversation.spot(End::Answerer);
+    (address, if conversation.plan.is_echo { 0 } else { port })
+}
+
+fn hold(
+    taken: &mut HashMap<(usize, u8, craft::Spot, u16), Holder>,
+    key: (usize, u8, craft::Spot, u16),
+    conversation: usize,
+) {
+    taken
+        .entry(key)
+        .and_modify(|holder| {
+            if *holder != Holder::One(conversation) {
+                *holder = Holder::Several;
+            }
+        })
+        .or_insert(Holder::One(conversation));
 }
 
 /// What came in about one event on one side, in an order that is the same on both.

@@ -17,7 +17,7 @@ pub struct Stream<'a> {
 impl<'a> Stream<'a> {
     /// A connection of some kind.
     pub fn invent(random: &'a mut Random, classes: &'a Classes) -> (&'static str, Vec<Step>) {
-        let next = [random.next() as u32, random.next() as u32];
+        let next = [random.draw() as u32, random.draw() as u32];
         let mut stream = Self {
             random,
             classes,

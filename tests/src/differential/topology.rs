@@ -38,6 +38,17 @@ pub enum Side {
     Netd,
 }
 
+/// What translates on a side.
+#[derive(Clone, Copy, Debug)]
+pub enum Translator<'a> {
+    /// The kernel with libvirt's rules.
+    Kernel,
+    /// The same, but guests may appear with privileged ports: a difference that must be noticed.
+    Careless,
+    /// netd, of that file.
+    Netd(&'a Path),
+}
+
 /// Both.
 pub const SIDES: [Side; 2] = [Side::Kernel, Side::Netd];
 
@@ -52,19 +63,23 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Builds a side and waits until it forwards. `binary` is the agent, which the other side does
-    /// not use.
+    /// Builds a side and waits until it forwards.
     ///
     /// # Errors
     /// Not root, a tool is missing, or nothing is forwarded.
-    pub fn build(side: Side, binary: &Path, ipv6: bool) -> Result<Self> {
+    pub fn build(translator: Translator, ipv6: bool) -> Result<Self> {
+        let binary = match translator {
+            Translator::Netd(binary) => binary,
+            Translator::Kernel | Translator::Careless => Path::new("/bin/true"), // nobody starts it
+        };
         let mut lab = Lab::with_binary(binary)?;
         hypervisor(&lab.hv, ipv6)?;
         mute(&lab.wan)?;
         lab.wan.run(["ip", "addr", "flush", "dev", "wan0"])?;
-        match side {
-            Side::Kernel => peer::build(&lab, ipv6)?,
-            Side::Netd => subject::build(&mut lab, ipv6)?,
+        match translator {
+            Translator::Kernel => peer::build(&lab, ipv6, true)?,
+            Translator::Careless => peer::build(&lab, ipv6, false)?,
+            Translator::Netd(_) => subject::build(&mut lab, ipv6)?,
         }
         let mut guests = Vec::new();
         for actor in CAST {
@@ -92,22 +107,16 @@ impl Topology {
         };
         topology
             .wait_until_it_forwards()
-            .with_context(|| format!("{side:?}:\n{}", topology.lab.agent.log()))?;
+            .with_context(|| format!("{translator:?}:\n{}", topology.lab.agent.log()))?;
         Ok(topology)
-    }
-
-    /// The agent's log.
-    #[must_use]
-    pub fn log(&self) -> String {
-        self.lab.agent.log()
     }
 
     /// Removes what the agent made, as its users would.
     ///
     /// # Errors
     /// The agent ended by itself meanwhile, or its teardown fails.
-    pub fn remove(mut self, side: Side) -> Result<()> {
-        if side == Side::Netd {
+    pub fn remove(mut self) -> Result<()> {
+        if self.lab.agent.pid().is_some() {
             self.lab.agent.stop()?;
             self.lab.agent.teardown()?;
         }

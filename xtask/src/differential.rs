@@ -1,0 +1,85 @@
+//! `differential`: netd beside the kernel's own NAT.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use netd_tests::Netns;
+use netd_tests::differential::{self, Class, Classes, Translator, class};
+
+/// What to send.
+#[derive(Args)]
+pub struct Choice {
+    /// Seed of the random numbers; every 200000 packets the next one is used
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Packets to send into each side
+    #[arg(long, default_value_t = 100_000)]
+    packets: u64,
+    /// Classes of traffic besides the usual ones, by comma; `all` for every one
+    #[arg(long, value_delimiter = ',')]
+    with: Vec<String>,
+    /// Classes of traffic to leave out, by comma
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<String>,
+}
+
+impl Choice {
+    /// Seed, number of packets and the names of the classes, for this program as root.
+    pub fn words(&self) -> Result<Vec<String>> {
+        let mut classes = class::current();
+        for name in &self.with {
+            if name == "all" {
+                classes.extend(Class::ALL);
+            } else {
+                classes.insert(name.parse()?);
+            }
+        }
+        for name in &self.without {
+            classes.remove(&name.parse()?);
+        }
+        if ![
+            Class::Tcp,
+            Class::Udp,
+            Class::Echo,
+            Class::Sctp,
+            Class::Others,
+        ]
+        .iter()
+        .any(|protocol| classes.contains(protocol))
+        {
+            bail!("without any protocol there is nothing to send");
+        }
+        let names = classes.iter().map(|class| class.name().to_owned());
+        Ok([self.seed.to_string(), self.packets.to_string()]
+            .into_iter()
+            .chain(names)
+            .collect())
+    }
+}
+
+/// Runs it, as root, and tells what it found.
+pub fn run(words: &[String]) -> Result<()> {
+    let [seed, packets, names @ ..] = words else {
+        bail!("seed and number of packets are missing");
+    };
+    let classes = names
+        .iter()
+        .map(|name| name.parse())
+        .collect::<Result<Classes>>()?;
+    println!("classes of traffic: {}", names.join(", "));
+    Netns::sweep()?;
+    let report = differential::run(
+        Translator::Netd(&crate::binary()?),
+        seed.parse().context("the seed")?,
+        packets.parse().context("the number of packets")?,
+        &classes,
+        |progress| println!("{progress}"),
+    )?;
+    for detail in &report.details {
+        println!("\n{detail}");
+    }
+    print!("{}", report.summary());
+    if !report.is_clean() {
+        bail!("netd and the kernel do not do the same");
+    }
+    Ok(())
+}
