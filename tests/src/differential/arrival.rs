@@ -395,3 +395,92 @@ fn forget_maker(packet: &mut Vec<u8>, origin: Origin) {
         Family::V6 => packet[4..6].fill(0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::differential::craft::packets;
+    use crate::differential::step::{Body, Cut, ErrorKind, Quote, Twist};
+
+    const PEER: Spot = (IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5)), 53);
+
+    fn translated(port: u16) -> Spot {
+        (Ipv4Addr::new(198, 51, 100, 2).into(), port)
+    }
+
+    fn framed(packet: &[u8]) -> Vec<u8> {
+        [&[0; 12][..], &[8, 0], packet].concat()
+    }
+
+    fn datagram(from: Spot, twist: &Twist) -> Vec<Vec<u8>> {
+        let body = Body::Udp {
+            length: 301,
+            checksum: true,
+        };
+        packets(&body, from, PEER, twist, 9, None)
+    }
+
+    fn arrival(packet: &[u8], port: u16) -> Arrival {
+        Arrival::new(
+            Origin::Sender,
+            3,
+            &framed(packet),
+            Some(translated(port)),
+            5000,
+        )
+    }
+
+    #[test]
+    fn the_choice_of_a_port_does_not_show() {
+        let whole = Twist::default();
+        let seen = |port| arrival(&datagram(translated(port), &whole)[0], port);
+        let (kept, chosen) = (seen(5000), seen(61_234));
+        assert!(kept.faults.is_empty());
+        assert_eq!(kept.key(), chosen.key());
+
+        let error = |port| {
+            let quoted = datagram(translated(port), &whole).remove(0);
+            let body = Body::Error {
+                kind: ErrorKind::TimeExceeded,
+                quote: Quote::Full,
+                router: false,
+            };
+            let sent = packets(&body, PEER, translated(0), &whole, 10, Some(&quoted));
+            arrival(&sent[0], port)
+        };
+        assert!(error(5000).faults.is_empty());
+        assert_eq!(error(5000).key(), error(40_000).key());
+    }
+
+    #[test]
+    fn anything_else_does() {
+        let packet = &datagram(translated(5000), &Twist::default())[0];
+        let right = arrival(packet, 5000);
+        for at in 0..packet.len() {
+            let mut wrong = packet.clone();
+            wrong[at] ^= 1;
+            assert_ne!(arrival(&wrong, 5000).key(), right.key(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn fragments_are_compared_as_the_packet_they_make() {
+        let pieces = |cut| {
+            let twist = Twist {
+                cut,
+                dont_fragment: false,
+                ..Twist::default()
+            };
+            let frames = datagram(translated(5000), &twist);
+            join(frames.iter().map(|packet| framed(packet)).collect())
+        };
+        let whole = pieces(Cut::Whole);
+        let mut cut = pieces(Cut::Reversed(3));
+        assert_eq!(cut.len(), 1);
+        let (packet, places) = cut.remove(0);
+        assert_eq!(packet, whole[0].0);
+        assert_eq!(places.len(), 3);
+    }
+}

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use super::arrival::Arrival;
-use super::cast::{Actor, Place};
+use super::cast::{Actor, Place, UPLINK_MTU};
 use super::conversation::{Conversation, Past};
 use super::header::Shown;
-use super::step::{Body, End, Step};
+use super::step::{Body, Cut, End, Options, Step};
 
 /// Two sides that did not do the same.
 #[derive(Debug)]
@@ -152,17 +152,17 @@ fn describe(step: &Step) -> String {
     if twist.ttl != 64 {
         words.push(format!("ttl {}", twist.ttl));
     }
-    if twist.options != super::step::Options::None {
+    if twist.options != Options::None {
         words.push(format!("{:?}", twist.options));
     }
     if twist.bad_header {
         words.push("bad header checksum".into());
     }
-    if twist.cut != super::step::Cut::Whole {
-        words.push(format!("{:?}", twist.cut));
-    }
-    if length(&step.body) > super::cast::UPLINK_MTU - 60 {
-        words.push(if twist.dont_fragment { "big DF" } else { "big" }.into());
+    match twist.cut {
+        Cut::InOrder(_) => words.push("fragments in order".into()),
+        Cut::Reversed(_) => words.push("fragments last first".into()),
+        Cut::Whole if length(&step.body) <= UPLINK_MTU - 60 => {}
+        Cut::Whole => words.push(if twist.dont_fragment { "big DF" } else { "big" }.into()),
     }
     words.join(", ")
 }

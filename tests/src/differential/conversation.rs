@@ -29,7 +29,9 @@ pub struct Conversation {
     /// What is to happen.
     pub plan: Plan,
     /// The next step.
-    pub next: usize,
+    next: usize,
+    /// Rounds until then.
+    waited: usize,
     /// Address and port by which the answerer knows the opener, by side.
     pub seen: [Option<Spot>; 2],
     /// The last packet that came in at each end, by side and end.
@@ -46,10 +48,34 @@ impl Conversation {
             number,
             plan,
             next: 0,
+            waited: 0,
             seen: [None, None],
             received: [[None, None], [None, None]],
             past: VecDeque::new(),
         }
+    }
+
+    /// The next step, when its time has come.
+    pub fn due(&mut self) -> Option<Step> {
+        let step = self.plan.steps.get(self.next)?;
+        if self.waited < step.pause {
+            self.waited += 1;
+            return None;
+        }
+        self.waited = 0;
+        self.next += 1;
+        Some(step.clone())
+    }
+
+    /// Has everything been said?
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.next >= self.plan.steps.len()
+    }
+
+    /// Says no more.
+    pub fn end(&mut self) {
+        self.next = self.plan.steps.len();
     }
 
     /// Who is at an end.

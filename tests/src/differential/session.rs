@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::arrival::{Arrival, Origin, join};
-use super::cast::{Family, WIRES};
+use super::cast::WIRES;
 use super::class::Classes;
 use super::compare::{Difference, same};
 use super::conversation::{Conversation, Past};
@@ -123,7 +123,7 @@ impl<'a> Session<'a> {
         report.events += events.len() as u64;
         self.judge(&mut events, &frames, Some(report));
         self.conversations
-            .retain_mut(|conversation| conversation.next < conversation.plan.steps.len());
+            .retain(|conversation| !conversation.is_over());
         Ok(())
     }
 
@@ -138,10 +138,9 @@ impl<'a> Session<'a> {
             };
             let tag = self.tag;
             let conversation = &mut self.conversations[at];
-            let Some(step) = conversation.plan.steps.get(conversation.next).cloned() else {
+            let Some(step) = conversation.due() else {
                 continue;
             };
-            conversation.next += 1;
             let packets = SIDES.map(|side| conversation.packets(&step, side, tag));
             let [Some(kernel), Some(netd)] = packets else {
                 continue; // nothing to answer has arrived
@@ -243,8 +242,7 @@ impl<'a> Session<'a> {
                 self.remember(event);
                 if !goes_on {
                     // What follows would only differ in consequence.
-                    let conversation = &mut self.conversations[event.conversation];
-                    conversation.next = usize::MAX;
+                    self.conversations[event.conversation].end();
                 }
             }
         }
@@ -499,6 +497,3 @@ fn carries(packet: &[u8], header: &Header, sent: &[u8]) -> bool {
     };
     header.end - header.l4 == origin.end - origin.l4 && part(packet, header) == part(sent, &origin)
 }
-
-/// Families are told apart in one place only; this keeps the compiler's eye on it.
-const _: () = assert!(Family::V4 as usize == 0 && Family::V6 as usize == 1);

@@ -35,6 +35,8 @@ pub struct Step {
     pub body: Body,
     /// How it is mistreated on the way out.
     pub twist: Twist,
+    /// Rounds that go by before it: about thirty make a second.
+    pub pause: usize,
     /// A new connection may begin with it, so that the translation may be another one.
     pub fresh: bool,
     /// What is wrong with it in the eyes of a connection tracker.

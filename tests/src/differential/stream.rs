@@ -41,9 +41,15 @@ impl<'a> Stream<'a> {
                 self.answer();
                 "tcp half open"
             }
-            16..22 => {
+            16..20 => {
                 self.refuse();
                 "tcp refused"
+            }
+            20..22 if strays => {
+                // The opener changes its mind, and the answer comes all the same.
+                self.send(End::Opener, tcp::RST, 0);
+                self.send_odd(End::Answerer, tcp::SYN | tcp::ACK, 0, 0, Oddity::WrongState);
+                "tcp taken back"
             }
             kind => {
                 self.answer();
@@ -56,6 +62,8 @@ impl<'a> Stream<'a> {
                 match kind {
                     22..60 => {
                         self.finish();
+                        let from = self.either();
+                        self.maybe_error(from, 6);
                         self.after(strays);
                         "tcp closed"
                     }
@@ -68,7 +76,11 @@ impl<'a> Stream<'a> {
                         let from = self.either();
                         let flags = if self.random.chance(50) { tcp::ACK } else { 0 };
                         self.send(from, tcp::RST | flags, 0);
-                        self.after(strays);
+                        if self.random.chance(20) {
+                            self.again();
+                        } else {
+                            self.after(strays);
+                        }
                         "tcp aborted"
                     }
                     _ => "tcp abandoned",
@@ -135,6 +147,10 @@ impl<'a> Stream<'a> {
     }
 
     fn answer(&mut self) {
+        if self.random.chance(4) {
+            // Both opened at the same time: the answerer's SYN comes before its SYN with ACK.
+            self.send_twisted(End::Answerer, tcp::SYN, 0, Twist::default());
+        }
         if self.random.chance(5) {
             self.send_twisted(End::Answerer, tcp::SYN | tcp::ACK, 0, Twist::default());
         }

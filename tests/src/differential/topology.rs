@@ -153,7 +153,8 @@ impl Topology {
             sequence: 0,
             length: 8,
         };
-        let source = (from.address(Family::V4), 64_000);
+        // An identifier of its own, lest a translation chooses one that a conversation needs.
+        let source = (from.address(Family::V4), 64_000 + from.wire as u16);
         let destination = (to.address(Family::V4), 0);
         let twist = Twist::default();
         for packet in craft::packets(&body, source, destination, &twist, 0, None) {
