@@ -28,6 +28,10 @@ const TRIES: u32 = 256;
 /// A new flow is refused this soon where its network has used up what it may have.
 const EXHAUSTED_TRIES: u32 = 1024;
 
+/// Ordering of an addition whose result is used. For a relaxed one LLVM emits the instruction that
+/// returns nothing, and takes the addend for the result.
+const FETCHES: AtomicOrdering = AtomicOrdering::AcqRel;
+
 /// Values of `Slot::used`.
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
@@ -218,7 +222,7 @@ extern "C" fn try_slot<F: Family>(attempt: u32, search: *mut Search) -> i64 {
     // SAFETY: a map value; the addition is atomic.
     let turn = unsafe {
         let hand = &raw mut (*sweeper).open[F::INDEX];
-        atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(hand, 1)
+        atomic_xadd::<u32, u32, FETCHES>(hand, 1)
     };
     let index = turn.checked_rem(search.count).unwrap_or(0);
     let Some(slot) = slot::<F>(index) else {
@@ -319,7 +323,7 @@ extern "C" fn sweep_slot<F: Family>(_: u32, run: *mut Sweep) -> i64 {
     // SAFETY: as in `try_slot`.
     let turn = unsafe {
         let hand = &raw mut (*sweeper).sweep[F::INDEX];
-        atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(hand, 1)
+        atomic_xadd::<u32, u32, FETCHES>(hand, 1)
     };
     let index = turn.checked_rem(run.count).unwrap_or(0);
     if let Some(slot) = slot::<F>(index)
