@@ -11,7 +11,7 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xsub};
 use aya_ebpf::bindings::bpf_timer;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start,
+    bpf_get_prandom_u32, bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start,
 };
 use netd_common::Reason;
 use netd_common::abi::{FLOW_REPLY, Flow, FlowKey, Slot, Sweeper};
@@ -219,10 +219,15 @@ extern "C" fn try_slot<F: Family>(attempt: u32, search: *mut Search) -> i64 {
     let Some(sweeper) = sweeper() else {
         return 1;
     };
-    // SAFETY: a map value; the addition is atomic.
+    // SAFETY: a map value; the addition is atomic. The other helper takes no pointers.
     let turn = unsafe {
-        let hand = &raw mut (*sweeper).open[F::INDEX];
-        atomic_xadd::<u32, u32, FETCHES>(hand, 1)
+        if attempt < EASY || search.only != 0 {
+            let hand = &raw mut (*sweeper).open[F::INDEX];
+            atomic_xadd::<u32, u32, FETCHES>(hand, 1)
+        } else {
+            // Connections that were opened one after the other lie together: look elsewhere.
+            bpf_get_prandom_u32()
+        }
     };
     let index = turn.checked_rem(search.count).unwrap_or(0);
     let Some(slot) = slot::<F>(index) else {
