@@ -265,12 +265,15 @@ fn advance<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, partner: 
             ack: partner.ack,
             edge: partner.edge,
         };
-        // Who was not heard of yet has no window; then the answer to a SYN proves itself by
-        // acknowledging it (RFC 9293, section 3.10.7.3).
-        let genuine = if partner.edge == partner.ack {
+        // Who was not heard of yet has no window (one that is closed has an edge); then the answer
+        // to a SYN proves itself by acknowledging it (RFC 9293, section 3.10.7.3).
+        let genuine = if partner.edge | partner.ack == 0 {
             !reply || state as u8 != State::New as u8 || packet.ack == flow.ack
-        } else {
+        } else if packet.control & tcp::RST != 0 {
             peer.may_reset(packet.seq)
+        } else {
+            // A FIN stands behind the segment's data, some of which may be old.
+            peer.may_reset(packet.seq.wrapping_add(window::data_len(ctx, packet)))
         };
         if packet.control & (tcp::RST | tcp::FIN) != 0 && !genuine {
             return;

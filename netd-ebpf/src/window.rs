@@ -45,6 +45,14 @@ pub extern "C" fn window_scale(ctx: *mut __sk_buff, l4: u32) -> u32 {
     0
 }
 
+/// How many bytes of data the segment holds.
+#[inline(always)]
+pub fn data_len<A>(ctx: &TcContext, packet: &Packet<A>) -> u32 {
+    let offset = ctx.load::<u8>(packet.l4() + 12).unwrap_or_default();
+    let start = packet.at.wrapping_add(u32::from(offset >> 4) * 4);
+    packet.end.saturating_sub(start)
+}
+
 /// Remember what the segment accepts from the other side.
 #[inline(always)]
 pub fn remember<A>(packet: &Packet<A>, flow: &mut Flow<A>) {
