@@ -344,7 +344,11 @@ fn translate_quote<F: Family>(
             if !(icmp && F::INDEX == 0) {
                 covered += u64::from(addresses);
             }
-            let new = update(old, fold(covered));
+            let mut new = update(old, fold(covered));
+            // RFC 768: zero would say that there is none.
+            if key.proto == proto::UDP && new == [0; 2] {
+                new = [0xff; 2];
+            }
             ctx.skb.store(field, &new, 0).ok()?;
             outer += u64::from(difference(sum2(old), sum2(new)));
         }

@@ -131,7 +131,14 @@ impl Family for V4 {
         if first >> 4 != 4 || header_len < Ipv4Hdr::LEN {
             return Err(Unread::Malformed);
         }
-        if header_len != Ipv4Hdr::LEN && ctx.data() + l3 + header_len + 20 > ctx.data_end() {
+        // RFC 1812, 5.2.2: what is damaged is not forwarded. With options the stack looks.
+        if header_len == Ipv4Hdr::LEN {
+            let sum =
+                u64::from(w0) + u64::from(w1) + u64::from(w2) + u64::from(src) + u64::from(dst);
+            if fold(sum) != 0xffff {
+                return Err(Unread::Malformed);
+            }
+        } else if ctx.data() + l3 + header_len + 20 > ctx.data_end() {
             pull(ctx, l3 + 60 + 20);
         }
         let [_, tos, high, low] = w0.to_ne_bytes();

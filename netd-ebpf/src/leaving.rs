@@ -38,8 +38,12 @@ fn packet_to_outside<F: Stages>(ctx: &TcContext, l3: usize) -> i32 {
     let Some(src) = packet::read::<F::Addr>(ctx, l3 + F::SRC) else {
         return PASS;
     };
-    let bridge = maps::bridge_of::<F>(src);
     let here = ifindex(ctx);
+    let mut bridge = maps::bridge_of::<F>(src);
+    // The host talks to its guests: like any of its own packets.
+    if bridge == here && from == 0 {
+        bridge = 0;
+    }
     let to_guests = maps::network(here);
     // It was addressed to the host when it came in, and nobody judged it.
     if from != 0
@@ -66,6 +70,11 @@ fn packet_to_outside<F: Stages>(ctx: &TcContext, l3: usize) -> i32 {
         if let Verdict::Reject(reason) = judge(from, to) {
             return drops::drop(reason);
         }
+    }
+    // Redirected by `bridge_ingress`: no guest is let through with an address that is not its
+    // network's, so this is a translated packet, too.
+    if from != 0 && bridge == 0 && maps::network(from).is_some() {
+        return PASS;
     }
     let Some(seen) = F::seen() else {
         return PASS;

@@ -12,8 +12,8 @@
 
 pub mod agent;
 pub mod crowd;
-pub mod flood;
 pub mod differential;
+pub mod flood;
 pub mod frame;
 pub mod guest;
 pub mod lab;
