@@ -94,7 +94,7 @@ pub struct Flow<A> {
     pub out_dmac: MacAddr,
     /// Source MAC of frames that leave.
     pub out_smac: MacAddr,
-    /// [`Control::epoch`] when policy and path were last checked.
+    /// [`Control::epoch`] plus [`Moved::epoch`] when policy and path were last checked.
     pub epoch: u32,
     /// [`tick`] of the last packet of this direction.
     pub last_seen: u32,
@@ -235,6 +235,11 @@ pub struct Fragment {
     pub proto: u8,
     /// Zero.
     pub zero: u8,
+    /// IPv4: identification under which the fragments of a masqueraded packet go on, since two
+    /// guests may use one at a time. Zero: they keep their own.
+    pub id: [u8; 2],
+    /// Zero.
+    pub zeros: [u8; 2],
 }
 
 /// Forward mode of a network, as `networks` holds it for each family.
@@ -354,6 +359,10 @@ pub struct Device {
     pub address6: Addr6,
     /// `DEVICE_*` bits.
     pub flags: u32,
+    /// Its MAC address; zero when it has none.
+    pub mac: MacAddr,
+    /// Zero.
+    pub zero: [u8; 2],
 }
 
 /// Frames of this device have an Ethernet header.
@@ -374,6 +383,17 @@ pub struct Control {
     pub slots: u32,
     /// How long flows may be silent, in [`tick`]s, by [`crate::flow::Timeout`].
     pub timeouts: [u32; crate::flow::TIMEOUTS],
+}
+
+/// The one entry of `moved`, which the programs keep.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Added to [`Control::epoch`]: raised when a guest is seen at another port or with another
+    /// MAC address, so that no packet of its flows takes the old way.
+    pub epoch: u32,
+    /// [`tick`] when it was last raised: once a tick is enough, since flows look again then.
+    pub raised: u32,
 }
 
 /// Some network has endpoint-independent mappings, whose ports are nobody else's.
@@ -417,10 +437,10 @@ const _: () = {
     assert!(size_of::<Slot<Addr6>>() == 48);
     assert!(size_of::<FragmentKey<Addr4>>() == 16);
     assert!(size_of::<FragmentKey<Addr6>>() == 40);
-    assert!(size_of::<Fragment>() == 12);
+    assert!(size_of::<Fragment>() == 16);
     assert!(size_of::<Network>() == 88);
     assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Device>() == 24);
+    assert!(size_of::<Device>() == 32);
     assert!(size_of::<Control>() == 80);
 };
 
@@ -453,6 +473,7 @@ mod pod {
         Endpoint,
         Device,
         Control,
+        Moved,
         DropCount
     );
 }

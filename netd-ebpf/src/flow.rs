@@ -10,9 +10,10 @@ use netd_common::policy::{Place, Verdict, judge};
 use netd_common::tcp::{self, Peer};
 
 use crate::family::Family;
-use crate::packet::Packet;
-use crate::path::{self, Route};
-use crate::{maps, table, window};
+use crate::maps::Seen;
+use crate::packet::{Kind, Packet};
+use crate::path::{self, Hook, Route};
+use crate::{ERROR, FIRST, fragment, mapping, maps, table, window};
 
 /// The datapath's clock.
 #[inline(always)]
@@ -61,6 +62,20 @@ pub struct Source {
     pub smac: MacAddr,
 }
 
+impl Source {
+    /// The hook it was seen at.
+    #[inline(always)]
+    pub fn hook(&self) -> Hook {
+        if self.bridge == 0 {
+            Hook::Uplink
+        } else if self.bridge == self.ifindex {
+            Hook::Bridge
+        } else {
+            Hook::Port
+        }
+    }
+}
+
 /// What policy and routing say of a packet.
 pub struct Decision<A> {
     /// May it pass, and how?
@@ -106,7 +121,7 @@ pub fn decide<F: Family>(
         packet.tos,
         &mut decision.route,
     );
-    decision.leaves = !decision.route.local && !maps::is_own::<F>(packet.key.dst);
+    decision.leaves = !decision.route.local && !maps::is_own::<F>(&packet.key.dst);
     if !forwarded {
         return;
     }
@@ -137,14 +152,41 @@ pub fn place<F: Family>(ifindex: u32, address: F::Addr) -> Place<'static> {
 /// May a flow of the network behind `bridge` go on with this source address? As long as the host
 /// has it, or it is in the network's range.
 #[inline(always)]
-pub fn may_hide_behind<F: Family>(address: F::Addr, bridge: u32) -> bool {
+pub fn may_hide_behind<F: Family>(address: &F::Addr, bridge: u32) -> bool {
     if maps::is_own::<F>(address) {
         return true;
     }
     maps::network(bridge).is_some_and(|network| {
         let side = F::side(network);
-        side.first != F::ZERO && F::within(address, side.first, side.last)
+        side.first != F::ZERO && F::within(*address, side.first, side.last)
     })
+}
+
+/// Stage: is the packet of a flow that exists?
+#[inline(always)]
+pub fn known<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let l3 = seen.l3();
+    let Seen { packet, source, .. } = seen;
+    if packet.kind == Kind::IcmpError {
+        return ERROR;
+    }
+    if packet.kind == Kind::Fragment && !fragment::resolve::<F>(packet) {
+        return FIRST;
+    }
+    if packet.kind != Kind::Flow {
+        return FIRST;
+    }
+    let Some(flow) = find::<F>(&packet.key) else {
+        return FIRST;
+    };
+    let mut confirm = F::ZERO;
+    if !refresh::<F>(ctx, packet, flow, source, &mut confirm) {
+        return FIRST;
+    }
+    if packet.first {
+        fragment::note::<F>(ctx, packet, flow.flags & FLOW_MASQUERADE != 0);
+    }
+    path::transmit::<F>(ctx, l3, packet, flow, source.hook(), confirm)
 }
 
 /// Look again at a known flow: is it alive, still allowed, and is its path still right? `false`
@@ -196,6 +238,7 @@ pub fn refresh<F: Family>(
         flow.last_seen = now;
     }
     advance(ctx, packet, flow, partner);
+    mapping::touch::<F>(packet, flow);
     true
 }
 
@@ -302,7 +345,9 @@ fn check_path<F: Family>(
     confirm: &mut F::Addr,
 ) -> bool {
     let mut to = flow.out_network;
-    if !reply || to == 0 {
+    // Let in by a mapping: what it is judged by is the network that has the mapping.
+    let admitted = !reply && flow.flags & (FLOW_NAT | FLOW_MASQUERADE) == FLOW_NAT;
+    if !admitted && (!reply || to == 0) {
         let mut decision = Decision::none();
         decide::<F>(ctx, packet, source, &mut decision);
         // An answer needs no leave of its own, only a way.
@@ -314,7 +359,7 @@ fn check_path<F: Family>(
                     // Running flows keep their address as long as the host has it.
                     if flow.flags & FLOW_MASQUERADE != 0
                         && (maps::device(decision.route.ifindex).is_none()
-                            || !may_hide_behind::<F>(flow.new_src, flow.in_network))
+                            || !may_hide_behind::<F>(&flow.new_src, flow.in_network))
                     {
                         return false;
                     }

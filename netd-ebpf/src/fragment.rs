@@ -5,15 +5,17 @@
 //! would have to be masqueraded. From outside it may be for the host itself, whose stack gets it;
 //! when the first one shows that it was a guest's, it is counted.
 
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{Fragment, FragmentKey};
+use netd_common::checksum::{difference, sum2, update};
 use netd_common::flow::{Timeout, idle};
 
 use crate::family::Family;
 use crate::flow::now;
-use crate::packet::{Kind, Packet};
+use crate::packet::{Kind, Packet, at};
 use crate::{drops, maps};
-use aya_ebpf::programs::TcContext;
 
 #[inline(always)]
 fn key<F: Family>(packet: &Packet<F::Addr>) -> FragmentKey<F::Addr> {
@@ -26,15 +28,27 @@ fn key<F: Family>(packet: &Packet<F::Addr>) -> FragmentKey<F::Addr> {
     }
 }
 
-/// Remember the first fragment of a packet that belongs to a flow.
+/// Remember the first fragment of a packet that belongs to a flow. Behind a shared address it goes
+/// on under another identification (`renumber`), and the others with it.
 #[inline(always)]
-pub fn note<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>) {
+pub fn note<F: Family>(ctx: &TcContext, packet: &mut Packet<F::Addr>, renumber: bool) {
     let key = key::<F>(packet);
+    let mut id = [0; 2];
+    if F::INDEX == 0 && renumber {
+        // SAFETY: takes no pointers.
+        let random = unsafe { bpf_get_prandom_u32() } as u16;
+        id = (random | 1).to_ne_bytes();
+    }
     if let Some(before) = F::fragments().get_ptr_mut(&key) {
         // SAFETY: entries are shared by all CPUs; a lost update loses a count.
         let before = unsafe { &*before };
-        if before.orphans != 0 && idle(before.seen, now()) <= maps::timeout(Timeout::Fragment) {
-            drops::count(ctx, Reason::FragNoHead as u32);
+        if idle(before.seen, now()) <= maps::timeout(Timeout::Fragment) {
+            if before.orphans != 0 {
+                drops::count(ctx, Reason::FragNoHead as u32);
+            } else if renumber {
+                // The same one again.
+                id = before.id;
+            }
         }
     }
     let fragment = Fragment {
@@ -44,7 +58,10 @@ pub fn note<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>) {
         orphans: 0,
         proto: packet.key.proto,
         zero: 0,
+        id,
+        zeros: [0; 2],
     };
+    packet.new_id = id;
     // A full cache loses a packet, as a full reassembly queue does.
     let _ = F::fragments().insert(&key, &fragment, 0);
 }
@@ -63,9 +80,23 @@ pub fn resolve<F: Family>(packet: &mut Packet<F::Addr>) -> bool {
     packet.key.sport = first.sport;
     packet.key.dport = first.dport;
     packet.key.proto = first.proto;
+    packet.new_id = first.id;
     packet.kind = Kind::Flow;
     packet.headless = true;
     true
+}
+
+/// Write the new identification of a fragment.
+#[inline(always)]
+pub fn renumber(ctx: &TcContext, l3: usize, old: [u8; 4], new: [u8; 2]) -> Option<()> {
+    let ip = at::<[u16; 10]>(ctx, l3)?;
+    let change = difference(sum2([old[0], old[1]]), sum2(new));
+    // SAFETY: `at` proved that the header is in the packet.
+    unsafe {
+        (*ip)[2] = u16::from_ne_bytes(new);
+        (*ip)[5] = u16::from_ne_bytes(update((*ip)[5].to_ne_bytes(), change));
+    }
+    Some(())
 }
 
 /// Remember a fragment that the host's stack gets since its first one has not come.

@@ -13,7 +13,7 @@ use crate::maps::Seen;
 use crate::packet::{self, ETH, Kind, Packet, ifindex};
 use crate::path::transmit;
 use crate::stage::{self, Stages};
-use crate::{ERROR, FIRST, PASS, REJECT, drops, fragment, maps, open, reject};
+use crate::{LOOK, PASS, REJECT, drops, maps, open, reject};
 
 pub use crate::path::Hook;
 
@@ -72,7 +72,10 @@ fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
         smac,
     };
     seen.keep(source, ETH);
-    let action = stage::run::<F>(ctx, F::guest_known, F::icmp_error, F::guest_first, F::send);
+    let mut action = F::guest_entry(ctx);
+    if action == LOOK {
+        action = stage::run::<F>(ctx, F::known, F::icmp_error, F::guest_first, F::send);
+    }
     if action < REJECT {
         return action;
     }
@@ -80,13 +83,13 @@ fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
     reject::reject::<F>(ctx, here, own, (action - REJECT) as u32)
 }
 
-/// Stage: is the packet for the gateway to route, and of a flow that exists?
+/// Stage: is the packet for the gateway to route?
 #[inline(always)]
-pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+pub fn entry<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let l3 = seen.l3();
     let Seen { packet, source, .. } = seen;
 
-    let hook = hook(source);
+    let hook = source.hook();
     let Some(network) = maps::network(source.bridge) else {
         return PASS;
     };
@@ -111,43 +114,19 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         return PASS;
     }
     let inside = maps::bridge_of::<F>(packet.key.src) == source.bridge;
-    if inside && learn::<F>(packet.key.src, source, hook) {
+    if inside && learn::<F>(&packet.key.src, source, hook) {
         return PASS;
     }
-    // An error that belongs to no flow, or whose sender claims a foreign address, is judged like
-    // any other packet.
-    if packet.kind == Kind::IcmpError && (inside || mode == Mode::Open) {
-        return ERROR;
+    // An error whose sender claims a foreign address is judged like any other packet.
+    if packet.kind == Kind::IcmpError && !inside && mode != Mode::Open {
+        packet.kind = Kind::Icmp;
     }
-    if packet.kind == Kind::Fragment && !fragment::resolve::<F>(packet) {
-        return FIRST;
-    }
-    if packet.kind == Kind::Flow
-        && let Some(flow) = flow::find::<F>(&packet.key)
-    {
-        let mut confirm = F::ZERO;
-        if flow::refresh::<F>(ctx, packet, flow, source, &mut confirm) {
-            if packet.first {
-                fragment::note::<F>(ctx, packet);
-            }
-            return transmit::<F>(ctx, l3, packet, flow, hook, confirm);
-        }
-    }
-    FIRST
+    LOOK
 }
 
 #[inline(always)]
 fn is_isolated<F: Family>(bridge: u32) -> bool {
     maps::network(bridge).is_some_and(|n| Mode::from_u8(F::side(n).mode) == Mode::Isolated)
-}
-
-#[inline(always)]
-fn hook(source: &Source) -> Hook {
-    if source.ifindex == source.bridge {
-        Hook::Bridge
-    } else {
-        Hook::Port
-    }
 }
 
 /// Stage: a packet of no known flow.
@@ -156,7 +135,7 @@ pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, source, .. } = seen;
 
     // Packets for the host are the stack's.
-    if maps::is_own::<F>(packet.key.dst) {
+    if maps::is_own::<F>(&packet.key.dst) {
         return PASS;
     }
     let mut decision = Decision::none();
@@ -205,23 +184,26 @@ pub fn why_no_flow<A>(packet: &Packet<A>) -> Option<Reason> {
 /// it only speaks up when no port has done so lately. `true` when the bridge should see this
 /// packet, too.
 #[inline(always)]
-fn learn<F: Family>(address: F::Addr, source: &Source, hook: Hook) -> bool {
+fn learn<F: Family>(address: &F::Addr, source: &Source, hook: Hook) -> bool {
     let now = flow::now();
     if let Some(endpoint) = F::endpoints().get_ptr_mut(address) {
         // SAFETY: as for flows: fields are written one at a time, and a torn read sends one
         // packet to a place that the next packet corrects.
         let endpoint = unsafe { &mut *endpoint };
         if hook != Hook::Port {
-            if now.wrapping_sub(endpoint.last_seen) > 1 {
-                endpoint.ifindex = source.ifindex;
-                endpoint.mac = source.smac;
-                endpoint.last_seen = now;
+            if now.wrapping_sub(endpoint.last_seen) <= 1 {
+                return false;
             }
-            return false;
+        }
+        if endpoint.ifindex != source.ifindex || endpoint.mac != source.smac {
+            maps::guest_moved(now);
         }
         endpoint.ifindex = source.ifindex;
         endpoint.mac = source.smac;
         endpoint.last_seen = now;
+        if hook != Hook::Port {
+            return false;
+        }
         if now.wrapping_sub(endpoint.bridged) > BRIDGED {
             endpoint.bridged = now;
             return true;
@@ -237,5 +219,7 @@ fn learn<F: Family>(address: F::Addr, source: &Source, hook: Hook) -> bool {
     };
     // A full cache or a race loses nothing but a shortcut.
     let _ = F::endpoints().insert(address, &endpoint, 0);
+    // Somebody else may have had the address before.
+    maps::guest_moved(now);
     false
 }

@@ -173,6 +173,7 @@ impl Family for V4 {
             ack: 0,
             tos: u32::from(tos),
             id: [id_high, id_low, 0, 0],
+            new_id: [0; 2],
             window: 0,
             kind: Kind::Broken,
             control: 0,

@@ -196,6 +196,7 @@ impl Family for V6 {
             ack: 0,
             tos: w0 & u32::from_be(0x0fff_ffff),
             id: [0; 4],
+            new_id: [0; 2],
             window: 0,
             kind: Kind::Broken,
             control: 0,

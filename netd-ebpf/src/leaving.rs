@@ -157,11 +157,11 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         && let Some(flow) = flow::find::<F>(&packet.key)
         && flow.flags & FLOW_NAT != 0
         && flow.in_network == bridge
-        && flow::may_hide_behind::<F>(flow.new_src, bridge)
+        && flow::may_hide_behind::<F>(&flow.new_src, bridge)
         && flow::step::<F>(ctx, packet, flow)
     {
         if packet.first {
-            fragment::note::<F>(ctx, packet);
+            fragment::note::<F>(ctx, packet, flow.flags & FLOW_MASQUERADE != 0);
         }
         return translated::<F>(ctx, l3, packet, flow);
     }
@@ -224,7 +224,7 @@ fn concerns_guests<F: Stages>(packet: &Packet<F::Addr>, source: &Source) -> bool
     source.ifindex == 0
         && !F::never_forwarded(packet.key.dst)
         && !matches!(packet.key.proto, proto::TCP | proto::UDP)
-        && maps::is_own::<F>(packet.key.src)
+        && maps::is_own::<F>(&packet.key.src)
 }
 
 /// Translate a packet that the stack has already forwarded.

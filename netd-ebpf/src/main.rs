@@ -26,6 +26,7 @@
     reason = "a map value handed over by value is copied to the stack, which has 512 bytes"
 )]
 
+mod arp;
 mod claim;
 mod dhcp;
 mod drops;
@@ -37,6 +38,7 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod leaving;
+mod mapping;
 mod maps;
 mod open;
 mod outside;
@@ -56,6 +58,8 @@ use network_types::eth::EthHdr;
 /// Let the next program of the hook, then the stack, have the packet.
 const PASS: i32 = TC_ACT_UNSPEC;
 
+/// Between the stages of a program: see whether a flow is known.
+const LOOK: i32 = 1 << 11;
 /// Between the stages of a program: no flow is known, judge the packet as a first one.
 const FIRST: i32 = 1 << 12;
 /// Between the stages of a program: it is an ICMP error, see what it is about.

@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
-    BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Fragment, FragmentKey,
+    BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Moved,
     Network, RESERVED_WORDS, ReservedWord, Slot, Subnet, Sweeper, Usage,
 };
 use netd_common::flow::{State, Timeout};
@@ -55,6 +55,10 @@ pub static DEVICES: HashMap<u32, Device, 4096> = HashMap::new();
 /// Ports that are not to be handed out.
 #[btf_map(name = "reserved")]
 pub static RESERVED: Array<ReservedWord, RESERVED_WORDS> = Array::new();
+
+/// Counts the guests' moves.
+#[btf_map(name = "moved")]
+pub static MOVED: Array<Moved, 1> = Array::new();
 
 /// The sweep's clock and place.
 #[btf_map(name = "sweeper")]
@@ -208,7 +212,22 @@ fn control() -> Option<&'static Control> {
 /// The epoch that flows must carry to be trusted without a second look.
 #[inline(always)]
 pub fn epoch() -> u32 {
-    control().map_or(0, |c| c.epoch)
+    let moves = MOVED.get(0).map_or(0, |m| m.epoch);
+    control().map_or(0, |c| c.epoch).wrapping_add(moves)
+}
+
+/// A guest is not where it was, or not who it was: let flows look again, once a tick (`now`).
+#[inline(always)]
+pub fn guest_moved(now: u32) {
+    if let Some(moved) = MOVED.get_ptr_mut(0) {
+        // SAFETY: a map value; two CPUs that raise it at once raise it once.
+        unsafe {
+            if (*moved).raised != now {
+                (*moved).raised = now;
+                (*moved).epoch = (*moved).epoch.wrapping_add(1);
+            }
+        }
+    }
 }
 
 /// `CONTROL_*` bits.
@@ -265,7 +284,7 @@ pub fn network(bridge: u32) -> Option<&'static Network> {
 
 /// Is this one of the host's own addresses?
 #[inline(always)]
-pub fn is_own<F: Family>(address: F::Addr) -> bool {
+pub fn is_own<F: Family>(address: &F::Addr) -> bool {
     // SAFETY: as for `network`.
     unsafe { F::addresses().get(address) }.is_some()
 }

@@ -13,9 +13,9 @@ use crate::family::Family;
 use crate::flow::{self, Decision, Source, now};
 use crate::maps::Seen;
 use crate::packet::{Packet, has_ports};
-use crate::path::{self, Hook};
+use crate::path;
 use crate::window::window_scale;
-use crate::{OPEN, PASS, REJECT, SEND, claim, drops, fragment, leaving, maps};
+use crate::{FIRST, OPEN, PASS, REJECT, SEND, claim, drops, fragment, leaving, maps};
 
 /// Prepare the flow of a packet that may pass, in the scratch map: [`OPEN`], or what becomes of
 /// the packet instead.
@@ -49,9 +49,12 @@ pub fn insert<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, .. } = seen;
 
     match claim::insert::<F>(ctx) {
+        // That was its mapping; now for the flow itself.
+        Ok(()) if F::scratch().is_some_and(|s| s.claim.key != packet.key) => FIRST,
         Ok(()) => {
             if packet.first {
-                fragment::note::<F>(ctx, packet);
+                let hidden = F::scratch().is_some_and(|s| s.flow.flags & FLOW_MASQUERADE != 0);
+                fragment::note::<F>(ctx, packet, hidden);
             }
             SEND
         }
@@ -68,15 +71,8 @@ pub fn send<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let l3 = seen.l3();
     let Seen { packet, source, .. } = seen;
 
-    let hook = if source.bridge == 0 {
-        Hook::Uplink
-    } else if source.bridge == source.ifindex {
-        Hook::Bridge
-    } else {
-        Hook::Port
-    };
     match flow::find::<F>(&packet.key) {
-        Some(flow) => path::transmit::<F>(ctx, l3, packet, flow, hook, F::ZERO),
+        Some(flow) => path::transmit::<F>(ctx, l3, packet, flow, source.hook(), F::ZERO),
         // Another CPU needed the room.
         None => drops::drop(Reason::TableFull),
     }
@@ -180,7 +176,7 @@ fn fill<F: Family>(
 
 /// Zero an entry field by field: the verifier wants to see each of its bytes written.
 #[inline(always)]
-fn clear<A: Default>(flow: &mut Flow<A>) {
+pub fn clear<A: Default>(flow: &mut Flow<A>) {
     *flow = Flow::default();
 }
 

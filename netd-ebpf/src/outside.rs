@@ -2,6 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
+use netd_common::abi::CONTROL_MAPPINGS;
 use netd_common::policy::Verdict;
 
 use crate::family::{Family, V4, V6};
@@ -11,14 +12,15 @@ use crate::maps::Seen;
 use crate::packet::{self, ETH, Kind, ifindex};
 use crate::path::{Hook, transmit};
 use crate::stage::{self, Stages};
-use crate::{ERROR, FIRST, PASS, REJECT, drops, fragment, maps, open, reject};
+use crate::{PASS, REJECT, arp, drops, fragment, mapping, maps, open, reject};
 
 /// Ingress of a device that is no part of a managed network; `l3` is the length of its
 /// link-layer header.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
     if !packet::is_for_us(ctx) {
-        return PASS;
+        // Requests are broadcast.
+        return if l3 == ETH { arp::answer(ctx) } else { PASS };
     }
     if l3 == ETH && !packet::take_off_priority_tag(ctx) {
         return drops::finish(ctx, drops::drop(Reason::VlanTag));
@@ -28,6 +30,8 @@ pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
         packet_from_outside::<V4>(ctx, l3, here)
     } else if V6::is(ctx) {
         packet_from_outside::<V6>(ctx, l3, here)
+    } else if l3 == ETH {
+        arp::answer(ctx)
     } else {
         PASS
     };
@@ -58,13 +62,7 @@ fn packet_from_outside<F: Stages>(ctx: &TcContext, l3: usize, here: u32) -> i32 
         smac: [0; 6],
     };
     seen.keep(source, l3);
-    let action = stage::run::<F>(
-        ctx,
-        F::outside_known,
-        F::icmp_error,
-        F::outside_first,
-        F::send,
-    );
+    let action = stage::run::<F>(ctx, F::known, F::icmp_error, F::outside_first, F::send);
     if action < REJECT {
         return action;
     }
@@ -76,39 +74,19 @@ fn packet_from_outside<F: Stages>(ctx: &TcContext, l3: usize, here: u32) -> i32 
     reject::reject::<F>(ctx, here, own, (action - REJECT) as u32)
 }
 
-/// Stage: is the packet of a flow that exists?
-#[inline(always)]
-pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let l3 = seen.l3();
-    let Seen { packet, source, .. } = seen;
-
-    if packet.kind == Kind::IcmpError {
-        return ERROR;
-    }
-    if packet.kind == Kind::Fragment && !fragment::resolve::<F>(packet) {
-        return FIRST;
-    }
-    if packet.kind == Kind::Flow
-        && let Some(flow) = flow::find::<F>(&packet.key)
-    {
-        let mut confirm = F::ZERO;
-        if flow::refresh::<F>(ctx, packet, flow, source, &mut confirm) {
-            if packet.first {
-                fragment::note::<F>(ctx, packet);
-            }
-            return transmit::<F>(ctx, l3, packet, flow, Hook::Uplink, confirm);
-        }
-    }
-    FIRST
-}
-
 /// Stage: a packet of no known flow.
 #[inline(always)]
 pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, source, .. } = seen;
 
+    if maps::control_flags() & CONTROL_MAPPINGS != 0 {
+        match mapping::admit::<F>(ctx, packet, source) {
+            PASS => {}
+            action => return action,
+        }
+    }
     // The host's own traffic ends here.
-    if maps::is_own::<F>(packet.key.dst) {
+    if maps::is_own::<F>(&packet.key.dst) {
         if packet.kind == Kind::Fragment {
             fragment::note_orphan::<F>(packet);
         }

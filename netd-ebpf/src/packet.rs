@@ -46,6 +46,8 @@ pub struct Packet<A> {
     pub tos: u32,
     /// Identification of a fragmented packet.
     pub id: [u8; 4],
+    /// The one its fragments go on with; zero for the same.
+    pub new_id: [u8; 2],
     /// TCP: window, host order, not scaled.
     pub window: u16,
     /// What it is.

@@ -134,7 +134,7 @@ pub fn set_guest<F: Family>(
     let answer = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
     let asked = |mac: MacAddr| !answer || flow.out_dmac == [0; 6] || flow.out_dmac == mac;
     // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
-    if let Some(endpoint) = unsafe { F::endpoints().get(flow.new_dst) } {
+    if let Some(endpoint) = unsafe { F::endpoints().get(&flow.new_dst) } {
         let port = endpoint.ifindex;
         let fresh = flow::now().wrapping_sub(endpoint.last_seen) < ENDPOINT_AGE;
         if fresh && (port == bridge || maps::bridge_of_port(port) == bridge) {

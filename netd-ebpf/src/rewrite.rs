@@ -9,6 +9,7 @@ use netd_common::flow::proto;
 use netd_common::{checksum, crc32c};
 
 use crate::family::Family;
+use crate::fragment;
 use crate::packet::{Packet, at, has_ports, read};
 
 /// `BPF_F_IPV6` (Linux 6.16): the addresses that changed are not made good by a header checksum,
@@ -41,7 +42,13 @@ pub fn apply<F: Family>(
         nat,
         forward,
     )?;
-    if !nat || packet.headless {
+    if !nat {
+        return Some(());
+    }
+    if packet.new_id != [0; 2] {
+        fragment::renumber(ctx, l3, packet.id, packet.new_id)?;
+    }
+    if packet.headless {
         return Some(());
     }
     let protocol = packet.key.proto;

@@ -7,10 +7,13 @@
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::programs::TcContext;
+use netd_common::abi::CONTROL_MAPPINGS;
 
 use crate::family::{Family, V4, V6};
 use crate::reject::Rejects;
-use crate::{ERROR, FIRST, OPEN, SEND, arguments, guest, icmp, leaving, open, outside};
+use crate::{
+    ERROR, FIRST, OPEN, SEND, arguments, flow, guest, icmp, leaving, mapping, maps, open, outside,
+};
 
 macro_rules! stages {
     ($($(#[$doc:meta])* $stage:ident ($v4:ident, $v6:ident) = $module:ident :: $body:ident;)*) => {
@@ -27,6 +30,9 @@ macro_rules! stages {
             #[unsafe(no_mangle)]
             #[inline(never)]
             extern "C" fn $v4(ctx: *mut __sk_buff) -> i32 {
+                // The linker leaves out an argument that a stage does not use; the verifier wants
+                // it all the same.
+                let ctx = core::hint::black_box(ctx);
                 arguments!(ctx; else TC_ACT_SHOT);
                 match V4::seen() {
                     Some(seen) => $module::$body::<V4>(ctx, seen),
@@ -37,6 +43,7 @@ macro_rules! stages {
             #[unsafe(no_mangle)]
             #[inline(never)]
             extern "C" fn $v6(ctx: *mut __sk_buff) -> i32 {
+                let ctx = core::hint::black_box(ctx);
                 arguments!(ctx; else TC_ACT_SHOT);
                 match V6::seen() {
                     Some(seen) => $module::$body::<V6>(ctx, seen),
@@ -66,12 +73,12 @@ macro_rules! stages {
 }
 
 stages! {
-    /// From a guest: is the packet for the gateway to route, and of a flow that exists?
-    guest_known(guest_known4, guest_known6) = guest::known;
+    /// Is the packet of a flow that exists?
+    known(known4, known6) = flow::known;
+    /// From a guest: is the packet for the gateway to route?
+    guest_entry(guest_entry4, guest_entry6) = guest::entry;
     /// From a guest: a packet of no known flow.
     guest_first(guest_first4, guest_first6) = guest::first;
-    /// From outside: is the packet of a flow that exists?
-    outside_known(outside_known4, outside_known6) = outside::known;
     /// From outside: a packet of no known flow.
     outside_first(outside_first4, outside_first6) = outside::first;
     /// To outside, by the stack: is the packet of a flow that exists?
@@ -82,6 +89,8 @@ stages! {
     icmp_error(icmp_error4, icmp_error6) = icmp::forward;
     /// An ICMP error that leaves by the stack.
     icmp_leaves(icmp_leaves4, icmp_leaves6) = icmp::leave;
+    /// Put the flow of the scratch map under an endpoint-independent mapping.
+    put_under_mapping(put_under_mapping4, put_under_mapping6) = mapping::put_under;
     /// Insert the flow of the scratch map: [`SEND`], or what becomes of the packet without it.
     insert(insert4, insert6) = open::insert;
     /// Send the packet that opened a flow.
@@ -103,11 +112,17 @@ pub fn run<F: Stages>(
     if action == ERROR {
         action = error(ctx);
     }
-    if action == FIRST {
+    // A flow under a mapping may need that, and a contact, before itself.
+    let mut i = 0;
+    while i < 3 && action == FIRST {
         action = first(ctx);
-    }
-    if action == OPEN {
-        action = F::insert(ctx);
+        if action == OPEN && maps::control_flags() & CONTROL_MAPPINGS != 0 {
+            action = F::put_under_mapping(ctx);
+        }
+        if action == OPEN {
+            action = F::insert(ctx);
+        }
+        i += 1;
     }
     if action == SEND {
         action = send(ctx);

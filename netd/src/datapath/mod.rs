@@ -31,7 +31,7 @@ pub use maps::Maps;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-ebpf"));
 
 /// Names of the maps in [`OBJECT`] that are pinned.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 23] = [
     "addresses4",
     "addresses6",
     "control",
@@ -43,6 +43,7 @@ pub const MAPS: [&str; 22] = [
     "flows6",
     "fragments4",
     "fragments6",
+    "moved",
     "networks",
     "pools4",
     "pools6",

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::address::network_address;
 use super::error::XmlError;
-use super::extension::NatBehaviour;
 use super::types::{
     AddressRange, Bandwidth, Bridge, Dhcp, Dns, ForwardMode, Ip, MacTableManager, Network,
     PortRange, Rate, VirtualPort, Vlan,
@@ -73,28 +72,9 @@ pub fn check_define(network: &Network) -> Result<(), XmlError> {
 
 /// May the definition be started: are its rules kept, and is all it asks for acted upon?
 pub fn check_start(network: &Network) -> Result<(), XmlError> {
-    check_start_but(network, waits_for_the_datapath(network)?)
-}
-
-/// What the agent is ready for and the eBPF programs are not: refused with everything else that has
-/// no effect. This function goes when the programs have it.
-fn waits_for_the_datapath(network: &Network) -> Result<Vec<&'static str>, XmlError> {
-    let waiting = [(
-        network.nat_behaviour()? != NatBehaviour::default(),
-        "<netd:nat>",
-    )];
-    let waiting = waiting.into_iter().filter(|(given, _)| *given);
-    Ok(waiting.map(|(_, element)| element).collect())
-}
-
-/// As [`check_start`], with a list of elements that have no effect besides those known here.
-pub(super) fn check_start_but(
-    network: &Network,
-    mut missing: Vec<&'static str>,
-) -> Result<(), XmlError> {
     check_define(network)?;
     let checker = Checker(network);
-    missing.extend(checker.not_acted_upon());
+    let missing = checker.not_acted_upon();
     if !missing.is_empty() {
         return Err(XmlError::Unsupported(format!(
             "network '{}' cannot be started: netd does not act upon {} yet; remove {} from the \

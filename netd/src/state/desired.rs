@@ -220,6 +220,8 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
                     address: address.unwrap_or_default(),
                     address6: address6.unwrap_or_default(),
                     flags,
+                    mac: link.mac.unwrap_or_default().0,
+                    zero: [0; 2],
                 },
             );
         }

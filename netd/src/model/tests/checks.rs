@@ -157,37 +157,28 @@ fn with_nat(children: &str) -> String {
     nat("").replace("<forward/>", &format!("<forward>{children}</forward>"))
 }
 
-/// What only the eBPF programs lack: each is named when the network is started, and nothing else
-/// stands in its way.
+/// What the NAT can be told is acted upon.
 #[test]
-fn start_waits_for_the_datapath() {
+fn start_takes_ranges_and_behaviours() {
     let netd_nat = |attributes: &str| {
         nat(&format!(
             "<metadata><n:nat xmlns:n='urn:netd:network:1' {attributes}/></metadata>"
         ))
     };
-    for (text, element) in [
-        (netd_nat("mapping='endpoint-independent'"), "<netd:nat>"),
-        (
-            netd_nat("mapping='endpoint-independent' filtering='address-dependent'"),
-            "<netd:nat>",
-        ),
+    for text in [
+        nat("").replace("<network>", "<network ipv6='yes'>"),
+        with_nat("<nat ipv6='yes'/>"),
+        with_nat("<nat><address start='1.1.1.1' end='1.1.1.1'/></nat>"),
+        with_nat("<nat><port start='1' end='2'/></nat>"),
+        with_nat("<nat><port start='1024' end='1024'/></nat>"),
+        netd_nat("mapping='address-and-port-dependent'"),
+        netd_nat("mapping='endpoint-independent'"),
+        netd_nat("mapping='endpoint-independent' filtering='address-dependent'"),
     ] {
         let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert_eq!(check_define(&network), Ok(()), "{text}");
-        let error = check_start(&network).expect_err(element);
-        assert!(matches!(error, XmlError::Unsupported(_)), "{error}");
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("{element} yet; remove it")),
-            "{error}"
-        );
-        assert_eq!(check::check_start_but(&network, vec![]), Ok(()), "{text}");
+        assert_eq!(check_start(&network), Ok(()), "{text}");
     }
-    // The default in so many words asks for nothing.
-    let default = netd_nat("mapping='address-and-port-dependent'");
-    assert_eq!(check_start(&parse(&default).unwrap()), Ok(()));
 }
 
 /// What is understood, but not acted upon: each must be named when the network is started.
@@ -246,7 +237,7 @@ fn start_names_what_is_missing() {
     for (text, element) in cases {
         let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert_eq!(check_define(&network), Ok(()), "{text}");
-        let error = ApiError::from(check::check_start_but(&network, vec![]).expect_err(element));
+        let error = ApiError::from(check_start(&network).expect_err(element));
         assert_eq!(error.code, ErrorCode::ConfigUnsupported);
         assert!(error.message.contains(element), "{error}");
         assert!(error.message.contains("network 'net'"), "{error}");
@@ -317,7 +308,7 @@ fn start_refuses_values() {
     ] {
         let network = parse(&text).unwrap();
         assert_eq!(check_define(&network), Ok(()), "{text}");
-        let error = check::check_start_but(&network, vec![]).unwrap_err();
+        let error = check_start(&network).unwrap_err();
         assert!(matches!(error, XmlError::Invalid(_)), "{error}");
         assert!(error.to_string().contains(words), "{error}");
     }

@@ -1,0 +1,222 @@
+//! Endpoint-independent mappings (RFC 4787, section 4.1): one outside port for all peers of a
+//! guest's port.
+//!
+//! A mapping is a flow to everybody: its peer's address and port are zero. So it is made, kept and
+//! swept like any flow, and the insertion of its answering half reserves the port. Flows under it
+//! have entries of their own, by which packets find their way; the mapping is asked when one is
+//! opened. A *contact* is a flow to one peer's every port; it is kept where the filter is by
+//! address (RFC 4787, section 5).
+
+use aya_ebpf::programs::TcContext;
+use netd_common::abi::{
+    FLOW_MAPPED, FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, FlowKey,
+    NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS, NETWORK_FILTER_NONE,
+};
+use netd_common::checksum::{difference, sum2};
+use netd_common::flow::proto;
+
+use crate::family::Family;
+use crate::flow::{Source, find, now};
+use crate::guest::why_no_flow;
+use crate::maps::{Scratch, Seen};
+use crate::open::clear;
+use crate::packet::{Packet, has_ports};
+use crate::{OPEN, PASS, maps, path, table};
+
+/// The mapping's key: a guest's address and port.
+#[inline(always)]
+fn mapping<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
+    FlowKey {
+        src: key.src,
+        dst: F::ZERO,
+        sport: key.sport,
+        dport: [0; 2],
+        proto: key.proto,
+        zero: [0; 3],
+    }
+}
+
+/// The contact's key: the mapping's with a peer's address.
+#[inline(always)]
+fn contact<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
+    FlowKey {
+        dport: [0; 2],
+        ..*key
+    }
+}
+
+/// A living entry of this key.
+#[inline(always)]
+fn alive<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Addr>> {
+    let flow = find::<F>(key)?;
+    if table::is_dead::<F>(key, flow) {
+        table::remove::<F>(key, flow);
+        return None;
+    }
+    Some(flow)
+}
+
+/// Stage: a flow was prepared. If it is to be masqueraded in a network that has mappings, put it
+/// under its own. Where the mapping or the contact is missing, turn what was prepared into that;
+/// the packet is judged again once it is there.
+#[inline(always)]
+pub fn put_under<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let protocol = seen.packet.key.proto;
+    let Some(network) = maps::network(seen.source.bridge) else {
+        return OPEN;
+    };
+    let Some(scratch) = F::scratch() else {
+        return OPEN;
+    };
+    if network.flags & NETWORK_ENDPOINT_INDEPENDENT == 0
+        || !(has_ports(protocol) || protocol == F::ICMP)
+        || scratch.flow.flags & FLOW_MASQUERADE == 0
+    {
+        return OPEN;
+    }
+    let key = scratch.claim.key;
+    let Some(mapping) = alive::<F>(&mapping::<F>(&key)) else {
+        scratch.claim.key = mapping::<F>(&key);
+        scratch.flow.new_dst = F::ZERO;
+        scratch.flow.new_dport = [0; 2];
+        scratch.back.new_src = F::ZERO;
+        scratch.back.new_sport = [0; 2];
+        return OPEN;
+    };
+    mapping.last_seen = now();
+    scratch.claim.spare_sockets = 0;
+    fix_port(scratch, mapping.new_sport);
+    scratch.flow.addr_diff = mapping.addr_diff;
+    scratch.back.addr_diff = difference(F::sum(&mapping.new_src), F::sum(&key.src));
+    scratch.flow.new_src = mapping.new_src;
+    scratch.flow.flags |= FLOW_MAPPED;
+    scratch.back.flags |= FLOW_MAPPED;
+    if network.flags & NETWORK_FILTER_ADDRESS != 0 {
+        let contact = contact::<F>(&key);
+        if let Some(contact) = alive::<F>(&contact) {
+            contact.last_seen = now();
+        } else {
+            scratch.claim.key = contact;
+            scratch.flow.new_dport = [0; 2];
+            scratch.back.new_sport = [0; 2];
+        }
+    }
+    OPEN
+}
+
+/// No other port will do.
+#[inline(always)]
+fn fix_port<A>(scratch: &mut Scratch<A>, port: [u8; 2]) {
+    let own = sum2(scratch.claim.key.sport);
+    scratch.claim.translate = 0;
+    scratch.flow.new_sport = port;
+    scratch.flow.port_diff = difference(own, sum2(port));
+    scratch.back.port_diff = difference(sum2(port), own);
+}
+
+/// A packet of a mapped flow passes: so long the mapping lives, and as long as its flow would.
+#[inline(always)]
+pub fn touch<F: Family>(packet: &Packet<F::Addr>, flow: &Flow<F::Addr>) {
+    if flow.flags & FLOW_MAPPED == 0 {
+        return;
+    }
+    // Sent by the guest, or to its outside address and port: the opener may be either side.
+    let key = if flow.in_network != 0 {
+        mapping::<F>(&packet.key)
+    } else {
+        outside_half::<F>(&packet.key)
+    };
+    if let Some(mapping) = find::<F>(&key) {
+        mapping.last_seen = flow.last_seen;
+        mapping.state = flow.state;
+        if let Some(partner) = find::<F>(&mapping.partner(key.proto)) {
+            partner.state = flow.state;
+        }
+    }
+}
+
+/// The mapping's key for packets from outside.
+#[inline(always)]
+fn outside_half<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
+    FlowKey {
+        src: F::ZERO,
+        dst: key.dst,
+        sport: [0; 2],
+        dport: key.dport,
+        proto: key.proto,
+        zero: [0; 3],
+    }
+}
+
+/// A packet from outside of no known flow, for an address that guests hide behind: prepare a flow
+/// when there is a mapping and its network's filter lets the sender in.
+#[inline(always)]
+pub fn admit<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>, source: &Source) -> i32 {
+    if packet.key.proto == F::ICMP || why_no_flow(packet).is_some() {
+        return PASS;
+    }
+    let Some(mapping) = alive::<F>(&outside_half::<F>(&packet.key)) else {
+        return PASS;
+    };
+    let bridge = mapping.out_network;
+    let Some(network) = maps::network(bridge) else {
+        return PASS;
+    };
+    if network.uplink != 0 && network.uplink != source.ifindex {
+        return PASS;
+    }
+    let mut peer = contact::<F>(&packet.key);
+    peer.sport = [0; 2];
+    peer.dport = packet.key.dport;
+    let admitted = network.flags & NETWORK_FILTER_NONE != 0
+        || (network.flags & NETWORK_FILTER_ADDRESS != 0 && alive::<F>(&peer).is_some());
+    if !admitted {
+        return PASS;
+    }
+    let Some(scratch) = F::scratch() else {
+        return PASS;
+    };
+    let key = &packet.key;
+    let (flow, back) = (&mut scratch.flow, &mut scratch.back);
+    clear(flow);
+    clear(back);
+    let now = now();
+    flow.new_src = key.src;
+    flow.new_dst = mapping.new_dst;
+    flow.new_sport = key.sport;
+    flow.new_dport = mapping.new_dport;
+    flow.flags = FLOW_NAT | FLOW_MAPPED;
+    flow.in_ifindex = network.uplink;
+    flow.last_seen = now;
+    flow.counted = bridge;
+    flow.addr_diff = difference(F::sum(&key.dst), F::sum(&mapping.new_dst));
+    flow.port_diff = difference(sum2(key.dport), sum2(mapping.new_dport));
+    if !path::set_guest::<F>(ctx, flow, bridge, source.ifindex) {
+        return PASS;
+    }
+    flow.epoch = if flow.out_ifindex == 0 {
+        maps::epoch().wrapping_sub(1)
+    } else {
+        maps::epoch()
+    };
+    back.new_src = key.dst;
+    back.new_dst = key.src;
+    back.new_sport = key.dport;
+    back.new_dport = key.sport;
+    back.flags = FLOW_REPLY | FLOW_NAT | FLOW_MAPPED;
+    back.addr_diff = difference(F::sum(&mapping.new_dst), F::sum(&key.dst));
+    back.port_diff = difference(sum2(mapping.new_dport), sum2(key.dport));
+    back.in_network = bridge;
+    back.in_ifindex = bridge;
+    back.in_mac = network.mac;
+    back.last_seen = now;
+    back.epoch = maps::epoch().wrapping_sub(1);
+    if key.proto == proto::TCP {
+        back.ack = packet.seq.wrapping_add(1);
+        back.edge = back.ack;
+    }
+    scratch.claim.key = *key;
+    scratch.claim.translate = 0;
+    scratch.claim.spare_sockets = 0;
+    OPEN
+}
