@@ -58,7 +58,8 @@ reasons! {
     IcmpUnknown = 13, "icmp_unknown",
         "an ICMP error about a flow that is not known";
     Rewrite = 14, "rewrite",
-        "the kernel refused to change the packet (out of memory)";
+        "the packet could not be changed: out of memory, or part of an SCTP packet whose checksum \
+         covers the other parts";
     VlanTag = 15, "vlan_tag",
         "the frame carries more than one VLAN tag with number 0, behind which its packet hides";
     NetworkGone = 16, "network_gone",

@@ -62,6 +62,10 @@ pub fn apply<F: Family>(
     }
     if moved {
         if protocol == proto::SCTP {
+            // Its checksum covers the other fragments, too.
+            if packet.first {
+                return None;
+            }
             sctp_checksum::<F>(ctx, l4, packet, flow)?;
         }
         let head = at::<[u16; 2]>(ctx, l4)?;
