@@ -38,7 +38,8 @@ impl Family for V4 {
 
     #[inline(always)]
     fn hash(address: u32) -> u32 {
-        address.wrapping_mul(0x9e37_79b9) >> 8
+        // The last byte, in which neighbours differ, is to reach the lowest bits.
+        u32::from_be(address).wrapping_mul(0x9e37_79b9) >> 8
     }
 
     #[inline(always)]
