@@ -161,7 +161,11 @@ pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 
 /// Why the packet cannot open a flow; `None` when it can.
 #[inline(always)]
-pub fn why_no_flow<A>(packet: &Packet<A>) -> Option<Reason> {
+pub fn why_no_flow<A: PartialEq>(packet: &Packet<A>) -> Option<Reason> {
+    // Both directions would be one.
+    if packet.key.src == packet.key.dst {
+        return Some(Reason::Malformed);
+    }
     match packet.kind {
         Kind::Fragment => return Some(Reason::FragNoHead),
         Kind::Broken => return Some(Reason::Malformed),
