@@ -2,14 +2,14 @@
 
 use core::mem::zeroed;
 
-use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple};
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_loop, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
 };
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{CONTROL_MAPPINGS, FlowKey};
+use netd_common::abi::{CONTROL_MAPPINGS, FLOW_REPLY, FlowKey};
 use netd_common::checksum::{difference, sum2};
 use netd_common::flow::proto;
 use netd_common::port::{QUICK_TRIES, Range};
@@ -52,28 +52,61 @@ struct Search {
     result: i32,
 }
 
-/// Insert the flow of the scratch map: the answering direction's entry first, with NOEXIST, which
-/// is the reservation of its port; then the opener's. Nothing stays behind on failure.
+/// Insert the flow of the scratch map, unless another CPU is faster, whose flow serves as well: the
+/// answering direction's entry first, with NOEXIST, which is the reservation of its port; then the
+/// opener's. Nothing stays behind on failure.
 #[inline(always)]
 pub fn insert<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
     let Some(scratch) = F::scratch() else {
         return Err(Reason::NoMemory);
     };
+    if let Some(found) = meet::<F>() {
+        return found;
+    }
     let slot = table::take_slot::<F>(scratch.flow.counted)?;
     scratch.flow.slot = slot;
-    let result = insert_entries::<F>(ctx);
-    match result {
-        Ok(()) => {
+    match insert_entries::<F>(ctx) {
+        Ok(true) => {
             table::occupy::<F>(slot, &scratch.claim.key);
             table::count::<F>(scratch.flow.counted, true);
+            Ok(())
         }
-        Err(_) => table::release::<F>(slot),
+        Ok(false) => {
+            table::release::<F>(slot);
+            Ok(())
+        }
+        Err(reason) => {
+            table::release::<F>(slot);
+            Err(reason)
+        }
     }
-    result
 }
 
+/// Is there a living entry where the opener's is to be? One that another CPU has just made for a packet of the same flow serves as
+/// well. Any other is of somebody else's flow, whose addresses this packet has no right to.
 #[inline(always)]
-fn insert_entries<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
+fn meet<F: Family>() -> Option<Result<(), Reason>> {
+    let scratch = F::scratch()?;
+    let key = &scratch.claim.key;
+    let found = find::<F>(key)?;
+    // Of a network that is no more.
+    if table::is_dead::<F>(key, found) && found.last_seen != now() {
+        table::remove::<F>(key, found);
+        return None;
+    }
+    if found.last_seen == now()
+        && found.flags & FLOW_REPLY == 0
+        && found.in_network == scratch.flow.in_network
+        && found.in_ifindex == scratch.flow.in_ifindex
+    {
+        return Some(Ok(()));
+    }
+    Some(Err(Reason::ProtocolTaken))
+}
+
+/// `false` when there is an entry by now where the opener's is to be.
+#[inline(always)]
+fn insert_entries<F: Family>(ctx: &TcContext) -> Result<bool, Reason> {
     let Some(scratch) = F::scratch() else {
         return Err(Reason::NoMemory);
     };
@@ -114,17 +147,15 @@ fn insert_entries<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
         _ => return Err(Reason::NoMemory),
     }
     let key = &scratch.claim.key;
-    // BPF_ANY: an entry that stands there is one that was found dead, or another CPU's for a
-    // packet of the same flow; ours has a partner in any case.
-    if let Err(error) = F::flows().insert(key, &scratch.flow, u64::from(BPF_ANY)) {
+    if let Err(error) = F::flows().insert(key, &scratch.flow, u64::from(BPF_NOEXIST)) {
         let _ = F::flows().remove(&scratch.flow.partner(key.proto));
-        return Err(if error == E2BIG {
-            Reason::TableFull
-        } else {
-            Reason::NoMemory
-        });
+        return match error {
+            EEXIST => Ok(false),
+            E2BIG => Err(Reason::TableFull),
+            _ => Err(Reason::NoMemory),
+        };
     }
-    Ok(())
+    Ok(true)
 }
 
 /// One round of [`insert_entries`]; 1 ends it.
@@ -175,9 +206,11 @@ extern "C" fn try_port<F: Family>(attempt: u32, search: *mut Search) -> i64 {
     if search.result != EEXIST {
         return 1;
     }
-    // A dead flow, or the remains of this very one: in the way, and of no use.
+    // A dead flow is in the way, and of no use. But what has no other half yet may be about to get
+    // it, from another CPU.
     if let Some(other) = find::<F>(&back_key)
-        && (other.partner(key.proto) == *key || table::is_dead::<F>(&back_key, other))
+        && other.last_seen != now()
+        && table::is_dead::<F>(&back_key, other)
     {
         table::remove::<F>(&back_key, other);
     }

@@ -39,7 +39,17 @@ pub fn is_fresh<A>(flow: &Flow<A>, packet: &Packet<A>) -> bool {
         && flow.epoch == maps::epoch()
         && !packet.notable
         && !packet.first
+        && goes_this_way(flow, packet)
         && !State::from_u8(flow.state).is_moving(flow.flags & FLOW_REPLY != 0)
+}
+
+/// Is the packet what goes in the entry's direction? Identifiers of ICMP are any numbers, those too
+/// that stand for a kind of query: then a query has the key of another one's answers.
+#[inline(always)]
+fn goes_this_way<A>(flow: &Flow<A>, packet: &Packet<A>) -> bool {
+    !matches!(packet.key.proto, proto::ICMP | proto::ICMPV6)
+        || packet.headless
+        || packet.answer == (flow.flags & FLOW_REPLY != 0)
 }
 
 /// Packets from outside may come by any device, unless their network is bound to one
@@ -200,14 +210,17 @@ pub fn refresh<F: Family>(
     source: &Source,
     confirm: &mut F::Addr,
 ) -> bool {
-    if flow.in_network != source.bridge || !may_come_by(flow, source.ifindex) {
+    let now = now();
+    let theirs = flow.in_network != source.bridge
+        || !may_come_by(flow, source.ifindex)
+        || !goes_this_way(flow, packet);
+    let Some(partner) = living_partner::<F>(packet, flow, theirs, now) else {
+        return false;
+    };
+    if theirs {
         // Somebody else's addresses: the policy will say so.
         return false;
     }
-    let now = now();
-    let Some(partner) = living_partner::<F>(packet, flow, now) else {
-        return false;
-    };
     let reply = flow.flags & FLOW_REPLY != 0;
     let epoch = maps::epoch();
     if flow.in_network == 0 && flow.out_network == 0 {
@@ -250,7 +263,7 @@ pub fn step<F: Family>(
     flow: &mut Flow<F::Addr>,
 ) -> bool {
     let now = now();
-    let Some(partner) = living_partner::<F>(packet, flow, now) else {
+    let Some(partner) = living_partner::<F>(packet, flow, false, now) else {
         return false;
     };
     flow.last_seen = now;
@@ -262,11 +275,12 @@ pub fn step<F: Family>(
 }
 
 /// The other direction's entry, if the flow is alive and the packet does not begin a new one;
-/// else the flow is removed.
+/// else the flow is removed. A packet that is not the flow's (`theirs`) begins nothing.
 #[inline(always)]
 fn living_partner<F: Family>(
     packet: &Packet<F::Addr>,
     flow: &mut Flow<F::Addr>,
+    theirs: bool,
     now: u32,
 ) -> Option<&'static mut Flow<F::Addr>> {
     let protocol = packet.key.proto;
@@ -275,7 +289,8 @@ fn living_partner<F: Family>(
     {
         let state = State::from_u8(flow.state);
         let timeout = maps::timeout_of(protocol, state);
-        let reopens = protocol == proto::TCP
+        let reopens = !theirs
+            && protocol == proto::TCP
             && flow.flags & FLOW_REPLY == 0
             && tcp::reopens(state, packet.control);
         if !reopens && !expired(timeout, flow.last_seen, partner.last_seen, now) {

@@ -155,11 +155,15 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     }
     if packet.kind == Kind::Flow
         && let Some(flow) = flow::find::<F>(&packet.key)
-        && flow.flags & FLOW_NAT != 0
         && flow.in_network == bridge
-        && flow::may_hide_behind::<F>(&flow.new_src, bridge)
-        && flow::step::<F>(ctx, packet, flow)
     {
+        if flow.flags & FLOW_NAT == 0 || !flow::may_hide_behind::<F>(&flow.new_src, bridge) {
+            table::remove::<F>(&packet.key, flow);
+            return FIRST;
+        }
+        if !flow::step::<F>(ctx, packet, flow) {
+            return FIRST;
+        }
         if packet.first {
             fragment::note::<F>(ctx, packet, flow.flags & FLOW_MASQUERADE != 0);
         }

@@ -72,9 +72,11 @@ pub fn send<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, source, .. } = seen;
 
     match flow::find::<F>(&packet.key) {
-        Some(flow) => path::transmit::<F>(ctx, l3, packet, flow, source.hook(), F::ZERO),
+        Some(flow) if flow.in_network == source.bridge => {
+            path::transmit::<F>(ctx, l3, packet, flow, source.hook(), F::ZERO)
+        }
         // Another CPU needed the room.
-        None => drops::drop(Reason::TableFull),
+        _ => drops::drop(Reason::TableFull),
     }
 }
 
@@ -85,8 +87,8 @@ pub fn translate<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, .. } = seen;
 
     match flow::find::<F>(&packet.key) {
-        Some(flow) => leaving::translated::<F>(ctx, l3, packet, flow),
-        None => drops::drop(Reason::TableFull),
+        Some(flow) if flow.flags & FLOW_NAT != 0 => leaving::translated::<F>(ctx, l3, packet, flow),
+        _ => drops::drop(Reason::TableFull),
     }
 }
 
