@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use netd_common::Reason;
-use netd_common::abi::{Flow4, FlowKey4};
+use netd_common::abi::{Addr4, Addr6, Flow, FlowKey};
 
 use crate::checker;
+use crate::family::Address;
 use crate::lab::{Lab, now};
 use crate::packet::ETH;
 
@@ -32,11 +33,11 @@ impl Verdict {
 }
 
 /// What the flow table must look like afterwards.
-enum After {
+enum After<A> {
     /// The same keys as before.
     SameKeys,
-    /// These entries. The time they were last seen must be now.
-    Exactly(Vec<(FlowKey4, Flow4)>),
+    /// These entries. The time they were last seen must be now, and the slot any.
+    Exactly(Vec<(FlowKey<A>, Flow<A>)>),
     /// The test looks by itself.
     Anything,
 }
@@ -53,7 +54,8 @@ pub struct Fixture {
     verdict: Verdict,
     packet_after: Vec<u8>,
     drops: Vec<Reason>,
-    flows: After,
+    flows: After<Addr4>,
+    flows6: After<Addr6>,
 }
 
 /// What a program made of a packet.
@@ -87,6 +89,7 @@ impl Fixture {
             verdict: Verdict::Pass,
             drops: Vec::new(),
             flows: After::SameKeys,
+            flows6: After::SameKeys,
         }
     }
 
@@ -126,21 +129,28 @@ impl Fixture {
         self.redirect(answer)
     }
 
-    /// Expect exactly these flows afterwards.
-    pub fn flows(mut self, flows: impl Into<Vec<(FlowKey4, Flow4)>>) -> Self {
+    /// Expect exactly these IPv4 flows afterwards.
+    pub fn flows(mut self, flows: impl Into<Vec<(FlowKey<Addr4>, Flow<Addr4>)>>) -> Self {
         self.flows = After::Exactly(flows.into());
+        self
+    }
+
+    /// Expect exactly these IPv6 flows afterwards.
+    pub fn flows6(mut self, flows: impl Into<Vec<(FlowKey<Addr6>, Flow<Addr6>)>>) -> Self {
+        self.flows6 = After::Exactly(flows.into());
         self
     }
 
     /// Do not look at the flows.
     pub fn any_flows(mut self) -> Self {
-        self.flows = After::Anything;
+        (self.flows, self.flows6) = (After::Anything, After::Anything);
         self
     }
 
     /// Run it once and compare everything.
     pub fn run(self, lab: &mut Lab) {
-        let flows_before = lab.flows();
+        let before = Tables::of(lab);
+        lab.allow_answers();
         let drops_before = lab.drops();
         let outcome = self.once(lab);
         let mut wrong = Vec::new();
@@ -164,18 +174,12 @@ impl Fixture {
         if drops != wanted {
             wrong.push(format!("drops: wanted {wanted:?}, got {drops:?}"));
         }
-        let flows = lab.flows();
-        match &self.flows {
-            After::Anything => {}
-            After::SameKeys => {
-                let keys = |flows: &[(FlowKey4, Flow4)]| -> Vec<FlowKey4> {
-                    flows.iter().map(|(key, _)| *key).collect()
-                };
-                if keys(&flows) != keys(&flows_before) {
-                    wrong.push("the flow table's keys changed".to_owned());
-                }
-            }
-            After::Exactly(wanted) => wrong.extend(compare_flows(wanted, &flows)),
+        let after = Tables::of(lab);
+        wrong.extend(self.flows.compare(&before.v4, &after.v4));
+        wrong.extend(self.flows6.compare(&before.v6, &after.v6));
+        // What a test sets up may be wrong on purpose.
+        if before.faults.is_empty() {
+            wrong.extend(after.faults.iter().cloned());
         }
         assert!(
             wrong.is_empty(),
@@ -189,21 +193,21 @@ impl Fixture {
             input = checker::describe(&self.packet, self.l3),
             want = checker::describe(&self.packet_after, self.l3),
             got = checker::describe(&outcome.packet, self.l3),
-            before = list(&flows_before),
-            after = list(&flows),
+            before = before,
+            after = after,
         );
         if std::env::var_os("NETD_TIME").is_some() {
-            self.time(lab, &flows_before);
-            lab.set_flows(&flows);
+            self.time(lab, &before);
+            after.put_back(lab);
         }
     }
 
     /// Print how long the program takes for this packet, with the flow table put back each time.
-    fn time(&self, lab: &mut Lab, flows: &[(FlowKey4, Flow4)]) {
+    fn time(&self, lab: &mut Lab, tables: &Tables) {
         const RUNS: usize = 201;
         let mut times: Vec<u128> = (0..RUNS)
             .map(|_| {
-                lab.set_flows(flows);
+                tables.put_back(lab);
                 self.once(lab).nanoseconds
             })
             .collect();
@@ -273,8 +277,69 @@ pub fn run(
     }
 }
 
-/// Everything but the time, which must be now.
-fn compare_flows(wanted: &[(FlowKey4, Flow4)], got: &[(FlowKey4, Flow4)]) -> Vec<String> {
+/// The flows of both families.
+struct Tables {
+    v4: Vec<(FlowKey<Addr4>, Flow<Addr4>)>,
+    v6: Vec<(FlowKey<Addr6>, Flow<Addr6>)>,
+    faults: Vec<String>,
+}
+
+impl Tables {
+    fn of(lab: &Lab) -> Self {
+        Self {
+            v4: lab.v4.flows(),
+            v6: lab.v6.flows(),
+            faults: lab.faults(),
+        }
+    }
+
+    fn put_back(&self, lab: &mut Lab) {
+        lab.set_flows(&self.v4);
+        lab.set_flows(&self.v6);
+    }
+}
+
+impl std::fmt::Display for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (key, flow) in &self.v4 {
+            write!(f, "\n  {key:?}\n    {flow:?}")?;
+        }
+        for (key, flow) in &self.v6 {
+            write!(f, "\n  {key:?}\n    {flow:?}")?;
+        }
+        Ok(())
+    }
+}
+
+impl<A: Address> After<A> {
+    fn compare(
+        &self,
+        before: &[(FlowKey<A>, Flow<A>)],
+        after: &[(FlowKey<A>, Flow<A>)],
+    ) -> Vec<String> {
+        match self {
+            Self::Anything => Vec::new(),
+            Self::SameKeys => {
+                let keys = |flows: &[(FlowKey<A>, Flow<A>)]| -> Vec<FlowKey<A>> {
+                    flows.iter().map(|(key, _)| *key).collect()
+                };
+                if keys(before) == keys(after) {
+                    Vec::new()
+                } else {
+                    vec!["the flow table's keys changed".to_owned()]
+                }
+            }
+            Self::Exactly(wanted) => compare_flows(wanted, after),
+        }
+    }
+}
+
+/// Everything but the time, which must be now, and the slot, which `Lab::faults` checks. Sequence
+/// numbers are compared where the test names them.
+fn compare_flows<A: Address>(
+    wanted: &[(FlowKey<A>, Flow<A>)],
+    got: &[(FlowKey<A>, Flow<A>)],
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut wanted: Vec<_> = wanted.to_vec();
     for (key, flow) in got {
@@ -287,6 +352,10 @@ fn compare_flows(wanted: &[(FlowKey4, Flow4)], got: &[(FlowKey4, Flow4)]) -> Vec
             wrong.push(format!("last seen at {}, it is {}", flow.last_seen, now()));
         }
         want.last_seen = flow.last_seen;
+        want.slot = flow.slot;
+        if (want.ack, want.edge) == (0, 0) {
+            (want.ack, want.edge) = (flow.ack, flow.edge);
+        }
         if want != *flow {
             wrong.push(format!("flow {key:?}\nwanted {want:?}\ngot    {flow:?}"));
         }
@@ -295,11 +364,4 @@ fn compare_flows(wanted: &[(FlowKey4, Flow4)], got: &[(FlowKey4, Flow4)]) -> Vec
         wrong.push(format!("no flow {key:?}"));
     }
     wrong
-}
-
-fn list(flows: &[(FlowKey4, Flow4)]) -> String {
-    flows
-        .iter()
-        .map(|(key, flow)| format!("\n  {key:?}\n    {flow:?}"))
-        .collect()
 }

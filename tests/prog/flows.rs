@@ -1,12 +1,15 @@
 //! The entries a flow consists of, as they should be.
 
-use netd_common::abi::{Addr4, FLOW_NAT, FLOW_REPLY, Flow4, FlowKey4, MacAddr};
-use netd_common::checksum::{difference, sum2, sum4};
+use netd_common::abi::{
+    Addr4, Addr6, FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr,
+};
+use netd_common::checksum::{difference, sum2};
 use netd_common::flow::State;
 
+use crate::family::Address;
 use crate::lab::{Lab, now};
 use crate::names::*;
-use crate::packet::ICMP;
+use crate::packet::{DCCP, SCTP, TCP, UDP, UDP_LITE};
 
 /// One end of a flow.
 #[derive(Clone, Copy)]
@@ -41,18 +44,18 @@ pub const BY_ROUTER: End = End {
 
 /// A flow opened by a guest.
 #[derive(Clone, Copy)]
-pub struct FromGuest {
+pub struct FromGuest<A = Addr4> {
     pub proto: u8,
-    pub guest: (Addr4, u16),
-    pub peer: (Addr4, u16),
+    pub guest: (A, u16),
+    pub peer: (A, u16),
     /// Address and port it shows outside; `None` when routed.
-    pub shown: Option<(Addr4, u16)>,
+    pub shown: Option<(A, u16)>,
     pub near: End,
     pub far: End,
     pub state: State,
 }
 
-/// TCP of the guest at `nat1` to the server.
+/// A flow of the guest at `nat1` to the server.
 pub fn guest_to_server(proto: u8, port: u16, peer_port: u16) -> FromGuest {
     FromGuest {
         proto,
@@ -65,41 +68,73 @@ pub fn guest_to_server(proto: u8, port: u16, peer_port: u16) -> FromGuest {
     }
 }
 
-impl FromGuest {
-    pub fn established(mut self) -> Self {
-        self.state = State::Established;
+/// The same in IPv6.
+pub fn guest_to_server6(proto: u8, port: u16, peer_port: u16) -> FromGuest<Addr6> {
+    FromGuest {
+        proto,
+        guest: (GUEST6, port),
+        peer: (SERVER6, peer_port),
+        shown: Some((UP0_6, port)),
+        near: AT_NAT1,
+        far: BY_ROUTER,
+        state: State::New,
+    }
+}
+
+impl<A: Address> FromGuest<A> {
+    pub fn established(self) -> Self {
+        self.in_state(State::Established)
+    }
+
+    pub fn in_state(mut self, state: State) -> Self {
+        self.state = state;
         self
     }
 
+    fn ports(&self, port: u16, peer_port: u16) -> ([u8; 2], [u8; 2]) {
+        match self.proto {
+            TCP | UDP | SCTP | UDP_LITE | DCCP => (port.to_be_bytes(), peer_port.to_be_bytes()),
+            proto if proto == A::ICMP => (port.to_be_bytes(), [0; 2]),
+            _ => ([0; 2], [0; 2]),
+        }
+    }
+
+    /// How much the sum over the packet changes with the port.
+    fn port_change(&self, old: [u8; 2], new: [u8; 2]) -> u16 {
+        let no_ports = self.ports(1, 1) == ([0; 2], [0; 2]);
+        if self.shown.is_none() || no_ports {
+            0
+        } else {
+            difference(sum2(old), sum2(new))
+        }
+    }
+
     /// Key of the packets the guest sends.
-    pub fn key(&self) -> FlowKey4 {
-        FlowKey4 {
+    pub fn key(&self) -> FlowKey<A> {
+        let (sport, dport) = self.ports(self.guest.1, self.peer.1);
+        FlowKey {
             src: self.guest.0,
             dst: self.peer.0,
-            sport: self.guest.1.to_be_bytes(),
-            dport: if self.proto == ICMP {
-                [0; 2]
-            } else {
-                self.peer.1.to_be_bytes()
-            },
+            sport,
+            dport,
             proto: self.proto,
             zero: [0; 3],
         }
     }
 
     /// Key of the packets that come back.
-    pub fn back_key(&self) -> FlowKey4 {
+    pub fn back_key(&self) -> FlowKey<A> {
         let (address, port) = self.shown.unwrap_or(self.guest);
-        FlowKey4 {
+        FlowKey {
             src: address,
-            sport: port.to_be_bytes(),
+            sport: self.ports(port, 0).0,
             ..self.key()
         }
         .reversed()
     }
 
     /// Both entries, as the first packet of `bytes` bytes leaves them.
-    pub fn after_first(&self, lab: &Lab, bytes: usize) -> Vec<(FlowKey4, Flow4)> {
+    pub fn after_first(&self, lab: &Lab, bytes: usize) -> Vec<(FlowKey<A>, Flow<A>)> {
         let mut both = self.entries(lab);
         both[0].1.packets = 1;
         both[0].1.bytes = bytes as u64;
@@ -113,7 +148,7 @@ impl FromGuest {
     }
 
     /// Both entries, of no packets.
-    pub fn entries(&self, lab: &Lab) -> Vec<(FlowKey4, Flow4)> {
+    pub fn entries(&self, lab: &Lab) -> Vec<(FlowKey<A>, Flow<A>)> {
         let (key, back_key) = (self.key(), self.back_key());
         let index = |device: &str| {
             if device.is_empty() {
@@ -125,7 +160,7 @@ impl FromGuest {
         let shown = (back_key.dst, back_key.dport);
         let nat = if self.shown.is_some() { FLOW_NAT } else { 0 };
         let epoch = lab.epoch();
-        let flow = Flow4 {
+        let flow = Flow {
             new_src: shown.0,
             new_dst: key.dst,
             new_sport: shown.1,
@@ -138,20 +173,21 @@ impl FromGuest {
             out_dmac: self.far.macs.0,
             out_smac: self.far.macs.1,
             out_mtu: self.far.mtu,
-            flags: nat,
+            flags: if nat == 0 { 0 } else { nat | FLOW_MASQUERADE },
+            counted: index(self.near.bridge),
             // A way that only the stack knows is looked at again each time.
             epoch: if self.far.device.is_empty() {
                 epoch.wrapping_sub(1)
             } else {
                 epoch
             },
-            addr_diff: translation(nat, sum4(key.src), sum4(shown.0)),
-            port_diff: translation(nat, sum2(key.sport), sum2(shown.1)),
+            addr_diff: translation(nat, key.src.sum(), shown.0.sum()),
+            port_diff: self.port_change(key.sport, shown.1),
             state: self.state as u8,
             last_seen: now(),
-            ..Flow4::default()
+            ..Flow::default()
         };
-        let back = Flow4 {
+        let back = Flow {
             new_src: key.dst,
             new_dst: key.src,
             new_sport: key.dport,
@@ -171,11 +207,11 @@ impl FromGuest {
             out_mtu: self.near.mtu,
             flags: nat | FLOW_REPLY,
             epoch,
-            addr_diff: translation(nat, sum4(shown.0), sum4(key.src)),
-            port_diff: translation(nat, sum2(shown.1), sum2(key.sport)),
+            addr_diff: translation(nat, shown.0.sum(), key.src.sum()),
+            port_diff: self.port_change(shown.1, key.sport),
             state: self.state as u8,
             last_seen: now(),
-            ..Flow4::default()
+            ..Flow::default()
         };
         vec![(key, flow), (back_key, back)]
     }

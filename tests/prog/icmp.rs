@@ -54,7 +54,7 @@ const QUOTES: [usize; 4] = [8, 18, 20, 1000];
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn errors_from_outside_reach_the_guest_translated() {
+fn p17_p19_p20_p22_errors_from_outside_reach_the_guest_translated() {
     let mut lab = lab();
     for (name, proto) in KINDS {
         flow(&mut lab, proto);
@@ -150,6 +150,30 @@ fn quotes_with_options_are_read() {
         .run(&mut lab);
 }
 
+/// A router could not take a fragment: the first one names its flow, the others none.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn p17_quotes_of_fragments() {
+    let mut lab = lab();
+    flow(&mut lab, UDP);
+    let of = |fragment| {
+        let inner = sent("UDP").data(vec![9; 400]).fragment(fragment);
+        let shown = inner.clone().src(UP0).sport(SHOWN);
+        (
+            down(time_exceeded(ROUTER, UP0, shown.quote(8))),
+            time_exceeded(ROUTER, GUEST, inner.quote(8))
+                .ttl(63)
+                .macs(GUEST_MAC, NAT_MAC),
+        )
+    };
+    let (error, after) = of(crate::packet::MORE_FRAGMENTS);
+    Fixture::new("first", "uplink_ingress", "up0", error.bytes())
+        .redirect(after.bytes())
+        .run(&mut lab);
+    let (error, _) = of(60);
+    Fixture::new("later", "uplink_ingress", "up0", error.bytes()).run(&mut lab);
+}
+
 /// With its last hop the stack has it, translated.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
@@ -170,7 +194,7 @@ fn errors_on_their_last_hop_are_translated_for_the_stack() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn errors_about_unknown_flows() {
+fn p24_errors_about_unknown_flows() {
     let mut lab = lab();
     let inner = udp(SERVER, 80, GUEST, 40000);
     let error = up(time_exceeded(GUEST, SERVER, inner.quote(8)));
@@ -268,7 +292,7 @@ fn errors_do_not_pass_where_nothing_else_does() {
     )
     .drop(Reason::ForeignSource)
     .run(&mut lab);
-    lab.set_flows(&[]);
+    lab.clear_flows();
     // Where packets may pass, errors may.
     let error = time_exceeded(ROUTE_GUEST, SERVER, quote(SERVER, ROUTE_GUEST))
         .macs(ROUTE_MAC, ROUTE_GUEST_MAC);

@@ -9,6 +9,8 @@
 //!         vm-rdev1 -- rdev1 -- br-rdev             10.40.0.1/24      route, up0
 //! ```
 //!
+//! Every device has an IPv6 address as well (see `names`).
+//!
 //! The namespace has no name: it goes with the process.
 
 use std::collections::BTreeMap;
@@ -18,16 +20,18 @@ use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie};
-use aya::programs::SchedClassifier;
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, BridgePort, Control, DEVICE_ETHERNET, Device, DropCount, Endpoint, Flow4, FlowKey4,
-    MacAddr, Mode, Network, Subnet, tick,
+    Addr4, Addr6, BridgePort, Control, DEVICE_ETHERNET, Device, DropCount, Endpoint, FLOW_REPLY,
+    Flow, Flow4, FlowKey, FlowKey4, MacAddr, Mode, Network, Side, Sweeper, Usage, tick,
 };
+use netd_common::flow::DEFAULT_TIMEOUTS;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
+use crate::family::{Address, Maps};
 use crate::names::*;
 
 /// The machine under test. Tests take turns.
@@ -37,13 +41,16 @@ pub struct Lab {
     ifindexes: BTreeMap<String, u32>,
     control: Array<MapData, Control>,
     networks: HashMap<MapData, u32, Network>,
-    subnets: LpmTrie<MapData, Addr4, Subnet>,
     ports: HashMap<MapData, u32, BridgePort>,
-    endpoints: HashMap<MapData, Addr4, Endpoint>,
     devices: HashMap<MapData, u32, Device>,
-    flows: HashMap<MapData, FlowKey4, Flow4>,
-    addresses: HashMap<MapData, Addr4, u32>,
+    usage: HashMap<MapData, u32, Usage>,
+    reserved: Array<MapData, u64>,
     drops: PerCpuArray<MapData, DropCount>,
+    answers: PerCpuArray<MapData, [u64; 2]>,
+    sweeper: Array<MapData, Sweeper>,
+    slots: u32,
+    pub v4: Maps<Addr4>,
+    pub v6: Maps<Addr6>,
 }
 
 static LAB: Mutex<Option<Lab>> = Mutex::new(None);
@@ -69,18 +76,24 @@ pub fn lab() -> Turn {
     // A test that failed leaves nothing that `reset` does not put right.
     let mut guard = LAB.lock().unwrap_or_else(|poison| poison.into_inner());
     let lab = guard.get_or_insert_with(Lab::build);
-    move_into_link_name_space(lab.namespace.as_fd(), Some(LinkNameSpaceType::Network))
-        .expect("entering the test namespace");
+    lab.enter();
     lab.reset();
     Turn(guard)
 }
 
+/// Flows of each family that the lab has room for. The sweep's timer is not started.
+pub const FLOWS: u32 = 8192;
+
 /// Load the object as the agent does, without pins.
-pub fn load() -> Ebpf {
+pub fn load(flows: u32) -> Ebpf {
     let level: u8 = 0;
     let mut ebpf = EbpfLoader::new()
         .override_global("AYA_LOG_LEVEL", &level, false)
         .verifier_log_level(VerifierLogLevel::STATS)
+        .map_max_entries("flows4", 2 * flows)
+        .map_max_entries("flows6", 2 * flows)
+        .map_max_entries("slots4", flows)
+        .map_max_entries("slots6", flows)
         .load(netd::datapath::OBJECT)
         .expect("the kernel takes the maps");
     for (name, program) in ebpf.programs_mut() {
@@ -92,27 +105,55 @@ pub fn load() -> Ebpf {
     ebpf
 }
 
+/// Run a program that is attached to nothing.
+pub fn call(ebpf: &Ebpf, name: &str) -> u32 {
+    let program: &SchedClassifier = ebpf
+        .program(name)
+        .unwrap_or_else(|| panic!("no program {name}"))
+        .try_into()
+        .expect("a classifier");
+    let packet = [0u8; 64];
+    program
+        .test_run(TestRunOptions {
+            data_in: Some(&packet),
+            ..TestRunOptions::default()
+        })
+        .unwrap_or_else(|error| panic!("{name}: {error:?}"))
+        .return_value
+}
+
 impl Lab {
     fn build() -> Self {
         // SAFETY: only the network namespace of this thread changes; no descriptor is unshared.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace needs root");
         let namespace = File::open("/proc/thread-self/ns/net").expect("own namespace");
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("ip_forward");
+        for (file, value) in [
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv6/conf/default/forwarding", "1"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/default/accept_ra", "0"),
+        ] {
+            std::fs::write(format!("/proc/sys/net/{file}"), value).expect(file);
+        }
         ip(&topology());
 
-        let mut ebpf = load();
+        let mut ebpf = load(FLOWS);
         let mut lab = Self {
             namespace,
             ifindexes: BTreeMap::new(),
             control: take(&mut ebpf, "control"),
             networks: take(&mut ebpf, "networks"),
-            subnets: take(&mut ebpf, "subnets"),
             ports: take(&mut ebpf, "ports"),
-            endpoints: take(&mut ebpf, "endpoints"),
             devices: take(&mut ebpf, "devices"),
-            flows: take(&mut ebpf, "flows4"),
-            addresses: take(&mut ebpf, "addresses"),
+            usage: take(&mut ebpf, "usage"),
+            reserved: take(&mut ebpf, "reserved"),
             drops: take(&mut ebpf, "drops"),
+            answers: take(&mut ebpf, "answers"),
+            sweeper: take(&mut ebpf, "sweeper"),
+            slots: FLOWS,
+            v4: Maps::take(&mut ebpf, 4),
+            v6: Maps::take(&mut ebpf, 6),
             ebpf,
         };
         for entry in std::fs::read_dir("/proc/sys/net/ipv4/conf").expect("devices") {
@@ -125,6 +166,12 @@ impl Lab {
         lab
     }
 
+    /// Move this thread into the lab's namespace.
+    pub fn enter(&self) {
+        move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("entering the test namespace");
+    }
+
     /// ifindex of a device.
     pub fn ifindex(&self, device: &str) -> u32 {
         *self
@@ -135,14 +182,37 @@ impl Lab {
 
     fn reset(&mut self) {
         self.clear_records();
-        clear(&mut self.flows);
-        clear(&mut self.endpoints);
-        self.set_epoch(1);
+        self.v4.clear();
+        self.v6.clear();
+        clear(&mut self.usage);
+        for word in 0..1024 {
+            self.reserved.set(word, 0, 0).expect("reserved");
+        }
+        let control = Control {
+            epoch: 1,
+            slots: self.slots,
+            timeouts: DEFAULT_TIMEOUTS,
+            ..Control::default()
+        };
+        self.control.set(0, control, 0).expect("control");
         for (device, gateway, len, mode, uplink, mac) in NETWORKS {
             set_forwarding(device, true);
             let bridge = self.ifindex(device);
+            let (_, gateway6) = GATEWAYS6
+                .iter()
+                .find(|(name, _)| name == device)
+                .expect("every network has both");
             let network = Network {
-                gateway: *gateway,
+                v4: Side {
+                    gateway: *gateway,
+                    mode: *mode as u8,
+                    ..Side::default()
+                },
+                v6: Side {
+                    gateway: *gateway6,
+                    mode: *mode as u8,
+                    ..Side::default()
+                },
                 uplink: if uplink.is_empty() {
                     0
                 } else {
@@ -150,19 +220,22 @@ impl Lab {
                 },
                 mac: *mac,
                 mtu: 1500,
-                mode: *mode as u8,
-                zero: [0; 3],
+                ..Network::default()
             };
             self.networks.insert(bridge, network, 0).expect("networks");
+            self.usage
+                .insert(bridge, Usage::default(), 0)
+                .expect("usage");
             self.add_subnet(*gateway, *len, bridge);
+            self.add_subnet(*gateway6, 64, bridge);
             let device = Device {
                 address: *gateway,
+                address6: *gateway6,
                 flags: DEVICE_ETHERNET,
             };
             self.devices.insert(bridge, device, 0).expect("devices");
-            self.addresses
-                .insert(gateway, bridge, 0)
-                .expect("addresses");
+            self.v4.set_own(*gateway, Some(bridge));
+            self.v6.set_own(*gateway6, Some(bridge));
         }
         for (port, bridge) in PORTS {
             let bridge = self.ifindex(bridge);
@@ -171,14 +244,14 @@ impl Lab {
                 .insert(port, BridgePort { bridge }, 0)
                 .expect("ports");
         }
-        self.set_device("up0", UP0, DEVICE_ETHERNET);
-        self.set_device("up1", UP1, DEVICE_ETHERNET);
-        self.set_device("plain0", PLAIN0, 0);
+        self.set_device("up0", UP0, UP0_6, DEVICE_ETHERNET);
+        self.set_device("up1", UP1, UP1_6, DEVICE_ETHERNET);
+        self.set_device("plain0", PLAIN0, [0; 16], 0);
         for (address, device) in [(UP0, "up0"), (UP1, "up1"), (PLAIN0, "plain0")] {
-            let ifindex = self.ifindex(device);
-            self.addresses
-                .insert(address, ifindex, 0)
-                .expect("addresses");
+            self.set_own(address, Some(device));
+        }
+        for (address, device) in [(UP0_6, "up0"), (UP1_6, "up1")] {
+            self.set_own(address, Some(device));
         }
     }
 
@@ -188,42 +261,21 @@ impl Lab {
         clear(&mut self.networks);
         clear(&mut self.ports);
         clear(&mut self.devices);
-        clear(&mut self.addresses);
-        let keys: Vec<_> = self
-            .subnets
-            .keys()
-            .map(|key| key.expect("a readable map"))
-            .collect();
-        for key in keys {
-            self.subnets.remove(&key).expect("subnets");
-        }
+        self.v4.clear_records();
+        self.v6.clear_records();
     }
 
-    pub fn add_subnet(&mut self, address: Addr4, len: u32, bridge: u32) {
-        let mut network = u32::from_be_bytes(address);
-        network &= u32::MAX << (32 - len);
-        self.subnets
-            .insert(
-                &lpm_trie::Key::new(len, network.to_be_bytes()),
-                Subnet { bridge },
-                0,
-            )
-            .expect("subnets");
+    pub fn add_subnet<A: Address>(&mut self, address: A, len: u32, bridge: u32) {
+        A::maps_mut(self).add_subnet(address, len, bridge);
     }
 
     pub fn remove_network(&mut self, bridge: &str) {
         let bridge = self.ifindex(bridge);
         self.networks.remove(&bridge).expect("networks");
         self.devices.remove(&bridge).expect("devices");
-        let keys: Vec<_> = self
-            .subnets
-            .iter()
-            .map(|entry| entry.expect("a readable map"))
-            .filter(|(_, subnet)| subnet.bridge == bridge)
-            .collect();
-        for (key, _) in keys {
-            self.subnets.remove(&key).expect("subnets");
-        }
+        self.usage.remove(&bridge).expect("usage");
+        self.v4.remove_subnets(bridge);
+        self.v6.remove_subnets(bridge);
     }
 
     /// Change a network's record.
@@ -235,26 +287,25 @@ impl Lab {
     }
 
     pub fn set_mode(&mut self, bridge: &str, mode: Mode) {
-        self.change_network(bridge, |network| network.mode = mode as u8);
+        self.change_network(bridge, |network| {
+            (network.v4.mode, network.v6.mode) = (mode as u8, mode as u8);
+        });
     }
 
-    pub fn set_device(&mut self, device: &str, address: Addr4, flags: u32) {
+    pub fn set_device(&mut self, device: &str, address: Addr4, address6: Addr6, flags: u32) {
         let ifindex = self.ifindex(device);
-        self.devices
-            .insert(ifindex, Device { address, flags }, 0)
-            .expect("devices");
+        let device = Device {
+            address,
+            address6,
+            flags,
+        };
+        self.devices.insert(ifindex, device, 0).expect("devices");
     }
 
     /// Make an address one of the host's own, or no longer.
-    pub fn set_own(&mut self, address: Addr4, device: Option<&str>) {
-        match device {
-            Some(device) => {
-                let ifindex = self.ifindex(device);
-                self.addresses.insert(address, ifindex, 0)
-            }
-            None => self.addresses.remove(&address),
-        }
-        .expect("addresses");
+    pub fn set_own<A: Address>(&mut self, address: A, device: Option<&str>) {
+        let ifindex = device.map(|device| self.ifindex(device));
+        A::maps_mut(self).set_own(address, ifindex);
     }
 
     pub fn remove_device(&mut self, device: &str) {
@@ -262,55 +313,137 @@ impl Lab {
         self.devices.remove(&ifindex).expect("devices");
     }
 
+    pub fn change_control(&mut self, change: impl FnOnce(&mut Control)) {
+        let mut control = self.control.get(&0, 0).expect("control");
+        change(&mut control);
+        self.control.set(0, control, 0).expect("control");
+    }
+
     pub fn set_epoch(&mut self, epoch: u32) {
-        self.control.set(0, Control { epoch }, 0).expect("control");
+        self.change_control(|control| control.epoch = epoch);
     }
 
     pub fn epoch(&self) -> u32 {
         self.control.get(&0, 0).expect("control").epoch
     }
 
+    /// Keep a port for the host's own services.
+    pub fn set_reserved(&mut self, port: u16) {
+        let (word, bit) = (u32::from(port / 64), port % 64);
+        let bits = self.reserved.get(&word, 0).expect("reserved");
+        self.reserved
+            .set(word, bits | 1 << bit, 0)
+            .expect("reserved");
+    }
+
     /// Say where a guest was seen.
-    pub fn set_endpoint(&mut self, address: Addr4, device: &str, mac: MacAddr) {
+    pub fn set_endpoint<A: Address>(&mut self, address: A, device: &str, mac: MacAddr) {
         let endpoint = Endpoint {
             ifindex: self.ifindex(device),
             last_seen: now(),
+            bridged: now(),
             mac,
             zero: [0; 2],
         };
-        self.endpoints
-            .insert(address, endpoint, 0)
-            .expect("endpoints");
+        A::maps_mut(self).set_endpoint(address, endpoint);
     }
 
-    pub fn endpoint(&self, address: Addr4) -> Option<Endpoint> {
-        self.endpoints.get(&address, 0).ok()
+    pub fn endpoint<A: Address>(&self, address: A) -> Option<Endpoint> {
+        A::maps(self).endpoint(address)
     }
 
-    pub fn flow(&self, key: &FlowKey4) -> Option<Flow4> {
-        self.flows.get(key, 0).ok()
+    pub fn flow<A: Address>(&self, key: &FlowKey<A>) -> Option<Flow<A>> {
+        A::maps(self).flow(key)
     }
 
+    /// All IPv4 flows.
     pub fn flows(&self) -> Vec<(FlowKey4, Flow4)> {
-        let mut all: Vec<_> = self
-            .flows
-            .iter()
-            .map(|entry| entry.expect("a readable map"))
-            .collect();
-        all.sort_by_key(|(k, _)| (k.proto, k.src, k.dst, k.sport, k.dport));
-        all
+        self.v4.flows()
     }
 
-    pub fn set_flow(&mut self, (key, flow): (FlowKey4, Flow4)) {
-        self.flows.insert(key, flow, 0).expect("flows4");
+    /// Add an entry; the opener's gets a slot and counts.
+    pub fn set_flow<A: Address>(&mut self, (key, mut flow): (FlowKey<A>, Flow<A>)) {
+        let opener = flow.flags & FLOW_REPLY == 0;
+        if opener && A::maps(self).flow(&key).is_none() {
+            flow.slot = A::maps_mut(self).take_slot(key);
+            if flow.counted != 0
+                && let Ok(mut usage) = self.usage.get(&flow.counted, 0)
+            {
+                usage.flows[A::INDEX] += 1;
+                self.usage.insert(flow.counted, usage, 0).expect("usage");
+            }
+        }
+        A::maps_mut(self).set_flow(key, flow);
     }
 
     /// Make the flow table hold exactly these.
-    pub fn set_flows(&mut self, flows: &[(FlowKey4, Flow4)]) {
-        clear(&mut self.flows);
+    pub fn set_flows<A: Address>(&mut self, flows: &[(FlowKey<A>, Flow<A>)]) {
+        A::maps_mut(self).clear_flows();
+        let bridges: Vec<u32> = self.usage.keys().map(|key| key.expect("usage")).collect();
+        for bridge in bridges {
+            let mut usage = self.usage.get(&bridge, 0).expect("usage");
+            usage.flows[A::INDEX] = 0;
+            self.usage.insert(bridge, usage, 0).expect("usage");
+        }
         for entry in flows {
             self.set_flow(*entry);
         }
+    }
+
+    /// No flows, of either family.
+    pub fn clear_flows(&mut self) {
+        self.set_flows::<Addr4>(&[]);
+        self.set_flows::<Addr6>(&[]);
+    }
+
+    /// How many flows a bridge's network has opened, as the programs count.
+    pub fn usage(&self, bridge: &str) -> Usage {
+        self.usage.get(&self.ifindex(bridge), 0).expect("usage")
+    }
+
+    /// What is wrong with the tables: entries without the other half, without slot, counted
+    /// wrongly; slots of nobody.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = self.v4.faults();
+        faults.extend(self.v6.faults());
+        for entry in self.usage.iter() {
+            let (bridge, usage) = entry.expect("usage");
+            let counted = [self.v4.counted(bridge), self.v6.counted(bridge)];
+            if usage.flows != counted {
+                faults.push(format!(
+                    "bridge {bridge} has {counted:?} flows, {:?} by its usage",
+                    usage.flows
+                ));
+            }
+        }
+        faults
+    }
+
+    /// Visit every slot once; returns how many flows were removed.
+    pub fn sweep_all(&self) -> u32 {
+        (0..self.slots.div_ceil(4096))
+            .map(|_| call(&self.ebpf, "sweep"))
+            .sum()
+    }
+
+    /// Where the search for slots and the sweep go on. Only while no timer is set: this overwrites
+    /// it.
+    pub fn set_hands(&mut self, at: u32) {
+        let sweeper = Sweeper {
+            open: [at; 2],
+            sweep: [at; 2],
+            ..Sweeper::default()
+        };
+        self.sweeper.set(0, sweeper, 0).expect("sweeper");
+    }
+
+    /// Let the programs send answers of their own as if they had not for a while.
+    pub fn allow_answers(&mut self) {
+        let cpus = self.answers.get(&0, 0).expect("answers").len();
+        let filled_long_ago = aya::maps::PerCpuValues::try_from(vec![[0; 2]; cpus]);
+        self.answers
+            .set(0, filled_long_ago.expect("one value per CPU"), 0)
+            .expect("answers");
     }
 
     /// Dropped packets by reason.
@@ -348,8 +481,10 @@ pub fn ip(batch: &str) {
 
 /// Does the host forward what comes in by a device?
 pub fn set_forwarding(device: &str, on: bool) {
-    let path = format!("/proc/sys/net/ipv4/conf/{device}/forwarding");
-    std::fs::write(path, if on { "1" } else { "0" }).expect("a sysctl of the test's namespace");
+    for version in ["ipv4", "ipv6"] {
+        let path = format!("/proc/sys/net/{version}/conf/{device}/forwarding");
+        std::fs::write(path, if on { "1" } else { "0" }).expect("a sysctl of the test's namespace");
+    }
 }
 
 fn topology() -> String {
@@ -359,6 +494,7 @@ fn topology() -> String {
         hex.join(":")
     };
     let dots = |address: &Addr4| std::net::Ipv4Addr::from(*address);
+    let six = |address: &Addr6| std::net::Ipv6Addr::from(*address);
     for (bridge, gateway, len, _, _, mac) in NETWORKS {
         batch += &format!(
             "link add {bridge} address {} type bridge\n\
@@ -367,6 +503,9 @@ fn topology() -> String {
             colons(mac),
             dots(gateway)
         );
+    }
+    for (bridge, gateway) in GATEWAYS6 {
+        batch += &format!("addr add {}/64 dev {bridge} nodad\n", six(gateway));
     }
     for (port, bridge) in PORTS {
         batch += &format!(
@@ -401,6 +540,30 @@ fn topology() -> String {
             colons(&mac)
         );
     }
+    for (device, address) in [("up0", UP0_6), ("up1", UP1_6)] {
+        batch += &format!("addr add {}/64 dev {device} nodad\n", six(&address));
+    }
+    for (address, mac, device) in [
+        (ROUTER6, ROUTER_MAC, "up0"),
+        (PEER1_6, PEER1_MAC, "up1"),
+        (GUEST6, GUEST_MAC, "br-nat"),
+        (OPEN_GUEST6, OPEN_GUEST_MAC, "br-open"),
+    ] {
+        batch += &format!(
+            "neigh replace {} lladdr {} dev {device} nud permanent\n",
+            six(&address),
+            colons(&mac)
+        );
+    }
+    batch += &format!(
+        "route add default via {}\n\
+         route add {} via {} mtu lock 1300\n\
+         route add unreachable {}\n",
+        six(&ROUTER6),
+        six(&NARROW6),
+        six(&ROUTER6),
+        six(&NOWHERE6),
+    );
     batch += &format!(
         "route add default via {}\n\
          route add {} via {} mtu lock 600\n\
@@ -428,14 +591,14 @@ fn monotonic_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> T {
+pub fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> T {
     let map = ebpf
         .take_map(name)
         .unwrap_or_else(|| panic!("no map {name}"));
     T::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
 }
 
-fn clear<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) {
+pub fn clear<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) {
     let keys: Vec<K> = map.keys().map(|key| key.expect("a readable map")).collect();
     for key in keys {
         map.remove(&key).expect("a key that is there");

@@ -3,23 +3,34 @@
 //!
 //! `NETD_TIME=1` prints for every fixture how long its program takes.
 
+mod body;
 mod checker;
 mod dhcp;
 mod egress;
+mod family;
 mod fixture;
 mod flows;
+mod fragments;
 mod icmp;
+mod icmp6;
 mod lab;
 mod life;
 mod load;
 mod names;
 mod nat;
+mod nat6;
 mod others;
 mod packet;
+mod packet6;
 mod policy;
+mod pools;
 mod ports;
+mod pressure;
+mod protocols;
 mod random;
+mod random6;
 mod route;
+mod route6;
 mod speed;
 mod stack;
-mod tcp;
+mod tcp_states;

@@ -1,6 +1,6 @@
 //! Who is who in the lab.
 
-use netd_common::abi::{Addr4, MacAddr, Mode};
+use netd_common::abi::{Addr4, Addr6, MacAddr, Mode};
 
 const fn host_mac(last: u8) -> MacAddr {
     [0x52, 0x54, 0, 0, 0, last]
@@ -30,6 +30,30 @@ pub const NETWORKS: &[(&str, Addr4, u32, Mode, &str, MacAddr)] = &[
     ("br-open", [10, 30, 0, 1], 24, Mode::Open, "", OPEN_MAC),
     ("br-rdev", [10, 40, 0, 1], 24, Mode::Route, "up0", RDEV_MAC),
 ];
+
+/// Bridge and its IPv6 gateway, of a /64 each. Modes are those of IPv4.
+pub const GATEWAYS6: &[(&str, Addr6)] = &[
+    ("br-nat", NAT_GW6),
+    ("br-dev", private6(0x123, 1)),
+    ("br-route", ROUTE_GW6),
+    ("br-isolated", ISOLATED_GW6),
+    ("br-open", OPEN_GW6),
+    ("br-rdev", public6(0x40, 1)),
+];
+
+/// fd00:…, of a NAT network.
+const fn private6(network: u16, host: u16) -> Addr6 {
+    let [a, b] = network.to_be_bytes();
+    let [c, d] = host.to_be_bytes();
+    [0xfd, 0, a, b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, c, d]
+}
+
+/// 2001:db8:…
+const fn public6(network: u16, host: u16) -> Addr6 {
+    let [a, b] = network.to_be_bytes();
+    let [c, d] = host.to_be_bytes();
+    [0x20, 0x01, 0x0d, 0xb8, a, b, 0, 0, 0, 0, 0, 0, 0, 0, c, d]
+}
 
 /// Port and its bridge.
 pub const PORTS: &[(&str, &str)] = &[
@@ -93,3 +117,24 @@ pub const SERVER: Addr4 = [192, 0, 2, 80];
 pub const NARROW: Addr4 = [192, 0, 2, 200];
 /// The host has no way there.
 pub const NOWHERE: Addr4 = [192, 0, 2, 99];
+
+/// The same in IPv6.
+pub const NAT_GW6: Addr6 = private6(0x122, 1);
+pub const ROUTE_GW6: Addr6 = public6(0x10, 1);
+pub const ISOLATED_GW6: Addr6 = public6(0x20, 1);
+pub const OPEN_GW6: Addr6 = public6(0x30, 1);
+pub const GUEST6: Addr6 = private6(0x122, 0x11);
+pub const GUEST2_6: Addr6 = private6(0x122, 0x12);
+pub const DEV_GUEST6: Addr6 = private6(0x123, 0x11);
+pub const ROUTE_GUEST6: Addr6 = public6(0x10, 0x11);
+pub const ISOLATED_GUEST6: Addr6 = public6(0x20, 0x11);
+pub const OPEN_GUEST6: Addr6 = public6(0x30, 0x11);
+pub const UP0_6: Addr6 = public6(0x100, 2);
+pub const UP1_6: Addr6 = public6(0x113, 2);
+pub const ROUTER6: Addr6 = public6(0x100, 1);
+pub const PEER1_6: Addr6 = public6(0x113, 9);
+pub const SILENT6: Addr6 = public6(0x100, 0x99);
+pub const SERVER6: Addr6 = public6(0x80, 0x80);
+/// Behind the router, by a path of 1300 bytes.
+pub const NARROW6: Addr6 = public6(0x80, 0x200);
+pub const NOWHERE6: Addr6 = public6(0x80, 0x99);

@@ -8,7 +8,7 @@ use crate::packet::{SYN, tcp, udp};
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn what_is_not_routed_passes_untouched() {
+fn p43_what_is_not_routed_passes_untouched() {
     let mut lab = lab();
     let packet = || udp(GUEST, 40000, SERVER, 80);
     let mut arp = up(packet()).bytes();

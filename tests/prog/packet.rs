@@ -1,12 +1,18 @@
-//! Builds Ethernet frames with right checksums, all of them computed from scratch.
+//! Builds Ethernet frames with IPv4 packets. Every checksum is computed from scratch.
 
 use netd_common::abi::{Addr4, MacAddr};
 
+pub use crate::body::{Body, Tcp};
 use crate::checker::internet_checksum;
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const DCCP: u8 = 33;
+pub const GRE: u8 = 47;
+pub const ICMPV6: u8 = 58;
+pub const SCTP: u8 = 132;
+pub const UDP_LITE: u8 = 136;
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
@@ -20,33 +26,6 @@ pub const ETH: usize = 14;
 pub const DONT_FRAGMENT: u16 = 0x4000;
 /// "More fragments" in it.
 pub const MORE_FRAGMENTS: u16 = 0x2000;
-
-/// What an IPv4 packet carries.
-#[derive(Clone, Debug)]
-pub enum Body {
-    Tcp {
-        sport: u16,
-        dport: u16,
-        control: u8,
-        data: Vec<u8>,
-    },
-    Udp {
-        sport: u16,
-        dport: u16,
-        data: Vec<u8>,
-        /// `false` leaves the checksum out (0), as RFC 768 allows.
-        checksum: bool,
-    },
-    Icmp {
-        kind: u8,
-        code: u8,
-        /// The four bytes after the checksum.
-        rest: [u8; 4],
-        data: Vec<u8>,
-    },
-    /// Any protocol: bytes as they are.
-    Raw { protocol: u8, bytes: Vec<u8> },
-}
 
 /// An IPv4 packet in an Ethernet frame. Tests change a copy's fields to say what they expect.
 #[derive(Clone, Debug)]
@@ -114,108 +93,34 @@ impl Packet {
 
     /// Another source port; for an echo message, another identifier.
     pub fn sport(mut self, port: u16) -> Self {
-        match &mut self.body {
-            Body::Tcp { sport, .. } | Body::Udp { sport, .. } => *sport = port,
-            Body::Icmp { rest, .. } => rest[..2].copy_from_slice(&port.to_be_bytes()),
-            Body::Raw { .. } => panic!("no port in a raw body"),
-        }
+        self.body.set_sport(port);
         self
     }
 
     /// Another destination port; for an echo message, another identifier.
     pub fn dport(mut self, port: u16) -> Self {
-        match &mut self.body {
-            Body::Tcp { dport, .. } | Body::Udp { dport, .. } => *dport = port,
-            Body::Icmp { rest, .. } => rest[..2].copy_from_slice(&port.to_be_bytes()),
-            Body::Raw { .. } => panic!("no port in a raw body"),
-        }
+        self.body.set_dport(port);
         self
     }
 
     /// Other data.
     pub fn data(mut self, bytes: Vec<u8>) -> Self {
+        self.body.set_data(bytes);
+        self
+    }
+
+    /// Other TCP header fields.
+    pub fn tcp(mut self, change: impl FnOnce(&mut Tcp)) -> Self {
         match &mut self.body {
-            Body::Tcp { data, .. } | Body::Udp { data, .. } | Body::Icmp { data, .. } => {
-                *data = bytes;
-            }
-            Body::Raw { bytes: raw, .. } => *raw = bytes,
+            Body::Tcp(tcp) => change(tcp),
+            other => panic!("no TCP: {other:?}"),
         }
         self
     }
 
-    fn protocol(&self) -> u8 {
-        match &self.body {
-            Body::Tcp { .. } => TCP,
-            Body::Udp { .. } => UDP,
-            Body::Icmp { .. } => ICMP,
-            Body::Raw { protocol, .. } => *protocol,
-        }
-    }
-
-    /// The pseudo-header of TCP and UDP (RFC 9293, 3.1) in front of `segment`.
-    fn with_pseudo_header(&self, segment: &[u8]) -> Vec<u8> {
-        let mut all = Vec::with_capacity(segment.len() + 12);
-        all.extend(self.src);
-        all.extend(self.dst);
-        all.extend([0, self.protocol()]);
-        all.extend((segment.len() as u16).to_be_bytes());
-        all.extend(segment);
-        all
-    }
-
     /// The transport header and its data.
     pub fn segment(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        match &self.body {
-            Body::Tcp {
-                sport,
-                dport,
-                control,
-                data,
-            } => {
-                out.extend(sport.to_be_bytes());
-                out.extend(dport.to_be_bytes());
-                out.extend(0x0102_0304u32.to_be_bytes());
-                out.extend(0x0506_0708u32.to_be_bytes());
-                out.extend([0x50, *control]);
-                out.extend(64240u16.to_be_bytes());
-                out.extend([0; 4]);
-                out.extend(data);
-                let sum = internet_checksum(&self.with_pseudo_header(&out));
-                out[16..18].copy_from_slice(&sum.to_be_bytes());
-            }
-            Body::Udp {
-                sport,
-                dport,
-                data,
-                checksum,
-            } => {
-                out.extend(sport.to_be_bytes());
-                out.extend(dport.to_be_bytes());
-                out.extend((data.len() as u16 + 8).to_be_bytes());
-                out.extend([0; 2]);
-                out.extend(data);
-                if *checksum {
-                    let sum = internet_checksum(&self.with_pseudo_header(&out));
-                    let sum = if sum == 0 { 0xffff } else { sum };
-                    out[6..8].copy_from_slice(&sum.to_be_bytes());
-                }
-            }
-            Body::Icmp {
-                kind,
-                code,
-                rest,
-                data,
-            } => {
-                out.extend([*kind, *code, 0, 0]);
-                out.extend(rest);
-                out.extend(data);
-                let sum = internet_checksum(&out);
-                out[2..4].copy_from_slice(&sum.to_be_bytes());
-            }
-            Body::Raw { bytes, .. } => out.extend(bytes),
-        }
-        out
+        self.body.segment(&self.src, &self.dst, ICMP)
     }
 
     /// The IP packet.
@@ -226,7 +131,7 @@ impl Packet {
         out.extend(((header_len + segment.len()) as u16).to_be_bytes());
         out.extend(self.id.to_be_bytes());
         out.extend(self.fragment.to_be_bytes());
-        out.extend([self.ttl, self.protocol(), 0, 0]);
+        out.extend([self.ttl, self.body.protocol(ICMP), 0, 0]);
         out.extend(self.src);
         out.extend(self.dst);
         out.extend(&self.options);
@@ -252,32 +157,37 @@ impl Packet {
         out.truncate(20 + self.options.len() + bytes);
         out
     }
+
+    /// The packet in fragments of at most `size` bytes (a multiple of eight) of what follows the IP
+    /// header, in order.
+    pub fn split(&self, size: usize) -> Vec<Self> {
+        let segment = self.segment();
+        let protocol = self.body.protocol(ICMP);
+        let count = segment.len().div_ceil(size);
+        segment
+            .chunks(size)
+            .enumerate()
+            .map(|(i, bytes)| {
+                let more = if i + 1 < count { MORE_FRAGMENTS } else { 0 };
+                Self {
+                    fragment: (i * size / 8) as u16 | more,
+                    body: Body::Raw {
+                        protocol,
+                        bytes: bytes.to_vec(),
+                    },
+                    ..self.clone()
+                }
+            })
+            .collect()
+    }
 }
 
 pub fn tcp(src: Addr4, sport: u16, dst: Addr4, dport: u16, control: u8) -> Packet {
-    Packet::new(
-        src,
-        dst,
-        Body::Tcp {
-            sport,
-            dport,
-            control,
-            data: b"abc".to_vec(),
-        },
-    )
+    Packet::new(src, dst, Body::Tcp(Tcp::new(sport, dport, control)))
 }
 
 pub fn udp(src: Addr4, sport: u16, dst: Addr4, dport: u16) -> Packet {
-    Packet::new(
-        src,
-        dst,
-        Body::Udp {
-            sport,
-            dport,
-            data: b"0123456789abcdefghijklmno".to_vec(),
-            checksum: true,
-        },
-    )
+    Packet::new(src, dst, Body::udp(sport, dport))
 }
 
 pub fn udp_without_checksum(src: Addr4, sport: u16, dst: Addr4, dport: u16) -> Packet {
@@ -293,18 +203,20 @@ pub fn udp_without_checksum(src: Addr4, sport: u16, dst: Addr4, dport: u16) -> P
     )
 }
 
-pub fn raw(src: Addr4, dst: Addr4, protocol: u8) -> Packet {
-    Packet::new(
-        src,
-        dst,
-        Body::Raw {
-            protocol,
-            bytes: (0..24).collect(),
-        },
-    )
+pub fn sctp(src: Addr4, sport: u16, dst: Addr4, dport: u16, chunk: u8) -> Packet {
+    Packet::new(src, dst, Body::sctp(sport, dport, chunk))
 }
 
-fn icmp(src: Addr4, dst: Addr4, kind: u8, code: u8, rest: [u8; 4], data: Vec<u8>) -> Packet {
+/// UDP-Lite or DCCP, whose checksum lies where UDP has its.
+pub fn lite(protocol: u8, src: Addr4, sport: u16, dst: Addr4, dport: u16) -> Packet {
+    Packet::new(src, dst, Body::lite(protocol, sport, dport))
+}
+
+pub fn raw(src: Addr4, dst: Addr4, protocol: u8) -> Packet {
+    Packet::new(src, dst, Body::raw(protocol))
+}
+
+pub fn icmp(src: Addr4, dst: Addr4, kind: u8, code: u8, rest: [u8; 4], data: Vec<u8>) -> Packet {
     Packet::new(
         src,
         dst,
@@ -336,9 +248,18 @@ pub fn fragmentation_needed(src: Addr4, dst: Addr4, mtu: u16, quote: Vec<u8>) ->
     icmp(src, dst, 3, 4, [0, 0, a, b], quote)
 }
 
-/// The answer to a refused packet: from `own`, back the way the packet came.
+/// The answer to a packet that policy refuses: from `own`, back the way the packet came.
 pub fn port_unreachable(own: Addr4, refused: &Packet) -> Packet {
-    let mut answer = icmp(own, refused.src, 3, 3, [0; 4], refused.quote(8));
+    unreachable(own, refused, 3)
+}
+
+/// The answer to a packet for which there is no port, room or address.
+pub fn prohibited(own: Addr4, refused: &Packet) -> Packet {
+    unreachable(own, refused, 13)
+}
+
+fn unreachable(own: Addr4, refused: &Packet, code: u8) -> Packet {
+    let mut answer = icmp(own, refused.src, 3, code, [0; 4], refused.quote(8));
     answer.tos = 0xc0;
     answer.id = 0;
     answer.fragment = 0;

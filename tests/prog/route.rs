@@ -57,18 +57,49 @@ fn a_guest_begins() {
         .run(&mut lab);
 }
 
-/// What NAT cannot carry, routing can; without a flow it is the stack's.
+/// Other protocols, and packets in fragments.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn everything_else_is_routed_too() {
+    let mut lab = lab();
+    lab.set_endpoint(ROUTE_GUEST, "route1", ROUTE_GUEST_MAC);
+    for (name, there, back) in [
+        (
+            "GRE",
+            raw(ROUTE_GUEST, SERVER, 47),
+            raw(SERVER, ROUTE_GUEST, 47),
+        ),
+        (
+            "first fragment",
+            udp(ROUTE_GUEST, 1, SERVER, 2).fragment(MORE_FRAGMENTS),
+            udp(SERVER, 2, ROUTE_GUEST, 1).fragment(MORE_FRAGMENTS),
+        ),
+        (
+            "later fragment",
+            raw(ROUTE_GUEST, SERVER, UDP).fragment(9),
+            raw(SERVER, ROUTE_GUEST, UDP).fragment(9),
+        ),
+    ] {
+        let there = up(there);
+        Fixture::new(name, "port_ingress", "route1", there.bytes())
+            .redirect(out(there))
+            .any_flows()
+            .run(&mut lab);
+        let back = down(back);
+        Fixture::new(name, "uplink_ingress", "up0", back.bytes())
+            .redirect(home(back))
+            .any_flows()
+            .run(&mut lab);
+    }
+}
+
+/// What opens no flow is the stack's.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn what_opens_no_flow_is_the_stacks() {
     let mut lab = lab();
     for (name, packet) in [
-        (
-            "first fragment",
-            udp(ROUTE_GUEST, 1, SERVER, 2).fragment(MORE_FRAGMENTS),
-        ),
         ("later fragment", raw(ROUTE_GUEST, SERVER, UDP).fragment(9)),
-        ("GRE", raw(ROUTE_GUEST, SERVER, 47)),
         ("RST", tcp(ROUTE_GUEST, 1, SERVER, 2, RST)),
         ("FIN", tcp(ROUTE_GUEST, 1, SERVER, 2, FIN | ACK)),
         ("SYN-ACK", tcp(ROUTE_GUEST, 1, SERVER, 2, SYN | ACK)),
@@ -79,12 +110,7 @@ fn what_opens_no_flow_is_the_stacks() {
             .run(&mut lab);
     }
     for (name, packet) in [
-        (
-            "first fragment",
-            udp(SERVER, 1, ROUTE_GUEST, 2).fragment(MORE_FRAGMENTS),
-        ),
         ("later fragment", raw(SERVER, ROUTE_GUEST, UDP).fragment(9)),
-        ("GRE", raw(SERVER, ROUTE_GUEST, 47)),
         ("RST", tcp(SERVER, 1, ROUTE_GUEST, 2, RST)),
     ] {
         Fixture::new(name, "uplink_ingress", "up0", down(packet).bytes())

@@ -14,12 +14,12 @@ fn translated_only(packet: crate::packet::Packet, port: u16) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn the_last_hop_is_the_stacks() {
+fn p34_the_last_hop_is_the_stacks() {
     let mut lab = lab();
     for ttl in [0, 1] {
         let packet = up(udp(GUEST, 40000, SERVER, 80)).ttl(ttl);
         let flows = guest_to_server(UDP, 40000, 80).after_first(&lab, packet.bytes().len());
-        lab.set_flows(&[]);
+        lab.clear_flows();
         Fixture::new(
             format!("first, ttl {ttl}"),
             "port_ingress",
@@ -72,7 +72,7 @@ fn ip_options_are_the_stacks() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn packets_larger_than_the_path_are_the_stacks() {
+fn p33_packets_larger_than_the_path_are_the_stacks() {
     let mut lab = lab();
     // The path to this host is 600 bytes wide: 20 + 8 + data.
     let of = |data: usize| up(udp(GUEST, 40000, NARROW, 80)).data(vec![7; data]);
@@ -122,7 +122,7 @@ fn gso_packets_are_as_large_as_their_segments() {
 /// Nobody knows the next hop's MAC address: the stack asks, and netd looks again each time.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn unknown_neighbours_are_the_stacks_to_find() {
+fn p54_unknown_neighbours_are_the_stacks_to_find() {
     let mut lab = lab();
     let packet = up(udp(GUEST, 40000, SILENT, 80));
     let mut flow = guest_to_server(UDP, 40000, 80);
