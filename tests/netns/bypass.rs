@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use netd_common::abi::{Flow4, FlowKey4, VERSION, ticks};
-use netd_common::flow::State;
+use netd_common::flow::{DEFAULT_TIMEOUTS, State, Timeout};
 use netd_tests::frame::{Frame, SERVICE_VLAN, VLAN, Wire};
 use netd_tests::lab::{HOST, OUTSIDE, at, check, check_router};
 use netd_tests::packet::{ICMP, Ipv4};
@@ -436,7 +436,8 @@ fn a_forged_syn_makes_no_lasting_flow() {
         for (key, flow) in forged {
             let state = State::from_u8(flow.state);
             ensure!(state != State::Established, "{key:?}: {flow:?}");
-            ensure!(state.timeout(key.proto) <= ticks(120), "{key:?}: {flow:?}");
+            let timeout = DEFAULT_TIMEOUTS[Timeout::of(key.proto, state) as usize];
+            ensure!(timeout <= ticks(120), "{key:?}: {flow:?}");
         }
         Ok(())
     });

@@ -248,10 +248,10 @@ fn describe_ip(packet: &[u8]) -> String {
     match parts.protocol {
         1 | 58 => {
             out += &format!(" ICMP {:?} id {:?}", l4.get(..2), word(4));
-            let error = match (v6, l4.first()) {
-                (false, Some(3 | 4 | 5 | 11 | 12)) | (true, Some(1..=4)) => true,
-                _ => false,
-            };
+            let error = matches!(
+                (v6, l4.first()),
+                (false, Some(3 | 4 | 5 | 11 | 12)) | (true, Some(1..=4))
+            );
             if error {
                 out += &format!(
                     " quoting{{{}}}",

@@ -248,6 +248,7 @@ pub fn run(
     repeat: u32,
     packet: &[u8],
 ) -> Outcome {
+    lab.keep_guests_still();
     // struct __sk_buff, as far as its fields may be set.
     let mut context = [0u8; 180];
     context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());

@@ -26,7 +26,7 @@ use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, BridgePort, Control, DEVICE_ETHERNET, Device, DropCount, Endpoint, FLOW_REPLY,
-    Flow, Flow4, FlowKey, FlowKey4, MacAddr, Mode, Network, Side, Sweeper, Usage, tick,
+    Flow, Flow4, FlowKey, FlowKey4, MacAddr, Mode, Moved, Network, Side, Sweeper, Usage, tick,
 };
 use netd_common::flow::DEFAULT_TIMEOUTS;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -40,6 +40,7 @@ pub struct Lab {
     namespace: File,
     ifindexes: BTreeMap<String, u32>,
     control: Array<MapData, Control>,
+    moved: Mutex<Array<MapData, Moved>>,
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
     devices: HashMap<MapData, u32, Device>,
@@ -143,6 +144,7 @@ impl Lab {
             namespace,
             ifindexes: BTreeMap::new(),
             control: take(&mut ebpf, "control"),
+            moved: Mutex::new(take(&mut ebpf, "moved")),
             networks: take(&mut ebpf, "networks"),
             ports: take(&mut ebpf, "ports"),
             devices: take(&mut ebpf, "devices"),
@@ -232,6 +234,7 @@ impl Lab {
                 address: *gateway,
                 address6: *gateway6,
                 flags: DEVICE_ETHERNET,
+                ..Device::default()
             };
             self.devices.insert(bridge, device, 0).expect("devices");
             self.v4.set_own(*gateway, Some(bridge));
@@ -298,6 +301,7 @@ impl Lab {
             address,
             address6,
             flags,
+            ..Device::default()
         };
         self.devices.insert(ifindex, device, 0).expect("devices");
     }
@@ -311,6 +315,20 @@ impl Lab {
     pub fn remove_device(&mut self, device: &str) {
         let ifindex = self.ifindex(device);
         self.devices.remove(&ifindex).expect("devices");
+    }
+
+    /// Guests that are seen for the first time let every flow look again, once a tick. For this
+    /// tick they have.
+    pub fn keep_guests_still(&self) {
+        let still = Moved {
+            epoch: 0,
+            raised: now(),
+        };
+        self.moved
+            .lock()
+            .expect("no test panics with it")
+            .set(0, still, 0)
+            .expect("moved");
     }
 
     pub fn change_control(&mut self, change: impl FnOnce(&mut Control)) {

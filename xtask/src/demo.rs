@@ -18,7 +18,7 @@ const DEFAULT_NETWORK: &str = include_str!("../../dist/default.xml");
 /// What the outside host serves.
 const PAGE: &str = "Hello from outside.\n";
 /// Maps worth showing after a guest has been outside.
-const MAPS: &[&str] = &["networks", "subnets", "ports", "flows4"];
+const MAPS: &[&str] = &["networks", "subnets4", "ports", "flows4"];
 
 /// Shows everything and removes it again, also when it is interrupted or a step fails.
 pub fn demo() -> Result<()> {
