@@ -13,7 +13,7 @@ use crate::family::Family;
 use crate::maps::Seen;
 use crate::packet::{Kind, Packet};
 use crate::path::{self, Hook, Route};
-use crate::{ERROR, FIRST, fragment, mapping, maps, table, window};
+use crate::{ERROR, FIRST, SEND, fragment, mapping, maps, table, window};
 
 /// The datapath's clock.
 #[inline(always)]
@@ -175,8 +175,12 @@ pub fn may_hide_behind<F: Family>(address: &F::Addr, bridge: u32) -> bool {
 /// Stage: is the packet of a flow that exists?
 #[inline(always)]
 pub fn known<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let l3 = seen.l3();
-    let Seen { packet, source, .. } = seen;
+    let Seen {
+        packet,
+        source,
+        confirm,
+        ..
+    } = seen;
     if packet.kind == Kind::IcmpError {
         return ERROR;
     }
@@ -189,14 +193,13 @@ pub fn known<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Some(flow) = find::<F>(&packet.key) else {
         return FIRST;
     };
-    let mut confirm = F::ZERO;
-    if !refresh::<F>(ctx, packet, flow, source, &mut confirm) {
+    if !refresh::<F>(ctx, packet, flow, source, confirm) {
         return FIRST;
     }
     if packet.first {
         fragment::note::<F>(ctx, packet, flow.flags & FLOW_MASQUERADE != 0);
     }
-    path::transmit::<F>(ctx, l3, packet, flow, source.hook(), confirm)
+    SEND
 }
 
 /// Look again at a known flow: is it alive, still allowed, and is its path still right? `false`
@@ -288,7 +291,7 @@ fn living_partner<F: Family>(
         && partner.partner(protocol) == packet.key
     {
         let state = State::from_u8(flow.state);
-        let timeout = maps::timeout_of(protocol, state);
+        let timeout = maps::timeout_of(u32::from(protocol), state as u32);
         let reopens = !theirs
             && protocol == proto::TCP
             && flow.flags & FLOW_REPLY == 0
@@ -299,6 +302,20 @@ fn living_partner<F: Family>(
     }
     table::remove::<F>(&packet.key, flow);
     None
+}
+
+/// [`after`], verified once for any arguments: inside its callers it would multiply the ways that
+/// the verifier follows.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn state_after(state: u32, protocol: u32, reply: u32, control: u32, fins: u32) -> u32 {
+    after(
+        State::from_u8(state as u8),
+        protocol as u8,
+        reply != 0,
+        control as u8,
+        fins as u8,
+    ) as u32
 }
 
 /// The flow's state after the packet.
@@ -341,7 +358,13 @@ fn advance<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, partner: 
         }
         fins = (flow.flags & FLOW_FIN) / FLOW_FIN | (partner.flags & FLOW_FIN) / FLOW_FIN * 2;
     }
-    let after = after(state, packet.key.proto, reply, packet.control, fins) as u8;
+    let after = state_after(
+        state as u32,
+        u32::from(packet.key.proto),
+        u32::from(reply),
+        u32::from(packet.control),
+        u32::from(fins),
+    ) as u8;
     if after != state as u8 {
         flow.state = after;
         partner.state = after;

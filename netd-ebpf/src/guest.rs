@@ -13,7 +13,7 @@ use crate::maps::Seen;
 use crate::packet::{self, ETH, Kind, Packet, ifindex};
 use crate::path::transmit;
 use crate::stage::{self, Stages};
-use crate::{LOOK, PASS, REJECT, drops, maps, open, reject};
+use crate::{FIRST, LOOK, PASS, REJECT, drops, maps, open, reject};
 
 pub use crate::path::Hook;
 
@@ -74,8 +74,9 @@ fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
     seen.keep(source, ETH);
     let mut action = F::guest_entry(ctx);
     if action == LOOK {
-        action = stage::run::<F>(ctx, F::known, F::icmp_error, F::guest_first, F::send);
+        action = F::known(ctx);
     }
+    action = stage::run::<F>(ctx, action, F::icmp_error, F::guest_first, F::send);
     if action < REJECT {
         return action;
     }
@@ -119,7 +120,7 @@ pub fn entry<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     }
     // An error whose sender claims a foreign address is judged like any other packet.
     if packet.kind == Kind::IcmpError && !inside && mode != Mode::Open {
-        packet.kind = Kind::Icmp;
+        return FIRST;
     }
     LOOK
 }

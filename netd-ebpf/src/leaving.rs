@@ -12,7 +12,7 @@ use crate::guest::why_no_flow;
 use crate::maps::Seen;
 use crate::packet::{self, Kind, Packet, Unread, ifindex};
 use crate::stage::{self, Stages};
-use crate::{DROP, ERROR, FIRST, PASS, REJECT, drops, fragment, maps, open, rewrite, table};
+use crate::{DROP, ERROR, FIRST, PASS, REJECT, SEND, drops, fragment, maps, open, rewrite, table};
 
 /// Egress of any device.
 #[inline(always)]
@@ -99,7 +99,7 @@ fn packet_to_outside<F: Stages>(ctx: &TcContext, l3: usize) -> i32 {
     seen.keep(source, l3);
     let action = stage::run::<F>(
         ctx,
-        F::leaving_known,
+        F::leaving_known(ctx),
         F::icmp_leaves,
         F::leaving_first,
         F::translate,
@@ -115,7 +115,6 @@ fn packet_to_outside<F: Stages>(ctx: &TcContext, l3: usize) -> i32 {
 /// 0; `source.ifindex` where it came in, or 0 when the host itself sends it.
 #[inline(always)]
 pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let l3 = seen.l3();
     let Seen { packet, source, .. } = seen;
 
     if packet.kind == Kind::IcmpError {
@@ -137,7 +136,7 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
             return PASS;
         }
         if flow::step::<F>(ctx, packet, flow) {
-            return translated::<F>(ctx, l3, packet, flow);
+            return SEND;
         }
         return FIRST;
     }
@@ -167,7 +166,7 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         if packet.first {
             fragment::note::<F>(ctx, packet, flow.flags & FLOW_MASQUERADE != 0);
         }
-        return translated::<F>(ctx, l3, packet, flow);
+        return SEND;
     }
     FIRST
 }

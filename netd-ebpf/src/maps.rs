@@ -1,12 +1,14 @@
 //! The maps, by the names they are pinned under. Layouts are in `netd_common::abi`.
 
+use core::hint::black_box;
+
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
     BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Moved,
     Network, RESERVED_WORDS, ReservedWord, Slot, Subnet, Sweeper, Usage,
 };
-use netd_common::flow::{State, Timeout};
+use netd_common::flow::{State, TIMEOUTS, Timeout};
 use netd_common::reason::DROP_ENTRIES;
 
 use crate::claim::Claim;
@@ -127,16 +129,19 @@ pub struct Seen<A> {
     pub packet: Packet<A>,
     /// Where it comes from.
     pub source: Source,
+    /// Next hop that is to be reminded that it is in use; zero for none.
+    pub confirm: A,
     /// What it quotes, when it is an ICMP error.
     pub quote: Quote<A>,
     /// Length of the link-layer header.
     l3: u32,
 }
 
-impl<A> Seen<A> {
+impl<A: Default> Seen<A> {
     /// Keep where the packet comes from and the offset of its IP header.
     #[inline(always)]
     pub fn keep(&mut self, source: Source, l3: usize) {
+        self.confirm = A::default();
         self.source = source;
         self.l3 = l3 as u32;
     }
@@ -251,13 +256,18 @@ pub fn slot_count() -> u32 {
 /// How long a flow may be silent, in ticks.
 #[inline(always)]
 pub fn timeout(timeout: Timeout) -> u32 {
-    control().map_or(0, |c| c.timeouts[timeout as usize & 15])
+    // The compiler knows that the number is small enough, and must not tell, for the verifier does
+    // not.
+    let index = black_box(timeout as usize) & (TIMEOUTS - 1);
+    control().map_or(0, |c| c.timeouts[index])
 }
 
-/// The same for a flow of a protocol in a state.
-#[inline(always)]
-pub fn timeout_of(protocol: u8, state: State) -> u32 {
-    timeout(Timeout::of(protocol, state))
+/// The same for a flow of a protocol in a state ([`State`] as a number). A function of its own for
+/// the verifier's sake.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn timeout_of(protocol: u32, state: u32) -> u32 {
+    timeout(Timeout::of(protocol as u8, State::from_u8(state as u8)))
 }
 
 /// The bridge a guest subnet with this address is behind; 0 for none.

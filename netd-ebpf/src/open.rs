@@ -65,22 +65,27 @@ pub fn insert<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     }
 }
 
-/// Stage: send the packet by the flow that it opened.
+/// Stage: send the packet by its flow.
 #[inline(always)]
 pub fn send<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let l3 = seen.l3();
-    let Seen { packet, source, .. } = seen;
+    let Seen {
+        packet,
+        source,
+        confirm,
+        ..
+    } = seen;
 
     match flow::find::<F>(&packet.key) {
         Some(flow) if flow.in_network == source.bridge => {
-            path::transmit::<F>(ctx, l3, packet, flow, source.hook(), F::ZERO)
+            path::transmit::<F>(ctx, l3, packet, flow, source.hook(), *confirm)
         }
         // Another CPU needed the room.
         _ => drops::drop(Reason::TableFull),
     }
 }
 
-/// Stage: translate the packet that opened a flow, where it leaves by the stack.
+/// Stage: translate the packet by its flow, where it leaves by the stack.
 #[inline(always)]
 pub fn translate<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let l3 = seen.l3();

@@ -62,7 +62,7 @@ fn packet_from_outside<F: Stages>(ctx: &TcContext, l3: usize, here: u32) -> i32 
         smac: [0; 6],
     };
     seen.keep(source, l3);
-    let action = stage::run::<F>(ctx, F::known, F::icmp_error, F::outside_first, F::send);
+    let action = stage::run::<F>(ctx, F::known(ctx), F::icmp_error, F::outside_first, F::send);
     if action < REJECT {
         return action;
     }

@@ -209,15 +209,25 @@ pub fn transmit<F: Family>(
     if packet.key.proto == proto::TCP && !packet.headless {
         window::remember(packet, flow);
     }
-    if needs_stack(l3, packet, flow) {
-        return to_stack::<F>(ctx, l3, packet, flow, hook);
+    // The stack answers with ICMP where that is due, fragments, resolves neighbours. A packet that
+    // answers a translated flow is addressed to the host and must be translated first. Not at a
+    // port: the bridge hands the packet up to `bridge_ingress`, which would not know the
+    // translated one.
+    let stack = needs_stack(l3, packet, flow);
+    let translated_destination = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
+    if stack && (!translated_destination || hook == Hook::Port) {
+        return PASS;
     }
-    if rewrite::set_macs(ctx, flow.out_dmac, flow.out_smac).is_none()
-        || rewrite::apply::<F>(ctx, l3, packet, flow, true).is_none()
+    if (!stack && rewrite::set_macs(ctx, flow.out_dmac, flow.out_smac).is_none())
+        || rewrite::apply::<F>(ctx, l3, packet, flow, !stack).is_none()
     {
         return drops::drop(Reason::Rewrite);
     }
-    redirect::<F>(flow.out_ifindex, confirm)
+    if stack {
+        PASS
+    } else {
+        redirect::<F>(flow.out_ifindex, confirm)
+    }
 }
 
 /// Redirect the frame to `ifindex`, by way of the neighbour `confirm` if there is one.
@@ -243,28 +253,4 @@ pub fn redirect<F: Family>(ifindex: u32, confirm: F::Addr) -> i32 {
     }
     // SAFETY: takes no pointers.
     unsafe { bpf_redirect(ifindex, 0) as i32 }
-}
-
-/// Let the stack forward the packet: it answers with ICMP where that is due, fragments, resolves
-/// neighbours.
-///
-/// A packet that answers a translated flow is addressed to the host and must be translated
-/// first. Not at a port: the bridge hands the packet up to `bridge_ingress`, which would not know
-/// the translated one.
-#[inline(always)]
-fn to_stack<F: Family>(
-    ctx: &TcContext,
-    l3: usize,
-    packet: &Packet<F::Addr>,
-    flow: &Flow<F::Addr>,
-    hook: Hook,
-) -> i32 {
-    let translated_destination = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
-    if translated_destination
-        && hook != Hook::Port
-        && rewrite::apply::<F>(ctx, l3, packet, flow, false).is_none()
-    {
-        return drops::drop(Reason::Rewrite);
-    }
-    PASS
 }

@@ -93,22 +93,22 @@ stages! {
     put_under_mapping(put_under_mapping4, put_under_mapping6) = mapping::put_under;
     /// Insert the flow of the scratch map: [`SEND`], or what becomes of the packet without it.
     insert(insert4, insert6) = open::insert;
-    /// Send the packet that opened a flow.
+    /// Send the packet by its flow.
     send(send4, send6) = open::send;
-    /// Translate the packet that opened a flow, where it leaves by the stack.
+    /// Translate the packet by its flow, where it leaves by the stack.
     translate(translate4, translate6) = open::translate;
 }
 
-/// Judge a packet that no flow was found for, and open one if it may.
+/// What follows on the first look at a packet (`action`): an ICMP error finds its flow, a packet
+/// without a flow is judged and opens one if it may, and then it is sent.
 #[inline(always)]
 pub fn run<F: Stages>(
     ctx: &TcContext,
-    known: impl Fn(&TcContext) -> i32,
+    mut action: i32,
     error: impl Fn(&TcContext) -> i32,
     first: impl Fn(&TcContext) -> i32,
     send: impl Fn(&TcContext) -> i32,
 ) -> i32 {
-    let mut action = known(ctx);
     if action == ERROR {
         action = error(ctx);
     }

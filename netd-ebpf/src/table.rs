@@ -86,7 +86,7 @@ fn is_dead_at<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, now: u32)
     let Some(partner) = find::<F>(&flow.partner(key.proto)) else {
         return true;
     };
-    let timeout = maps::timeout_of(key.proto, State::from_u8(flow.state));
+    let timeout = maps::timeout_of(u32::from(key.proto), u32::from(flow.state));
     partner.partner(key.proto) != *key || expired(timeout, flow.last_seen, partner.last_seen, now)
 }
 
