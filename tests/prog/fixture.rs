@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use netd_common::Reason;
 use netd_common::abi::{Addr4, Addr6, Flow, FlowKey};
+use netd_common::checksum::{difference, sum2, update};
 
 use crate::checker;
 use crate::family::Address;
@@ -148,11 +149,12 @@ impl Fixture {
     }
 
     /// Run it once and compare everything.
-    pub fn run(self, lab: &mut Lab) {
+    pub fn run(mut self, lab: &mut Lab) {
         let before = Tables::of(lab);
         lab.allow_answers();
         let drops_before = lab.drops();
         let outcome = self.once(lab);
+        self.follow_identification(lab, &outcome.packet);
         let mut wrong = Vec::new();
         if outcome.verdict != self.verdict {
             wrong.push(format!(
@@ -199,6 +201,41 @@ impl Fixture {
         if std::env::var_os("NETD_TIME").is_some() {
             self.time(lab, &before);
             after.put_back(lab);
+        }
+    }
+
+    /// Masqueraded IPv4 fragments go on with an identification of netd's choice: any, but one for
+    /// all fragments of a packet. Expect the one that was chosen.
+    fn follow_identification(&mut self, lab: &Lab, got: &[u8]) {
+        let ip = self.l3;
+        let (before, after) = (&self.packet, &mut self.packet_after);
+        let is_fragment = |packet: &[u8]| {
+            packet.len() >= ip + 20
+                && packet[ip] >> 4 == 4
+                && u16::from_be_bytes([packet[ip + 6], packet[ip + 7]]) & 0x3fff != 0
+        };
+        let address = ip + 12..ip + 16;
+        if !is_fragment(after)
+            || !is_fragment(got)
+            || before.get(address.clone()) == after.get(address)
+        {
+            return;
+        }
+        let whose = [
+            &before[ip + 12..ip + 16],
+            &before[ip + 4..ip + 6],
+            &before[ip + 9..=ip + 9],
+        ]
+        .concat();
+        let chosen = [got[ip + 4], got[ip + 5]];
+        if lab.chosen_identification(whose, chosen) == chosen && chosen != [0; 2] {
+            let old = sum2([after[ip + 4], after[ip + 5]]);
+            let checksum = update(
+                [after[ip + 10], after[ip + 11]],
+                difference(old, sum2(chosen)),
+            );
+            after[ip + 4..ip + 6].copy_from_slice(&chosen);
+            after[ip + 10..ip + 12].copy_from_slice(&checksum);
         }
     }
 

@@ -41,6 +41,7 @@ pub struct Lab {
     ifindexes: BTreeMap<String, u32>,
     control: Array<MapData, Control>,
     moved: Mutex<Array<MapData, Moved>>,
+    identifications: Mutex<BTreeMap<Vec<u8>, [u8; 2]>>,
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
     devices: HashMap<MapData, u32, Device>,
@@ -145,6 +146,7 @@ impl Lab {
             ifindexes: BTreeMap::new(),
             control: take(&mut ebpf, "control"),
             moved: Mutex::new(take(&mut ebpf, "moved")),
+            identifications: Mutex::default(),
             networks: take(&mut ebpf, "networks"),
             ports: take(&mut ebpf, "ports"),
             devices: take(&mut ebpf, "devices"),
@@ -183,6 +185,10 @@ impl Lab {
     }
 
     fn reset(&mut self) {
+        self.identifications
+            .lock()
+            .expect("no test panics with it")
+            .clear();
         self.clear_records();
         self.v4.clear();
         self.v6.clear();
@@ -329,6 +335,13 @@ impl Lab {
             .expect("no test panics with it")
             .set(0, still, 0)
             .expect("moved");
+    }
+
+    /// The identification chosen for a packet's fragments (by source and identification): `now`,
+    /// unless one was seen before.
+    pub fn chosen_identification(&self, whose: Vec<u8>, now: [u8; 2]) -> [u8; 2] {
+        let mut all = self.identifications.lock().expect("no test panics with it");
+        *all.entry(whose).or_insert(now)
     }
 
     pub fn change_control(&mut self, change: impl FnOnce(&mut Control)) {

@@ -18,6 +18,7 @@ const MEASUREMENTS: usize = 501;
 fn to_itself((key, mut flow): (FlowKey4, Flow4)) -> (FlowKey4, Flow4) {
     (flow.new_src, flow.new_dst) = (key.src, key.dst);
     (flow.new_sport, flow.new_dport) = (key.sport, key.dport);
+    (flow.addr_diff, flow.port_diff) = (0, 0);
     flow.out_dmac = NAT_MAC;
     (key, flow)
 }
