@@ -3,8 +3,8 @@
 
 use netd_common::Reason;
 
-use crate::fixture::Fixture;
-use crate::flows::{FromGuest, guest_to_server};
+use crate::fixture::{Fixture, Verdict, run};
+use crate::flows::{FromGuest, guest_to_server, guest_to_server6};
 use crate::lab::lab;
 use crate::names::*;
 use crate::packet::{
@@ -152,6 +152,43 @@ fn the_hosts_own_traffic_is_not_touched() {
     .run(&mut lab);
 }
 
+/// The host, or another program's masquerade, takes a port that a guest's flow has: it gets
+/// another one, and its answers come back to it.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn p07_a_port_that_a_guest_has_is_not_the_hosts_as_well() {
+    let mut lab = lab();
+    for came_from in [None, Some("up1")] {
+        lab.clear_flows();
+        guest_to_server(UDP, 40000, 80).established().only(&mut lab);
+        let packet = leaving(udp(UP0, 40000, SERVER, 80));
+        let (up0, from) = (
+            lab.ifindex("up0"),
+            came_from.map_or(0, |device| lab.ifindex(device)),
+        );
+        let outcome = run(&lab, "uplink_egress", up0, from, 0, 1, &packet.bytes());
+        assert_eq!(outcome.verdict, Verdict::Pass);
+        let flow = FromGuest {
+            guest: (UP0, 40000),
+            ..guest_to_server(UDP, 40000, 80)
+        };
+        let moved = lab.flow(&flow.key()).expect("a flow").new_sport;
+        let moved = u16::from_be_bytes(moved);
+        assert_ne!(moved, 40000);
+        assert_eq!(outcome.packet, packet.sport(moved).bytes());
+        let back = udp(SERVER, 80, UP0, moved).macs(UP0_MAC, ROUTER_MAC);
+        Fixture::new("its answer", "uplink_ingress", "up0", back.bytes())
+            .pass_as(back.dport(40000).bytes())
+            .run(&mut lab);
+        // The guest's own.
+        let back = udp(SERVER, 80, UP0, 40000).macs(UP0_MAC, ROUTER_MAC);
+        let home = back.clone().dst(GUEST).ttl(63).macs(GUEST_MAC, NAT_MAC);
+        Fixture::new("the guest's answer", "uplink_ingress", "up0", back.bytes())
+            .redirect(home.bytes())
+            .run(&mut lab);
+    }
+}
+
 /// A packet that a port's program sent is finished, whatever its addresses.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
@@ -161,6 +198,20 @@ fn redirected_packets_are_not_touched() {
     let packet = leaving(udp(GUEST, 40000, SERVER, 80));
     Fixture::new("from a port", "uplink_egress", "up0", packet.bytes())
         .came_from("nat1")
+        .run(&mut lab);
+    let packet = leaving(udp(UP0, 40000, SERVER, 80));
+    for from in ["nat1", "br-nat"] {
+        Fixture::new("translated", "uplink_egress", "up0", packet.bytes())
+            .came_from(from)
+            .run(&mut lab);
+    }
+    lab.clear_flows();
+    guest_to_server6(UDP, 40000, 80).only(&mut lab);
+    let packet = udp6(UP0_6, 40000, SERVER6, 80)
+        .hops(63)
+        .macs(ROUTER_MAC, UP0_MAC);
+    Fixture::new("translated, IPv6", "uplink_egress", "up0", packet.bytes())
+        .came_from("br-nat")
         .run(&mut lab);
 }
 
