@@ -55,12 +55,6 @@ fn packet_to_outside<F: Stages>(ctx: &TcContext, l3: usize) -> i32 {
     if bridge == here {
         return PASS;
     }
-    // Redirected by `bridge_ingress`, likewise: what the stack forwards from guests that are
-    // masqueraded still has their addresses here.
-    let sender = maps::network(from);
-    if bridge == 0 && sender.is_some_and(|n| Mode::from_u8(F::side(n).mode) == Mode::Nat) {
-        return PASS;
-    }
     // Routed here from a device that has no program (yet).
     if from != 0 && to_guests.is_some() && maps::device(from).is_none() {
         let Some(dst) = packet::read::<F::Addr>(ctx, l3 + F::DST) else {
