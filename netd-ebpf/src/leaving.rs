@@ -118,7 +118,13 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, source, .. } = seen;
 
     if packet.kind == Kind::IcmpError {
-        return ERROR;
+        // A program's own refusal goes back by the device its packet came in by, and quotes what
+        // nobody has translated.
+        return if source.ifindex == ifindex(ctx) {
+            PASS
+        } else {
+            ERROR
+        };
     }
     if packet.kind == Kind::Fragment {
         fragment::resolve::<F>(packet);
