@@ -14,7 +14,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::family::{Family, V4, V6};
 use crate::ipv6::Words;
 use crate::maps::Seen;
-use crate::packet::{ETH, Kind, Packet, macs, read};
+use crate::packet::{ETH, Kind, Packet, has_ports, macs, read};
 use crate::path::redirect;
 use crate::{arguments, drops, icmp, maps};
 
@@ -140,16 +140,25 @@ fn may_answer() -> bool {
 // quoted transport header on sum to zero once it is filled in, and the ICMP checksum is right
 // without them.
 
-/// Cut the packet for the quote and make room before it. Returns how many bytes of the transport
+/// Cut the packet for the quote and make room before it. Returns how many bytes after the IP
 /// header are quoted and their sum; `None` when the kernel refuses.
 #[inline(always)]
-fn make_room(ctx: &TcContext, header_len: usize, added: usize, tcp: bool) -> Option<(usize, u64)> {
+fn make_room<A>(
+    ctx: &TcContext,
+    packet: &Packet<A>,
+    header_len: usize,
+    added: usize,
+) -> Option<(usize, u64)> {
     let l4 = ETH + header_len;
+    let tcp = packet.key.proto == proto::TCP;
     // Quote eight bytes (RFC 792); IPv6 would have more (RFC 4443), but they tell nothing more.
     let rest: [u16; 4] = ctx.load(l4).ok()?;
     let mut quoted = 8;
-    // Cutting before the end of the checksum field is refused only where it is partial.
+    // Cutting before the end of the checksum field is refused where it is partial.
     let partial = change_tail(ctx, l4 + 2).is_none();
+    if partial && !has_ports(packet.key.proto) {
+        return make_room_for_tunnel(ctx, packet.end, l4, added);
+    }
     if partial && tcp {
         quoted = 20;
     }
@@ -172,6 +181,42 @@ fn make_room(ctx: &TcContext, header_len: usize, added: usize, tcp: bool) -> Opt
     Some((quoted, sum))
 }
 
+/// Words after the IP header that are quoted of a tunnel: GRE's longest header and that of IPv6.
+const TUNNEL_WORDS: usize = 16;
+
+/// The same of a packet that the kernel does not cut before the transport header it has found
+/// within a tunnel (GRE, IP in IP), when the packet came from a tap or a packet socket. No
+/// checksum is partial there.
+#[inline(always)]
+fn make_room_for_tunnel(
+    ctx: &TcContext,
+    end: u32,
+    l4: usize,
+    added: usize,
+) -> Option<(usize, u64)> {
+    let rest = (end as usize).wrapping_sub(l4);
+    let quoted = if rest < TUNNEL_WORDS * 4 {
+        rest
+    } else {
+        TUNNEL_WORDS * 4
+    };
+    // Zeros that do not change the sum follow the last word.
+    change_tail(ctx, l4 + ((quoted + 3) & !3))?;
+    // SAFETY: a valid context and no other pointer.
+    if unsafe { bpf_skb_change_head(ctx.skb.skb, added as u32, 0) } != 0 {
+        return None;
+    }
+    let mut sum = 0u64;
+    let mut i = 0;
+    while i < TUNNEL_WORDS
+        && let Ok(word) = ctx.load::<u32>(l4 + added + i * 4)
+    {
+        sum += u64::from(word);
+        i += 1;
+    }
+    Some((quoted, sum))
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn reject_answer4(ctx: *mut __sk_buff, own: *const u32, message: u32) -> i32 {
@@ -186,8 +231,7 @@ extern "C" fn reject_answer4(ctx: *mut __sk_buff, own: *const u32, message: u32)
 fn build4(ctx: &TcContext, packet: &Packet<u32>, own: u32, message: [u8; 2]) -> Option<()> {
     let (to, from) = macs(ctx)?;
     let mut head: [u8; Ipv4Hdr::LEN] = ctx.load(ETH).ok()?;
-    let tcp = packet.key.proto == proto::TCP;
-    let (quoted, quote_sum) = make_room(ctx, Ipv4Hdr::LEN, ADDED4, tcp)?;
+    let (quoted, quote_sum) = make_room(ctx, packet, Ipv4Hdr::LEN, ADDED4)?;
     // The quoted IP header sums to zero, being right. Make sure: the sender may have lied.
     let mut header_sum = 0u64;
     let mut i = 0;
@@ -231,8 +275,7 @@ extern "C" fn reject_answer6(ctx: *mut __sk_buff, own: *const Words, message: u3
 fn build6(ctx: &TcContext, packet: &Packet<Words>, own: Words, message: [u8; 2]) -> Option<()> {
     let (to, from) = macs(ctx)?;
     let start: [u32; 2] = ctx.load(ETH).ok()?;
-    let tcp = packet.key.proto == proto::TCP;
-    let (quoted, quote_sum) = make_room(ctx, Ipv6Hdr::LEN, ADDED6, tcp)?;
+    let (quoted, quote_sum) = make_room(ctx, packet, Ipv6Hdr::LEN, ADDED6)?;
     let src = packet.key.src;
     let header_sum =
         u64::from(start[0]) + u64::from(start[1]) + V6::sum(&src) + V6::sum(&packet.key.dst);
