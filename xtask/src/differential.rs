@@ -14,9 +14,9 @@ pub struct Choice {
     /// Packets to send into each side
     #[arg(long, default_value_t = 100_000)]
     packets: u64,
-    /// Classes of traffic besides the usual ones, by comma; `all` for every one
+    /// The only classes of traffic, by comma; all of them unless said
     #[arg(long, value_delimiter = ',')]
-    with: Vec<String>,
+    only: Vec<String>,
     /// Classes of traffic to leave out, by comma
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
@@ -25,14 +25,12 @@ pub struct Choice {
 impl Choice {
     /// Seed, number of packets and the names of the classes, for this program as root.
     pub fn words(&self) -> Result<Vec<String>> {
-        let mut classes = class::current();
-        for name in &self.with {
-            if name == "all" {
-                classes.extend(Class::ALL);
-            } else {
-                classes.insert(name.parse()?);
-            }
-        }
+        let mut classes = if self.only.is_empty() {
+            class::all()
+        } else {
+            let names = self.only.iter().map(|name| name.parse());
+            names.collect::<Result<Classes>>()?
+        };
         for name in &self.without {
             classes.remove(&name.parse()?);
         }

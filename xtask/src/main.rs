@@ -50,7 +50,7 @@ enum Task {
     /// and compare what arrives
     #[command(after_help = "Examples:
   cargo xtask differential --seed 7 --packets 1000000
-  cargo xtask differential --seed 7 --with fragments,sctp --without big")]
+  cargo xtask differential --seed 7 --only tcp,errors,ipv6")]
     Differential {
         /// What to run
         #[command(flatten)]

@@ -91,6 +91,12 @@ impl Arrival {
         )
     }
 
+    /// Was it put together from fragments?
+    #[must_use]
+    pub fn is_joined(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+
     /// Its header.
     #[must_use]
     pub fn header(&self) -> Option<Header> {

@@ -79,18 +79,8 @@ impl FromStr for Class {
 /// The kinds of traffic of a run.
 pub type Classes = BTreeSet<Class>;
 
-/// What netd claims to do today. It does not look at the checksum of the IP header yet, and knows
-/// no fragments, no SCTP, no other protocols and no IPv6.
+/// Every kind.
 #[must_use]
-pub fn current() -> Classes {
-    let not_yet = [
-        Class::Headers,
-        Class::Fragments,
-        Class::Disorder,
-        Class::Sctp,
-        Class::Others,
-        Class::Ipv6,
-    ];
-    let all = Class::ALL.iter().copied();
-    all.filter(|class| !not_yet.contains(class)).collect()
+pub fn all() -> Classes {
+    Class::ALL.iter().copied().collect()
 }

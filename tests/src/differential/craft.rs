@@ -162,6 +162,12 @@ fn quotation(packet: &[u8], quote: Quote) -> Vec<u8> {
     let Some(header) = Header::read(packet) else {
         return packet.to_vec();
     };
+    let mut packet = packet.to_vec();
+    if let (Family::V6, Some(_)) = (header.family, header.fragment) {
+        // Who cuts a packet anew chooses its identification: the quotes shall be the same.
+        let identification = u32::from(header.tag).to_be_bytes();
+        packet[header.l4 - 4..header.l4].copy_from_slice(&identification);
+    }
     let upto = |length: usize| packet[..length.min(packet.len())].to_vec();
     match quote {
         Quote::Full => upto(548),

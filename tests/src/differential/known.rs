@@ -1,9 +1,10 @@
 //! The differences that are meant: each with its reason.
 
 use super::arrival::{Arrival, Origin};
-use super::cast::{self, CAST, Place};
+use super::cast::{self, CAST, Family, Place};
 use super::compare::Difference;
-use super::step::{Oddity, Options};
+use super::header::Header;
+use super::step::{Body, Cut, Oddity, Options};
 
 /// A deliberate difference.
 #[derive(Debug)]
@@ -58,11 +59,13 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "refusal despite checksum",
-        why: "the kernel's REJECT verifies the transport checksum before it answers; netd's does \
-              not look at the payload of what it refuses",
+        why: "the kernel's REJECT verifies the transport checksum before it answers, and takes \
+              protocols it does not know for such as have one over everything; netd's does not \
+              look at the payload of what it refuses",
         goes_on: false,
         applies: |difference| {
-            difference.step.oddity == Some(Oddity::Checksum)
+            let unknown = matches!(difference.step.body, Body::Other { protocol: 253, .. });
+            (unknown || difference.step.oddity == Some(Oddity::Checksum))
                 && difference.kernel.is_empty()
                 && is_refusal(difference.netd)
         },
@@ -73,18 +76,68 @@ pub const KNOWN: &[Known] = &[
         goes_on: false,
         applies: |difference| {
             difference.step.twist.ttl == 1
-                && matches!(difference.kernel, [one] if one.icmp() == Some((11, 0)))
+                && matches!(difference.kernel, [one] if is_too_old(one))
                 && is_refusal(difference.netd)
         },
     },
     Known {
         name: "no refusal with options",
-        why: "netd refuses packets with IP options in silence",
+        why: "netd refuses packets with IP options or extension headers in silence",
         goes_on: false,
         applies: |difference| {
             difference.step.twist.options != Options::None
                 && is_refusal(difference.kernel)
                 && difference.netd.is_empty()
+        },
+    },
+    Known {
+        name: "no refusal of fragments",
+        why: "netd refuses fragments in silence, where the kernel puts them together first and \
+              answers about the whole",
+        goes_on: false,
+        applies: |difference| {
+            difference.step.twist.cut != Cut::Whole
+                && is_refusal(difference.kernel)
+                && difference.netd.is_empty()
+        },
+    },
+    Known {
+        name: "fragments before their first are dropped",
+        why: "the kernel puts fragments together in whatever order they come; netd translates \
+              each one as it comes, and drops by name (frag_no_head) what comes before the first \
+              one, which alone has ports",
+        goes_on: true,
+        applies: |difference| {
+            matches!(difference.step.twist.cut, Cut::Reversed(_))
+                && passed_whole(difference.kernel)
+                && matches!(difference.netd, [one] if is_first_fragment(one))
+        },
+    },
+    Known {
+        name: "a TCP header in two fragments is dropped",
+        why: "netd does not translate a TCP header that is not in one fragment, which nobody \
+              sends who does not want to get past a filter (RFC 1858)",
+        goes_on: true,
+        applies: |difference| {
+            difference.step.twist.cut != Cut::Whole
+                && matches!(difference.step.body, Body::Tcp { .. })
+                && difference.sent[1]
+                    .iter()
+                    .any(|packet| cuts_tcp_header(packet))
+                && passed_whole(difference.kernel)
+                && difference.netd.is_empty()
+        },
+    },
+    Known {
+        name: "the second guest of a protocol without ports is told",
+        why: "both translate such a protocol for one guest per peer; the kernel drops what \
+              another guest sends without a word, netd answers that it is prohibited",
+        goes_on: false,
+        applies: |difference| {
+            matches!(difference.step.body, Body::Other { .. })
+                && difference.sender.place == Place::Nat
+                && difference.kernel.is_empty()
+                && matches!(difference.netd, [one] if is_prohibition(one))
         },
     },
 ];
@@ -118,7 +171,44 @@ fn is_same_but_translated(one: &Arrival, other: &Arrival) -> bool {
 
 /// Is there one answer, an ICMP port unreachable by the hypervisor?
 fn is_refusal(arrivals: &[Arrival]) -> bool {
-    matches!(arrivals, [one] if one.origin == Origin::Error && one.icmp() == Some((3, 3)))
+    matches!(arrivals, [one] if is_error(one, (3, 3), (1, 4)))
+}
+
+/// Is it the hypervisor's answer "communication administratively prohibited"?
+fn is_prohibition(arrival: &Arrival) -> bool {
+    is_error(arrival, (3, 13), (1, 1))
+}
+
+/// Is it the hypervisor's answer "time exceeded in transit"?
+fn is_too_old(arrival: &Arrival) -> bool {
+    is_error(arrival, (11, 0), (3, 0))
+}
+
+/// Is it an ICMP error of the hypervisor's with this type and code, by family?
+fn is_error(arrival: &Arrival, v4: (u8, u8), v6: (u8, u8)) -> bool {
+    let message = match arrival.header().map(|header| header.family) {
+        Some(Family::V4) => v4,
+        Some(Family::V6) => v6,
+        None => return false,
+    };
+    arrival.origin == Origin::Error && arrival.icmp() == Some(message)
+}
+
+/// Did a packet come through whole, in whatever fragments?
+fn passed_whole(arrivals: &[Arrival]) -> bool {
+    matches!(arrivals, [one] if one.origin == Origin::Sender && one.is_joined())
+}
+
+/// Is it the first fragment of a packet whose others are missing?
+fn is_first_fragment(arrival: &Arrival) -> bool {
+    arrival.origin == Origin::Sender
+        && arrival.header().and_then(|header| header.fragment) == Some((0, true))
+}
+
+/// Is it a first fragment that ends within TCP's header?
+fn cuts_tcp_header(packet: &[u8]) -> bool {
+    Header::read(packet)
+        .is_some_and(|header| header.fragment == Some((0, true)) && header.end < header.l4 + 20)
 }
 
 fn all(arrivals: &[Arrival], origin: Origin) -> bool {
