@@ -251,7 +251,7 @@ pub fn check_router(test: impl FnOnce(&mut Lab) -> Result<()>) {
     check_in(lab, test);
 }
 
-fn check_in(lab: Result<Lab>, test: impl FnOnce(&mut Lab) -> Result<()>) {
+pub(crate) fn check_in(lab: Result<Lab>, test: impl FnOnce(&mut Lab) -> Result<()>) {
     let mut lab = lab.unwrap_or_else(|error| panic!("no topology: {error:?}"));
     let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<()> {
         let before = lab.snapshot().context("the picture before")?;

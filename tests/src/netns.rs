@@ -50,6 +50,7 @@ impl Netns {
         netns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         // Nor for the next ICMP error that the kernel allows itself to send to the same peer.
         netns.sysctl("net/ipv4/icmp_ratelimit", "0")?;
+        netns.sysctl("net/ipv6/icmp/ratelimit", "0")?;
         netns.run(["ip", "link", "set", "lo", "up"])?;
         Ok(netns)
     }

@@ -1,6 +1,6 @@
 //! Definitions of networks, as short as the tests need them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A managed network with one IPv4 subnet 10.10.N.0/24; the host has .1 on bridge `virbrN`.
 #[derive(Clone, Debug)]
@@ -64,6 +64,15 @@ impl Network {
         self
     }
 
+    /// Adds the IPv6 subnet fd00:10:N::/64, in which the host has ::1.
+    #[must_use]
+    pub fn ipv6(self) -> Self {
+        let gateway = self.address6(1);
+        self.with(&format!(
+            "<ip family='ipv6' address='{gateway}' prefix='64'/>"
+        ))
+    }
+
     /// DNS, and DHCP from .100 to .200, with further elements below `<dhcp>`.
     #[must_use]
     pub fn dhcp(mut self, further: &str) -> Self {
@@ -90,6 +99,12 @@ impl Network {
     #[must_use]
     pub fn address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 10, self.number, host)
+    }
+
+    /// An address of its IPv6 subnet, see [`Network::ipv6`].
+    #[must_use]
+    pub fn address6(&self, host: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x10, self.number.into(), 0, 0, 0, 0, host)
     }
 
     /// The host's address in it.

@@ -15,6 +15,7 @@ use rustix::net::{
 
 use crate::Netns;
 use crate::packet::Ipv4;
+use crate::packet6::Ipv6;
 
 /// Bytes kept of each frame.
 const KEPT: usize = 2048;
@@ -24,24 +25,40 @@ const BUFFER: usize = 64 << 20;
 /// Time to read what arrived before the end.
 const LEFT_OVER: Duration = Duration::from_secs(1);
 
-/// A running capture of the IPv4 packets on all devices of one namespace.
+/// A running capture of one family's packets on all devices of one namespace.
 #[derive(Debug)]
-pub struct Sniffer {
+pub struct Sniffer<P = Ipv4> {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<Vec<Ipv4>>>>,
+    thread: Option<JoinHandle<Result<Vec<P>>>>,
 }
 
-impl Sniffer {
-    /// Starts to capture; from the return on nothing is missed.
+impl Sniffer<Ipv4> {
+    /// Starts to capture IPv4; from the return on nothing is missed.
     ///
     /// # Errors
     /// No packet socket can be opened.
     pub fn start(netns: &Netns) -> Result<Self> {
+        Self::with(netns, Ipv4::from_frame)
+    }
+}
+
+impl Sniffer<Ipv6> {
+    /// Starts to capture IPv6; from the return on nothing is missed.
+    ///
+    /// # Errors
+    /// No packet socket can be opened.
+    pub fn start6(netns: &Netns) -> Result<Self> {
+        Self::with(netns, Ipv6::from_frame)
+    }
+}
+
+impl<P: Send + 'static> Sniffer<P> {
+    fn with(netns: &Netns, read: fn(&[u8]) -> Option<P>) -> Result<Self> {
         let socket = netns.enter(packet_socket)??;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
             let stop = Arc::clone(&stop);
-            std::thread::spawn(move || capture(&socket, &stop))
+            std::thread::spawn(move || capture(&socket, &stop, read))
         };
         Ok(Self {
             stop,
@@ -53,7 +70,7 @@ impl Sniffer {
     ///
     /// # Errors
     /// The capture failed on the way.
-    pub fn finish(mut self) -> Result<Vec<Ipv4>> {
+    pub fn finish(mut self) -> Result<Vec<P>> {
         std::thread::sleep(Duration::from_millis(50)); // what is on its way
         self.stop.store(true, Ordering::Relaxed);
         self.thread
@@ -64,7 +81,7 @@ impl Sniffer {
     }
 }
 
-impl Drop for Sniffer {
+impl<P> Drop for Sniffer<P> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -84,7 +101,7 @@ fn packet_socket() -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn capture(socket: &OwnedFd, stop: &AtomicBool) -> Result<Vec<Ipv4>> {
+fn capture<P>(socket: &OwnedFd, stop: &AtomicBool, read: fn(&[u8]) -> Option<P>) -> Result<Vec<P>> {
     let mut packets = Vec::new();
     let mut frame = [0; KEPT];
     let mut stopped = None;
@@ -96,7 +113,7 @@ fn capture(socket: &OwnedFd, stop: &AtomicBool) -> Result<Vec<Ipv4>> {
             return Ok(packets);
         }
         match recv(socket, &mut frame, RecvFlags::empty()) {
-            Ok((length, _)) => packets.extend(Ipv4::from_frame(&frame[..length])),
+            Ok((length, _)) => packets.extend(read(&frame[..length])),
             Err(rustix::io::Errno::AGAIN) if stop.load(Ordering::Relaxed) => return Ok(packets),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             // The device went away; others go on.

@@ -3,7 +3,9 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -53,7 +55,8 @@ impl Server {
     ///
     /// # Errors
     /// The address is in use or not one of the namespace.
-    pub fn udp(netns: &Netns, address: SocketAddrV4) -> Result<Self> {
+    pub fn udp(netns: &Netns, address: impl Into<SocketAddr>) -> Result<Self> {
+        let address = address.into();
         let socket = netns
             .enter(|| UdpSocket::bind(address))?
             .with_context(|| format!("UDP server on {address}"))?;
@@ -81,9 +84,10 @@ impl Server {
     /// The address is in use or not one of the namespace.
     pub fn tcp(
         netns: &Netns,
-        address: SocketAddrV4,
+        address: impl Into<SocketAddr>,
         serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Clone + 'static,
     ) -> Result<Self> {
+        let address = address.into();
         let listener = netns
             .enter(|| TcpListener::bind(address))?
             .with_context(|| format!("TCP server on {address}"))?;
@@ -109,7 +113,7 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::tcp`].
-    pub fn tcp_echo(netns: &Netns, address: SocketAddrV4) -> Result<Self> {
+    pub fn tcp_echo(netns: &Netns, address: impl Into<SocketAddr>) -> Result<Self> {
         Self::tcp(netns, address, |mut stream| {
             stream.set_nodelay(true)?;
             let mut buffer = [0; 65_536];
@@ -126,7 +130,7 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::tcp`].
-    pub fn http(netns: &Netns, address: SocketAddrV4, page: &str) -> Result<Self> {
+    pub fn http(netns: &Netns, address: impl Into<SocketAddr>, page: &str) -> Result<Self> {
         let answer = format!(
             "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{page}",
             page.len()
@@ -154,6 +158,16 @@ impl Drop for Server {
     }
 }
 
+/// Any address of the peer's family, with that port.
+#[must_use]
+pub fn any(peer: SocketAddr, port: u16) -> SocketAddr {
+    let address = match peer {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    SocketAddr::new(address, port)
+}
+
 /// What became of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -161,6 +175,8 @@ pub enum Verdict {
     Answered(SocketAddr),
     /// ICMP said that nobody is there: a REJECT or a closed port.
     Refused,
+    /// ICMP said that there is no way: nobody there, prohibited, or something used up.
+    Unreachable,
     /// Nothing came back.
     Silent,
 }
@@ -169,7 +185,7 @@ pub enum Verdict {
 ///
 /// # Errors
 /// The socket cannot be made, or has no route.
-pub fn ask_udp(netns: &Netns, to: SocketAddrV4) -> Result<Verdict> {
+pub fn ask_udp(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Verdict> {
     ask_udp_from(netns, 0, to)
 }
 
@@ -177,11 +193,12 @@ pub fn ask_udp(netns: &Netns, to: SocketAddrV4) -> Result<Verdict> {
 ///
 /// # Errors
 /// As [`ask_udp`], and where the port is in use.
-pub fn ask_udp_from(netns: &Netns, port: u16, to: SocketAddrV4) -> Result<Verdict> {
+pub fn ask_udp_from(netns: &Netns, port: u16, to: impl Into<SocketAddr>) -> Result<Verdict> {
+    let to = to.into();
     // A command that another test starts at this moment holds copies of this program's sockets
     // until it is executed: a port used a moment ago may still be in use.
     let socket = crate::eventually(ANSWER, || {
-        let bound = netns.enter(|| UdpSocket::bind(("0.0.0.0", port)))?;
+        let bound = netns.enter(|| UdpSocket::bind(any(to, port)))?;
         bound.with_context(|| format!("UDP port {port}"))
     })?;
     netns.enter(|| socket.connect(to))??;
@@ -199,6 +216,15 @@ pub fn ask_udp_from(netns: &Netns, port: u16, to: SocketAddrV4) -> Result<Verdic
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 return Ok(Verdict::Refused);
             }
+            // "Administratively prohibited" is the former in IPv4 and the latter in IPv6.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::HostUnreachable | ErrorKind::PermissionDenied
+                ) =>
+            {
+                return Ok(Verdict::Unreachable);
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(error) => return Err(error).context(format!("asking {to}")),
         }
@@ -210,9 +236,10 @@ pub fn ask_udp_from(netns: &Netns, port: u16, to: SocketAddrV4) -> Result<Verdic
 ///
 /// # Errors
 /// It is refused or not answered in time.
-pub fn connect(netns: &Netns, to: SocketAddrV4) -> Result<TcpStream> {
+pub fn connect(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStream> {
+    let to = to.into();
     let stream = netns
-        .enter(|| TcpStream::connect_timeout(&to.into(), Duration::from_secs(5)))?
+        .enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?
         .with_context(|| format!("connecting to {to}"))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -223,7 +250,7 @@ pub fn connect(netns: &Netns, to: SocketAddrV4) -> Result<TcpStream> {
 ///
 /// # Errors
 /// The connection fails or the bytes differ.
-pub fn transfer(netns: &Netns, to: SocketAddrV4, length: usize) -> Result<()> {
+pub fn transfer(netns: &Netns, to: impl Into<SocketAddr>, length: usize) -> Result<()> {
     let mut stream = connect(netns, to)?;
     let data: Vec<u8> = (0..length)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 7) as u8)
@@ -297,9 +324,10 @@ impl Load {
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn udp(netns: &Netns, to: SocketAddrV4) -> Result<Self> {
+    pub fn udp(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Self> {
+        let to = to.into();
         let socket = netns.enter(|| -> std::io::Result<_> {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = UdpSocket::bind(any(to, 0))?;
             socket.connect(to)?;
             Ok(socket)
         })??;
@@ -311,9 +339,10 @@ impl Load {
     ///
     /// # Errors
     /// The namespace cannot be entered.
-    pub fn new_udp_flows(netns: &Netns, to: SocketAddrV4) -> Result<Self> {
+    pub fn new_udp_flows(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Self> {
+        let to = to.into();
         let factory = Factory::start(netns, move || {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = UdpSocket::bind(any(to, 0))?;
             socket.connect(to)?;
             Ok(socket)
         })?;
@@ -334,9 +363,10 @@ impl Load {
     ///
     /// # Errors
     /// The namespace cannot be entered.
-    pub fn new_tcp_flows(netns: &Netns, to: SocketAddrV4) -> Result<Self> {
+    pub fn new_tcp_flows(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Self> {
+        let to = to.into();
         let factory = Factory::start(netns, move || {
-            TcpStream::connect_timeout(&to.into(), Duration::from_millis(900))
+            TcpStream::connect_timeout(&to, Duration::from_millis(900))
         })?;
         Ok(Self::spawn(move |stop| {
             attempts(stop, || {
@@ -355,7 +385,7 @@ impl Load {
     ///
     /// # Errors
     /// The connection cannot be made.
-    pub fn tcp(netns: &Netns, to: SocketAddrV4) -> Result<Self> {
+    pub fn tcp(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Self> {
         let mut stream = connect(netns, to)?;
         Ok(Self::spawn(move |stop| {
             let mut report = Report::default();

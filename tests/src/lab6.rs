@@ -1,0 +1,95 @@
+//! The topology's IPv6 side.
+
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::{Guest, Lab, Netns, Network, lab};
+
+/// The hypervisor's address on the uplink.
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
+/// The outside host on the same wire.
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+/// A host behind the outside one, see [`Lab::far6`].
+pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
+/// The outside host's address on that wire.
+const NEAR_FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+
+/// An address and a port, for short.
+#[must_use]
+pub fn at6(address: Ipv6Addr, port: u16) -> SocketAddrV6 {
+    SocketAddrV6::new(address, port, 0, 0)
+}
+
+impl Lab {
+    /// Gives both ends of the uplink IPv6.
+    fn dual_stack(&self) -> Result<()> {
+        self.hv.address("uplink", &format!("{HOST6}/64"))?;
+        self.wan.address("wan0", &format!("{OUTSIDE6}/64"))?;
+        crate::eventually(Duration::from_secs(5), || {
+            let shown = self.hv.run(["ip", "-6", "addr", "show", "uplink"])?;
+            ensure!(!shown.contains("tentative"), "not ready: {shown}");
+            Ok(())
+        })?;
+        let route = format!("ip -6 route add default via {OUTSIDE6}");
+        self.hv.run(route.split(' '))?;
+        Ok(())
+    }
+
+    /// As [`Lab::member`], with IPv6, too: the address ends in 10 + `number` as well.
+    ///
+    /// # Errors
+    /// The number is in use, or the network is not active.
+    pub fn member6(&self, number: u8, network: &Network) -> Result<Guest> {
+        let guest = self.member(number, network)?;
+        let address = network.address6(10 + u16::from(number));
+        guest.address(&format!("{address}/64"), None)?;
+        let route = format!("ip -6 route add default via {}", network.address6(1));
+        guest.netns().run(route.split(' '))?;
+        // A bridge that has just got its first port is not up yet.
+        crate::eventually(Duration::from_secs(5), || {
+            guest.ping(&network.address6(1).to_string())
+        })?;
+        Ok(guest)
+    }
+
+    /// Tells the outside host the way to a network's IPv6 subnet.
+    ///
+    /// # Errors
+    /// It knows one.
+    pub fn route6(&self, network: &Network) -> Result<()> {
+        let route = format!("ip -6 route add {}/64 via {HOST6}", network.address6(0));
+        self.wan.run(route.split(' '))?;
+        Ok(())
+    }
+
+    /// A host two IPv6 hops outside, behind a wire of that MTU.
+    ///
+    /// # Errors
+    /// It exists already.
+    pub fn far6(&self, mtu: u32) -> Result<Netns> {
+        let far = Netns::new("far")?;
+        let mtu = mtu.to_string();
+        self.wan.veth("wan1", &far, "far0")?;
+        self.wan.run(["ip", "link", "set", "wan1", "mtu", &mtu])?;
+        self.wan.address("wan1", &format!("{NEAR_FAR6}/64"))?;
+        far.address("far0", &format!("{FAR6}/64"))?;
+        let route = format!("ip -6 route add default via {NEAR_FAR6}");
+        far.run(route.split(' '))?;
+        self.wan.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        Ok(far)
+    }
+}
+
+/// As [`lab::check`] on a hypervisor whose uplink has IPv6.
+///
+/// # Panics
+/// As [`lab::check`].
+pub fn check6(test: impl FnOnce(&mut Lab) -> Result<()>) {
+    let lab = Lab::new().and_then(|lab| {
+        lab.dual_stack()?;
+        Ok(lab)
+    });
+    lab::check_in(lab, test);
+}
