@@ -1,0 +1,345 @@
+//! IPv6 between guests, host and outside in every forward mode.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check6};
+use netd_tests::packet::{TCP, UDP};
+use netd_tests::packet6::{ICMPV6, Ipv6};
+use netd_tests::traffic::{self, Server, Verdict};
+use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
+
+/// Port of the UDP and the TCP server that every party runs.
+const PORT: u16 = 7000;
+const SOON: Duration = Duration::from_secs(3);
+const MASQUERADED: &str = "<forward mode='nat'><nat ipv6='yes'/></forward>";
+
+/// Guests behind the host's address in both families.
+fn nat6(name: &str, number: u8) -> Network {
+    Network::nat(name, number).forward(MASQUERADED).ipv6()
+}
+
+/// What is to happen between two parties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// Delivered, with the sender's own address.
+    Plain,
+    /// Delivered, with the host's address on the way out.
+    Translated,
+    /// Refused by ICMP, and nothing was delivered.
+    Refused,
+}
+use Expected::{Plain, Refused, Translated};
+
+/// One party of the table.
+struct Party<'a> {
+    name: &'a str,
+    address: Ipv6Addr,
+    /// What a translated packet has for a source when it goes to this party.
+    host_address: Ipv6Addr,
+    netns: &'a Netns,
+    udp: Server,
+    tcp: Server,
+}
+
+fn networks() -> Vec<Network> {
+    vec![
+        Network::nat("nat", 1).ipv6(),
+        nat6("nat6", 2),
+        Network::route("route", 3).ipv6(),
+        Network::route("route-dev", 4)
+            .forward("<forward mode='route' dev='uplink'/>")
+            .ipv6(),
+        Network::isolated("isolated", 5).ipv6(),
+        Network::open("open", 6).ipv6(),
+        nat6("nat6-2", 7),
+    ]
+}
+
+/// The table: libvirt's, except that the source's network is asked first. IPv6 of a NAT network is
+/// routed unless the definition says otherwise.
+fn expected(from: &str, to: &str) -> Expected {
+    match (from, to) {
+        ("isolated", _) | (_, "isolated" | "nat6" | "nat6-2") => Refused,
+        ("nat6" | "nat6-2", "outside") => Translated,
+        (_, "outside") | ("outside", _) => Plain,
+        ("route-dev", _) | (_, "route-dev") => Refused,
+        ("nat6" | "nat6-2", _) => Translated,
+        ("nat" | "route" | "open", "nat" | "route" | "open") => Plain,
+        _ => unreachable!("{from} to {to} is not in the table"),
+    }
+}
+
+fn serve(netns: &Netns, address: Ipv6Addr) -> Result<(Server, Server)> {
+    Ok((
+        Server::udp(netns, at6(address, PORT))?,
+        Server::tcp_echo(netns, at6(address, PORT))?,
+    ))
+}
+
+/// Everybody who takes part, with servers running.
+fn parties<'a>(lab: &'a Lab, members: &'a [(Network, Guest)]) -> Result<Vec<Party<'a>>> {
+    let party = |name, netns, address, host_address| -> Result<Party<'a>> {
+        let (udp, tcp) = serve(netns, address)?;
+        Ok(Party {
+            name,
+            address,
+            host_address,
+            netns,
+            udp,
+            tcp,
+        })
+    };
+    let mut parties = vec![party("outside", &lab.wan, OUTSIDE6, HOST6)?];
+    for (number, (network, guest)) in (11..).zip(members) {
+        let (own, host) = (network.address6(number), network.address6(1));
+        parties.push(party(&network.name, guest.netns(), own, host)?);
+    }
+    Ok(parties)
+}
+
+/// Both protocols from one party to another: what happened, or why that cannot be said.
+fn probe(from: &Party, to: &Party) -> Result<Expected> {
+    let before = (to.udp.received(), to.tcp.received());
+    let target = at6(to.address, PORT);
+    let udp = match traffic::ask_udp(from.netns, target)? {
+        Verdict::Answered(seen) if seen.ip() == from.address => Plain,
+        Verdict::Answered(seen) if seen.ip() == to.host_address => Translated,
+        Verdict::Refused => Refused,
+        verdict => bail!("UDP: {verdict:?}"),
+    };
+    let tcp = from
+        .netns
+        .enter(|| TcpStream::connect_timeout(&target.into(), SOON))?;
+    match (udp, tcp) {
+        (Refused, Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+            std::thread::sleep(Duration::from_millis(10));
+            let after = (to.udp.received(), to.tcp.received());
+            ensure!(after == before, "refused but delivered");
+        }
+        (Plain | Translated, Ok(_)) => {}
+        (udp, tcp) => bail!("UDP: {udp:?}, but TCP: {tcp:?}"),
+    }
+    let ping = from
+        .netns
+        .output(["ping", "-6", "-c1", "-W2", &to.address.to_string()])?;
+    let answered = ping.status.success();
+    ensure!(answered == (udp != Refused), "UDP: {udp:?}, but {ping:?}");
+    Ok(udp)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn the_truth_table_holds_for_ipv6() {
+    check6(|lab| {
+        lab.agent.start()?;
+        let mut members = Vec::new();
+        for (number, network) in (1..).zip(networks()) {
+            lab.up(&network)?;
+            let guest = lab.member6(number, &network)?;
+            lab.route6(&network)?;
+            members.push((network, guest));
+        }
+        let sniffer = Sniffer::start6(&lab.wan)?;
+        let parties = parties(lab, &members)?;
+        let mut wrong = String::new();
+        for from in &parties {
+            for to in parties.iter().filter(|to| to.name != from.name) {
+                let (is, should) = (probe(from, to), expected(from.name, to.name));
+                if !matches!(&is, Ok(is) if *is == should) {
+                    wrong += &format!("{} -> {}: {is:?}, not {should:?}\n", from.name, to.name);
+                }
+            }
+        }
+        ensure!(wrong.is_empty(), "{wrong}");
+        // Networks 2 and 7 are masqueraded, 5 is isolated.
+        let hidden = |packet: &Ipv6| {
+            let [first, _, number, ..] = packet.source.segments();
+            first == 0xfd00 && [2, 5, 7].contains(&number)
+        };
+        let leaked: Vec<_> = sniffer.finish()?.into_iter().filter(hidden).collect();
+        ensure!(leaked.is_empty(), "seen outside: {leaked:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn ipv6_guests_of_one_network_and_their_host_talk_in_every_mode() {
+    check6(|lab| {
+        lab.agent.start()?;
+        let _on_uplink = Server::udp(&lab.hv, at6(HOST6, PORT))?;
+        for (number, network) in [
+            (1, nat6("nat6", 1)),
+            (3, Network::route("route", 2).ipv6()),
+            (5, Network::isolated("isolated", 3).ipv6()),
+            (7, Network::open("open", 4).ipv6()),
+        ] {
+            lab.up(&network)?;
+            let (one, other) = (
+                lab.member6(number, &network)?,
+                lab.member6(number + 1, &network)?,
+            );
+            let number = u16::from(number);
+            let gateway = network.address6(1);
+            let (mine, yours) = (network.address6(10 + number), network.address6(11 + number));
+            let _on_bridge = Server::udp(&lab.hv, at6(gateway, PORT))?;
+            let _servers = serve(other.netns(), yours)?;
+            for (from, source, to) in [
+                (one.netns(), mine, yours),
+                (one.netns(), mine, gateway),
+                // Every service of the host, on every address it has.
+                (one.netns(), mine, HOST6),
+                // And the host's own way to its guests.
+                (&lab.hv, gateway, yours),
+            ] {
+                let verdict = traffic::ask_udp(from, at6(to, PORT))?;
+                let plain = matches!(verdict, Verdict::Answered(seen) if seen.ip() == source);
+                ensure!(plain, "{}: {source} asks {to}: {verdict:?}", network.name);
+                from.run(["ping", "-6", "-c1", "-W2", &to.to_string()])?;
+            }
+            traffic::transfer(one.netns(), at6(yours, PORT), 100_000)?;
+            traffic::transfer(&lab.hv, at6(yours, PORT), 100_000)?;
+        }
+        Ok(())
+    });
+}
+
+/// The capture outside while one guest, number 1, of that network talks to it.
+fn watched(network: &Network, test: impl FnOnce(&Lab, &Guest) -> Result<()>) -> Capture {
+    let mut capture = Vec::new();
+    check6(|lab| {
+        lab.agent.start()?;
+        lab.up(network)?;
+        lab.route6(network)?;
+        let guest = lab.member6(1, network)?;
+        let sniffer = Sniffer::start6(&lab.wan)?;
+        test(lab, &guest)?;
+        capture = sniffer.finish()?;
+        Ok(())
+    });
+    capture
+}
+type Capture = Vec<Ipv6>;
+
+/// How many packets of that protocol came from there.
+fn count(packets: &[Ipv6], source: Ipv6Addr, protocol: u8) -> usize {
+    let of_it = packets.iter().filter(|packet| packet.source == source);
+    of_it.filter(|packet| packet.protocol == protocol).count()
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn tcp_udp_and_ping_leave_behind_the_hosts_ipv6_address() {
+    let network = nat6("default", 1);
+    let packets = watched(&network, |lab, guest| {
+        let (_udp, _tcp) = serve(&lab.wan, OUTSIDE6)?;
+        guest.ping(&OUTSIDE6.to_string())?;
+        for port in [5000, 5001, 65535] {
+            let verdict = traffic::ask_udp_from(guest.netns(), port, at6(OUTSIDE6, PORT))?;
+            let seen = Verdict::Answered(SocketAddr::from((HOST6, port)));
+            ensure!(verdict == seen, "{verdict:?}, not {seen:?}");
+        }
+        // Never privileged, and never another guest's.
+        match traffic::ask_udp_from(guest.netns(), 700, at6(OUTSIDE6, PORT))? {
+            Verdict::Answered(seen) if seen.port() >= 1024 => {}
+            verdict => bail!("from port 700: {verdict:?}"),
+        }
+        let sibling = lab.member6(2, &network)?;
+        match traffic::ask_udp_from(sibling.netns(), 5000, at6(OUTSIDE6, PORT))? {
+            Verdict::Answered(seen) if seen.ip() == IpAddr::V6(HOST6) => {
+                ensure!(seen.port() != 5000, "two guests have one port");
+            }
+            verdict => bail!("the sibling: {verdict:?}"),
+        }
+        sibling.ping(&OUTSIDE6.to_string())?;
+        traffic::transfer(guest.netns(), at6(OUTSIDE6, PORT), 1 << 20)?;
+        let verdict = traffic::ask_udp(guest.netns(), at6(OUTSIDE6, PORT + 1))?;
+        ensure!(verdict == Verdict::Refused, "a closed port: {verdict:?}");
+        Ok(())
+    });
+    for protocol in [ICMPV6, UDP, TCP] {
+        let seen = count(&packets, HOST6, protocol);
+        assert!(seen > 0, "protocol {protocol} was never captured");
+    }
+    let private = |packet: &&Ipv6| packet.source.segments()[0] == 0xfd00;
+    assert_eq!(packets.iter().find(private), None);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn routed_ipv6_guests_are_reached_from_outside() {
+    for network in [Network::route("default", 1), Network::nat("default", 1)] {
+        let network = network.ipv6();
+        let own = network.address6(11);
+        let packets = watched(&network, |lab, guest| {
+            let (_udp, _tcp) = serve(&lab.wan, OUTSIDE6)?;
+            let _servers = serve(guest.netns(), own)?;
+            guest.ping(&OUTSIDE6.to_string())?;
+            lab.wan
+                .run(["ping", "-6", "-c1", "-W2", &own.to_string()])?;
+            traffic::transfer(guest.netns(), at6(OUTSIDE6, PORT), 1 << 20).context("out")?;
+            traffic::transfer(&lab.wan, at6(own, PORT), 1 << 20).context("in")?;
+            let verdict = traffic::ask_udp(&lab.wan, at6(own, PORT))?;
+            ensure!(matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
+            let verdict = traffic::ask_udp(&lab.wan, at6(own, PORT + 1))?;
+            ensure!(verdict == Verdict::Refused, "a closed port: {verdict:?}");
+            Ok(())
+        });
+        assert!(count(&packets, own, TCP) > 20 && count(&packets, own, ICMPV6) > 0);
+        assert_eq!(count(&packets, HOST6, UDP), 0);
+    }
+}
+
+/// A large datagram to outside, its echo, and one from outside for the answer's port.
+fn large_datagrams(lab: &Lab, guest: &Guest) -> Result<()> {
+    let _server = Server::udp(&lab.wan, at6(OUTSIDE6, PORT))?;
+    let outside = lab
+        .wan
+        .enter(|| UdpSocket::bind(at6(OUTSIDE6, PORT + 1)))??;
+    let inside = guest.netns().enter(|| UdpSocket::bind("[::]:5000"))??;
+    for socket in [&inside, &outside] {
+        socket.set_read_timeout(Some(SOON))?;
+    }
+    let mut buffer = vec![0; 65_536];
+    // The first packet of a flow, and later ones.
+    for round in 0..3_u8 {
+        let data: Vec<u8> = (0..8000_u32).map(|at| (at >> 3) as u8 ^ round).collect();
+        inside.send_to(&data, at6(OUTSIDE6, PORT))?;
+        let (length, _) = inside
+            .recv_from(&mut buffer)
+            .with_context(|| format!("the echo of round {round}"))?;
+        ensure!(buffer[..length] == data, "round {round}: another content");
+        inside.send_to(&data, at6(OUTSIDE6, PORT + 1))?;
+        let (length, peer) = outside
+            .recv_from(&mut buffer)
+            .with_context(|| format!("round {round} outside"))?;
+        ensure!(buffer[..length] == data, "round {round}: another content");
+        outside.send_to(&data[..5000], peer)?;
+        let (length, _) = inside
+            .recv_from(&mut buffer)
+            .with_context(|| format!("the answer of round {round}"))?;
+        ensure!(buffer[..length] == data[..5000], "round {round}: answer");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p25_large_ipv6_datagrams_pass_in_fragments_both_ways() {
+    let own = nat6("default", 1).address6(11);
+    for (network, source) in [
+        (nat6("default", 1), HOST6),
+        (Network::route("default", 1).ipv6(), own),
+    ] {
+        let packets = watched(&network, large_datagrams);
+        for from in [source, OUTSIDE6] {
+            let of_it = packets.iter().filter(|packet| packet.source == from);
+            let fragments = of_it.filter(|packet| packet.fragment.is_some()).count();
+            // 3 rounds of two datagrams, of 4 fragments at least.
+            assert!(fragments >= 24, "only {fragments} fragments from {from}");
+        }
+    }
+}
