@@ -127,7 +127,7 @@ fn probe(from: &Party, to: &Party) -> Result<Expected> {
         Verdict::Answered(seen) if seen.ip() == to.host_address => Translated,
         Verdict::Answered(seen) => bail!("a datagram came from {seen}"),
         Verdict::Refused => Refused,
-        Verdict::Silent => bail!("UDP was neither answered nor refused"),
+        Verdict::Unreachable | Verdict::Silent => bail!("UDP was neither answered nor refused"),
     };
     let limit = Duration::from_secs(3);
     let target = at(to.address, PORT).into();
