@@ -14,8 +14,8 @@ use netd_common::checksum::{difference, sum2};
 use netd_common::flow::proto;
 use netd_common::port::{QUICK_TRIES, Range};
 
-use crate::family::Family;
 use crate::flow::{find, now};
+use crate::reject::Rejects;
 use crate::{maps, table};
 
 const EEXIST: i32 = -17;
@@ -56,7 +56,7 @@ struct Search {
 /// answering direction's entry first, with NOEXIST, which is the reservation of its port; then the
 /// opener's. Nothing stays behind on failure.
 #[inline(always)]
-pub fn insert<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
+pub fn insert<F: Rejects>(ctx: &TcContext) -> Result<(), Reason> {
     let Some(scratch) = F::scratch() else {
         return Err(Reason::NoMemory);
     };
@@ -85,13 +85,13 @@ pub fn insert<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
 /// Is there a living entry where the opener's is to be? One that another CPU has just made for a packet of the same flow serves as
 /// well. Any other is of somebody else's flow, whose addresses this packet has no right to.
 #[inline(always)]
-fn meet<F: Family>() -> Option<Result<(), Reason>> {
+fn meet<F: Rejects>() -> Option<Result<(), Reason>> {
     let scratch = F::scratch()?;
     let key = &scratch.claim.key;
     let found = find::<F>(key)?;
     // Of a network that is no more.
-    if table::is_dead::<F>(key, found) && found.last_seen != now() {
-        table::remove::<F>(key, found);
+    if F::is_dead(key) && found.last_seen != now() {
+        F::remove(key);
         return None;
     }
     if found.last_seen == now()
@@ -106,7 +106,7 @@ fn meet<F: Family>() -> Option<Result<(), Reason>> {
 
 /// `false` when there is an entry by now where the opener's is to be.
 #[inline(always)]
-fn insert_entries<F: Family>(ctx: &TcContext) -> Result<bool, Reason> {
+fn insert_entries<F: Rejects>(ctx: &TcContext) -> Result<bool, Reason> {
     let Some(scratch) = F::scratch() else {
         return Err(Reason::NoMemory);
     };
@@ -159,7 +159,7 @@ fn insert_entries<F: Family>(ctx: &TcContext) -> Result<bool, Reason> {
 }
 
 /// One round of [`insert_entries`]; 1 ends it.
-extern "C" fn try_port<F: Family>(attempt: u32, search: *mut Search) -> i64 {
+extern "C" fn try_port<F: Rejects>(attempt: u32, search: *mut Search) -> i64 {
     // SAFETY: the `Search` that `insert_entries` handed to bpf_loop.
     let search = unsafe { &mut *search };
     let Some(scratch) = F::scratch() else {
@@ -210,16 +210,16 @@ extern "C" fn try_port<F: Family>(attempt: u32, search: *mut Search) -> i64 {
     // it, from another CPU.
     if let Some(other) = find::<F>(&back_key)
         && other.last_seen != now()
-        && table::is_dead::<F>(&back_key, other)
+        && F::is_dead(&back_key)
     {
-        table::remove::<F>(&back_key, other);
+        F::remove(&back_key);
     }
     0
 }
 
 /// Is the port one of an endpoint-independent mapping's?
 #[inline(always)]
-fn is_mapped<F: Family>(back_key: &FlowKey<F::Addr>) -> bool {
+fn is_mapped<F: Rejects>(back_key: &FlowKey<F::Addr>) -> bool {
     if maps::control_flags() & CONTROL_MAPPINGS == 0 || back_key.src == F::ZERO {
         return false;
     }
@@ -231,7 +231,7 @@ fn is_mapped<F: Family>(back_key: &FlowKey<F::Addr>) -> bool {
 
 /// Would a packet with this key be for a socket of the host's, connected or listening?
 #[inline(always)]
-fn has_socket<F: Family>(ctx: *mut __sk_buff, key: &FlowKey<F::Addr>) -> bool {
+fn has_socket<F: Rejects>(ctx: *mut __sk_buff, key: &FlowKey<F::Addr>) -> bool {
     if key.proto != proto::TCP && key.proto != proto::UDP {
         return false;
     }

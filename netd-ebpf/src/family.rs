@@ -6,7 +6,9 @@ use netd_common::abi::{
     Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
 };
 
-use crate::maps::{Addresses, Endpoints, Flows, Fragments, Prefixes, Scratch, Seen, Slots};
+use crate::maps::{
+    Addresses, Endpoints, Flows, Fragments, Prefixes, Routing, Scratch, Seen, Slots,
+};
 use crate::packet::{Packet, Unread};
 
 /// IPv4.
@@ -101,6 +103,8 @@ pub trait Family: Copy + 'static {
     fn pools() -> &'static Prefixes<Self::Addr>;
     /// This CPU's room for a flow that is being opened.
     fn scratch() -> Option<&'static mut Scratch<Self::Addr>>;
+    /// This CPU's room for a question to routing.
+    fn routing() -> Option<&'static mut Routing<Self::Addr>>;
     /// This CPU's room for a packet on the slow path.
     fn seen() -> Option<&'static mut Seen<Self::Addr>>;
 }

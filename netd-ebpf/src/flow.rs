@@ -13,7 +13,8 @@ use crate::family::Family;
 use crate::maps::Seen;
 use crate::packet::{Kind, Packet};
 use crate::path::{self, Hook, Route};
-use crate::{ERROR, FIRST, SEND, fragment, mapping, maps, table, window};
+use crate::reject::Rejects;
+use crate::{ERROR, FIRST, SEND, fragment, mapping, maps, window};
 
 /// The datapath's clock.
 #[inline(always)]
@@ -113,7 +114,7 @@ impl<A: Default> Decision<A> {
 
 /// Judge a packet that would open a flow. What the stack does not forward is left to it.
 #[inline(always)]
-pub fn decide<F: Family>(
+pub fn decide<F: Rejects>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
     source: &Source,
@@ -174,7 +175,7 @@ pub fn may_hide_behind<F: Family>(address: &F::Addr, bridge: u32) -> bool {
 
 /// Stage: is the packet of a flow that exists?
 #[inline(always)]
-pub fn known<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+pub fn known<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen {
         packet,
         source,
@@ -206,7 +207,7 @@ pub fn known<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 /// when there is no flow (any more): then the packet is judged as a first one. `confirm` receives
 /// the next hop when it should be confirmed.
 #[inline(always)]
-pub fn refresh<F: Family>(
+pub fn refresh<F: Rejects>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
     flow: &mut Flow<F::Addr>,
@@ -232,7 +233,7 @@ pub fn refresh<F: Family>(
         flow.last_seen = now;
     } else if flow.last_seen != now || flow.epoch != epoch {
         if !check_path::<F>(ctx, packet, flow, source, reply, confirm) {
-            table::remove::<F>(&packet.key, flow);
+            F::remove(&packet.key);
             return false;
         }
         if source.bridge != 0 {
@@ -260,7 +261,7 @@ pub fn refresh<F: Family>(
 
 /// The stack sends a packet of the flow: is it alive? Then its state follows.
 #[inline(always)]
-pub fn step<F: Family>(
+pub fn step<F: Rejects>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
     flow: &mut Flow<F::Addr>,
@@ -280,7 +281,7 @@ pub fn step<F: Family>(
 /// The other direction's entry, if the flow is alive and the packet does not begin a new one;
 /// else the flow is removed. A packet that is not the flow's (`theirs`) begins nothing.
 #[inline(always)]
-fn living_partner<F: Family>(
+fn living_partner<F: Rejects>(
     packet: &Packet<F::Addr>,
     flow: &mut Flow<F::Addr>,
     theirs: bool,
@@ -300,7 +301,7 @@ fn living_partner<F: Family>(
             return Some(partner);
         }
     }
-    table::remove::<F>(&packet.key, flow);
+    F::remove(&packet.key);
     None
 }
 
@@ -374,7 +375,7 @@ fn advance<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, partner: 
 /// Renew the path. `false` when the flow must end: refused now, translated to an address that
 /// is no longer the one to use, or for a guest that is no longer there.
 #[inline(always)]
-fn check_path<F: Family>(
+fn check_path<F: Rejects>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
     flow: &mut Flow<F::Addr>,

@@ -12,6 +12,7 @@ use crate::flow::{self, Decision, Source};
 use crate::maps::Seen;
 use crate::packet::{self, ETH, Kind, Packet, ifindex};
 use crate::path::transmit;
+use crate::reject::Rejects;
 use crate::stage::{self, Stages};
 use crate::{FIRST, LOOK, PASS, REJECT, drops, maps, open, reject};
 
@@ -126,7 +127,7 @@ pub fn entry<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 }
 
 #[inline(always)]
-fn is_isolated<F: Family>(bridge: u32) -> bool {
+fn is_isolated<F: Rejects>(bridge: u32) -> bool {
     maps::network(bridge).is_some_and(|n| Mode::from_u8(F::side(n).mode) == Mode::Isolated)
 }
 
@@ -189,7 +190,7 @@ pub fn why_no_flow<A: PartialEq>(packet: &Packet<A>) -> Option<Reason> {
 /// it only speaks up when no port has done so lately. `true` when the bridge should see this
 /// packet, too.
 #[inline(always)]
-fn learn<F: Family>(address: &F::Addr, source: &Source, hook: Hook) -> bool {
+fn learn<F: Rejects>(address: &F::Addr, source: &Source, hook: Hook) -> bool {
     let now = flow::now();
     if let Some(endpoint) = F::endpoints().get_ptr_mut(address) {
         // SAFETY: as for flows: fields are written one at a time, and a torn read sends one

@@ -12,7 +12,7 @@ use crate::guest::why_no_flow;
 use crate::maps::Seen;
 use crate::packet::{self, Kind, Packet, Unread, ifindex};
 use crate::stage::{self, Stages};
-use crate::{DROP, ERROR, FIRST, PASS, REJECT, SEND, drops, fragment, maps, open, rewrite, table};
+use crate::{DROP, ERROR, FIRST, PASS, REJECT, SEND, drops, fragment, maps, open, rewrite};
 
 /// Egress of any device.
 #[inline(always)]
@@ -163,7 +163,7 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         && flow.in_network == bridge
     {
         if flow.flags & FLOW_NAT == 0 || !flow::may_hide_behind::<F>(&flow.new_src, bridge) {
-            table::remove::<F>(&packet.key, flow);
+            F::remove(&packet.key);
             return FIRST;
         }
         if !flow::step::<F>(ctx, packet, flow) {
@@ -225,10 +225,10 @@ pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 fn concerns_guests<F: Stages>(packet: &Packet<F::Addr>, source: &Source) -> bool {
     let reversed = packet.key.reversed();
     if let Some(other) = flow::find::<F>(&reversed) {
-        if !table::is_dead::<F>(&reversed, other) {
+        if !F::is_dead(&reversed) {
             return other.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
         }
-        table::remove::<F>(&reversed, other);
+        F::remove(&reversed);
     }
     source.ifindex == 0
         && !F::never_forwarded(packet.key.dst)

@@ -15,17 +15,17 @@ use netd_common::abi::{
 use netd_common::checksum::{difference, sum2};
 use netd_common::flow::proto;
 
-use crate::family::Family;
 use crate::flow::{Source, find, now};
 use crate::guest::why_no_flow;
 use crate::maps::{Scratch, Seen};
 use crate::open::clear;
 use crate::packet::{Packet, has_ports};
-use crate::{OPEN, PASS, maps, path, table};
+use crate::reject::Rejects;
+use crate::{OPEN, PASS, maps, path};
 
 /// The mapping's key: a guest's address and port.
 #[inline(always)]
-fn mapping<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
+fn mapping<F: Rejects>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
     FlowKey {
         src: key.src,
         dst: F::ZERO,
@@ -38,7 +38,7 @@ fn mapping<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
 
 /// The contact's key: the mapping's with a peer's address.
 #[inline(always)]
-fn contact<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
+fn contact<F: Rejects>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
     FlowKey {
         dport: [0; 2],
         ..*key
@@ -47,10 +47,10 @@ fn contact<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
 
 /// A living entry of this key.
 #[inline(always)]
-fn alive<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Addr>> {
+fn alive<F: Rejects>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Addr>> {
     let flow = find::<F>(key)?;
-    if table::is_dead::<F>(key, flow) {
-        table::remove::<F>(key, flow);
+    if F::is_dead(key) {
+        F::remove(key);
         return None;
     }
     Some(flow)
@@ -60,7 +60,7 @@ fn alive<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Addr>
 /// under its own. Where the mapping or the contact is missing, turn what was prepared into that;
 /// the packet is judged again once it is there.
 #[inline(always)]
-pub fn put_under<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+pub fn put_under<F: Rejects>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let protocol = seen.packet.key.proto;
     let Some(network) = maps::network(seen.source.bridge) else {
         return OPEN;
@@ -116,7 +116,7 @@ fn fix_port<A>(scratch: &mut Scratch<A>, port: [u8; 2]) {
 
 /// A packet of a mapped flow passes: so long the mapping lives, and as long as its flow would.
 #[inline(always)]
-pub fn touch<F: Family>(packet: &Packet<F::Addr>, flow: &Flow<F::Addr>) {
+pub fn touch<F: Rejects>(packet: &Packet<F::Addr>, flow: &Flow<F::Addr>) {
     if flow.flags & FLOW_MAPPED == 0 {
         return;
     }
@@ -137,7 +137,7 @@ pub fn touch<F: Family>(packet: &Packet<F::Addr>, flow: &Flow<F::Addr>) {
 
 /// The mapping's key for packets from outside.
 #[inline(always)]
-fn outside_half<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
+fn outside_half<F: Rejects>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
     FlowKey {
         src: F::ZERO,
         dst: key.dst,
@@ -151,7 +151,7 @@ fn outside_half<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
 /// A packet from outside of no known flow, for an address that guests hide behind: prepare a flow
 /// when there is a mapping and its network's filter lets the sender in.
 #[inline(always)]
-pub fn admit<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>, source: &Source) -> i32 {
+pub fn admit<F: Rejects>(ctx: &TcContext, packet: &Packet<F::Addr>, source: &Source) -> i32 {
     if packet.key.proto == F::ICMP || why_no_flow(packet).is_some() {
         return PASS;
     }

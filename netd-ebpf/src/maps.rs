@@ -17,6 +17,7 @@ use crate::flow::Source;
 use crate::icmp::Quote;
 use crate::ipv6::Words;
 use crate::packet::Packet;
+use crate::path::Route;
 
 /// Flows of one family there is room for, unless the agent says otherwise when it loads this.
 const FLOWS: usize = 131_072;
@@ -106,6 +107,10 @@ pub(crate) static POOLS6: Prefixes<Words> = LpmTrie::new();
 pub(crate) static SEEN4: PerCpuArray<Seen<u32>, 1> = PerCpuArray::new();
 #[btf_map(name = "seen6")]
 pub(crate) static SEEN6: PerCpuArray<Seen<Words>, 1> = PerCpuArray::new();
+#[btf_map(name = "routing4")]
+pub(crate) static ROUTING4: PerCpuArray<Routing<u32>, 1> = PerCpuArray::new();
+#[btf_map(name = "routing6")]
+pub(crate) static ROUTING6: PerCpuArray<Routing<Words>, 1> = PerCpuArray::new();
 #[btf_map(name = "scratch4")]
 pub(crate) static SCRATCH4: PerCpuArray<Scratch<u32>, 1> = PerCpuArray::new();
 #[btf_map(name = "scratch6")]
@@ -153,6 +158,19 @@ impl<A: Default> Seen<A> {
     }
 }
 
+/// A question to the kernel's routing, and its answer.
+#[repr(C)]
+pub struct Routing<A> {
+    /// Whose way.
+    pub key: FlowKey<A>,
+    /// Device it came in by.
+    pub in_ifindex: u32,
+    /// As [`Packet::tos`].
+    pub tos: u32,
+    /// The answer.
+    pub route: Route<A>,
+}
+
 /// A bucket of tokens.
 #[repr(C)]
 pub struct Allowance {
@@ -165,7 +183,7 @@ pub struct Allowance {
 /// The methods of [`Family`] that name its maps.
 macro_rules! family_maps {
     ($addr:ty: $flows:ident, $slots:ident, $fragments:ident, $endpoints:ident, $addresses:ident,
-     $subnets:ident, $pools:ident, $scratch:ident, $seen:ident) => {
+     $subnets:ident, $pools:ident, $scratch:ident, $seen:ident, $routing:ident) => {
         #[inline(always)]
         fn flows() -> &'static maps::Flows<FlowKey<$addr>, Flow<$addr>> {
             &maps::$flows
@@ -204,6 +222,11 @@ macro_rules! family_maps {
         fn seen() -> Option<&'static mut maps::Seen<$addr>> {
             // SAFETY: as for `scratch`.
             maps::$seen.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+        }
+        #[inline(always)]
+        fn routing() -> Option<&'static mut maps::Routing<$addr>> {
+            // SAFETY: as for `scratch`.
+            maps::$routing.get_ptr_mut(0).map(|p| unsafe { &mut *p })
         }
     };
 }

@@ -9,18 +9,18 @@ use netd_common::policy::Verdict;
 use netd_common::port::Range;
 use netd_common::tcp;
 
-use crate::family::Family;
 use crate::flow::{self, Decision, Source, now};
 use crate::maps::Seen;
 use crate::packet::{Packet, has_ports};
 use crate::path;
+use crate::reject::Rejects;
 use crate::window::window_scale;
 use crate::{FIRST, OPEN, PASS, REJECT, SEND, claim, drops, fragment, leaving, maps};
 
 /// Prepare the flow of a packet that may pass, in the scratch map: [`OPEN`], or what becomes of
 /// the packet instead.
 #[inline(always)]
-pub fn prepare<F: Family>(
+pub fn prepare<F: Rejects>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
     source: &Source,
@@ -35,7 +35,7 @@ pub fn prepare<F: Family>(
 /// What becomes of a packet whose flow could not be opened: routed without a shortcut is still
 /// routed, but what is to be masqueraded is refused.
 #[inline(always)]
-fn without<F: Family>(masquerade: bool, reason: Reason) -> i32 {
+fn without<F: Rejects>(masquerade: bool, reason: Reason) -> i32 {
     if masquerade {
         REJECT + reason as i32
     } else {
@@ -45,7 +45,7 @@ fn without<F: Family>(masquerade: bool, reason: Reason) -> i32 {
 
 /// Stage: insert the flow that was prepared.
 #[inline(always)]
-pub fn insert<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+pub fn insert<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, .. } = seen;
 
     match claim::insert::<F>(ctx) {
@@ -67,7 +67,7 @@ pub fn insert<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 
 /// Stage: send the packet by its flow.
 #[inline(always)]
-pub fn send<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+pub fn send<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let l3 = seen.l3();
     let Seen {
         packet,
@@ -87,7 +87,7 @@ pub fn send<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 
 /// Stage: translate the packet by its flow, where it leaves by the stack.
 #[inline(always)]
-pub fn translate<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+pub fn translate<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let l3 = seen.l3();
     let Seen { packet, .. } = seen;
 
@@ -98,7 +98,7 @@ pub fn translate<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 }
 
 #[inline(always)]
-fn fill<F: Family>(
+fn fill<F: Rejects>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
     source: &Source,
@@ -189,7 +189,7 @@ pub fn clear<A: Default>(flow: &mut Flow<A>) {
 
 /// Put the flow of the scratch map behind an address of the host's or of its network's range.
 #[inline(always)]
-fn hide<F: Family>(
+fn hide<F: Rejects>(
     packet: &Packet<F::Addr>,
     source: &Source,
     decision: &Decision<F::Addr>,

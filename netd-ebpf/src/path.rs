@@ -1,7 +1,8 @@
 //! Where a packet goes next, and sending it there.
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    __sk_buff, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, bpf_redir_neigh,
+    bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
     bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_neigh,
@@ -11,9 +12,10 @@ use netd_common::Reason;
 use netd_common::abi::{DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks};
 use netd_common::flow::proto;
 
-use crate::family::Family;
+use crate::family::{Family, V4, V6};
+use crate::maps::Routing;
 use crate::packet::{ETH, Packet};
-use crate::{PASS, drops, flow, maps, rewrite, window};
+use crate::{PASS, arguments, drops, flow, maps, rewrite, window};
 
 /// `BPF_FIB_LKUP_RET_NOT_FWDED`: the destination is the host itself, or a broadcast.
 const NOT_FORWARDED: i64 = 4;
@@ -26,7 +28,8 @@ const ENDPOINT_AGE: u32 = ticks(60);
 const NO_NEIGH: i64 = 7;
 
 /// What the kernel's routing says (policy rules included). All zero until asked.
-#[derive(Default)]
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
 pub struct Route<A> {
     /// Device to leave by.
     pub ifindex: u32,
@@ -49,33 +52,87 @@ pub struct Route<A> {
 /// Ask the kernel where a packet that came in by `in_ifindex` goes. `false` when it is not to be
 /// forwarded: for the host itself, unreachable, forwarding off; the stack knows what to answer.
 #[inline(always)]
-pub fn route<F: Family>(
+pub fn route<F: Routes>(
     ctx: &TcContext,
     in_ifindex: u32,
     key: &FlowKey<F::Addr>,
     tos: u32,
     route: &mut Route<F::Addr>,
 ) -> bool {
+    let Some(routing) = F::routing() else {
+        return false;
+    };
+    routing.key = *key;
+    routing.in_ifindex = in_ifindex;
+    routing.tos = tos;
+    let forwarded = F::ask_routing(ctx);
+    *route = routing.route;
+    forwarded
+}
+
+/// Families that can ask the kernel's routing.
+pub trait Routes: Family {
+    /// Answer the question in [`Family::routing`].
+    fn ask_routing(ctx: &TcContext) -> bool;
+}
+
+impl Routes for V4 {
+    #[inline(always)]
+    fn ask_routing(ctx: &TcContext) -> bool {
+        ask_routing4(ctx.skb.skb) != 0
+    }
+}
+
+impl Routes for V6 {
+    #[inline(always)]
+    fn ask_routing(ctx: &TcContext) -> bool {
+        ask_routing6(ctx.skb.skb) != 0
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ask_routing4(ctx: *mut __sk_buff) -> u32 {
+    arguments!(ctx; else 0);
+    V4::routing().map_or(0, |routing| u32::from(ask::<V4>(ctx, routing)))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ask_routing6(ctx: *mut __sk_buff) -> u32 {
+    arguments!(ctx; else 0);
+    V6::routing().map_or(0, |routing| u32::from(ask::<V6>(ctx, routing)))
+}
+
+#[inline(always)]
+fn ask<F: Family>(ctx: &TcContext, routing: &mut Routing<F::Addr>) -> bool {
+    let Routing {
+        key,
+        in_ifindex,
+        tos,
+        route,
+    } = routing;
+    *route = Route::default();
     // SAFETY: all of its fields are integers.
     let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     fib.family = F::AF;
     fib.l4_protocol = key.proto;
     fib.sport = u16::from_ne_bytes(key.sport);
     fib.dport = u16::from_ne_bytes(key.dport);
-    fib.ifindex = in_ifindex;
+    fib.ifindex = *in_ifindex;
     // A length makes the helper answer with the path's MTU; the comparison is made later, when
     // the packet's own length after segmentation is known.
     fib.__bindgen_anon_1.tot_len = 1;
-    F::ask(&mut fib, key.src, key.dst, tos);
-    let ask = |fib: &mut bpf_fib_lookup, flags: u32| {
+    F::ask(&mut fib, key.src, key.dst, *tos);
+    let look_up = |fib: &mut bpf_fib_lookup, flags: u32| {
         let len = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: `fib` is as large as said and outlives the call.
         unsafe { fib_lookup(ctx.skb.skb.cast(), core::ptr::from_mut(fib), len, flags) }
     };
-    let mut answer = ask(&mut fib, LOOKUP_SRC);
+    let mut answer = look_up(&mut fib, LOOKUP_SRC);
     let tells_own = answer != EINVAL;
     if !tells_own {
-        answer = ask(&mut fib, 0);
+        answer = look_up(&mut fib, 0);
     }
     route.resolved = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS);
     route.local = answer == NOT_FORWARDED;
@@ -119,7 +176,7 @@ pub fn set_outside<F: Family>(flow: &mut Flow<F::Addr>, route: &Route<F::Addr>) 
 /// the stack, which asks for it. `false` when there is no such network any more, or when an
 /// answer would reach another guest than the one that asked, which has its address now.
 #[inline(always)]
-pub fn set_guest<F: Family>(
+pub fn set_guest<F: Routes>(
     ctx: &TcContext,
     flow: &mut Flow<F::Addr>,
     bridge: u32,

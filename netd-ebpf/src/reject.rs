@@ -15,7 +15,8 @@ use crate::family::{Family, V4, V6};
 use crate::ipv6::Words;
 use crate::maps::Seen;
 use crate::packet::{ETH, Kind, Packet, has_ports, macs, read};
-use crate::path::redirect;
+use crate::path::{Routes, redirect};
+use crate::table::Lives;
 use crate::{arguments, drops, icmp, maps};
 
 /// Length of the headers put before the quoted packet.
@@ -28,7 +29,7 @@ const PER_SECOND: u64 = 1000;
 const BURST: u64 = 1000;
 
 /// Families that can answer.
-pub trait Rejects: Family {
+pub trait Rejects: Lives + Routes {
     /// Type and code of the answer for a refusal by policy: port unreachable, as libvirt's rules
     /// answer.
     const POLICY: [u8; 2];

@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start,
 };
 use netd_common::Reason;
-use netd_common::abi::{FLOW_REPLY, Flow, FlowKey, Slot, Sweeper};
+use netd_common::abi::{FLOW_REPLY, FlowKey, Slot, Sweeper};
 use netd_common::flow::{State, expired};
 
 use crate::family::{Family, V4, V6};
@@ -56,14 +56,14 @@ enum Fate {
 
 /// Is the flow that has this slot alive? An entry that names another slot is of a later flow.
 #[inline(always)]
-fn fate<F: Family>(key: &FlowKey<F::Addr>, slot: u32, now: u32) -> Fate {
+fn fate<F: Lives>(key: &FlowKey<F::Addr>, slot: u32) -> Fate {
     let Some(flow) = find::<F>(key) else {
         return Fate::Dead;
     };
     if flow.slot != slot || flow.flags & FLOW_REPLY != 0 {
         return Fate::Dead;
     }
-    if is_dead_at::<F>(key, flow, now) {
+    if F::is_dead(key) {
         Fate::Dead
     } else if State::from_u8(flow.state).may_go() {
         Fate::MayGo
@@ -72,14 +72,13 @@ fn fate<F: Family>(key: &FlowKey<F::Addr>, slot: u32, now: u32) -> Fate {
     }
 }
 
-/// Has the flow that has this entry outlived its time, its network or its other half?
+/// Has the flow that has this entry outlived its time, its network or its other half? (Once both
+/// halves are gone, too.)
 #[inline(always)]
-pub fn is_dead<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool {
-    is_dead_at::<F>(key, flow, now())
-}
-
-#[inline(always)]
-fn is_dead_at<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, now: u32) -> bool {
+fn has_died<F: Family>(key: &FlowKey<F::Addr>) -> bool {
+    let Some(flow) = find::<F>(key) else {
+        return true;
+    };
     if flow.counted != 0 && maps::network(flow.counted).is_none() {
         return true;
     }
@@ -87,39 +86,86 @@ fn is_dead_at<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, now: u32)
         return true;
     };
     let timeout = maps::timeout_of(u32::from(key.proto), u32::from(flow.state));
-    partner.partner(key.proto) != *key || expired(timeout, flow.last_seen, partner.last_seen, now)
+    partner.partner(key.proto) != *key || expired(timeout, flow.last_seen, partner.last_seen, now())
 }
 
 /// Remove a flow by its opener's key, if it has this slot. Its network is told.
 #[inline(always)]
-fn remove_slot<F: Family>(key: &FlowKey<F::Addr>, slot: u32) {
+fn remove_slot<F: Lives>(key: &FlowKey<F::Addr>, slot: u32) {
     let Some(flow) = find::<F>(key) else {
         return;
     };
     if flow.slot == slot && flow.flags & FLOW_REPLY == 0 {
-        remove::<F>(key, flow);
+        F::remove(key);
     }
 }
 
-/// Remove both entries of the flow that has this entry. Its slot is found free by whoever looks at
-/// it next.
+/// Remove both entries of the flow that has this one. Its slot is found free by whoever looks at it
+/// next.
 #[inline(always)]
-pub fn remove<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) {
+fn take_out<F: Family>(key: &FlowKey<F::Addr>) {
+    let Some(flow) = find::<F>(key) else {
+        return;
+    };
     let partner = flow.partner(key.proto);
     let mut counted = flow.counted;
-    if flow.flags & FLOW_REPLY != 0 {
+    // Two CPUs may both be at it: whoever removes the opener's entry tells the network.
+    let removed = if flow.flags & FLOW_REPLY != 0 {
         counted = find::<F>(&partner).map_or(0, |opener| opener.counted);
         let _ = F::flows().remove(key);
-        if F::flows().remove(&partner).is_ok() {
-            count::<F>(counted, false);
-        }
+        F::flows().remove(&partner)
     } else {
         let _ = F::flows().remove(&partner);
-        // Two CPUs may both be at it: whoever removes the opener's entry tells.
-        if F::flows().remove(key).is_ok() {
-            count::<F>(counted, false);
-        }
+        F::flows().remove(key)
+    };
+    if removed.is_ok() {
+        count::<F>(counted, false);
     }
+}
+
+/// Functions of a family that the verifier checks once, instead of wherever they are called.
+macro_rules! verified_once {
+    ($family:ident: $is_dead:ident, $remove:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $is_dead(key: *const FlowKey<<$family as Family>::Addr>) -> u32 {
+            // SAFETY: callers pass references; null is checked.
+            unsafe { key.as_ref() }.map_or(1, |key| u32::from(has_died::<$family>(key)))
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $remove(key: *const FlowKey<<$family as Family>::Addr>) -> u32 {
+            // SAFETY: as above.
+            if let Some(key) = unsafe { key.as_ref() } {
+                take_out::<$family>(key);
+            }
+            0
+        }
+
+        impl Lives for $family {
+            #[inline(always)]
+            fn is_dead(key: &FlowKey<Self::Addr>) -> bool {
+                $is_dead(key) != 0
+            }
+
+            #[inline(always)]
+            fn remove(key: &FlowKey<Self::Addr>) {
+                $remove(key);
+            }
+        }
+    };
+}
+
+verified_once!(V4: flow_is_dead4, flow_remove4);
+verified_once!(V6: flow_is_dead6, flow_remove6);
+
+/// Life and death of flows, by the key of either entry.
+pub trait Lives: Family {
+    /// Has it outlived its time, its network or its other half?
+    fn is_dead(key: &FlowKey<Self::Addr>) -> bool;
+    /// Remove both entries.
+    fn remove(key: &FlowKey<Self::Addr>);
 }
 
 /// One flow more or less in a network.
@@ -168,7 +214,6 @@ fn sweeper() -> Option<*mut Sweeper> {
 
 /// The search for a slot.
 struct Search {
-    now: u32,
     count: u32,
     /// Only flows of this network (bridge) may go; 0 for any.
     only: u32,
@@ -180,13 +225,12 @@ struct Search {
 
 /// Take a slot for a flow that will be counted for the network of `bridge`.
 #[inline(always)]
-pub fn take_slot<F: Family>(bridge: u32) -> Result<u32, Reason> {
+pub fn take_slot<F: Lives>(bridge: u32) -> Result<u32, Reason> {
     let limit = maps::max_per_network();
     // SAFETY: values are replaced as a whole by the agent, if at all.
     let used = unsafe { maps::USAGE.get(bridge) }.map_or(0, |usage| usage.flows[F::INDEX]);
     let exhausted = limit != 0 && bridge != 0 && used >= limit;
     let mut search = Search {
-        now: now(),
         count: maps::slot_count(),
         only: if exhausted { bridge } else { 0 },
         candidate: 0,
@@ -213,7 +257,7 @@ pub fn take_slot<F: Family>(bridge: u32) -> Result<u32, Reason> {
 }
 
 /// One round of [`take_slot`]; 1 ends it.
-extern "C" fn try_slot<F: Family>(attempt: u32, search: *mut Search) -> i64 {
+extern "C" fn try_slot<F: Lives>(attempt: u32, search: *mut Search) -> i64 {
     // SAFETY: the `Search` that `take_slot` handed to bpf_loop.
     let search = unsafe { &mut *search };
     let Some(sweeper) = sweeper() else {
@@ -243,7 +287,7 @@ extern "C" fn try_slot<F: Family>(attempt: u32, search: *mut Search) -> i64 {
         TAKEN => {
             let theirs = search.only == 0
                 || find::<F>(&slot.key).is_some_and(|flow| flow.counted == search.only);
-            let fate = fate::<F>(&slot.key, index, search.now);
+            let fate = fate::<F>(&slot.key, index);
             if theirs && fate == Fate::Dead && exchange(slot, TAKEN, RESERVED) {
                 remove_slot::<F>(&slot.key, index);
                 search.found = index + 1;
@@ -263,7 +307,7 @@ extern "C" fn try_slot<F: Family>(attempt: u32, search: *mut Search) -> i64 {
 
 /// Take the slot of the candidate.
 #[inline(always)]
-fn evict<F: Family>(search: &mut Search) {
+fn evict<F: Lives>(search: &mut Search) {
     let index = search.candidate - 1;
     search.candidate = 0;
     if let Some(slot) = slot::<F>(index)
@@ -293,16 +337,14 @@ pub fn release<F: Family>(index: u32) {
 
 /// One run of the sweep.
 struct Sweep {
-    now: u32,
     count: u32,
     removed: u32,
 }
 
 /// Visit so many slots and free those whose flows are dead; returns how many.
 #[inline(always)]
-fn sweep<F: Family>(visits: u32) -> u32 {
+fn sweep<F: Lives>(visits: u32) -> u32 {
     let mut run = Sweep {
-        now: now(),
         count: maps::slot_count(),
         removed: 0,
     };
@@ -319,7 +361,7 @@ fn sweep<F: Family>(visits: u32) -> u32 {
 }
 
 /// One round of [`sweep`].
-extern "C" fn sweep_slot<F: Family>(_: u32, run: *mut Sweep) -> i64 {
+extern "C" fn sweep_slot<F: Lives>(_: u32, run: *mut Sweep) -> i64 {
     // SAFETY: the `Sweep` that `sweep` handed to bpf_loop.
     let run = unsafe { &mut *run };
     let Some(sweeper) = sweeper() else {
@@ -333,7 +375,7 @@ extern "C" fn sweep_slot<F: Family>(_: u32, run: *mut Sweep) -> i64 {
     let index = turn.checked_rem(run.count).unwrap_or(0);
     if let Some(slot) = slot::<F>(index)
         && slot.used == TAKEN
-        && fate::<F>(&slot.key, index, run.now) == Fate::Dead
+        && fate::<F>(&slot.key, index) == Fate::Dead
         && exchange(slot, TAKEN, RESERVED)
     {
         remove_slot::<F>(&slot.key, index);
