@@ -5,6 +5,7 @@ use netd_common::Reason;
 use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, Mode};
 use netd_common::flow::proto;
 use netd_common::policy::{Place, Verdict, judge};
+use netd_common::tcp;
 
 use crate::family::{Family, V4, V6};
 use crate::flow::{self, Decision, Source};
@@ -40,11 +41,12 @@ fn packet_to_outside<F: Stages>(ctx: &TcContext, l3: usize) -> i32 {
     };
     let here = ifindex(ctx);
     let mut bridge = maps::bridge_of::<F>(src);
-    // The host talks to its guests: like any of its own packets.
-    if bridge == here && from == 0 {
+    let to_guests = maps::network(here);
+    // The host talks to guests, be it by the address of another network's bridge: like any of its
+    // own packets.
+    if from == 0 && to_guests.is_some() {
         bridge = 0;
     }
-    let to_guests = maps::network(here);
     // It was addressed to the host when it came in, and nobody judged it.
     if from != 0
         && to_guests.is_some_and(|n| Mode::from_u8(F::side(n).mode) != Mode::Open)
@@ -188,6 +190,10 @@ pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
             return PASS;
         }
     } else {
+        // Somebody outside has addressed the bridge itself, and is answered by that address.
+        if source.ifindex == 0 && !begins::<F>(packet) {
+            return PASS;
+        }
         // The host itself sends with the bridge's address.
         let from = Place {
             network,
@@ -215,6 +221,17 @@ pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     decision.verdict = Verdict::Masquerade;
     decision.route.ifindex = here;
     open::prepare::<F>(ctx, packet, &source, &decision)
+}
+
+/// Does a packet of the host's begin something? Of protocols without queries, answers or
+/// connections nobody knows.
+#[inline(always)]
+fn begins<F: Family>(packet: &Packet<F::Addr>) -> bool {
+    match packet.key.proto {
+        proto::TCP => packet.control & (tcp::SYN | tcp::ACK) == tcp::SYN,
+        other if other == F::ICMP => packet.kind == Kind::Flow && !packet.answer,
+        _ => true,
+    }
 }
 
 /// Does a packet with an address of the host's own, or of somebody else's, need a flow? There is
