@@ -97,6 +97,26 @@ impl Arrival {
         !self.pieces.is_empty()
     }
 
+    /// Is another one like it, but for the source address?
+    #[must_use]
+    pub fn is_same_but_from(&self, other: &Self) -> bool {
+        let (Some(header), Some(others)) = (self.header(), other.header()) else {
+            return false;
+        };
+        let mut packet = self.packet.clone();
+        let at = match header.family {
+            Family::V4 => 12..16,
+            Family::V6 => 8..24,
+        };
+        if header.family != others.family || other.packet.len() < at.end {
+            return false;
+        }
+        packet[at.clone()].copy_from_slice(&other.packet[at]);
+        let mut moved = self.clone();
+        moved.packet = packet;
+        moved.key() == other.key()
+    }
+
     /// Its header.
     #[must_use]
     pub fn header(&self) -> Option<Header> {
@@ -223,9 +243,9 @@ pub fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, Pieces)> {
     } else {
         let length = (packet.len() - 54) as u16;
         packet[18..20].copy_from_slice(&length.to_be_bytes());
-        packet[56..58].fill(0);
-        // Whoever puts the packet together and cuts it again chooses a new identification.
-        packet[58..62].fill(0);
+        // Offset and, since whoever puts the packet together and cuts it again chooses a new one,
+        // identification.
+        packet[14 + first.l4 - 6..14 + first.l4].fill(0);
     }
     joined.push((packet, pieces));
     joined
@@ -382,6 +402,9 @@ fn forget_maker(packet: &mut Vec<u8>, origin: Origin) {
         packet[4..6].fill(0);
     } else {
         packet[1..4].fill(0);
+        if header.fragment.is_some() {
+            packet[header.l4 - 4..header.l4].fill(0);
+        }
     }
     if origin != Origin::Error {
         return;

@@ -7,22 +7,14 @@ use crate::lab::{HOST, OUTSIDE};
 /// A MAC address.
 pub type Mac = [u8; 6];
 
-/// MAC address of the NAT network's bridge.
-pub const NAT_BRIDGE: Mac = [0x52, 0x54, 0, 0, 0, 0x81];
-/// MAC address of the routed network's bridge.
-pub const ROUTED_BRIDGE: Mac = [0x52, 0x54, 0, 0, 0, 0x82];
 /// MAC address of the hypervisor's uplink.
 pub const UPLINK: Mac = [0x02, 0, 0, 0, 0, 0x02];
 /// MAC address of the router outside.
 pub const ROUTER: Mac = [0x02, 0, 0, 0, 0, 0x01];
-/// The hypervisor's address in the NAT network.
-pub const NAT_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 122, 1);
-/// The hypervisor's address in the routed network.
-pub const ROUTED_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 30, 1);
-/// The hypervisor's IPv6 address in the NAT network.
-pub const NAT_GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x122, 0, 0, 0, 0, 0, 1);
-/// The hypervisor's IPv6 address in the routed network.
-pub const ROUTED_GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 1);
+/// The address that hides the guests of the network with a pool.
+pub const POOL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 40);
+/// The ports it hides them behind.
+pub const POOL_PORTS: (u16, u16) = (20_000, 29_999);
 /// The hypervisor's IPv6 address on the uplink.
 pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 /// The router's IPv6 address.
@@ -30,16 +22,71 @@ pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// MTU of the uplink: less than the guests', so that some packets are too big for it.
 pub const UPLINK_MTU: usize = 1400;
 /// Wires that are observed: one per guest, the last one is the outside.
-pub const WIRES: usize = 4;
+pub const WIRES: usize = 5;
 /// The wire outside.
-pub const OUTSIDE_WIRE: usize = 3;
+pub const OUTSIDE_WIRE: usize = 4;
 /// Names of the wires.
-pub const WIRE_NAMES: [&str; WIRES] = ["vm1", "vm2", "vm3", "outside"];
+pub const WIRE_NAMES: [&str; WIRES] = ["vm1", "vm2", "vm3", "vm4", "outside"];
+
+/// A managed network.
+#[derive(Debug)]
+pub struct Network {
+    /// Name.
+    pub name: &'static str,
+    /// Are its guests hidden?
+    pub nat: bool,
+    /// Does a pool ([`POOL`], [`POOL_PORTS`]) hide them, instead of the uplink's address?
+    pub pool: bool,
+    /// Its bridge.
+    pub device: &'static str,
+    /// The bridge's MAC address.
+    pub mac: Mac,
+    /// The hypervisor's address.
+    pub gateway: Ipv4Addr,
+    /// The hypervisor's IPv6 address.
+    pub gateway6: Ipv6Addr,
+    /// Subnets by family.
+    pub subnets: [&'static str; 2],
+}
+
+/// All of them.
+pub static NETWORKS: [Network; 3] = [
+    Network {
+        name: "nat",
+        nat: true,
+        pool: false,
+        device: "virbr0",
+        mac: [0x52, 0x54, 0, 0, 0, 0x81],
+        gateway: Ipv4Addr::new(192, 168, 122, 1),
+        gateway6: Ipv6Addr::new(0xfd00, 0x122, 0, 0, 0, 0, 0, 1),
+        subnets: ["192.168.122.0/24", "fd00:122::/64"],
+    },
+    Network {
+        name: "routed",
+        nat: false,
+        pool: false,
+        device: "virbr1",
+        mac: [0x52, 0x54, 0, 0, 0, 0x82],
+        gateway: Ipv4Addr::new(10, 20, 30, 1),
+        gateway6: Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 1),
+        subnets: ["10.20.30.0/24", "fd00:30::/64"],
+    },
+    Network {
+        name: "pool",
+        nat: true,
+        pool: true,
+        device: "virbr2",
+        mac: [0x52, 0x54, 0, 0, 0, 0x83],
+        gateway: Ipv4Addr::new(192, 168, 123, 1),
+        gateway6: Ipv6Addr::new(0xfd00, 0x123, 0, 0, 0, 0, 0, 1),
+        subnets: ["192.168.123.0/24", "fd00:123::/64"],
+    },
+];
 
 /// Where somebody is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// A guest of the NAT network.
+    /// A guest of a NAT network.
     Nat,
     /// A guest of the routed network.
     Routed,
@@ -56,6 +103,8 @@ pub struct Actor {
     pub name: &'static str,
     /// Where.
     pub place: Place,
+    /// The network of a guest.
+    pub network: Option<&'static Network>,
     /// Number of the wire.
     pub wire: usize,
     /// Source of the frames.
@@ -85,6 +134,12 @@ impl Actor {
         }
     }
 
+    /// Is it a guest of the network with a pool?
+    #[must_use]
+    pub fn has_pool(&self) -> bool {
+        self.network.is_some_and(|network| network.pool)
+    }
+
     /// The address its router would report errors from, where that is not itself.
     #[must_use]
     pub fn router(&self, family: Family) -> Option<IpAddr> {
@@ -95,15 +150,19 @@ impl Actor {
     }
 }
 
-const fn nat_guest(name: &'static str, number: u8) -> Actor {
+const fn guest(number: u8, place: Place, network: &'static Network) -> Actor {
+    let wire = number as usize - 1;
+    let [a, b, c, _] = network.gateway.octets();
+    let [p, q, ..] = network.gateway6.segments();
     Actor {
-        name,
-        place: Place::Nat,
-        wire: number as usize - 1,
+        name: WIRE_NAMES[wire],
+        place,
+        network: Some(network),
+        wire,
         mac: [0x52, 0x54, 0, 0, 1, number],
-        gateway: NAT_BRIDGE,
-        v4: Ipv4Addr::new(192, 168, 122, 10 + number),
-        v6: Ipv6Addr::new(0xfd00, 0x122, 0, 0, 0, 0, 0, 0x10 + number as u16),
+        gateway: network.mac,
+        v4: Ipv4Addr::new(a, b, c, 10 + number),
+        v6: Ipv6Addr::new(p, q, 0, 0, 0, 0, 0, 0x10 + number as u16),
     }
 }
 
@@ -111,6 +170,7 @@ const fn peer(name: &'static str, mac: u8, v4: Ipv4Addr, v6: Ipv6Addr) -> Actor 
     Actor {
         name,
         place: Place::Outside,
+        network: None,
         wire: OUTSIDE_WIRE,
         mac: [0x02, 0, 0, 0, 0, mac],
         gateway: UPLINK,
@@ -124,6 +184,7 @@ const fn host(name: &'static str, v4: Ipv4Addr, v6: Ipv6Addr) -> Actor {
     Actor {
         name,
         place: Place::Host,
+        network: None,
         wire: usize::MAX,
         mac: [0; 6],
         gateway: [0; 6],
@@ -133,18 +194,11 @@ const fn host(name: &'static str, v4: Ipv4Addr, v6: Ipv6Addr) -> Actor {
 }
 
 /// Everybody.
-pub const CAST: &[Actor] = &[
-    nat_guest("vm1", 1),
-    nat_guest("vm2", 2),
-    Actor {
-        name: "vm3 (routed)",
-        place: Place::Routed,
-        wire: 2,
-        mac: [0x52, 0x54, 0, 0, 1, 3],
-        gateway: ROUTED_BRIDGE,
-        v4: Ipv4Addr::new(10, 20, 30, 13),
-        v6: Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 0x13),
-    },
+pub static CAST: &[Actor] = &[
+    guest(1, Place::Nat, &NETWORKS[0]),
+    guest(2, Place::Nat, &NETWORKS[0]),
+    guest(3, Place::Routed, &NETWORKS[1]),
+    guest(4, Place::Nat, &NETWORKS[2]),
     peer(
         "peer1",
         0x11,
@@ -164,7 +218,7 @@ pub const CAST: &[Actor] = &[
         Ipv4Addr::new(203, 0, 113, 5),
         Ipv6Addr::new(0x2001, 0xdb8, 0xfa, 0, 0, 0, 0, 5),
     ),
-    host("gateway", NAT_GATEWAY, NAT_GATEWAY6),
+    host("gateway", NETWORKS[0].gateway, NETWORKS[0].gateway6),
     host("host", HOST, HOST6),
 ];
 

@@ -33,13 +33,15 @@ classes! {
     Udp, "udp";
     /// Pings.
     Echo, "echo";
+    /// ICMP's other queries: timestamps, information, address masks.
+    Queries, "queries";
     /// ICMP errors about the others.
     Errors, "errors";
     /// Packets of no connection, and such as do not fit theirs.
     Strays, "strays";
     /// TTL 1 and 2.
     Ttl, "ttl";
-    /// IP options.
+    /// IP options, and extension headers of IPv6.
     Options, "options";
     /// Wrong checksums of TCP, UDP and ICMP.
     Checksums, "checksums";

@@ -29,6 +29,8 @@ pub struct Difference<'a> {
     pub netd: &'a [Arrival],
     /// What is wrong with the translation, where the packets do not tell.
     pub note: Option<String>,
+    /// Did the peer send something of this protocol, which has no ports, to the hypervisor itself?
+    pub host_was_sent: bool,
 }
 
 /// Are they the same? Both are sorted.
@@ -130,8 +132,9 @@ fn describe(step: &Step) -> String {
         }
         Body::Udp { checksum: true, .. } => "UDP".into(),
         Body::Udp { .. } => "UDP without checksum".into(),
-        Body::Echo { reply: false, .. } => "echo request".into(),
-        Body::Echo { .. } => "echo reply".into(),
+        Body::Echo { query, reply, .. } => {
+            format!("{query:?} {}", if *reply { "reply" } else { "request" })
+        }
         Body::Error {
             kind,
             quote,

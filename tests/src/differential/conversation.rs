@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::cast::{Actor, CAST, Place};
 use super::craft::{self, Spot};
-use super::header::Header;
+use super::header::{Header, TCP};
 use super::scenario::Plan;
 use super::step::{Body, End, Oddity, Step};
 use super::topology::Side;
@@ -138,6 +138,8 @@ impl Conversation {
         if self.actor(end).wire != wire
             || self.actor(end).place == Place::Host
             || !header.has_start()
+            // A fragment that not even holds TCP's header opens nothing.
+            || (header.protocol == TCP && header.end < header.l4 + 20)
             || matches!(step.body, Body::Error { .. })
             || matches!(
                 step.oddity,

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::cast::Family;
-use super::header::{ECHO, Header, ICMP, ICMP6, SCTP, TCP, UDP};
-use super::step::{Body, Cut, ErrorKind, Options, Quote, Twist};
+use super::header::{DESTINATION_OPTIONS, ECHO, HOP_BY_HOP, Header, ICMP, ICMP6, SCTP, TCP, UDP};
+use super::step::{Body, Cut, ErrorKind, Options, Query, Quote, Twist};
 use crate::packet::checksum;
 
 /// An address and a port (or an echo's identifier).
@@ -78,11 +78,21 @@ fn transport(body: &Body, source: Spot, destination: Spot, quoted: Option<&[u8]>
             sequence,
             acknowledgement,
             length,
+            window,
+            scale,
         } => {
             let mut segment = ports;
             segment.extend(sequence.to_be_bytes());
             segment.extend(acknowledgement.to_be_bytes());
-            segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+            // A maximal segment size and, after a byte of padding, the shift count.
+            let options: &[u8] = match scale {
+                Some(shift) => &[2, 4, 5, 0, 1, 3, 3, shift],
+                None => &[],
+            };
+            segment.extend([0x50 + (options.len() as u8) * 4, flags]);
+            segment.extend(window.to_be_bytes());
+            segment.extend([0; 4]);
+            segment.extend(options);
             segment.extend(data(length));
             segment
         }
@@ -94,11 +104,12 @@ fn transport(body: &Body, source: Spot, destination: Spot, quoted: Option<&[u8]>
             datagram
         }
         Body::Echo {
+            query,
             reply,
             sequence,
             length,
         } => {
-            let (request, answer) = ECHO[family as usize];
+            let (request, answer) = query_types(query, family);
             // The identifier is the port of whoever asked.
             let (kind, id) = if reply {
                 (answer, destination.1)
@@ -134,6 +145,16 @@ fn transport(body: &Body, source: Spot, destination: Spot, quoted: Option<&[u8]>
         }
         // GRE without options begins with zeros and the EtherType of IPv4.
         Body::Other { length, .. } => [&[0, 0, 8, 0], data(length).as_slice()].concat(),
+    }
+}
+
+/// Types of a query and its answer.
+fn query_types(query: Query, family: Family) -> (u8, u8) {
+    match (family, query) {
+        (Family::V6, _) | (_, Query::Echo) => ECHO[family as usize],
+        (_, Query::Timestamp) => (13, 14),
+        (_, Query::Information) => (15, 16),
+        (_, Query::AddressMask) => (17, 18),
     }
 }
 
@@ -326,17 +347,19 @@ impl Network<'_> {
                 packet
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let extension = fragment.map_or(0, |_| 8);
-                let mut packet = (0x6000_0000 | u32::from(self.tag)).to_be_bytes().to_vec();
-                packet.extend(((payload.len() + extension) as u16).to_be_bytes());
-                packet.push(if fragment.is_some() {
+                let after = if fragment.is_some() {
                     44
                 } else {
                     self.protocol
-                });
-                packet.push(self.twist.ttl);
+                };
+                let (first, headers) = extensions(self.twist.options, after);
+                let extension = headers.len() + fragment.map_or(0, |_| 8);
+                let mut packet = (0x6000_0000 | u32::from(self.tag)).to_be_bytes().to_vec();
+                packet.extend(((payload.len() + extension) as u16).to_be_bytes());
+                packet.extend([first, self.twist.ttl]);
                 packet.extend(source.octets());
                 packet.extend(destination.octets());
+                packet.extend(headers);
                 if let Some((at, more)) = fragment {
                     packet.extend([self.protocol, 0]);
                     packet.extend((at as u16 | u16::from(more)).to_be_bytes());
@@ -356,6 +379,21 @@ fn options(options: Options) -> &'static [u8] {
         Options::Nothing => &[1, 1, 1, 1],
         Options::RecordRoute => &[7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         Options::RouterAlert => &[148, 4, 0, 0],
+    }
+}
+
+/// The first one's type and the bytes of the extension headers before what is of type `after`.
+fn extensions(options: Options, after: u8) -> (u8, Vec<u8>) {
+    // Eight bytes each, of which six are padding (RFC 8200, section 4.2).
+    let header = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    match options {
+        Options::None => (after, Vec::new()),
+        Options::Nothing => (HOP_BY_HOP, header(after).to_vec()),
+        Options::RouterAlert => (DESTINATION_OPTIONS, header(after).to_vec()),
+        Options::RecordRoute => {
+            let both = [header(DESTINATION_OPTIONS), header(after)];
+            (HOP_BY_HOP, both.concat())
+        }
     }
 }
 

@@ -15,6 +15,10 @@ pub const UDP: u8 = 17;
 pub const ICMP6: u8 = 58;
 /// SCTP's.
 pub const SCTP: u8 = 132;
+/// IPv6's hop-by-hop options.
+pub const HOP_BY_HOP: u8 = 0;
+/// IPv6's destination options.
+pub const DESTINATION_OPTIONS: u8 = 60;
 /// Types of echo request and reply, by family.
 pub const ECHO: [(u8, u8); 2] = [(8, 0), (128, 129)];
 
@@ -84,11 +88,15 @@ impl Header {
         let address = |at: usize| -> Option<[u8; 16]> { packet[at..at + 16].try_into().ok() };
         let claimed = usize::from(word(packet, 4)?) + 40;
         let (mut protocol, mut l4, mut fragment) = (packet[6], 40, None);
+        while matches!(protocol, HOP_BY_HOP | DESTINATION_OPTIONS) {
+            protocol = *packet.get(l4)?;
+            l4 += (usize::from(*packet.get(l4 + 1)?) + 1) * 8;
+        }
         if protocol == 44 {
-            let field = word(packet, 42)?;
+            let field = word(packet, l4 + 2)?;
             fragment = Some((usize::from(field & 0xfff8), field & 1 != 0));
-            protocol = packet[40];
-            l4 = 48;
+            protocol = packet[l4];
+            l4 += 8;
         }
         Some(Self {
             family: Family::V6,
@@ -140,8 +148,8 @@ impl Header {
         (is_error && self.end > self.l4 + 8).then_some(self.l4 + 8)
     }
 
-    /// Offsets of the ports of source and destination, as far as the bytes reach: an echo has one
-    /// identifier, which is the port of whoever asked.
+    /// Offsets of the ports of source and destination, as far as the bytes reach: an ICMP
+    /// query has one identifier, which is the port of whoever asked.
     #[must_use]
     pub fn ports(&self, packet: &[u8]) -> (Option<usize>, Option<usize>) {
         let there = |at: usize| (at + 2 <= packet.len()).then_some(at);
@@ -150,11 +158,11 @@ impl Header {
         }
         match self.protocol {
             TCP | UDP | SCTP => (there(self.l4), there(self.l4 + 2)),
-            _ => match self.icmp(packet) {
-                Some((kind, 0)) if kind == ECHO[self.family as usize].0 => {
+            _ => match (self.family, self.icmp(packet)) {
+                (Family::V4, Some((8 | 13 | 15 | 17, 0))) | (Family::V6, Some((128, 0))) => {
                     (there(self.l4 + 4), None)
                 }
-                Some((kind, 0)) if kind == ECHO[self.family as usize].1 => {
+                (Family::V4, Some((0 | 14 | 16 | 18, 0))) | (Family::V6, Some((129, 0))) => {
                     (None, there(self.l4 + 4))
                 }
                 _ => (None, None),

@@ -4,7 +4,7 @@ use super::arrival::{Arrival, Origin};
 use super::cast::{self, CAST, Family, Place};
 use super::compare::Difference;
 use super::header::Header;
-use super::step::{Body, Cut, Oddity, Options};
+use super::step::{Body, Cut, Oddity, Options, tcp};
 
 /// A deliberate difference.
 #[derive(Debug)]
@@ -116,16 +116,26 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "a TCP header in two fragments is dropped",
         why: "netd does not translate a TCP header that is not in one fragment, which nobody \
-              sends who does not want to get past a filter (RFC 1858)",
+              sends who does not want to get past a filter (RFC 1858, RFC 7112); the kernel puts \
+              it together in IPv4, and in IPv6 lets the first fragment out with the guest's own \
+              address",
         goes_on: true,
         applies: |difference| {
-            difference.step.twist.cut != Cut::Whole
-                && matches!(difference.step.body, Body::Tcp { .. })
-                && difference.sent[1]
-                    .iter()
-                    .any(|packet| cuts_tcp_header(packet))
-                && passed_whole(difference.kernel)
+            splits_tcp_header(difference)
+                && (passed_whole(difference.kernel)
+                    || matches!(difference.kernel, [one] if is_first_fragment(one)))
                 && difference.netd.is_empty()
+        },
+    },
+    Known {
+        name: "a TCP header in two fragments is routed",
+        why: "the same where nothing is translated: netd routes fragments as they are, the kernel \
+              drops all but the first in IPv6",
+        goes_on: true,
+        applies: |difference| {
+            splits_tcp_header(difference)
+                && matches!(difference.kernel, [one] if is_first_fragment(one))
+                && passed_whole(difference.netd)
         },
     },
     Known {
@@ -138,6 +148,77 @@ pub const KNOWN: &[Known] = &[
                 && difference.sender.place == Place::Nat
                 && difference.kernel.is_empty()
                 && matches!(difference.netd, [one] if is_prohibition(one))
+        },
+    },
+    Known {
+        name: "what the host was sent takes no protocol",
+        why: "connection tracking keeps a protocol without ports for the host after a single \
+              packet to it; netd gives it to the guest that uses it, unless the host has sent \
+              something itself",
+        goes_on: false,
+        applies: |difference| {
+            let passed = matches!(difference.netd, [one] if one.origin == Origin::Sender);
+            let guests = difference.sender.place == Place::Nat && difference.kernel.is_empty();
+            let hosts = difference.receiver.place == Place::Host
+                && !difference.kernel.is_empty()
+                && difference
+                    .kernel
+                    .iter()
+                    .all(|arrival| arrival.origin != Origin::Sender);
+            difference.host_was_sent && passed && (guests || hosts)
+        },
+    },
+    Known {
+        name: "a range of ports is SCTP's, too",
+        why: "libvirt's rules hide TCP and UDP alone behind the ports of a network's <port>; netd \
+              does so with every protocol that has ports",
+        goes_on: true,
+        applies: |difference| {
+            let replaced = "only Netd replaced the source port";
+            matches!(difference.step.body, Body::Sctp { .. })
+                && difference.sender.has_pool()
+                && difference.note.as_deref() == Some(replaced)
+        },
+    },
+    Known {
+        name: "simultaneous open after a reset",
+        why: "when a connection was reset and its ports are used again, connection tracking \
+              compares the other side's SYN with the old sequence numbers, and the host resets \
+              the new connection; netd forgets the old one",
+        goes_on: false,
+        applies: |difference| {
+            matches!(
+                difference.step.body,
+                Body::Tcp {
+                    flags: tcp::SYN,
+                    ..
+                }
+            ) && difference.answers_translated()
+                && matches!(difference.kernel, [one] if one.origin == Origin::Answer)
+                && matches!(difference.netd, [one] if one.origin == Origin::Sender)
+        },
+    },
+    Known {
+        name: "the host's path MTU is not the guests'",
+        why: "an error to the host itself about a guest's address lowers the MTU that the stack \
+              uses towards that guest; netd goes by the bridge's",
+        goes_on: true,
+        applies: |difference| {
+            let big = |arrival: &Arrival| is_error(arrival, (3, 4), (2, 0));
+            difference.receiver.network.is_some()
+                && matches!(difference.kernel, [one] if big(one))
+                && matches!(difference.netd, [one] if one.origin == Origin::Sender)
+        },
+    },
+    Known {
+        name: "too big for the path, from another of the host's addresses",
+        why: "connection tracking translates before the stack finds a packet too big for a path \
+              whose MTU it has learned, so the error comes from the address that hides the guest; \
+              netd translates after that, and it comes from the gateway's",
+        goes_on: true,
+        applies: |difference| {
+            matches!((difference.kernel, difference.netd), ([one], [other])
+                if is_error(one, (3, 4), (2, 0)) && one.is_same_but_from(other))
         },
     },
 ];
@@ -205,10 +286,17 @@ fn is_first_fragment(arrival: &Arrival) -> bool {
         && arrival.header().and_then(|header| header.fragment) == Some((0, true))
 }
 
-/// Is it a first fragment that ends within TCP's header?
-fn cuts_tcp_header(packet: &[u8]) -> bool {
-    Header::read(packet)
-        .is_some_and(|header| header.fragment == Some((0, true)) && header.end < header.l4 + 20)
+/// Is a TCP segment sent whose first fragment ends within the header?
+fn splits_tcp_header(difference: &Difference) -> bool {
+    let Body::Tcp { scale, .. } = difference.step.body else {
+        return false;
+    };
+    let length = if scale.is_some() { 28 } else { 20 };
+    difference.sent[1].iter().any(|packet| {
+        Header::read(packet).is_some_and(|header| {
+            header.fragment == Some((0, true)) && header.end < header.l4 + length
+        })
+    })
 }
 
 fn all(arrivals: &[Arrival], origin: Origin) -> bool {

@@ -1,10 +1,10 @@
 //! Invents conversations: who with whom, by which ports, and every step from the first packet on.
 
-use super::cast::{self, CAST, Family, Place};
+use super::cast::{self, Family, Place};
 use super::class::{Class, Classes};
 use super::random::Random;
-use super::step::{Body, Cut, End, ErrorKind, Oddity, Options, Quote, Step, Twist};
-use super::stream::Stream;
+use super::step::{Body, Cut, End, ErrorKind, Oddity, Options, Query, Quote, Step, Twist};
+use super::stream::{self, Stream};
 
 /// Ports that openers use, one after the other, so that none comes again before the first
 /// conversation with it is long over.
@@ -82,9 +82,15 @@ impl Inventor {
                 step.pause = self.random.between(10, 80);
             }
         }
+        // A connection that its opener resets unanswered is over at once for the kernel, and its
+        // port free; netd keeps it closed for some seconds. Who gets the port then is no matter.
+        let taken_back = name == stream::TAKEN_BACK;
         let collide = matches!(protocol, Protocol::Tcp | Protocol::Udp | Protocol::Echo)
             && self.random.chance(6);
-        if collide && let Some(plan) = self.collision(protocol, name, &steps) {
+        if collide
+            && !taken_back
+            && let Some(plan) = self.collision(protocol, name, &steps)
+        {
             return plan;
         }
         let (from, to) = *self.random.weighted(&[
@@ -95,10 +101,11 @@ impl Inventor {
             (2, (Place::Routed, Place::Nat)),
             (2, (Place::Outside, Place::Nat)),
             (3, (Place::Nat, Place::Host)),
+            (2, (Place::Routed, Place::Host)),
             (3, (Place::Outside, Place::Host)),
         ]);
         let opener = *self.random.pick(&cast::at(from));
-        let answerer = self.reachable(from, to);
+        let answerer = *self.random.pick(&cast::at(to));
         let family = if self.has(Class::Ipv6) && self.random.chance(40) {
             Family::V6
         } else {
@@ -122,24 +129,16 @@ impl Inventor {
         if opener_port < LOW_PORTS.end {
             reach(&mut plan);
         }
-        if from == Place::Nat && to == Place::Outside {
+        if to == Place::Host {
+            ping_only(&mut plan);
+        }
+        if from == Place::Nat && to == Place::Outside && !taken_back {
             self.recent.push((protocol, plan.clone()));
             if self.recent.len() > 32 {
                 self.recent.remove(0);
             }
         }
         plan
-    }
-
-    /// One of those at `to` whom somebody at `from` would address.
-    fn reachable(&mut self, from: Place, to: Place) -> usize {
-        let everyone = cast::at(to);
-        let some: Vec<usize> = everyone
-            .into_iter()
-            // The NAT network's gateway address means nothing outside.
-            .filter(|number| from != Place::Outside || CAST[*number].name != "gateway")
-            .collect();
-        *self.random.pick(&some)
     }
 
     fn port(&mut self, protocol: Protocol) -> u16 {
@@ -234,8 +233,16 @@ impl Inventor {
 
     fn echoes(&mut self) -> (&'static str, Vec<Step>) {
         let mut steps = Vec::new();
+        let query = if self.has(Class::Queries) && self.random.chance(20) {
+            *self
+                .random
+                .pick(&[Query::Timestamp, Query::Information, Query::AddressMask])
+        } else {
+            Query::Echo
+        };
         if self.has(Class::Strays) && self.random.chance(5) {
             let body = Body::Echo {
+                query,
                 reply: true,
                 sequence: 1,
                 length: 32,
@@ -247,6 +254,7 @@ impl Inventor {
         for sequence in 1..=self.random.between(1, 4) as u16 {
             let twist = twist(&mut self.random, &self.classes);
             let body = Body::Echo {
+                query,
                 reply: false,
                 sequence,
                 length: length(&mut self.random, &self.classes, &twist),
@@ -255,6 +263,7 @@ impl Inventor {
             if self.random.chance(80) {
                 let twist = self::twist(&mut self.random, &self.classes);
                 let body = Body::Echo {
+                    query,
                     reply: true,
                     sequence,
                     length: length(&mut self.random, &self.classes, &twist),
@@ -327,6 +336,15 @@ fn reach(plan: &mut Plan) {
         }
         if let Body::Udp { length, .. } | Body::Echo { length, .. } = &mut first.body {
             *length = (*length).min(1000);
+        }
+    }
+}
+
+/// Asks for nothing that the hypervisor's own clock answers.
+fn ping_only(plan: &mut Plan) {
+    for step in &mut plan.steps {
+        if let Body::Echo { query, .. } = &mut step.body {
+            *query = Query::Echo;
         }
     }
 }

@@ -1,13 +1,14 @@
 //! A run on one pair of topologies: in each round every conversation that is going on takes a
 //! step, the same on both sides; then what came in is compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::arrival::{Arrival, Origin, join};
-use super::cast::WIRES;
+use super::cast::{Place, WIRES};
 use super::class::Classes;
 use super::compare::{Difference, same};
 use super::conversation::{Conversation, Past};
@@ -16,7 +17,7 @@ use super::header::{Header, ICMP, ICMP6, TCP, UDP, word};
 use super::known::explain;
 use super::report::Report;
 use super::scenario::Inventor;
-use super::step::{End, Step};
+use super::step::{Body, End, Step};
 use super::tap::frame;
 use super::topology::{SIDES, Side, Topology};
 
@@ -46,6 +47,8 @@ pub struct Session<'a> {
     tag: u16,
     /// Which ports to whom a NAT guest used or was given, by side, protocol and other end.
     taken: HashMap<(usize, u8, craft::Spot, u16), Holder>,
+    /// Who outside sent which protocol without ports to the hypervisor.
+    sent_to_host: HashSet<(IpAddr, u8)>,
 }
 
 /// The conversations that a port may belong to.
@@ -83,6 +86,7 @@ impl<'a> Session<'a> {
             number: 0,
             tag: 0,
             taken: HashMap::new(),
+            sent_to_host: HashSet::new(),
         }
     }
 
@@ -146,6 +150,11 @@ impl<'a> Session<'a> {
                 continue; // nothing to answer has arrived
             };
             self.number += 1;
+            if conversation.actor(step.from.other()).place == Place::Host
+                && let Some(both) = peer_and_protocol(conversation, &step)
+            {
+                self.sent_to_host.insert(both);
+            }
             // What dies on the way may have been given its port before.
             if step.from == End::Opener {
                 for side in SIDES {
@@ -233,6 +242,8 @@ impl<'a> Session<'a> {
                 kernel: &kernel,
                 netd: &netd,
                 note,
+                host_was_sent: peer_and_protocol(conversation, &event.step)
+                    .is_some_and(|both| self.sent_to_host.contains(&both)),
             };
             let known = explain(&difference);
             unexplained |= known.is_none();
@@ -381,6 +392,17 @@ impl<'a> Session<'a> {
         }
         None
     }
+}
+
+/// Who is outside, and which protocol without ports a step is of.
+fn peer_and_protocol(conversation: &Conversation, step: &Step) -> Option<(IpAddr, u8)> {
+    let Body::Other { protocol, .. } = step.body else {
+        return None;
+    };
+    let outside = [End::Opener, End::Answerer]
+        .into_iter()
+        .find(|end| conversation.actor(*end).place == Place::Outside)?;
+    Some((conversation.spot(outside).0, protocol))
 }
 
 /// The other end of a port's use; an echo has a port at one end only.

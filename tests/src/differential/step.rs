@@ -56,6 +56,10 @@ pub enum Body {
         acknowledgement: u32,
         /// Bytes of data.
         length: usize,
+        /// Window, as it stands in the header.
+        window: u16,
+        /// Shift count of the window that a SYN offers.
+        scale: Option<u8>,
     },
     /// A datagram.
     Udp {
@@ -64,8 +68,10 @@ pub enum Body {
         /// Has it a checksum?
         checksum: bool,
     },
-    /// An echo request or reply; its identifier is the conversation's port.
+    /// An ICMP query or its answer; its identifier is the conversation's port.
     Echo {
+        /// What is asked.
+        query: Query,
         /// Is it a reply?
         reply: bool,
         /// Sequence number.
@@ -96,6 +102,19 @@ pub enum Body {
         /// Bytes after the IP header.
         length: usize,
     },
+}
+
+/// ICMP queries. IPv6 has echo only, which stands there for the others, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// A ping.
+    Echo,
+    /// Timestamp.
+    Timestamp,
+    /// Information.
+    Information,
+    /// Address mask.
+    AddressMask,
 }
 
 /// ICMP errors, by what they mean in both families.
@@ -133,7 +152,7 @@ pub struct Twist {
     pub ttl: u8,
     /// DF.
     pub dont_fragment: bool,
-    /// IP options.
+    /// IP options, or extension headers.
     pub options: Options,
     /// Is the IP header's checksum wrong?
     pub bad_header: bool,
@@ -156,16 +175,17 @@ impl Default for Twist {
     }
 }
 
-/// Options of the IPv4 header.
+/// Options of the IPv4 header, and what comes nearest among IPv6's extension headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Options {
     /// None.
     None,
-    /// Four that say nothing.
+    /// Such as say nothing; in IPv6 hop-by-hop options.
     Nothing,
-    /// Room for two routers to write their addresses.
+    /// Room for two routers to write their addresses; in IPv6 destination options that say
+    /// nothing, behind hop-by-hop options.
     RecordRoute,
-    /// Router alert.
+    /// Router alert; in IPv6 destination options.
     RouterAlert,
 }
 

@@ -5,12 +5,19 @@ use super::random::Random;
 use super::scenario::{error, length, step, twist};
 use super::step::{Body, End, Oddity, Step, Twist, tcp};
 
+/// Name of a connection that its opener resets before it is answered.
+pub const TAKEN_BACK: &str = "tcp taken back";
+
 /// A connection under construction: both ends' next sequence numbers and what was done so far.
 #[derive(Debug)]
 pub struct Stream<'a> {
     random: &'a mut Random,
     classes: &'a Classes,
     next: [u32; 2],
+    /// Shift counts of the windows that the ends offer.
+    scales: [Option<u8>; 2],
+    /// Which ends have offered a window behind their SYN.
+    heard: [bool; 2],
     steps: Vec<Step>,
 }
 
@@ -18,10 +25,21 @@ impl<'a> Stream<'a> {
     /// A connection of some kind.
     pub fn invent(random: &'a mut Random, classes: &'a Classes) -> (&'static str, Vec<Step>) {
         let next = [random.draw() as u32, random.draw() as u32];
+        // Scaled windows stay below what blind segments miss by.
+        let mut scale = |percent| {
+            let offered = random.chance(percent);
+            offered.then(|| random.between(0, 7) as u8)
+        };
+        let scales = match scale(50) {
+            None => [None, None],
+            offered => [offered, scale(80)],
+        };
         let mut stream = Self {
             random,
             classes,
             next,
+            scales,
+            heard: [false; 2],
             steps: Vec::new(),
         };
         let strays = classes.contains(&Class::Strays);
@@ -49,7 +67,7 @@ impl<'a> Stream<'a> {
                 // The opener changes its mind, and the answer comes all the same.
                 self.send(End::Opener, tcp::RST, 0);
                 self.send_odd(End::Answerer, tcp::SYN | tcp::ACK, 0, 0, Oddity::WrongState);
-                "tcp taken back"
+                TAKEN_BACK
             }
             kind => {
                 self.answer();
@@ -96,6 +114,7 @@ impl<'a> Stream<'a> {
     /// A segment at the right place in the stream.
     fn send(&mut self, from: End, flags: u8, length: usize) {
         self.send_twisted(from, flags, length, Twist::default());
+        self.heard[from.index()] |= flags & (tcp::SYN | tcp::ACK) == tcp::ACK;
         let used =
             length as u32 + u32::from(flags & tcp::SYN != 0) + u32::from(flags & tcp::FIN != 0);
         let next = &mut self.next[from.index()];
@@ -104,34 +123,54 @@ impl<'a> Stream<'a> {
 
     /// The same without moving on.
     fn send_twisted(&mut self, from: End, flags: u8, length: usize, twist: Twist) {
-        let body = Body::Tcp {
-            flags,
-            sequence: self.next[from.index()],
-            acknowledgement: if flags & tcp::ACK == 0 {
-                0
-            } else {
-                self.next[from.other().index()]
-            },
-            length,
-        };
+        let body = self.segment(from, flags, 0, length);
         self.steps.push(step(from, body, twist));
     }
 
     /// A segment whose numbers are off by `sequence` and `acknowledgement`.
     fn send_odd(&mut self, from: End, flags: u8, sequence: u32, length: usize, oddity: Oddity) {
-        let body = Body::Tcp {
+        let body = self.segment(from, flags, sequence, length);
+        let mut step = step(from, body, Twist::default());
+        step.oddity = Some(oddity);
+        self.steps.push(step);
+    }
+
+    /// A segment `ahead` of its place in the stream.
+    fn segment(&mut self, from: End, flags: u8, ahead: u32, length: usize) -> Body {
+        let syn = flags & tcp::SYN != 0;
+        let scale = self.scales[from.index()];
+        // Scaled where both ends offer that, but in a SYN: then it may be smaller, as it is shifted.
+        let window = match self.shift(from) {
+            Some(1..) if !syn => self.random.between(0x8000, 0xffff) as u16,
+            _ => 0xffff,
+        };
+        Body::Tcp {
             flags,
-            sequence: self.next[from.index()].wrapping_add(sequence),
+            sequence: self.next[from.index()].wrapping_add(ahead),
             acknowledgement: if flags & tcp::ACK == 0 {
                 0
             } else {
                 self.next[from.other().index()]
             },
             length,
-        };
-        let mut step = step(from, body, Twist::default());
-        step.oddity = Some(oddity);
-        self.steps.push(step);
+            window,
+            scale: if syn { scale } else { None },
+        }
+    }
+
+    /// By how much an end's windows are shifted, where they are.
+    fn shift(&self, end: End) -> Option<u8> {
+        self.scales[end.other().index()]?;
+        self.scales[end.index()]
+    }
+
+    /// Data that only a scaled window has room for, some of what is before it being under way.
+    fn run_ahead(&mut self, from: End) {
+        let to = from.other();
+        if matches!(self.shift(to), Some(2..)) && self.heard[to.index()] {
+            let body = self.segment(from, tcp::PSH | tcp::ACK, 70_000, 16);
+            self.steps.push(step(from, body, Twist::default()));
+        }
     }
 
     fn open(&mut self) {
@@ -164,6 +203,9 @@ impl<'a> Stream<'a> {
     fn talk(&mut self) {
         for _ in 0..self.random.between(0, 4) {
             let from = self.either();
+            if self.random.chance(8) {
+                self.run_ahead(from);
+            }
             let mistreated = twist(self.random, self.classes);
             let length = length(self.random, self.classes, &mistreated);
             // A copy that may get lost, then the same again as it should be.
@@ -225,6 +267,7 @@ impl<'a> Stream<'a> {
         for next in &mut self.next {
             *next = next.wrapping_add(0x0010_0000);
         }
+        self.heard = [false; 2];
         self.send(End::Opener, tcp::SYN, 0);
         if let Some(syn) = self.steps.last_mut() {
             syn.fresh = true;

@@ -1,47 +1,32 @@
-//! The side under test: an agent with the two networks.
+//! The side under test: an agent with the networks.
 
 use anyhow::Result;
 
-use super::cast::{
-    NAT_BRIDGE, NAT_GATEWAY, NAT_GATEWAY6, ROUTED_BRIDGE, ROUTED_GATEWAY, ROUTED_GATEWAY6,
-};
-use super::topology::{NAT_DEVICE, ROUTED_DEVICE, mac_text};
+use super::cast::{NETWORKS, Network, POOL, POOL_PORTS};
+use super::topology::mac_text;
 use crate::Lab;
 
-/// Starts the agent and both networks.
+/// Starts the agent and its networks.
 ///
 /// # Errors
 /// The agent does not start, or refuses a network.
 pub fn build(lab: &mut Lab, ipv6: bool) -> Result<()> {
     lab.agent.start()?;
-    let six = |address: String| {
-        if ipv6 {
-            format!("<ip family='ipv6' address='{address}' prefix='64'/>")
+    for network in &NETWORKS {
+        let Network {
+            name,
+            device,
+            gateway,
+            gateway6,
+            ..
+        } = network;
+        let mac = mac_text(network.mac);
+        let forward = forward(network, ipv6);
+        let six = if ipv6 {
+            format!("<ip family='ipv6' address='{gateway6}' prefix='64'/>")
         } else {
             String::new()
-        }
-    };
-    let nat = if ipv6 { "<nat ipv6='yes'/>" } else { "" };
-    let networks = [
-        (
-            "nat",
-            format!("<forward mode='nat'>{nat}</forward>"),
-            NAT_DEVICE,
-            NAT_BRIDGE,
-            NAT_GATEWAY,
-            six(NAT_GATEWAY6.to_string()),
-        ),
-        (
-            "routed",
-            "<forward mode='route'/>".to_owned(),
-            ROUTED_DEVICE,
-            ROUTED_BRIDGE,
-            ROUTED_GATEWAY,
-            six(ROUTED_GATEWAY6.to_string()),
-        ),
-    ];
-    for (name, forward, device, mac, gateway, six) in networks {
-        let mac = mac_text(mac);
+        };
         let xml = format!(
             "<network><name>{name}</name>{forward}<bridge name='{device}' stp='off' delay='0'/>\
              <mac address='{mac}'/><dns enable='no'/>\
@@ -50,4 +35,18 @@ pub fn build(lab: &mut Lab, ipv6: bool) -> Result<()> {
         lab.agent.up(name, &xml)?;
     }
     Ok(())
+}
+
+fn forward(network: &Network, ipv6: bool) -> String {
+    if !network.nat {
+        return "<forward mode='route'/>".to_owned();
+    }
+    let six = if ipv6 { " ipv6='yes'" } else { "" };
+    let range = if network.pool {
+        let (start, end) = POOL_PORTS;
+        format!("<address start='{POOL}' end='{POOL}'/><port start='{start}' end='{end}'/>")
+    } else {
+        String::new()
+    };
+    format!("<forward mode='nat'><nat{six}>{range}</nat></forward>")
 }

@@ -55,8 +55,8 @@ impl Tap {
     /// The device is down, or the frame too long for it.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         let sent = match send(&self.socket, frame, SendFlags::empty()) {
-            // The other end of the cable has a smaller MTU and drops it, on both sides alike.
-            Err(Errno::NOBUFS) => return Ok(()),
+            // Too long for the device, or for the other end of the cable, on both sides alike.
+            Err(Errno::NOBUFS | Errno::MSGSIZE) => return Ok(()),
             sent => sent.context("sending a frame")?,
         };
         ensure!(sent == frame.len(), "{sent} of {} bytes sent", frame.len());

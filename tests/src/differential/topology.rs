@@ -8,24 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::cast::{
-    self, Actor, CAST, Family, HOST6, Mac, OUTSIDE6, Place, ROUTER, UPLINK, UPLINK_MTU, WIRES,
+    self, Actor, CAST, Family, HOST6, Mac, OUTSIDE6, POOL, Place, ROUTER, UPLINK, UPLINK_MTU, WIRES,
 };
 use super::craft;
 use super::header::Header;
-use super::step::{Body, Twist};
+use super::step::{Body, Query, Twist};
 use super::tap::{Tap, frame};
 use super::{peer, subject};
 use crate::lab::{HOST, OUTSIDE};
 use crate::{Guest, Lab, Netns};
 
-/// Bridge of the NAT network.
-pub const NAT_DEVICE: &str = "virbr0";
-/// Bridge of the routed network.
-pub const ROUTED_DEVICE: &str = "virbr1";
-/// Subnets of the NAT network.
-pub const NAT_SUBNETS: [&str; 2] = ["192.168.122.0/24", "fd00:122::/64"];
-/// Subnets of the routed network.
-pub const ROUTED_SUBNETS: [&str; 2] = ["10.20.30.0/24", "fd00:30::/64"];
 /// Time a side has to begin to forward.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -83,11 +75,10 @@ impl Topology {
         }
         let mut guests = Vec::new();
         for actor in CAST {
-            let bridge = match actor.place {
-                Place::Nat => NAT_DEVICE,
-                Place::Routed => ROUTED_DEVICE,
-                Place::Outside | Place::Host => continue,
+            let Some(network) = actor.network else {
+                continue;
             };
+            let bridge = network.device;
             let guest = lab.guest(actor.wire as u8 + 1)?;
             mute(guest.netns())?;
             lab.plug(&guest, bridge)?;
@@ -98,6 +89,7 @@ impl Topology {
             Tap::open(guests[0].netns(), "eth0")?,
             Tap::open(guests[1].netns(), "eth0")?,
             Tap::open(guests[2].netns(), "eth0")?,
+            Tap::open(guests[3].netns(), "eth0")?,
             Tap::open(&lab.wan, "wan0")?,
         ];
         let topology = Self {
@@ -128,6 +120,7 @@ impl Topology {
         let peer = &CAST[cast::at(Place::Outside)[0]];
         for actor in CAST {
             let (from, to, expected): (&Actor, &Actor, IpAddr) = match actor.place {
+                Place::Nat if actor.has_pool() => (actor, peer, POOL.into()),
                 Place::Nat => (actor, peer, HOST.into()),
                 Place::Routed => (actor, peer, actor.address(Family::V4)),
                 Place::Outside | Place::Host => continue,
@@ -149,6 +142,7 @@ impl Topology {
 
     fn passes(&self, from: &Actor, to: &Actor, expected: IpAddr) -> Result<bool> {
         let body = Body::Echo {
+            query: Query::Echo,
             reply: false,
             sequence: 0,
             length: 8,
@@ -193,6 +187,8 @@ fn hypervisor(hv: &Netns, ipv6: bool) -> Result<()> {
         "mtu",
         &UPLINK_MTU.to_string(),
     ])?;
+    // What comes for a pool's address and belongs to nothing is the host's, as with the uplink's.
+    hv.address("uplink", &format!("{POOL}/32"))?;
     if ipv6 {
         hv.address("uplink", &format!("{HOST6}/64"))?;
         neighbour(hv, "uplink", OUTSIDE6.into(), ROUTER)?;
