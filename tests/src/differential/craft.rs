@@ -23,7 +23,7 @@ pub fn packets(
 ) -> Vec<Vec<u8>> {
     let family = family(source.0);
     let protocol = protocol(body, family);
-    let mut payload = transport(body, source, destination, quoted);
+    let mut payload = transport(body, source, destination, tag, quoted);
     complete(protocol, &mut payload, source.0, destination.0, body);
     if twist.bad_checksum {
         spoil(protocol, &mut payload);
@@ -69,7 +69,13 @@ pub fn protocol(body: &Body, family: Family) -> u8 {
 }
 
 /// Header and data of the transport, its checksum still 0.
-fn transport(body: &Body, source: Spot, destination: Spot, quoted: Option<&[u8]>) -> Vec<u8> {
+fn transport(
+    body: &Body,
+    source: Spot,
+    destination: Spot,
+    tag: u16,
+    quoted: Option<&[u8]>,
+) -> Vec<u8> {
     let family = family(source.0);
     let ports = [source.1.to_be_bytes(), destination.1.to_be_bytes()].concat();
     match *body {
@@ -93,14 +99,14 @@ fn transport(body: &Body, source: Spot, destination: Spot, quoted: Option<&[u8]>
             segment.extend(window.to_be_bytes());
             segment.extend([0; 4]);
             segment.extend(options);
-            segment.extend(data(length));
+            segment.extend(data(length, tag));
             segment
         }
         Body::Udp { length, .. } => {
             let mut datagram = ports;
             datagram.extend((length as u16 + 8).to_be_bytes());
             datagram.extend([0, 0]);
-            datagram.extend(data(length));
+            datagram.extend(data(length, tag));
             datagram
         }
         Body::Echo {
@@ -119,7 +125,7 @@ fn transport(body: &Body, source: Spot, destination: Spot, quoted: Option<&[u8]>
             let mut message = vec![kind, 0, 0, 0];
             message.extend(id.to_be_bytes());
             message.extend(sequence.to_be_bytes());
-            message.extend(data(length));
+            message.extend(data(length, tag));
             message
         }
         Body::Error { kind, quote, .. } => {
@@ -144,7 +150,7 @@ fn transport(body: &Body, source: Spot, destination: Spot, quoted: Option<&[u8]>
             packet
         }
         // GRE without options begins with zeros and the EtherType of IPv4.
-        Body::Other { length, .. } => [&[0, 0, 8, 0], data(length).as_slice()].concat(),
+        Body::Other { length, .. } => [&[0, 0, 8, 0], data(length, tag).as_slice()].concat(),
     }
 }
 
@@ -158,9 +164,13 @@ fn query_types(query: Query, family: Family) -> (u8, u8) {
     }
 }
 
-/// Data in which every two bytes differ from their neighbours.
-fn data(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at * 7 + 13) as u8).collect()
+/// Data in which every two bytes differ from their neighbours, and that tells one event's from
+/// another's.
+fn data(length: usize, tag: u16) -> Vec<u8> {
+    let marks = tag.to_be_bytes();
+    (0..length)
+        .map(|at| ((at * 7 + 13) as u8) ^ marks[at % 2])
+        .collect()
 }
 
 fn error_numbers(kind: ErrorKind, family: Family) -> (u8, u8, u32) {

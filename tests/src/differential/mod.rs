@@ -18,6 +18,7 @@ pub mod class;
 pub mod compare;
 pub mod conversation;
 pub mod craft;
+mod fragment;
 pub mod header;
 pub mod known;
 pub mod peer;

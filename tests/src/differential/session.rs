@@ -13,6 +13,7 @@ use super::class::Classes;
 use super::compare::{Difference, same};
 use super::conversation::{Conversation, Past};
 use super::craft;
+use super::fragment;
 use super::header::{Header, ICMP, ICMP6, TCP, UDP, word};
 use super::known::explain;
 use super::report::Report;
@@ -60,14 +61,16 @@ enum Holder {
 
 /// One step of one conversation in this round.
 #[derive(Debug)]
-struct Event {
+pub(super) struct Event {
     number: u64,
     conversation: usize,
     step: Step,
-    tag: u16,
-    wire: usize,
+    /// What it is known by in headers.
+    pub(super) tag: u16,
+    /// Where it is sent.
+    pub(super) wire: usize,
     /// Packets, by side.
-    sent: [Vec<Vec<u8>>; 2],
+    pub(super) sent: [Vec<Vec<u8>>; 2],
     /// Where the answerer saw the opener first or anew, by side.
     learned: [Option<craft::Spot>; 2],
     before: [Option<craft::Spot>; 2],
@@ -308,14 +311,19 @@ impl<'a> Session<'a> {
                     }
                 }
             }
+            let mut renumbered = HashMap::new();
             for (wire, frames) in frames[side].iter().enumerate() {
                 for frame in frames {
-                    let packet = frame.get(14..).unwrap_or_default();
+                    let mut frame = frame.clone();
+                    let packet = frame.get_mut(14..).unwrap_or_default();
+                    if let Some(tag) = fragment::of(packet, wire, events, side, &mut renumbered) {
+                        fragment::number(packet, tag);
+                    }
                     let (event, origin) = cause(packet, wire, events, side, &tags, &answered);
                     sorted
                         .entry((event, side))
                         .or_default()
-                        .push((origin, wire, frame.clone()));
+                        .push((origin, wire, frame));
                 }
             }
         }
