@@ -67,6 +67,9 @@ impl Arrival {
         if matches!(origin, Origin::Error | Origin::Answer | Origin::Unknown) {
             forget_maker(&mut packet, origin);
         }
+        if origin == Origin::Answer && faults.contains(&"transport") {
+            forget_checksum(&mut packet);
+        }
         Self {
             origin,
             wire,
@@ -422,6 +425,19 @@ fn forget_maker(packet: &mut Vec<u8>, origin: Origin) {
     match header.family {
         Family::V4 => packet[2..4].fill(0),
         Family::V6 => packet[4..6].fill(0),
+    }
+}
+
+/// The stack leaves the checksums of its own segments to the device; what stands in the field does
+/// not cover the ports.
+fn forget_checksum(packet: &mut [u8]) {
+    let Some(header) = Header::read(packet) else {
+        return;
+    };
+    if let Some(at) = checksum_at(header.protocol).map(|at| header.l4 + at)
+        && let Some(field) = packet.get_mut(at..at + 2)
+    {
+        field.fill(0);
     }
 }
 
