@@ -60,8 +60,8 @@ impl Family for V6 {
     fn never_forwarded(address: Words) -> bool {
         let [first, second, ..] = address[0].to_ne_bytes();
         let [high, low] = halves(address);
-        // ff00::/8, fe80::/10, :: and ::1.
-        first == 0xff || (first == 0xfe && second & 0xc0 == 0x80) || (high == 0 && low <= 1)
+        // ff00::/8, fe80::/10 and ::1. Linux does forward packets to ::, so they are judged.
+        first == 0xff || (first == 0xfe && second & 0xc0 == 0x80) || (high == 0 && low == 1)
     }
 
     #[inline(always)]

@@ -74,6 +74,7 @@ pub fn reject<F: Rejects>(ctx: &TcContext, here: u32, own: F::Addr, reason: u32)
         || packet.first
         || packet.options
         || packet.at as usize != ETH + F::HEADER
+        || packet.key.src == F::ZERO
         || F::never_forwarded(packet.key.src)
         || F::never_forwarded(packet.key.dst)
         || !may_answer()
