@@ -78,6 +78,9 @@ impl Lab {
         let route = format!("ip -6 route add default via {NEAR_FAR6}");
         far.run(route.split(' '))?;
         self.wan.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        crate::eventually(Duration::from_secs(5), || {
+            far.run(["ping", "-6", "-c1", "-W1", &NEAR_FAR6.to_string()])
+        })?;
         Ok(far)
     }
 }

@@ -1,0 +1,228 @@
+//! IPv6 on its way: path MTU, hop limits and neighbours.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::lab6::{FAR6, HOST6, OUTSIDE6, at6, check6};
+use netd_tests::packet::UDP;
+use netd_tests::packet6::Ipv6;
+use netd_tests::traffic::{self, Load, Server, Verdict};
+use netd_tests::{Guest, Lab, Netns, Network, Sniffer, eventually};
+
+const PORT: u16 = 7000;
+const SOON: Duration = Duration::from_secs(3);
+const TOO_BIG: (u8, u8) = (2, 0);
+const MASQUERADED: &str = "<forward mode='nat'><nat ipv6='yes'/></forward>";
+
+fn nat6() -> Network {
+    Network::nat("default", 1).forward(MASQUERADED).ipv6()
+}
+
+fn own() -> Ipv6Addr {
+    nat6().address6(11)
+}
+
+fn gateway() -> Ipv6Addr {
+    nat6().address6(1)
+}
+
+/// A lab with one guest of that network, which outside knows the way to.
+fn with_guest(network: &Network, test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
+    check6(|lab| {
+        lab.agent.start()?;
+        lab.up(network)?;
+        lab.route6(network)?;
+        let guest = lab.member6(1, network)?;
+        guest.ping(&OUTSIDE6.to_string())?;
+        test(lab, &guest)
+    });
+}
+
+/// The ICMPv6 errors of that kind in a capture, each with its quote; checksums must be right.
+fn errors(packets: &[Ipv6], kind: (u8, u8)) -> Result<Vec<(Ipv6, Ipv6)>> {
+    let of_kind = packets.iter().filter(|packet| packet.icmp() == Some(kind));
+    of_kind
+        .map(|packet| {
+            ensure!(packet.checksum_is_right(), "checksum: {packet:?}");
+            let quoted = packet.quoted().context("an error quotes nothing")?;
+            Ok((packet.clone(), quoted))
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p17_an_ipv6_guest_learns_of_a_narrow_link() {
+    for network in [nat6(), Network::route("default", 1).ipv6()] {
+        with_guest(&network, |lab, guest| {
+            let far = lab.far6(1300)?;
+            let _tcp = Server::tcp_echo(&far, at6(FAR6, PORT))?;
+            let sniffer = Sniffer::start6(guest.netns())?;
+            traffic::transfer(guest.netns(), at6(FAR6, PORT), 1 << 20)?;
+            let route = ["ip", "route", "get", &FAR6.to_string()].map(str::to_owned);
+            let route = guest.netns().run(route.iter().map(String::as_str))?;
+            ensure!(route.contains("mtu 1300"), "the guest knows {route}");
+            let complaints = errors(&sniffer.finish()?, TOO_BIG)?;
+            ensure!(!complaints.is_empty(), "no router complained");
+            for (complaint, quoted) in complaints {
+                ensure!(
+                    complaint.source == OUTSIDE6 && complaint.destination == own(),
+                    "{complaint:?}"
+                );
+                ensure!(complaint.payload[4..8] == 1300_u32.to_be_bytes(), "the MTU");
+                // As the guest sent it, ports included.
+                ensure!(
+                    quoted.source == own() && quoted.destination == FAR6,
+                    "{quoted:?}"
+                );
+                ensure!(quoted.destination_port() == Some(PORT), "{quoted:?}");
+            }
+            Ok(())
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p33_an_ipv6_guest_is_told_that_the_uplink_takes_less() {
+    with_guest(&nat6(), |lab, guest| {
+        let _tcp = Server::tcp_echo(&lab.wan, at6(OUTSIDE6, PORT))?;
+        lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1300"])?;
+        std::thread::sleep(Duration::from_millis(500));
+        let sniffer = Sniffer::start6(guest.netns())?;
+        let outcome = traffic::transfer(guest.netns(), at6(OUTSIDE6, PORT), 1 << 20);
+        lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1500"])?;
+        outcome?;
+        let complaints = errors(&sniffer.finish()?, TOO_BIG)?;
+        ensure!(!complaints.is_empty(), "the host did not complain");
+        for (complaint, quoted) in complaints {
+            ensure!(complaint.source == gateway(), "{complaint:?}");
+            ensure!(quoted.source == own(), "{quoted:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p18_traceroute_shows_every_ipv6_hop() {
+    for network in [nat6(), Network::route("default", 1).ipv6()] {
+        with_guest(&network, |lab, guest| {
+            let far = lab.far6(1500)?;
+            let _tcp = Server::tcp_echo(&far, at6(FAR6, PORT))?;
+            let hops = [gateway(), OUTSIDE6, FAR6].map(|hop| hop.to_string());
+            let (far, port) = (FAR6.to_string(), PORT.to_string());
+            for method in [[].as_slice(), &["-I"], &["-T", "-p", &port]] {
+                let command = ["traceroute", "-6", "-n", "-q", "2", "-w", "2"].into_iter();
+                let command = command.chain(method.iter().copied()).chain([far.as_str()]);
+                let text = guest.netns().run(command)?;
+                let lines = text.lines().skip(1);
+                let seen: Vec<_> = lines
+                    .filter_map(|line| line.split_whitespace().nth(1))
+                    .collect();
+                ensure!(
+                    seen == hops && !text.contains('*'),
+                    "traceroute {method:?}:\n{text}"
+                );
+            }
+            Ok(())
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p34_an_ipv6_packet_loses_one_hop() {
+    with_guest(&nat6(), |lab, guest| {
+        let _server = Server::udp(&lab.wan, at6(OUTSIDE6, PORT))?;
+        let (at_wan, at_guest) = (Sniffer::start6(&lab.wan)?, Sniffer::start6(guest.netns())?);
+        for _ in 0..3 {
+            let verdict = traffic::ask_udp_from(guest.netns(), 5000, at6(OUTSIDE6, PORT))?;
+            ensure!(matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
+        }
+        for (packets, source) in [(at_wan.finish()?, HOST6), (at_guest.finish()?, OUTSIDE6)] {
+            let of_it = packets.iter().filter(|packet| packet.source == source);
+            let hops: Vec<_> = of_it
+                .filter(|packet| packet.protocol == UDP)
+                .map(|packet| packet.hop_limit)
+                .collect();
+            ensure!(hops == [63; 3], "from {source}: {hops:?}");
+        }
+        Ok(())
+    });
+}
+
+/// Forgets all neighbours of a device.
+fn flush(netns: &Netns, device: &str) -> Result<()> {
+    netns.run(["ip", "-6", "neigh", "flush", "dev", device])?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p54_ipv6_flows_go_on_while_neighbours_are_forgotten() {
+    for network in [nat6(), Network::route("default", 1).ipv6()] {
+        with_guest(&network, |lab, guest| {
+            let _udp = Server::udp(&lab.wan, at6(OUTSIDE6, PORT))?;
+            let _tcp = Server::tcp_echo(&lab.wan, at6(OUTSIDE6, PORT))?;
+            // The host's own traffic goes on as well.
+            let loads = [
+                Load::udp(guest.netns(), at6(OUTSIDE6, PORT))?,
+                Load::tcp(guest.netns(), at6(OUTSIDE6, PORT))?,
+                Load::udp(&lab.hv, at6(OUTSIDE6, PORT))?,
+                Load::tcp(&lab.hv, at6(OUTSIDE6, PORT))?,
+            ];
+            for _ in 0..5 {
+                flush(guest.netns(), "eth0")?;
+                flush(&lab.hv, "virbr1")?;
+                flush(&lab.hv, "uplink")?;
+                flush(&lab.wan, "wan0")?;
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            for load in loads {
+                let report = load.finish()?;
+                ensure!(report.sent > 200, "only {} were sent", report.sent);
+                ensure!(report.lost.is_empty(), "lost: {report:?}");
+            }
+            Ok(())
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p42_duplicate_addresses_of_guests_are_detected() {
+    with_guest(&nat6(), |lab, _| {
+        let other = lab.member6(2, &nat6())?;
+        let netns = other.netns();
+        netns.sysctl("net/ipv6/conf/eth0/accept_dad", "1")?;
+        let add = |address: Ipv6Addr| netns.address("eth0", &format!("{address}/64"));
+        let shown = || netns.run(["ip", "-6", "addr", "show", "dev", "eth0"]);
+        for taken in [own(), gateway()] {
+            add(taken)?;
+            eventually(SOON, || {
+                let shown = shown()?;
+                ensure!(shown.contains("dadfailed"), "{taken} is taken:\n{shown}");
+                Ok(())
+            })?;
+            netns.run(["ip", "addr", "del", &format!("{taken}/64"), "dev", "eth0"])?;
+        }
+        let free = nat6().address6(77);
+        add(free)?;
+        eventually(SOON, || {
+            let shown = shown()?;
+            let line = shown.lines().find(|line| line.contains(&free.to_string()));
+            let line = line.context("the address is not there")?;
+            ensure!(
+                !line.contains("tentative") && !line.contains("dadfailed"),
+                "{line}"
+            );
+            Ok(())
+        })?;
+        let from = ["ping", "-6", "-c1", "-W2", "-I"].into_iter();
+        let (free, outside) = (free.to_string(), OUTSIDE6.to_string());
+        netns.run(from.chain([free.as_str(), outside.as_str()]))?;
+        Ok(())
+    });
+}

@@ -1,0 +1,286 @@
+//! Several uplinks, and uplinks that change under running flows.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check};
+use netd_tests::traffic::{self, Load, Server, Verdict};
+use netd_tests::{Guest, Lab, Netns, Network, Sniffer, eventually};
+
+const PORT: u16 = 7000;
+/// Time within which translation follows the host.
+const SOON: Duration = Duration::from_secs(2);
+/// The host's address on the second uplink, and the router's there.
+const SECOND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// A second way to the far host.
+struct TwoUplinks {
+    far: Netns,
+    _router: Netns,
+}
+
+impl TwoUplinks {
+    fn new(lab: &Lab) -> Result<Self> {
+        let far = lab.far(1500)?;
+        let router = Netns::new("wan2")?;
+        for netns in [&far, &router, &lab.wan, &lab.hv] {
+            for device in ["all", "default"] {
+                netns.sysctl(&format!("net/ipv4/conf/{device}/rp_filter"), "0")?;
+            }
+        }
+        for (netns, device) in [(&far, "far0"), (&lab.wan, "wan0"), (&lab.wan, "wan1")] {
+            netns.sysctl(&format!("net/ipv4/conf/{device}/rp_filter"), "0")?;
+        }
+        lab.hv.veth("uplink2", &router, "wan0")?;
+        lab.hv.address("uplink2", &format!("{SECOND}/24"))?;
+        router.address("wan0", &format!("{ROUTER}/24"))?;
+        router.veth("wan1", &far, "far1")?;
+        router.address("wan1", "10.99.0.1/24")?;
+        far.address("far1", "10.99.0.2/24")?;
+        router.sysctl("net/ipv4/ip_forward", "1")?;
+        for (netns, route) in [
+            (&far, "192.0.2.0/24 via 10.99.0.1"),
+            (&router, "203.0.113.0/24 via 10.99.0.2"),
+            (&lab.hv, &format!("203.0.113.0/24 via {OUTSIDE}")),
+        ] {
+            eventually(SOON, || {
+                let route = format!("ip route replace {route}");
+                netns.run(route.split(' '))
+            })?;
+        }
+        Ok(Self {
+            far,
+            _router: router,
+        })
+    }
+
+    /// Sends what goes to the far host by the second uplink.
+    fn switch(lab: &Lab) -> Result<()> {
+        let route = format!("ip route replace 203.0.113.0/24 via {ROUTER}");
+        lab.hv.run(route.split(' '))?;
+        Ok(())
+    }
+}
+
+/// A lab with two uplinks and a guest; the host is left as it was found.
+fn with_two(test: impl FnOnce(&mut Lab, &Guest, &Netns) -> Result<()>) {
+    check(|lab| {
+        let keys = ["all", "default"].map(|device| format!("net/ipv4/conf/{device}/rp_filter"));
+        let before = keys.clone().map(|key| lab.hv.read_sysctl(&key));
+        let two = TwoUplinks::new(lab)?;
+        let guest = lab.nat_guest()?;
+        guest.ping(&FAR.to_string())?;
+        test(lab, &guest, &two.far)?;
+        for (key, value) in keys.iter().zip(before) {
+            lab.hv.sysctl(key, &value?)?;
+        }
+        for command in ["ip route del 203.0.113.0/24", "ip link del uplink2"] {
+            lab.hv.run(command.split(' '))?;
+        }
+        Ok(())
+    });
+}
+
+/// As which address a server sees new flows of a guest; a new flow takes no longer than [`SOON`]
+/// to be right.
+fn soon_seen_as(guest: &Guest, to: Ipv4Addr, address: Ipv4Addr) -> Result<()> {
+    let start = Instant::now();
+    eventually(SOON, || {
+        match traffic::ask_udp(guest.netns(), at(to, PORT))? {
+            Verdict::Answered(seen) if seen.ip() == IpAddr::V4(address) => Ok(()),
+            verdict => bail!("{to} saw {verdict:?}, not {address}"),
+        }
+    })?;
+    println!("{address} after {:?}", start.elapsed());
+    Ok(())
+}
+
+/// A flow of one port: as whom the peer sees it each time.
+struct Flow(UdpSocket);
+
+impl Flow {
+    fn new(guest: &Guest, to: Ipv4Addr) -> Result<Self> {
+        let socket = guest.netns().enter(|| -> std::io::Result<_> {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(at(to, PORT))?;
+            Ok(socket)
+        })??;
+        socket.set_read_timeout(Some(SOON))?;
+        Ok(Self(socket))
+    }
+
+    fn seen(&self) -> Result<IpAddr> {
+        self.0.send(b"who am I?")?;
+        let mut answer = [0; 64];
+        let length = self.0.recv(&mut answer).context("no answer")?;
+        let text = std::str::from_utf8(&answer[..length])?;
+        Ok(text.parse::<SocketAddr>()?.ip())
+    }
+}
+
+fn talk(stream: &mut TcpStream) -> Result<()> {
+    let mut answer = [0; 5];
+    stream.write_all(b"still")?;
+    stream.read_exact(&mut answer)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p52_new_flows_follow_the_route_and_old_ones_keep_their_address() {
+    with_two(|lab, guest, far| {
+        let _udp = Server::udp(far, at(FAR, PORT))?;
+        let _tcp = Server::tcp_echo(far, at(FAR, PORT))?;
+        let _near = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        let old = Flow::new(guest, FAR)?;
+        ensure!(old.seen()? == HOST, "before the switch");
+        let loads = [
+            Load::udp(guest.netns(), at(FAR, PORT))?,
+            Load::tcp(guest.netns(), at(FAR, PORT))?,
+        ];
+        std::thread::sleep(Duration::from_millis(300));
+        let sniffer = Sniffer::start(&lab.wan)?;
+        TwoUplinks::switch(lab)?;
+        soon_seen_as(guest, FAR, SECOND)?;
+        ensure!(old.seen()? == HOST, "an old flow has another address");
+        // Who is not behind the second uplink is reached by the first.
+        soon_seen_as(guest, OUTSIDE, HOST)?;
+        std::thread::sleep(Duration::from_secs(1));
+        for load in loads {
+            let report = load.finish()?;
+            ensure!(report.sent > 200, "only {} were sent", report.sent);
+            ensure!(report.lost.is_empty(), "lost {report:?}");
+        }
+        let wrong = sniffer.finish()?;
+        let wrong = wrong.iter().find(|packet| packet.source == SECOND);
+        ensure!(wrong.is_none(), "{wrong:?} left by the first uplink");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p52_an_uplink_that_goes_takes_its_address_with_it() {
+    with_two(|lab, guest, far| {
+        let _udp = Server::udp(far, at(FAR, PORT))?;
+        TwoUplinks::switch(lab)?;
+        soon_seen_as(guest, FAR, SECOND)?;
+        let flow = Flow::new(guest, FAR)?;
+        ensure!(flow.seen()? == SECOND, "by the second uplink");
+        lab.hv.run(["ip", "link", "del", "uplink2"])?;
+        // The default route is left.
+        soon_seen_as(guest, FAR, HOST)?;
+        ensure!(flow.seen()? == HOST, "an address that the host has not");
+        for command in [
+            "ip link add uplink2 type dummy",
+            &format!("ip route add 203.0.113.0/24 via {OUTSIDE}"),
+        ] {
+            lab.hv.run(command.split(' '))?;
+        }
+        Ok(())
+    });
+}
+
+/// Gives the uplink another address, as a DHCP client does.
+fn readdress(lab: &Lab, old: Ipv4Addr, new: Ipv4Addr) -> Result<()> {
+    for command in [
+        format!("ip addr del {old}/24 dev uplink"),
+        format!("ip addr add {new}/24 dev uplink"),
+        format!("ip route replace default via {OUTSIDE}"),
+    ] {
+        lab.hv.run(command.split(' '))?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p52_flows_end_with_the_address_they_had() {
+    check(|lab| {
+        let new = Ipv4Addr::new(198, 51, 100, 3);
+        let guest = lab.nat_guest()?;
+        let _udp = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
+        let flow = Flow::new(&guest, OUTSIDE)?;
+        ensure!(flow.seen()? == HOST);
+        let mut stream = traffic::connect(guest.netns(), at(OUTSIDE, PORT))?;
+        talk(&mut stream)?;
+        readdress(lab, HOST, new)?;
+        let sniffer = Sniffer::start(&lab.wan)?;
+        soon_seen_as(&guest, OUTSIDE, new)?;
+        traffic::transfer(guest.netns(), at(OUTSIDE, PORT), 10_000)?;
+        guest.ping(&OUTSIDE.to_string())?;
+        // The datagrams of one socket go on as another flow.
+        ensure!(flow.seen()? == new, "a flow kept an address that is gone");
+        // The peer knows no connection from the new address, and says so.
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let error = talk(&mut stream).err().context("the connection goes on")?;
+        let error = error.downcast::<std::io::Error>()?;
+        ensure!(
+            error.kind() == std::io::ErrorKind::ConnectionReset,
+            "the connection: {error}"
+        );
+        let stale = sniffer.finish()?;
+        let stale = stale.iter().find(|packet| packet.source == HOST);
+        ensure!(stale.is_none(), "sent from the old address: {stale:?}");
+        readdress(lab, new, HOST)?;
+        soon_seen_as(&guest, OUTSIDE, HOST)
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p52_flows_survive_an_uplink_that_was_down() {
+    check(|lab| {
+        let guest = lab.nat_guest()?;
+        let _udp = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
+        let flow = Flow::new(&guest, OUTSIDE)?;
+        ensure!(flow.seen()? == HOST);
+        let mut stream = traffic::connect(guest.netns(), at(OUTSIDE, PORT))?;
+        talk(&mut stream)?;
+        for _ in 0..2 {
+            lab.hv.run(["ip", "link", "set", "uplink", "down"])?;
+            std::thread::sleep(Duration::from_millis(700));
+            lab.hv.run(["ip", "link", "set", "uplink", "up"])?;
+            let route = format!("ip route replace default via {OUTSIDE}");
+            eventually(SOON, || lab.hv.run(route.split(' ')))?;
+            soon_seen_as(&guest, OUTSIDE, HOST)?;
+            ensure!(flow.seen()? == HOST, "the old flow");
+            talk(&mut stream).context("the connection")?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p52_a_second_address_disturbs_nobody_and_may_go() {
+    check(|lab| {
+        let second = Ipv4Addr::new(198, 51, 100, 7);
+        let guest = lab.nat_guest()?;
+        let _udp = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        let far = lab.far(1500)?;
+        let _far = Server::udp(&far, at(FAR, PORT))?;
+        let load = Load::udp(guest.netns(), at(OUTSIDE, PORT))?;
+        lab.hv.address("uplink", &format!("{second}/24"))?;
+        soon_seen_as(&guest, OUTSIDE, HOST)?;
+        let route = format!("ip route add 203.0.113.0/24 via {OUTSIDE} src {second}");
+        lab.hv.run(route.split(' '))?;
+        soon_seen_as(&guest, FAR, second)?;
+        let flow = Flow::new(&guest, FAR)?;
+        ensure!(flow.seen()? == second);
+        // It goes, and with it the route that asks for it.
+        let del = format!("ip addr del {second}/24 dev uplink");
+        lab.hv.run(del.split(' '))?;
+        soon_seen_as(&guest, FAR, HOST)?;
+        ensure!(flow.seen()? == HOST, "a flow kept an address that is gone");
+        let report = load.finish()?;
+        ensure!(report.sent > 200, "only {} were sent", report.sent);
+        ensure!(report.lost.is_empty(), "lost {report:?}");
+        Ok(())
+    });
+}
