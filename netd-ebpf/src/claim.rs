@@ -24,6 +24,9 @@ const E2BIG: i32 = -7;
 /// Ranges of up to so many ports are always searched through.
 const SMALL_RANGE: u32 = 1024;
 
+/// Tries in order through large ranges that a CPU may make in a tick: enough for the largest.
+const BUDGET: u32 = 1 << 16;
+
 /// What is wanted of a flow that is being opened; its entries lie beside it in the scratch map.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -38,16 +41,18 @@ pub struct Claim<A> {
     pub translate: u32,
     /// 1: sockets of the host's are to be spared.
     pub spare_sockets: u32,
-    /// Tick of the last search through a whole large range on this CPU.
+    /// Tick of the last search in order through a large range on this CPU.
     pub searched: u32,
+    /// Tries that such searches have cost in that tick.
+    pub spent: u32,
 }
 
 /// The search for a free key of the answering direction.
 struct Search {
     ctx: *mut __sk_buff,
     random: u32,
-    /// A search through the whole range was begun.
-    thorough: u32,
+    /// 1: the range may always be searched through.
+    small: u32,
     /// 0 once a key was claimed, else the last error.
     result: i32,
 }
@@ -125,7 +130,7 @@ fn insert_entries<F: Rejects>(ctx: &TcContext) -> Result<bool, Reason> {
         ctx: ctx.skb.skb,
         // SAFETY: takes no pointers.
         random: unsafe { bpf_get_prandom_u32() },
-        thorough: u32::from(range.len() <= SMALL_RANGE),
+        small: u32::from(range.len() <= SMALL_RANGE),
         result: EEXIST,
     };
     // A loop by the helper is verified once, not once per round.
@@ -166,14 +171,18 @@ extern "C" fn try_port<F: Rejects>(attempt: u32, search: *mut Search) -> i64 {
         return 1;
     };
     let claim = &mut scratch.claim;
-    if attempt == QUICK_TRIES && search.thorough == 0 {
-        // Thousands of tries, once a tick: somebody who uses up all ports to a peer shall not
-        // use up the processor as well.
-        if claim.searched == now() {
+    if attempt >= QUICK_TRIES && search.small == 0 {
+        // Somebody who uses up all ports to a peer shall not use up the processor as well. Where
+        // many are free, a search ends soon, and leaves the others of this tick theirs.
+        let now = now();
+        if claim.searched != now {
+            claim.searched = now;
+            claim.spent = 0;
+        }
+        if claim.spent >= BUDGET {
             return 1;
         }
-        claim.searched = now();
-        search.thorough = 1;
+        claim.spent += 1;
     }
     let key = &claim.key;
     if claim.translate != 0 {
