@@ -111,9 +111,13 @@ pub fn after(state: State, protocol: u8, reply: bool, control: u8, fins: u8) -> 
         proto::TCP => tcp::after(state, reply, control, fins),
         proto::SCTP => match control {
             sctp::ABORT | sctp::SHUTDOWN_COMPLETE => State::Close,
-            sctp::SHUTDOWN | sctp::SHUTDOWN_ACK => State::FinWait,
-            sctp::COOKIE_ACK => State::Established,
-            _ if state as u8 == State::New as u8 && reply => State::Answered,
+            // Nobody has answered: whatever the opener says, its flow may go when room is needed.
+            _ if state as u8 == State::New as u8 && !reply => state,
+            sctp::SHUTDOWN | sctp::SHUTDOWN_ACK if state as u8 != State::Close as u8 => {
+                State::FinWait
+            }
+            sctp::COOKIE_ACK if reply => State::Established,
+            _ if state as u8 == State::New as u8 => State::Answered,
             _ => state,
         },
         _ => match state {
@@ -266,6 +270,22 @@ mod tests {
             s = after(s, proto::SCTP, reply, chunk, 0);
             assert_eq!(s, want, "chunk {chunk}");
         }
+    }
+
+    /// A flood must not consist of flows that may not go.
+    #[test]
+    fn p01_an_sctp_opener_alone_gets_nowhere() {
+        for chunk in 0..=255 {
+            let state = after(State::New, proto::SCTP, false, chunk, 0);
+            assert!(state.may_go(), "chunk {chunk}: {state:?}");
+        }
+        let closed = after(State::Close, proto::SCTP, false, sctp::SHUTDOWN, 0);
+        assert_eq!(closed, State::Close);
+        let answered = State::Answered;
+        assert_eq!(
+            after(answered, proto::SCTP, false, sctp::COOKIE_ACK, 0),
+            answered
+        );
     }
 
     #[test]
