@@ -43,6 +43,7 @@ impl Range {
     /// How many ports there are: at least one.
     #[inline(always)]
     #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "it never is")]
     pub fn len(self) -> u32 {
         u32::from(self.last) - u32::from(self.first) + 1
     }
