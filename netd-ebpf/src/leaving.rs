@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, Mode};
+use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, Flow, Mode};
 use netd_common::flow::proto;
 use netd_common::policy::{Place, Verdict, judge};
 use netd_common::tcp;
@@ -243,7 +243,7 @@ fn concerns_guests<F: Stages>(packet: &Packet<F::Addr>, source: &Source) -> bool
     let reversed = packet.key.reversed();
     if let Some(other) = flow::find::<F>(&reversed) {
         if !F::is_dead(&reversed) {
-            return other.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
+            return other.flags & FLOW_NAT != 0;
         }
         F::remove(&reversed);
     }

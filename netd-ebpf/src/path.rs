@@ -271,7 +271,9 @@ pub fn transmit<F: Family>(
     // port: the bridge hands the packet up to `bridge_ingress`, which would not know the
     // translated one.
     let stack = needs_stack(l3, packet, flow);
-    let translated_destination = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
+    // An answer, or a packet that a mapping lets in; the host's own flows change their port only.
+    let translated_destination = flow.flags & FLOW_NAT != 0
+        && (flow.new_dst != packet.key.dst || flow.new_dport != packet.key.dport);
     if stack && (!translated_destination || hook == Hook::Port) {
         return PASS;
     }
