@@ -34,7 +34,21 @@ pub fn open(text: &str) -> Result<Document<'_>, XmlError> {
         ..ParsingOptions::default()
     };
     Document::parse_with_options(text, options)
-        .map_err(|error| XmlError::Malformed(error.to_string()))
+        .map_err(|error| XmlError::Malformed(printable(&error.to_string())))
+}
+
+/// The parser's messages show characters of the text as they are. A client of libvirt's cannot
+/// hold a NUL, and a terminal would obey what is meant for it.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// One pass over the markup before it is parsed. It agrees with the parser up to the first

@@ -131,4 +131,11 @@ fn terminal_codes_stay_out_of_messages() {
     let error = parse("<network><name>\u{9b}31m</name><ip address='\u{9b}1m'/></network>");
     let shown = error.unwrap_err().to_string();
     assert!(!shown.chars().any(char::is_control), "{shown:?}");
+
+    for bad in ['\0', '\x1b', '\u{9b}'] {
+        for text in [format!("<network{bad}>"), format!("<network a{bad}='1'/>")] {
+            let shown = parse(&text).unwrap_err().to_string();
+            assert!(!shown.chars().any(char::is_control), "{shown:?}");
+        }
+    }
 }
