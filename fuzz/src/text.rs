@@ -1,0 +1,158 @@
+//! Text of administrators, clients and guests.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use netd::config::{Config, FLOWS, SECONDS};
+use netd::dnsmasq::{Paths, addnhosts, conf, hostsfile, lease_helper, leases as lease_file};
+use netd::model::{FormatOptions, Network, check_define, check_start, format, parse};
+use netd_common::abi::ticks;
+
+/// Longest message about anything.
+const MESSAGE: usize = 16 << 10;
+
+/// A message that can be shown to people.
+fn shown(error: &impl std::fmt::Display) {
+    let text = error.to_string();
+    assert!(!text.is_empty() && text.len() <= MESSAGE, "{text:?}");
+    assert!(!text.contains(['\0', '\x1b', '\u{9b}']), "{text:?}");
+}
+
+/// Input: a definition.
+pub fn network_xml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let network = match parse(text) {
+        Ok(network) => network,
+        Err(error) => return shown(&error),
+    };
+    let defined = check_define(&network);
+    let started = check_start(&network);
+    for error in [&defined, &started]
+        .into_iter()
+        .filter_map(|r| r.as_ref().err())
+    {
+        shown(error);
+    }
+    for inactive in [false, true] {
+        let options = FormatOptions {
+            inactive,
+            connections: None,
+        };
+        let canonical = format(&network, options);
+        if defined.is_err() {
+            continue;
+        }
+        let again = match parse(&canonical) {
+            Ok(again) => again,
+            Err(error) => panic!("{error}: {canonical}"),
+        };
+        assert_eq!(format(&again, options), canonical, "printed twice");
+        assert_eq!(check_define(&again), defined, "{canonical}");
+        // A lone <bootp> is refused at start and, as with libvirt, not printed.
+        assert!(
+            started.is_err() || check_start(&again).is_ok(),
+            "{canonical}"
+        );
+    }
+    if defined.is_ok() && started.is_ok() {
+        network.extensions().expect("checked");
+        files(&network);
+    }
+}
+
+/// The files for dnsmasq: what a definition says stays within its line.
+fn files(network: &Network) {
+    let paths = Paths {
+        dir: PathBuf::from("/run/netd/dnsmasq"),
+        pid_file: None,
+    };
+    let written = [
+        conf(network, &paths, true),
+        conf(network, &paths, false),
+        hostsfile(network),
+        addnhosts(network),
+    ];
+    for text in written {
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => {
+                shown(&error);
+                continue;
+            }
+        };
+        assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
+        let bad = |c: char| c.is_control() && c != '\n' && c != '\t';
+        assert!(!text.contains(bad), "{text:?}");
+        assert!(text.lines().all(|line| !line.is_empty()), "{text:?}");
+    }
+}
+
+/// Input: `netd.toml`.
+pub fn settings(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match Config::parse(text, Path::new("netd.toml")) {
+        Err(error) => shown(&error),
+        Ok(config) => {
+            assert!(FLOWS.contains(&config.flows.max), "{config:?}");
+            assert!(config.flows.max_per_network <= *FLOWS.end(), "{config:?}");
+            let most = ticks(u64::from(*SECONDS.end()));
+            for timeout in config.timeouts.in_ticks() {
+                assert!((1..=most).contains(&timeout), "{config:?}");
+            }
+        }
+    }
+}
+
+/// Input, in parts that NUL separates: the file of leases, what dnsmasq calls the helper with
+/// (action, identity, address, host name), when the lease ends, client identifier, IAID.
+pub fn leases(data: &[u8]) {
+    const BRIDGE: &str = "virbr0";
+    let mut parts = data.split(|byte| *byte == 0);
+    let file = parts.next().unwrap_or_default();
+    let parts: Vec<OsString> = parts
+        .map(|part| String::from_utf8_lossy(part).into_owned().into())
+        .collect();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let status = dir.path().join("virbr0.status");
+    std::fs::write(&status, file).expect("a file of leases");
+    let network = Network::default();
+    let read = || lease_file::read(dir.path(), BRIDGE, &network, None, 0);
+
+    match read() {
+        Ok(leases) => assert!(leases.iter().all(|lease| lease.interface == BRIDGE)),
+        Err(error) => shown(&error),
+    }
+    let arguments = &parts[..parts.len().min(4)];
+    // `init` prints the list.
+    if arguments.first().is_none_or(|action| action == "init") {
+        return;
+    }
+    let variable = |name: &str| match name {
+        "DNSMASQ_INTERFACE" => Some(BRIDGE.into()),
+        "NETD_DNSMASQ_DIR" => Some(dir.path().into()),
+        "DNSMASQ_LEASE_EXPIRES" => parts.get(4).cloned(),
+        "DNSMASQ_CLIENT_ID" => parts.get(5).cloned(),
+        "DNSMASQ_IAID" => parts.get(6).cloned(),
+        _ => None,
+    };
+    let code = lease_helper::main(arguments, variable);
+    assert!(code == 0 || code == 1, "{code}");
+    let untouched = std::fs::read(&status).expect("the file stays") == file;
+    let about_leases = ["add", "old", "del"].iter().any(|a| *a == arguments[0]);
+    if code != 0 || !about_leases {
+        assert!(untouched, "an error or nothing to do, and the file changed");
+        return;
+    }
+    let leases = read().expect("what the helper wrote can be read");
+    let address: std::net::IpAddr = arguments[2]
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .expect("the helper took it for an address");
+    let of_address = leases.iter().filter(|lease| lease.ip == address).count();
+    let most = usize::from(arguments[0] != "del");
+    assert!(of_address <= most, "{of_address} leases of {address}");
+}
