@@ -13,7 +13,7 @@ use netd_common::abi::{
     NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS, NETWORK_FILTER_NONE,
 };
 use netd_common::checksum::{difference, sum2};
-use netd_common::flow::proto;
+use netd_common::flow::{State, proto};
 
 use crate::flow::{Source, find, now};
 use crate::guest::why_no_flow;
@@ -128,6 +128,10 @@ pub fn touch<F: Rejects>(packet: &Packet<F::Addr>, flow: &Flow<F::Addr>) {
     };
     if let Some(mapping) = find::<F>(&key) {
         mapping.last_seen = flow.last_seen;
+        // One more peer that has not answered does not make a mapping with others forgettable.
+        if matches!(State::from_u8(flow.state), State::New | State::Answered) {
+            return;
+        }
         mapping.state = flow.state;
         if let Some(partner) = find::<F>(&mapping.partner(key.proto)) {
             partner.state = flow.state;
