@@ -357,7 +357,8 @@ fn advance<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, partner: 
         if packet.control & tcp::FIN != 0 {
             flow.flags |= FLOW_FIN;
         }
-        fins = (flow.flags & FLOW_FIN) / FLOW_FIN | (partner.flags & FLOW_FIN) / FLOW_FIN * 2;
+        let seen = |flags: u8| u8::from(flags & FLOW_FIN != 0);
+        fins = seen(flow.flags) | (seen(partner.flags) << 1);
     }
     let after = state_after(
         state as u32,

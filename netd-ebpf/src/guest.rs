@@ -196,10 +196,8 @@ fn learn<F: Rejects>(address: &F::Addr, source: &Source, hook: Hook) -> bool {
         // SAFETY: as for flows: fields are written one at a time, and a torn read sends one
         // packet to a place that the next packet corrects.
         let endpoint = unsafe { &mut *endpoint };
-        if hook != Hook::Port {
-            if now.wrapping_sub(endpoint.last_seen) <= 1 {
-                return false;
-            }
+        if hook != Hook::Port && now.wrapping_sub(endpoint.last_seen) <= 1 {
+            return false;
         }
         if endpoint.ifindex != source.ifindex || endpoint.mac != source.smac {
             maps::guest_moved(now);

@@ -277,12 +277,11 @@ extern "C" fn try_slot<F: Lives>(attempt: u32, search: *mut Search) -> i64 {
     let Some(slot) = slot::<F>(index) else {
         return 1;
     };
-    match slot.used {
-        FREE if search.only == 0 => {
-            if exchange(slot, FREE, RESERVED) {
-                search.found = index + 1;
-                return 1;
-            }
+    let used = slot.used;
+    match used {
+        FREE if search.only == 0 && exchange(slot, FREE, RESERVED) => {
+            search.found = index + 1;
+            return 1;
         }
         TAKEN => {
             let theirs = search.only == 0
