@@ -11,6 +11,7 @@ mod family;
 mod fixture;
 mod flows;
 mod fragments;
+mod host_answers;
 mod icmp;
 mod icmp6;
 mod lab;
