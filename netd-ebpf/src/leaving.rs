@@ -122,7 +122,7 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     if packet.kind == Kind::IcmpError {
         // A program's own refusal goes back by the device its packet came in by, and quotes what
         // nobody has translated.
-        return if source.ifindex == ifindex(ctx) {
+        return if source.bridge == 0 && source.ifindex == ifindex(ctx) {
             PASS
         } else {
             ERROR
@@ -191,7 +191,7 @@ pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         }
     } else {
         // Somebody outside has addressed the bridge itself, and is answered by that address.
-        if source.ifindex == 0 && !begins::<F>(packet) {
+        if source.ifindex == 0 && maps::is_own::<F>(&packet.key.src) && !begins::<F>(packet) {
             return PASS;
         }
         // The host itself sends with the bridge's address.
