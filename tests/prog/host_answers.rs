@@ -1,5 +1,7 @@
 //! What the host answers by addresses that networks have, and what programs answer in its name.
 
+use netd_common::Reason;
+
 use crate::fixture::Fixture;
 use crate::flows::guest_to_server;
 use crate::lab::lab;
@@ -46,6 +48,24 @@ fn the_gateway_address_answers_outside() {
         ("port unreachable", refusal(NAT_GW, SERVER)),
     ] {
         Fixture::new(name, "uplink_egress", "up0", sent(packet).bytes())
+            .flows([])
+            .run(&mut lab);
+    }
+    // No guest's.
+    for (name, packet, reason) in [
+        (
+            "SYN-ACK",
+            tcp(GUEST, 80, SERVER, 40000, SYN | ACK),
+            Reason::NoFlow,
+        ),
+        (
+            "port unreachable",
+            refusal(GUEST, SERVER),
+            Reason::IcmpUnknown,
+        ),
+    ] {
+        Fixture::new(name, "uplink_egress", "up0", sent(packet).bytes())
+            .drop(reason)
             .flows([])
             .run(&mut lab);
     }
