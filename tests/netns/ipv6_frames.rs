@@ -30,7 +30,9 @@ fn with_guest(network: &Network, test: impl FnOnce(&mut Lab, &Guest) -> Result<(
         lab.up(network)?;
         lab.route6(network)?;
         let guest = lab.member6(1, network)?;
-        guest.ping(&OUTSIDE6.to_string())?;
+        guest
+            .ping(&OUTSIDE6.to_string())
+            .with_context(|| format!("dropped: {:?}", lab.agent.drops()))?;
         test(lab, &guest)
     });
 }

@@ -75,7 +75,9 @@ impl Lab {
         self.wan.run(["ip", "link", "set", "wan1", "mtu", &mtu])?;
         self.wan.address("wan1", &format!("{NEAR_FAR6}/64"))?;
         far.address("far0", &format!("{FAR6}/64"))?;
-        let route = format!("ip -6 route add default via {NEAR_FAR6}");
+        // It knows what the wire takes, but does not tell TCP at the other end in its handshake.
+        let metrics = format!("mtu {mtu} advmss 1440");
+        let route = format!("ip -6 route add default via {NEAR_FAR6} {metrics}");
         far.run(route.split(' '))?;
         self.wan.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         crate::eventually(Duration::from_secs(5), || {
