@@ -443,7 +443,12 @@ fn numbered_datagrams(socket: &UdpSocket, stop: &AtomicBool) -> Result<Report> {
             // counts as lost, as it never comes back.
             match socket.send(&sent.to_be_bytes()) {
                 Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                // A REJECT: by policy, or because something was used up or missing.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable
+                    ) => {}
                 Err(error) => {
                     failure = Err(error);
                     break;
