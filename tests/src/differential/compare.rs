@@ -164,18 +164,8 @@ fn describe(step: &Step) -> String {
     match twist.cut {
         Cut::InOrder(_) => words.push("fragments in order".into()),
         Cut::Reversed(_) => words.push("fragments last first".into()),
-        Cut::Whole if length(&step.body) <= UPLINK_MTU - 60 => {}
+        Cut::Whole if step.body.length() <= UPLINK_MTU - 60 => {}
         Cut::Whole => words.push(if twist.dont_fragment { "big DF" } else { "big" }.into()),
     }
     words.join(", ")
-}
-
-fn length(body: &Body) -> usize {
-    match body {
-        Body::Tcp { length, .. }
-        | Body::Udp { length, .. }
-        | Body::Echo { length, .. }
-        | Body::Other { length, .. } => *length,
-        Body::Error { .. } | Body::Sctp { .. } => 0,
-    }
 }

@@ -1,10 +1,11 @@
-//! Fragments of IPv4 packets under another identification than they were sent with.
+//! What fragments belong to.
 //!
 //! Whoever hides several guests behind one address may choose new identifications, as two guests
 //! may use the same one at the same time. All else is known by its identification; such fragments
-//! are known by their data, and get back the identification they had.
+//! of IPv4 packets are known by their data, and get back the identification they had.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use super::cast::Family;
 use super::header::{Header, SCTP, TCP};
@@ -37,6 +38,21 @@ pub(super) fn of(
     }
     let tag = events.iter().find(holds)?.tag;
     (*renumbered.entry(tag).or_insert(header.tag) == header.tag).then_some(tag)
+}
+
+/// What all fragments of a packet have in common: addresses, protocol, identification.
+pub(super) type Whole = (IpAddr, IpAddr, u8, Vec<u8>);
+
+/// Which packet a fragment is of, and whether it is the first one.
+pub(super) fn whole(packet: &[u8]) -> Option<(Whole, bool)> {
+    let header = Header::read(packet)?;
+    let (offset, _) = header.fragment?;
+    let id = match header.family {
+        Family::V4 => packet[4..6].to_vec(),
+        Family::V6 => packet[header.l4 - 4..header.l4].to_vec(),
+    };
+    let of = (header.source, header.destination, header.protocol, id);
+    Some((of, offset == 0))
 }
 
 /// Writes the identification of a packet, its header's checksum staying as right or wrong as it is.

@@ -1,7 +1,7 @@
 //! The differences that are meant: each with its reason.
 
 use super::arrival::{Arrival, Origin};
-use super::cast::{self, CAST, Family, Place};
+use super::cast::{self, CAST, Family, Place, UPLINK_MTU};
 use super::compare::Difference;
 use super::header::Header;
 use super::step::{Body, Cut, Oddity, Options, tcp};
@@ -200,12 +200,16 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "the host's path MTU is not the guests'",
-        why: "an error to the host itself about a guest's address lowers the MTU that the stack \
-              uses towards that guest; netd goes by the bridge's",
+        why: "an error to the host itself, or one that connection tracking leaves to it, lowers \
+              the MTU that the stack uses towards an address; netd goes by the bridge's towards a \
+              guest, and gives guests errors that connection tracking does not",
         goes_on: true,
         applies: |difference| {
             let big = |arrival: &Arrival| is_error(arrival, (3, 4), (2, 0));
-            difference.receiver.network.is_some()
+            let fits = |packet: &Vec<u8>| {
+                difference.receiver.network.is_some() || packet.len() <= UPLINK_MTU
+            };
+            difference.sent[1].iter().all(fits)
                 && matches!(difference.kernel, [one] if big(one))
                 && matches!(difference.netd, [one] if one.origin == Origin::Sender)
         },

@@ -46,6 +46,8 @@ pub struct Session<'a> {
     begun: usize,
     number: u64,
     tag: u16,
+    /// Tags of fragments.
+    cut: HashSet<u16>,
     /// Which ports to whom a NAT guest used or was given, by side, protocol and other end.
     taken: HashMap<(usize, u8, craft::Spot, u16), Holder>,
     /// Who outside sent which protocol without ports to the hypervisor.
@@ -88,6 +90,7 @@ impl<'a> Session<'a> {
             begun: 0,
             number: 0,
             tag: 0,
+            cut: HashSet::new(),
             taken: HashMap::new(),
             sent_to_host: HashSet::new(),
         }
@@ -138,16 +141,11 @@ impl<'a> Session<'a> {
     fn events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for at in 0..self.conversations.len() {
-            self.tag = if self.tag == u16::MAX {
-                1
-            } else {
-                self.tag + 1
-            };
-            let tag = self.tag;
-            let conversation = &mut self.conversations[at];
-            let Some(step) = conversation.due() else {
+            let Some(step) = self.conversations[at].due() else {
                 continue;
             };
+            let tag = self.next_tag(&step);
+            let conversation = &self.conversations[at];
             let packets = SIDES.map(|side| conversation.packets(&step, side, tag));
             let [Some(kernel), Some(netd)] = packets else {
                 continue; // nothing to answer has arrived
@@ -179,6 +177,21 @@ impl<'a> Session<'a> {
             });
         }
         events
+    }
+
+    /// What the step's packets are known by. As it is the identification of fragments, it comes
+    /// once only for those.
+    fn next_tag(&mut self, step: &Step) -> u16 {
+        loop {
+            self.tag = if self.tag == u16::MAX {
+                1
+            } else {
+                self.tag + 1
+            };
+            if !step.may_be_cut() || self.cut.insert(self.tag) {
+                return self.tag;
+            }
+        }
     }
 
     /// Reads all wires until they are silent.
@@ -312,6 +325,8 @@ impl<'a> Session<'a> {
                 }
             }
             let mut renumbered = HashMap::new();
+            // Later fragments of the hypervisor's answers have no ports: they go with the first.
+            let mut heads = HashMap::new();
             for (wire, frames) in frames[side].iter().enumerate() {
                 for frame in frames {
                     let mut frame = frame.clone();
@@ -319,7 +334,17 @@ impl<'a> Session<'a> {
                     if let Some(tag) = fragment::of(packet, wire, events, side, &mut renumbered) {
                         fragment::number(packet, tag);
                     }
-                    let (event, origin) = cause(packet, wire, events, side, &tags, &answered);
+                    let (mut event, mut origin) =
+                        cause(packet, wire, events, side, &tags, &answered);
+                    if origin != Origin::Sender
+                        && let Some((of, is_first)) = fragment::whole(packet)
+                    {
+                        if is_first {
+                            heads.insert(of, (event, origin));
+                        } else if let Some(first) = heads.get(&of) {
+                            (event, origin) = *first;
+                        }
+                    }
                     sorted
                         .entry((event, side))
                         .or_default()

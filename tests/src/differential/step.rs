@@ -43,6 +43,15 @@ pub struct Step {
     pub oddity: Option<Oddity>,
 }
 
+impl Step {
+    /// Is it sent, or passed on, in fragments?
+    #[must_use]
+    pub fn may_be_cut(&self) -> bool {
+        let whole = self.twist.cut == Cut::Whole;
+        !whole || (!self.twist.dont_fragment && self.body.length() > 1200)
+    }
+}
+
 /// The content of a packet.
 #[derive(Clone, Debug)]
 pub enum Body {
@@ -102,6 +111,20 @@ pub enum Body {
         /// Bytes after the IP header.
         length: usize,
     },
+}
+
+impl Body {
+    /// Bytes of data.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Tcp { length, .. }
+            | Self::Udp { length, .. }
+            | Self::Echo { length, .. }
+            | Self::Other { length, .. } => *length,
+            Self::Error { .. } | Self::Sctp { .. } => 0,
+        }
+    }
 }
 
 /// ICMP queries. IPv6 has echo only, which stands there for the others, too.
