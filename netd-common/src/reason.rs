@@ -74,6 +74,8 @@ reasons! {
         "the kernel had no memory for the flow";
     IcmpType = 21, "icmp_type",
         "of ICMP only queries and errors can be masqueraded";
+    NoGuest = 22, "no_guest",
+        "the guest that the answer is for is gone with its port, and was not seen at another";
 }
 
 /// Number of entries of the `drops` map; room for reasons to come.

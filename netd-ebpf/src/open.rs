@@ -77,6 +77,10 @@ pub fn send<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     } = seen;
 
     match flow::find::<F>(&packet.key) {
+        // `path::set_guest` looked for the guest.
+        Some(flow) if flow.out_network != 0 && flow.out_ifindex == 0 && flow.out_mtu == 0 => {
+            drops::drop(Reason::NoGuest)
+        }
         Some(flow) if flow.in_network == source.bridge => {
             path::transmit::<F>(ctx, l3, packet, flow, source.hook(), *confirm)
         }
@@ -207,7 +211,8 @@ fn hide<F: Rejects>(
         let Some(device) = maps::device(decision.route.ifindex) else {
             return Err(Reason::NoAddress);
         };
-        if address == F::ZERO {
+        // Towards a destination of the link alone routing names an address of the link.
+        if address == F::ZERO || F::never_forwarded(address) {
             address = F::address(device);
         }
         if let Some(network) = maps::network(source.bridge) {

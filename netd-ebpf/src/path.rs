@@ -9,7 +9,9 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{DEVICE_ETHERNET, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks};
+use netd_common::abi::{
+    DEVICE_ETHERNET, Endpoint, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks,
+};
 use netd_common::flow::proto;
 
 use crate::family::{Family, V4, V6};
@@ -191,37 +193,48 @@ pub fn set_guest<F: Routes>(
     let answer = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
     let asked = |mac: MacAddr| !answer || flow.out_dmac == [0; 6] || flow.out_dmac == mac;
     // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
-    if let Some(endpoint) = unsafe { F::endpoints().get(&flow.new_dst) } {
-        let port = endpoint.ifindex;
-        let fresh = flow::now().wrapping_sub(endpoint.last_seen) < ENDPOINT_AGE;
-        if fresh && (port == bridge || maps::bridge_of_port(port) == bridge) {
-            if !asked(endpoint.mac) {
+    let endpoint = unsafe { F::endpoints().get(&flow.new_dst) };
+    let endpoint =
+        endpoint.filter(|e| e.ifindex == bridge || maps::bridge_of_port(e.ifindex) == bridge);
+    let fresh = |e: &Endpoint| flow::now().wrapping_sub(e.last_seen) < ENDPOINT_AGE;
+    let mut known = endpoint.filter(|e| fresh(e));
+    if known.is_none() {
+        let key = FlowKey {
+            src: flow.new_src,
+            dst: flow.new_dst,
+            sport: [0; 2],
+            dport: [0; 2],
+            proto: 0,
+            zero: [0; 3],
+        };
+        let mut found = Route::default();
+        if route::<F>(ctx, in_ifindex, &key, 0, &mut found)
+            && found.resolved
+            && found.ifindex == bridge
+        {
+            if !asked(found.dmac) {
                 return false;
             }
-            flow.out_ifindex = port;
-            flow.out_dmac = endpoint.mac;
+            flow.out_ifindex = bridge;
+            flow.out_dmac = found.dmac;
             return true;
         }
+        known = endpoint;
     }
-    let key = FlowKey {
-        src: flow.new_src,
-        dst: flow.new_dst,
-        sport: [0; 2],
-        dport: [0; 2],
-        proto: 0,
-        zero: [0; 3],
-    };
-    let mut found = Route::default();
-    if route::<F>(ctx, in_ifindex, &key, 0, &mut found) && found.resolved && found.ifindex == bridge
-    {
-        if !asked(found.dmac) {
-            return false;
-        }
-        flow.out_ifindex = bridge;
-        flow.out_dmac = found.dmac;
-    } else {
+    let Some(endpoint) = known else {
         flow.out_ifindex = 0;
+        // The stack would ask for the address, and give the answer to whoever has it now. Until
+        // the guest is seen again there is nobody to have it (`open::send`).
+        if answer && flow.out_dmac != [0; 6] {
+            flow.out_mtu = 0;
+        }
+        return true;
+    };
+    if !asked(endpoint.mac) {
+        return false;
     }
+    flow.out_ifindex = endpoint.ifindex;
+    flow.out_dmac = endpoint.mac;
     true
 }
 

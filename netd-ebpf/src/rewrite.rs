@@ -45,7 +45,7 @@ pub fn apply<F: Family>(
     if !nat {
         return Some(());
     }
-    if packet.new_id != [0; 2] {
+    if F::INDEX == 0 && packet.new_id != [0; 2] {
         fragment::renumber(ctx, l3, packet.id, packet.new_id)?;
     }
     if packet.headless {

@@ -172,12 +172,13 @@ fn is_private(address: &[u8]) -> bool {
     matches!(address, [0xfd, 0, 0x01, 0x22 | 0x23, 0, 0, 0, 0, ..])
 }
 
-/// Multicast, link-local, unspecified, loopback.
+/// Multicast, link-local, loopback. (To the unspecified address Linux forwards by its default
+/// route.)
 fn stays(address: &[u8]) -> bool {
     match address {
         [0xff, ..] => true,
         [0xfe, second, ..] => second & 0xc0 == 0x80,
-        other => other.iter().take(15).all(|byte| *byte == 0),
+        other => other.iter().take(15).all(|byte| *byte == 0) && other.ends_with(&[1]),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Making the kernel what the active networks ask for.
 
-use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::inner::{ActiveData, Inner};
 use super::registry::Port;
+use crate::datapath::maps::Records;
 use crate::datapath::reserved::Ports;
 use crate::datapath::{Attachment, Hook};
 use crate::dnsmasq::{self, Running};
@@ -98,7 +99,7 @@ impl Inner {
                 Err(error) => errors.push(ApiError::internal(error)),
             }
         }
-        errors.extend(self.program(&snapshot));
+        errors.extend(self.program(&snapshot).await);
         let plugged = !late.is_empty();
         for step in late {
             if let Err(error) = state::apply(&self.links, &step).await {
@@ -128,7 +129,7 @@ impl Inner {
     /// Attach programs and fill the maps. New hooks come before the records that lead packets to
     /// them (a device is used for masquerading only once its egress is guarded), and records go
     /// before the hooks they belong to.
-    fn program(&mut self, snapshot: &Snapshot) -> Vec<ApiError> {
+    async fn program(&mut self, snapshot: &Snapshot) -> Vec<ApiError> {
         let mut errors = Vec::new();
         let networks: Vec<&Network> = self.networks.live().map(|live| &live.network).collect();
         let wanted = state::hooks(&networks, snapshot);
@@ -163,20 +164,16 @@ impl Inner {
         if let Err(error) = Ports::read().and_then(|ports| self.datapath.maps.reserve(&ports)) {
             errors.push(ApiError::internal(error));
         }
-        match self.datapath.maps.apply(&records, prune) {
-            Ok(true) => {
-                let ports: HashSet<u32> = records
-                    .ports
-                    .keys()
-                    .chain(records.networks.keys())
-                    .copied()
-                    .collect();
-                if let Err(error) = self.datapath.maps.forget_endpoints(|i| ports.contains(&i)) {
-                    errors.push(ApiError::internal(error));
-                }
+        // Before flows look again, which they do when the maps change.
+        if prune {
+            let gone = self.datapath.maps.forget_endpoints_without(&records);
+            match gone {
+                Ok(gone) => errors.extend(self.forget_neighbours(&records, gone).await),
+                Err(error) => errors.push(ApiError::internal(error)),
             }
-            Ok(false) => {}
-            Err(error) => errors.push(ApiError::internal(error)),
+        }
+        if let Err(error) = self.datapath.maps.apply(&records, prune) {
+            errors.push(ApiError::internal(error));
         }
         let gone = |a: &&Attachment| !snapshot.links.contains_key(&a.ifindex);
         let stale: Vec<Attachment> = pinned
@@ -231,6 +228,21 @@ impl Inner {
             self.store.save_host(&self.host)?;
         }
         Ok(())
+    }
+
+    /// Guests whose ports are gone may come back at another, or somebody else with their address.
+    /// Until then packets for them are not to be sent to the MAC address that the host remembers:
+    /// the bridge does not know it any more, and would show them to everybody.
+    async fn forget_neighbours(&self, records: &Records, gone: Vec<IpAddr>) -> Vec<ApiError> {
+        let mut errors = Vec::new();
+        for address in gone {
+            if let Some(bridge) = records.bridge_of(address)
+                && let Err(error) = self.links.forget_neighbour(bridge, address).await
+            {
+                errors.push(ApiError::internal(error));
+            }
+        }
+        errors
     }
 
     /// Guests' ports of bridges with `stp='on' delay='0'` forward at once.

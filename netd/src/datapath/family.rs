@@ -39,8 +39,8 @@ impl<A: Pod + Ord> Family<A> {
         Ok(changed)
     }
 
-    /// Forget where guests are whose port `keep` does not know.
-    pub fn forget_endpoints(&mut self, keep: impl Fn(u32) -> bool) -> Result<()> {
+    /// Forget where guests are whose port `keep` does not know; returns their addresses.
+    pub fn forget_endpoints(&mut self, keep: impl Fn(u32) -> bool) -> Result<Vec<A>> {
         let (name, endpoints) = &mut self.endpoints;
         let mut gone = Vec::new();
         for entry in endpoints.iter() {
@@ -49,10 +49,10 @@ impl<A: Pod + Ord> Family<A> {
                 gone.push(address);
             }
         }
-        for address in gone {
-            remove(endpoints, name, &address)?;
+        for address in &gone {
+            remove(endpoints, name, address)?;
         }
-        Ok(())
+        Ok(gone)
     }
 }
 

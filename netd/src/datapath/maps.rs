@@ -1,6 +1,7 @@
 //! The maps as the agent writes them: what the programs are to know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use aya::Ebpf;
@@ -14,6 +15,7 @@ use netd_common::abi::{
 use super::family::{Family, FamilyRecords};
 use super::reserved::Ports;
 use super::{DatapathError, Limits, Result, chain};
+use crate::model::network_address;
 use crate::rpc::driver::DropStatus;
 
 /// `BPF_NOEXIST` of linux/bpf.h: insert, never overwrite.
@@ -49,6 +51,19 @@ pub struct Records {
 }
 
 impl Records {
+    /// The bridge whose guests' subnet has the address.
+    #[must_use]
+    pub fn bridge_of(&self, address: IpAddr) -> Option<u32> {
+        let within = |subnet: IpAddr, len: u8| network_address(address, len) == subnet;
+        let v4 = self.v4.subnets.iter();
+        let v4 = v4.map(|(&(subnet, len), &bridge)| (IpAddr::from(subnet), len, bridge));
+        let v6 = self.v6.subnets.iter();
+        let v6 = v6.map(|(&(subnet, len), &bridge)| (IpAddr::from(subnet), len, bridge));
+        v4.chain(v6)
+            .find(|&(subnet, len, _)| within(subnet, len))
+            .map(|(_, _, bridge)| bridge)
+    }
+
     /// `CONTROL_*` bits that follow from the networks.
     fn flags(&self) -> u32 {
         let independent = |network: &Network| network.flags & NETWORK_ENDPOINT_INDEPENDENT != 0;
@@ -236,13 +251,29 @@ impl Maps {
         self.change_control(|control| control.epoch = control.epoch.wrapping_add(1))
     }
 
-    /// Forget where guests are whose port `keep` does not know.
+    /// Forget where guests are whose ports `wanted` does not know any more; returns their
+    /// addresses. Nothing is looked for when no port or network goes.
     ///
     /// # Errors
-    /// The map cannot be read or written.
-    pub fn forget_endpoints(&mut self, keep: impl Fn(u32) -> bool) -> Result<()> {
-        self.v4.forget_endpoints(&keep)?;
-        self.v6.forget_endpoints(&keep)
+    /// A map cannot be read or written.
+    pub fn forget_endpoints_without(&mut self, wanted: &Records) -> Result<Vec<IpAddr>> {
+        let stays = |ifindex: u32| {
+            wanted.ports.contains_key(&ifindex) || wanted.networks.contains_key(&ifindex)
+        };
+        let mut goes = false;
+        for key in self.ports.keys() {
+            goes |= !stays(key.map_err(error("read", "ports"))?);
+        }
+        for key in self.networks.keys() {
+            goes |= !stays(key.map_err(error("read", "networks"))?);
+        }
+        if !goes {
+            return Ok(Vec::new());
+        }
+        let v4 = self.v4.forget_endpoints(stays)?;
+        let v6 = self.v6.forget_endpoints(stays)?;
+        let v4 = v4.into_iter().map(IpAddr::from);
+        Ok(v4.chain(v6.into_iter().map(IpAddr::from)).collect())
     }
 
     /// Drops by reason, those that never occurred left out.

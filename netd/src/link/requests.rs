@@ -8,6 +8,7 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use rtnetlink::packet_route::link::{BridgeStpState, LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
@@ -249,6 +250,31 @@ impl Links {
             result,
         )
         .await
+    }
+
+    /// Makes the kernel ask anew who has an address behind a device, and with which MAC address.
+    pub async fn forget_neighbour(&self, index: u32, address: IpAddr) -> Result<(), LinkError> {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = index;
+        (message.header.family, message.attributes) = match address {
+            IpAddr::V4(a) => (
+                AddressFamily::Inet,
+                vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(a))],
+            ),
+            IpAddr::V6(a) => (
+                AddressFamily::Inet6,
+                vec![NeighbourAttribute::Destination(NeighbourAddress::Inet6(a))],
+            ),
+        };
+        const NO_SUCH_ENTRY: i32 = 2;
+        let message = RouteNetlinkMessage::DelNeighbour(message);
+        match self.requests.change(message, 0).await {
+            Err(error) if error.raw_os_error() == Some(NO_SUCH_ENTRY) => Ok(()),
+            result => {
+                self.named(index, &format!("forget neighbour {address} on"), result)
+                    .await
+            }
+        }
     }
 
     /// Deletes a device.
