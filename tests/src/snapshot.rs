@@ -100,7 +100,9 @@ impl Snapshot {
     /// # Errors
     /// Something stays different.
     pub fn wait_for_same(&self, netns: &Netns, directory: &Path) -> Result<()> {
-        crate::eventually(std::time::Duration::from_secs(5), || {
+        // The kernel takes deleted namespaces and what is in them apart by and by, one after the
+        // other (`cleanup_net`).
+        crate::eventually(std::time::Duration::from_secs(15), || {
             let difference = self.difference(&Self::take(netns, directory)?);
             ensure!(
                 difference.is_empty(),
