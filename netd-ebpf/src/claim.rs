@@ -87,8 +87,9 @@ pub fn insert<F: Rejects>(ctx: &TcContext) -> Result<(), Reason> {
     }
 }
 
-/// Is there a living entry where the opener's is to be? One that another CPU has just made for a packet of the same flow serves as
-/// well. Any other is of somebody else's flow, whose addresses this packet has no right to.
+/// Is there a living entry where the opener's is to be? One that another CPU has just made for a
+/// packet of the same flow serves as well. Any other is of somebody else's flow, whose addresses
+/// this packet has no right to.
 #[inline(always)]
 fn meet<F: Rejects>() -> Option<Result<(), Reason>> {
     let scratch = F::scratch()?;

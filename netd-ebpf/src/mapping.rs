@@ -18,7 +18,7 @@ use netd_common::flow::{State, proto};
 use crate::flow::{Source, find, now};
 use crate::guest::why_no_flow;
 use crate::maps::{Scratch, Seen};
-use crate::open::clear;
+use crate::open::{clear, first_segment};
 use crate::packet::{Packet, has_ports};
 use crate::reject::Rejects;
 use crate::{OPEN, PASS, maps, path};
@@ -216,8 +216,7 @@ pub fn admit<F: Rejects>(ctx: &TcContext, packet: &Packet<F::Addr>, source: &Sou
     back.last_seen = now;
     back.epoch = maps::epoch().wrapping_sub(1);
     if key.proto == proto::TCP {
-        back.ack = packet.seq.wrapping_add(1);
-        back.edge = back.ack;
+        first_segment(ctx, packet, flow, back);
     }
     scratch.claim.key = *key;
     scratch.claim.translate = 0;

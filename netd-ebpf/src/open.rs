@@ -28,14 +28,14 @@ pub fn prepare<F: Rejects>(
 ) -> i32 {
     match fill::<F>(ctx, packet, source, decision) {
         Ok(()) => OPEN,
-        Err(reason) => without::<F>(decision.verdict == Verdict::Masquerade, reason),
+        Err(reason) => without(decision.verdict == Verdict::Masquerade, reason),
     }
 }
 
 /// What becomes of a packet whose flow could not be opened: routed without a shortcut is still
 /// routed, but what is to be masqueraded is refused.
 #[inline(always)]
-fn without<F: Rejects>(masquerade: bool, reason: Reason) -> i32 {
+fn without(masquerade: bool, reason: Reason) -> i32 {
     if masquerade {
         REJECT + reason as i32
     } else {
@@ -60,7 +60,7 @@ pub fn insert<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         }
         Err(reason) => {
             let nat = F::scratch().is_some_and(|s| s.flow.flags & FLOW_NAT != 0);
-            without::<F>(nat, reason)
+            without(nat, reason)
         }
     }
 }
@@ -185,7 +185,7 @@ fn fill<F: Rejects>(
     Ok(())
 }
 
-/// Zero an entry field by field: the verifier wants to see each of its bytes written.
+/// Make an entry of the scratch map say nothing: another flow's is still there.
 #[inline(always)]
 pub fn clear<A: Default>(flow: &mut Flow<A>) {
     *flow = Flow::default();
@@ -244,7 +244,12 @@ fn hide<F: Rejects>(
 
 /// What a TCP connection's first segment says of windows.
 #[inline(always)]
-fn first_segment<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, back: &mut Flow<A>) {
+pub fn first_segment<A>(
+    ctx: &TcContext,
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    back: &mut Flow<A>,
+) {
     if packet.control & tcp::SYN != 0 {
         flow.wscale = window_scale(ctx.skb.skb, packet.at) as u8;
         // What the answer must acknowledge; no window yet.

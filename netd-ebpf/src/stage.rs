@@ -7,12 +7,14 @@
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::programs::TcContext;
+use netd_common::Reason;
 use netd_common::abi::CONTROL_MAPPINGS;
 
 use crate::family::{Family, V4, V6};
 use crate::reject::Rejects;
 use crate::{
-    ERROR, FIRST, OPEN, SEND, arguments, flow, guest, icmp, leaving, mapping, maps, open, outside,
+    ERROR, FIRST, OPEN, SEND, arguments, drops, flow, guest, icmp, leaving, mapping, maps, open,
+    outside,
 };
 
 macro_rules! stages {
@@ -123,6 +125,10 @@ pub fn run<F: Stages>(
             action = F::insert(ctx);
         }
         i += 1;
+    }
+    // What was made for the flow went again at once: nothing may leave as it is for that.
+    if action == FIRST {
+        action = drops::drop(Reason::TableFull);
     }
     if action == SEND {
         action = send(ctx);
