@@ -3,7 +3,7 @@
 //! A change here needs a new [`VERSION`], since maps outlive the binary that made them.
 
 /// Version of the layouts below; part of the path the maps are pinned under.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// IPv4 address, network order.
 pub type Addr4 = [u8; 4];
@@ -138,6 +138,9 @@ pub const FLOW_NAT: u8 = 2;
 pub const FLOW_FIN: u8 = 4;
 /// The flow is under an endpoint-independent mapping, which lives as long as it does.
 pub const FLOW_MAPPED: u8 = 8;
+/// The flow goes by a forward: its destination (or, in the answering direction, its source) is a
+/// published address and port of the host's.
+pub const FLOW_FORWARD: u8 = 32;
 /// The source address of this direction is netd's choice (masquerade, not a forward): it has to
 /// be one of the host's for as long as the flow lives.
 pub const FLOW_MASQUERADE: u8 = 16;
@@ -332,6 +335,85 @@ pub struct Subnet {
     pub bridge: u32,
 }
 
+/// Key of `forwards4` and `forwards6`, LPM tries in which ports of a range share entries: what is
+/// published, without the last bits of the port that the entry leaves open. Compared bit by bit in
+/// the order of the fields.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForwardKey<A> {
+    /// Device (ifindex) whose addresses it is about; 0 where `address` says which, and where it is
+    /// about every address of the host's.
+    pub dev: u32,
+    /// The address; zero for every address of `dev`, or of the host.
+    pub address: A,
+    /// IP protocol number; 0 for all of them.
+    pub proto: u8,
+    /// Zero.
+    pub zero: u8,
+    /// Port as it arrives.
+    pub port: Port,
+}
+
+impl<A> ForwardKey<A> {
+    /// Bits before the port: the prefix length of an entry for every port.
+    pub const PORTLESS: u32 = (size_of::<Self>() as u32 - 2) * 8;
+    /// Bits of a whole key: the prefix length of an entry for one port.
+    pub const BITS: u32 = size_of::<Self>() as u32 * 8;
+}
+
+/// Value of `forwards4` and `forwards6`: where a published port is to be found.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forward<A> {
+    /// The guest's address.
+    pub guest: A,
+    /// Bridge (ifindex) of the guest's network.
+    pub bridge: u32,
+    /// A published port of the range (host order) …
+    pub first: u16,
+    /// … and the guest's port for it (host order); others lie as far from them.
+    pub to: u16,
+}
+
+impl<A> Forward<A> {
+    /// The guest's port for a published one.
+    #[inline(always)]
+    #[must_use]
+    pub fn guest_port(&self, published: Port) -> Port {
+        u16::from_be_bytes(published)
+            .wrapping_sub(self.first)
+            .wrapping_add(self.to)
+            .to_be_bytes()
+    }
+}
+
+/// Key of `peers`: whom a socket of the host's really talks to, where that is a guest. IPv4
+/// addresses are mapped (RFC 4291, section 2.5.5.2).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerKey<A> {
+    /// The socket's cookie (SO_COOKIE).
+    pub socket: u64,
+    /// The guest's address.
+    pub address: A,
+    /// The guest's port.
+    pub port: Port,
+    /// Zero.
+    pub zero: [u8; 6],
+}
+
+/// Value of `peers`: whom it believes to talk to.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer<A> {
+    /// The published address.
+    pub address: A,
+    /// The published port.
+    pub port: Port,
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
 /// Value of `endpoints4` and `endpoints6`, whose key is a guest's address: where its frames were
 /// last seen.
 #[repr(C, align(4))]
@@ -369,7 +451,7 @@ pub struct Device {
 pub const DEVICE_ETHERNET: u32 = 1;
 
 /// The one entry of `control`.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Control {
     /// Raised when a definition, route, neighbour, port or address changes: flows check policy
@@ -381,6 +463,9 @@ pub struct Control {
     pub max_per_network: u32,
     /// Number of entries of `slots4`, and of `slots6`.
     pub slots: u32,
+    /// Cookie of the agent's network namespace (SO_NETNS_COOKIE): the programs at sockets see those
+    /// of other namespaces, too.
+    pub netns: u64,
     /// How long flows may be silent, in [`tick`]s, by [`crate::flow::Timeout`].
     pub timeouts: [u32; crate::flow::TIMEOUTS],
 }
@@ -399,11 +484,17 @@ pub struct Moved {
 /// Some network has endpoint-independent mappings, whose ports are nobody else's.
 pub const CONTROL_MAPPINGS: u32 = 1;
 
-/// Value of `reserved` (an array of 1024): the bits of 64 ports each that are not to be handed
-/// out (`net.ipv4.ip_local_reserved_ports`); port p is bit p % 64 of word p / 64.
-pub type ReservedWord = u64;
-/// Entries of `reserved`.
-pub const RESERVED_WORDS: usize = 65536 / 64;
+/// Some port is published.
+pub const CONTROL_FORWARDS: u32 = 2;
+/// Some address is published with all that reaches it.
+pub const CONTROL_WHOLE_ADDRESSES: u32 = 4;
+
+/// Value of `reserved` and `published` (arrays of 1024), the bits of 64 ports each: those that are
+/// not to be handed out (`net.ipv4.ip_local_reserved_ports`), and those that some forward is about,
+/// whatever its protocol and address. Port p is bit p % 64 of word p / 64.
+pub type PortsWord = u64;
+/// Entries of `reserved` and `published`.
+pub const PORTS_WORDS: usize = 65536 / 64;
 
 /// Value of `drops` (per CPU), whose key is a [`crate::Reason`].
 #[repr(C, align(8))]
@@ -435,13 +526,19 @@ const _: () = {
     assert!(size_of::<Flow6>() == 120);
     assert!(size_of::<Slot<Addr4>>() == 24);
     assert!(size_of::<Slot<Addr6>>() == 48);
+    assert!(size_of::<ForwardKey<Addr4>>() == 12);
+    assert!(size_of::<ForwardKey<Addr6>>() == 24);
+    assert!(size_of::<Forward<Addr4>>() == 12);
+    assert!(size_of::<Forward<Addr6>>() == 24);
     assert!(size_of::<FragmentKey<Addr4>>() == 16);
     assert!(size_of::<FragmentKey<Addr6>>() == 40);
     assert!(size_of::<Fragment>() == 16);
     assert!(size_of::<Network>() == 88);
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Device>() == 32);
-    assert!(size_of::<Control>() == 80);
+    assert!(size_of::<Control>() == 88);
+    assert!(size_of::<PeerKey<Addr6>>() == 32);
+    assert!(size_of::<Peer<Addr6>>() == 20);
 };
 
 #[cfg(feature = "user")]
@@ -467,6 +564,10 @@ mod pod {
         FragmentKey<Addr4>,
         FragmentKey<Addr6>,
         Fragment,
+        ForwardKey<Addr4>,
+        ForwardKey<Addr6>,
+        Forward<Addr4>,
+        Forward<Addr6>,
         Network,
         BridgePort,
         Subnet,

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{Endpoint, Mode, ticks};
+use netd_common::abi::{Endpoint, Forward, Mode, ticks};
 use netd_common::flow::proto;
 use netd_common::policy::Verdict;
 use netd_common::tcp::may_open;
@@ -14,7 +14,7 @@ use crate::packet::{self, ETH, Kind, Packet, ifindex};
 use crate::path::transmit;
 use crate::reject::Rejects;
 use crate::stage::{self, Stages};
-use crate::{FIRST, LOOK, PASS, REJECT, drops, maps, open, reject};
+use crate::{FIRST, LOOK, PASS, REJECT, drops, forward, maps, open, reject};
 
 pub use crate::path::Hook;
 
@@ -75,9 +75,10 @@ fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
     seen.keep(source, ETH);
     let mut action = F::guest_entry(ctx);
     if action == LOOK {
-        action = F::known(ctx);
+        action = forward::known::<F>(ctx);
     }
-    action = stage::run::<F>(ctx, action, F::icmp_error, F::guest_first, F::send);
+    let first = |ctx: &TcContext| forward::or_else::<F>(ctx, F::guest_first);
+    action = stage::run::<F>(ctx, action, F::icmp_error, first, F::send);
     if action < REJECT {
         return action;
     }
@@ -111,8 +112,12 @@ pub fn entry<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     if F::never_forwarded(packet.key.dst) || F::never_forwarded(packet.key.src) {
         return PASS;
     }
-    // What an open network sends is the host's to judge, unless it is for a managed network.
-    if mode == Mode::Open && maps::bridge_of::<F>(packet.key.dst) == 0 {
+    // What an open network sends is the host's to judge, unless it is for a managed network or for
+    // something published.
+    if mode == Mode::Open
+        && maps::bridge_of::<F>(packet.key.dst) == 0
+        && F::find(&packet.key, &mut Forward::default()) == forward::NONE
+    {
         return PASS;
     }
     let inside = maps::bridge_of::<F>(packet.key.src) == source.bridge;
@@ -136,7 +141,7 @@ fn is_isolated<F: Rejects>(bridge: u32) -> bool {
 pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, source, .. } = seen;
 
-    // Packets for the host are the stack's.
+    // Other packets for the host are the stack's.
     if maps::is_own::<F>(&packet.key.dst) {
         return PASS;
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::inner::{ActiveData, Inner};
 use super::registry::Port;
 use crate::datapath::maps::Records;
-use crate::datapath::reserved::Ports;
+use crate::datapath::ports::Ports;
 use crate::datapath::{Attachment, Hook};
 use crate::dnsmasq::{self, Running};
 use crate::error::ApiError;
