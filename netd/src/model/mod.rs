@@ -11,6 +11,7 @@ mod error;
 mod extension;
 mod format;
 mod parse;
+mod port_forward;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -22,4 +23,8 @@ pub use error::XmlError;
 pub use extension::{Extensions, Filtering, Mapping, NETD_NAMESPACE, NatBehaviour};
 pub use format::{FormatOptions, format};
 pub use parse::parse;
+pub use port_forward::{
+    Clash, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward, ProtocolError,
+    Span, find_clash,
+};
 pub use types::*;
