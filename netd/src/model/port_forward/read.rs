@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use roxmltree::Node;
 
 use super::{ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward, find_clash};
-use crate::model::address::{broadcast_address, in_subnet, network_address};
+use crate::model::address::{broadcast_address, in_subnet, network_address, subnet_of};
 use crate::model::check::check_interface_name;
 use crate::model::error::XmlError;
 use crate::model::extension::{Reader, shown};
-use crate::model::types::{Family, ForwardMode, Ip, Network};
+use crate::model::types::{Family, ForwardMode, Network};
 
 /// Most forwards of a network.
 pub const MAX_FORWARDS: usize = 8192;
@@ -201,14 +201,12 @@ impl One<'_> {
                 };
             }
         };
-        let ips = &self.network().ips;
-        let around = |ip: &&Ip| in_subnet(address, ip.address, ip.prefix_len());
-        let Some(ip) = ips.iter().find(around) else {
+        let Some(ip) = subnet_of(self.network(), address) else {
             return refuse(
                 "is in no <ip> of the network; give the address that the guest has there",
             );
         };
-        if ips.iter().any(|ip| ip.address == address) {
+        if self.network().ips.iter().any(|ip| ip.address == address) {
             return refuse("is the bridge's own address; give the guest's");
         }
         let prefix = ip.prefix_len();
