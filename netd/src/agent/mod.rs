@@ -5,6 +5,7 @@
 //! the kernel. One lock guards the networks, so that calls follow one another.
 
 mod driver;
+mod guests;
 mod inner;
 mod lifecycle;
 mod lock;
@@ -22,6 +23,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::dnsmasq::watch::LeaseWatch;
 use crate::link::{Change, Watch};
 use crate::rpc;
 use crate::settings::Settings;
@@ -31,6 +33,10 @@ pub use teardown::teardown;
 
 /// How often the agent compares intent and kernel without being told of a change.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What it means that nobody can tell of a change of leases.
+const LATE_LEASES: &str =
+    "cannot watch the leases; forwards to guests by name follow them half a minute late";
 
 /// How long after a change of routes it does.
 const AFTER_ROUTES: Duration = Duration::from_secs(1);
@@ -53,6 +59,9 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
     let wake = Arc::new(Notify::new());
     let mut inner = Inner::open(settings, &config, Arc::clone(&wake)).await?;
     inner.start_up().await;
+    let mut leases = LeaseWatch::new(&inner.settings.dnsmasq_dir())
+        .inspect_err(|error| tracing::warn!(%error, "{LATE_LEASES}"))
+        .ok();
     let agent = Arc::new(Agent {
         inner: Mutex::new(inner),
     });
@@ -73,6 +82,16 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
             () = wake.notified() => Change::Links,
             () = tokio::time::sleep_until(look_again) => Change::Links,
             change = watch_links.next() => change,
+            changed = lease_change(&mut leases) => {
+                if let Err(error) = changed {
+                    tracing::warn!(%error, "{LATE_LEASES}");
+                    leases = None;
+                }
+                if !agent.inner.lock().await.follows_names() {
+                    continue;
+                }
+                Change::Links
+            }
         };
         let mut inner = agent.inner.lock().await;
         match change {
@@ -103,6 +122,14 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
         tracing::warn!(socket = %socket.display(), %error, "cannot remove the socket");
     }
     Ok(())
+}
+
+/// Waits for a change of leases; for ever where nobody can tell.
+async fn lease_change(watch: &mut Option<LeaseWatch>) -> std::io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn notify(states: &[sd_notify::NotifyState]) {

@@ -22,12 +22,18 @@ const DNSMASQ_PAUSE: Duration = Duration::from_secs(5);
 /// Both families, for what is done for each.
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
-/// Does a network need the host to forward packets of this family?
+/// Does a network need the host to forward packets of this family? An isolated one does where
+/// something from outside is let in.
 pub(super) fn needs_forwarding(network: &Network, family: Family) -> bool {
-    matches!(
+    let lets_in = || {
+        let forwards = network.extensions().unwrap_or_default().forwards;
+        forwards.iter().any(|forward| forward.may_have(family))
+    };
+    let routes = matches!(
         network.mode(),
         ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open
-    ) && network.has(family)
+    );
+    network.has(family) && (routes || lets_in())
 }
 
 /// May the host start to forward packets of this family now, or does it already?
@@ -143,6 +149,7 @@ impl Inner {
         self.orphans
             .retain(|index| snapshot.links.contains_key(index));
         let prune = self.orphans.is_empty();
+        let _guests = self.guests();
         let mut records = state::records(&networks, snapshot);
         for &attachment in wanted.difference(&self.attached.clone()) {
             let device = snapshot

@@ -2,13 +2,14 @@
 //!
 //! [`config`] turns a definition into the text of dnsmasq's files, [`process`] runs, adopts,
 //! reloads and stops the process, [`lease_helper`] is the script dnsmasq calls on every change of
-//! a lease, and [`leases`] reads what the helper wrote.
+//! a lease, [`leases`] reads what the helper wrote, and [`watch`] says when that changed.
 
 pub mod config;
 mod files;
 pub mod lease_helper;
 pub mod leases;
 pub mod process;
+pub mod watch;
 
 pub use config::{ConfigError, Paths, addnhosts, conf, hostsfile, wants_dnsmasq};
 pub use process::{Dnsmasq, Error, Running};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use super::types::{AddressRange, Mac, Network};
+use super::types::{AddressRange, Ip, Mac, Network};
 
 /// The text is not six pairs of hexadecimal digits with colons between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +141,12 @@ pub fn network_address(address: IpAddr, prefix: u8) -> IpAddr {
 pub fn broadcast_address(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
     let host = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
     Ipv4Addr::from(u32::from(address) | host)
+}
+
+/// The `<ip>` in whose subnet the address is.
+pub fn subnet_of(network: &Network, address: IpAddr) -> Option<&Ip> {
+    let around = |ip: &&Ip| in_subnet(address, ip.address, ip.prefix_len());
+    network.ips.iter().find(around)
 }
 
 /// Is `address` in the subnet that `member` and `prefix` describe?

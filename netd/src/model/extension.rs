@@ -5,7 +5,10 @@
 //!
 //! ```xml
 //! <metadata>
-//!   <netd:nat xmlns:netd='urn:netd:network:1' mapping='endpoint-independent'/>
+//!   <netd:network xmlns:netd='urn:netd:network:1'>
+//!     <netd:nat mapping='endpoint-independent'/>
+//!     <netd:forwards>…</netd:forwards>
+//!   </netd:network>
 //! </metadata>
 //! ```
 
@@ -14,7 +17,8 @@ use std::fmt::Display;
 use roxmltree::Node;
 
 use super::error::XmlError;
-use super::types::{ForwardMode, Network};
+use super::port_forward::{self, PortForward};
+use super::types::{ForwardMode, MetadataElement, Network};
 use super::xml;
 
 /// Namespace of the elements that speak to netd.
@@ -23,11 +27,16 @@ pub const NETD_NAMESPACE: &str = "urn:netd:network:1";
 /// The element that holds several others.
 const CONTAINER: &str = "network";
 
+/// Longest piece of a definition that a message repeats, in characters.
+const SHOWN: usize = 64;
+
 /// All that a definition says to netd alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extensions {
     /// `<netd:nat>`.
     pub nat: Option<NatBehaviour>,
+    /// `<netd:forwards>`.
+    pub forwards: Vec<PortForward>,
 }
 
 /// `<netd:nat>`: how a translated port may be used, in the words of RFC 4787. The default is what
@@ -87,22 +96,62 @@ impl Network {
     /// An element or attribute that does not exist, a value that is not allowed, or a
     /// contradiction: what is meant for netd is never passed over.
     pub fn extensions(&self) -> Result<Extensions, XmlError> {
-        let mut extensions = Extensions::default();
-        let own = |m: &&super::MetadataElement| m.namespace == NETD_NAMESPACE;
+        let mut found = Found::default();
+        let own = |m: &&MetadataElement| m.namespace == NETD_NAMESPACE;
         for element in self.metadata.iter().filter(own) {
             let document = xml::open(&element.xml)?;
             let reader = Reader(self);
             let root = document.root_element();
             if root.tag_name().name() != CONTAINER {
-                reader.element(root, &mut extensions)?;
+                reader.element(root, &mut found)?;
                 continue;
             }
             reader.attributes(root, &[])?;
             for child in reader.children(root)? {
-                reader.element(child, &mut extensions)?;
+                reader.element(child, &mut found)?;
             }
         }
-        Ok(extensions)
+        Ok(Extensions {
+            nat: found.nat,
+            forwards: found.forwards.unwrap_or_default(),
+        })
+    }
+
+    /// Puts these forwards in the place of those that the definition has. What it says to netd
+    /// besides is written anew with them: comments in there are lost.
+    ///
+    /// # Errors
+    /// A forward breaks a rule, or what the definition says already cannot be read. Nothing is
+    /// changed then.
+    pub fn set_forwards(&mut self, forwards: Vec<PortForward>) -> Result<(), XmlError> {
+        let extensions = Extensions {
+            forwards,
+            ..self.extensions()?
+        };
+        let element = extensions.to_xml();
+        let mut changed = self.clone();
+        changed.set_metadata(
+            NETD_NAMESPACE,
+            element
+                .as_deref()
+                .map(MetadataElement::from_xml)
+                .transpose()?,
+        );
+        changed.extensions()?;
+        *self = changed;
+        Ok(())
+    }
+
+    /// Puts this element in the place of the one of that namespace; `None` removes it.
+    pub fn set_metadata(&mut self, namespace: &str, element: Option<MetadataElement>) {
+        let place = self.metadata.iter().position(|m| m.namespace == namespace);
+        match (place, element) {
+            (Some(place), Some(element)) => self.metadata[place] = element,
+            (Some(place), None) => {
+                self.metadata.remove(place);
+            }
+            (None, element) => self.metadata.extend(element),
+        }
     }
 
     /// How translated ports may be used: `<netd:nat>` or the default.
@@ -114,32 +163,121 @@ impl Network {
     }
 }
 
+impl Extensions {
+    /// The element that says all this; `None` when there is nothing to say.
+    fn to_xml(&self) -> Option<String> {
+        let Self { nat, forwards } = self;
+        let mut elements = Vec::new();
+        if let Some(nat) = nat {
+            elements.push(nat.to_xml());
+        }
+        if !forwards.is_empty() {
+            let mut text = String::new();
+            port_forward::write(forwards, &mut text);
+            elements.push(text);
+        }
+        let declaration = format!(" xmlns:netd='{NETD_NAMESPACE}'");
+        match elements.as_mut_slice() {
+            [] => None,
+            [only] => {
+                // Behind the name of the element.
+                let end = only.find([' ', '>', '/']).unwrap_or(only.len());
+                only.insert_str(end, &declaration);
+                Some(std::mem::take(only))
+            }
+            several => Some(format!(
+                "<netd:{CONTAINER}{declaration}>{}</netd:{CONTAINER}>",
+                several.concat()
+            )),
+        }
+    }
+}
+
+impl NatBehaviour {
+    fn to_xml(self) -> String {
+        let mut out = "<netd:nat".to_owned();
+        if let Some((word, _)) = MAPPINGS.iter().find(|(_, m)| *m == self.mapping) {
+            xml::write_attribute(&mut out, "mapping", word);
+        }
+        if let Some((word, _)) = FILTERINGS.iter().find(|(_, f)| *f == self.filtering) {
+            xml::write_attribute(&mut out, "filtering", word);
+        }
+        out.push_str("/>");
+        out
+    }
+}
+
+/// A piece of a definition for a message: no more of it than can be read, and nothing in it that
+/// a terminal would obey.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// What was read so far; each element may stand there once.
+#[derive(Default)]
+struct Found {
+    nat: Option<NatBehaviour>,
+    forwards: Option<Vec<PortForward>>,
+}
+
 /// Reads elements of netd's namespace, knowing for its errors whose they are.
-struct Reader<'a>(&'a Network);
+pub(super) struct Reader<'a>(&'a Network);
 
 impl Reader<'_> {
-    fn refuse(&self, node: Node<'_, '_>, detail: impl Display) -> XmlError {
+    /// The network that is read.
+    pub fn network(&self) -> &Network {
+        self.0
+    }
+
+    /// An error at this element.
+    pub fn refuse(&self, node: Node<'_, '_>, detail: impl Display) -> XmlError {
         XmlError::Invalid(format!(
             "network '{}', <netd:{}> in <metadata>: {detail}",
             self.0.name.escape_debug(),
-            node.tag_name().name()
+            shown(node.tag_name().name())
         ))
     }
 
     /// Reads one element that is not the container.
-    fn element(&self, node: Node<'_, '_>, extensions: &mut Extensions) -> Result<(), XmlError> {
-        let tag = node.tag_name();
-        if tag.namespace() != Some(NETD_NAMESPACE) || tag.name() != "nat" {
-            return Err(self.refuse(
-                node,
-                format!("is not an element of {NETD_NAMESPACE}, which has <network> and <nat>"),
-            ));
-        }
-        if extensions.nat.is_some() {
+    fn element(&self, node: Node<'_, '_>, found: &mut Found) -> Result<(), XmlError> {
+        let own = node.tag_name().namespace() == Some(NETD_NAMESPACE);
+        let given = match node.tag_name().name() {
+            "nat" if own => found.nat.replace(self.nat(node)?).is_some(),
+            "forwards" if own => {
+                let forwards = port_forward::read(self, node)?;
+                found.forwards.replace(forwards).is_some()
+            }
+            _ => {
+                let detail = format!(
+                    "is not an element of {NETD_NAMESPACE}, which has <network>, <nat> and \
+                     <forwards>"
+                );
+                return Err(self.refuse(node, detail));
+            }
+        };
+        if given {
             return Err(self.refuse(node, "may be given once only"));
         }
-        extensions.nat = Some(self.nat(node)?);
         Ok(())
+    }
+
+    /// Is the node an element of that name in netd's namespace?
+    pub fn named(&self, node: Node<'_, '_>, name: &str) -> Result<(), XmlError> {
+        if node.has_tag_name((NETD_NAMESPACE, name)) {
+            return Ok(());
+        }
+        Err(self.refuse(
+            node,
+            format!("is not a <{name}> of {NETD_NAMESPACE}, which belongs here"),
+        ))
     }
 
     fn nat(&self, node: Node<'_, '_>) -> Result<NatBehaviour, XmlError> {
@@ -181,7 +319,7 @@ impl Reader<'_> {
         let found = values.iter().find(|(word, _)| *word == given);
         found.map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<&str> = values.iter().map(|(word, _)| *word).collect();
-            let given = given.escape_debug();
+            let given = shown(given);
             self.refuse(
                 node,
                 format!("{name}='{given}' should be one of {}", words.join(", ")),
@@ -189,7 +327,8 @@ impl Reader<'_> {
         })
     }
 
-    fn attributes(&self, node: Node<'_, '_>, known: &[&str]) -> Result<(), XmlError> {
+    /// No attribute but these.
+    pub fn attributes(&self, node: Node<'_, '_>, known: &[&str]) -> Result<(), XmlError> {
         let unknown = |a: &roxmltree::Attribute<'_, '_>| {
             a.namespace().is_some() || !known.contains(&a.name())
         };
@@ -198,18 +337,17 @@ impl Reader<'_> {
             Some(attribute) => {
                 let known = match known {
                     [] => "none".to_owned(),
-                    known => known.join(" and "),
+                    [only] => (*only).to_owned(),
+                    [first @ .., last] => format!("{} and {last}", first.join(", ")),
                 };
-                Err(self.refuse(
-                    node,
-                    format!("has no attribute '{}'; it takes {known}", attribute.name()),
-                ))
+                let name = shown(attribute.name());
+                Err(self.refuse(node, format!("has no attribute '{name}'; it takes {known}")))
             }
         }
     }
 
     /// The child elements; text among them is an error.
-    fn children<'a, 'i>(&self, node: Node<'a, 'i>) -> Result<Vec<Node<'a, 'i>>, XmlError> {
+    pub fn children<'a, 'i>(&self, node: Node<'a, 'i>) -> Result<Vec<Node<'a, 'i>>, XmlError> {
         let is_text = |n: &Node<'_, '_>| {
             let text = n.text().filter(|_| n.is_text()).unwrap_or_default();
             !text.trim().is_empty()
@@ -286,7 +424,7 @@ mod tests {
     fn what_is_meant_for_netd_is_never_passed_over() {
         for (metadata, words) in [
             ("<n:nta/>", "<netd:nta> in <metadata>: is not an element"),
-            ("<n:nta/>", "which has <network> and <nat>"),
+            ("<n:nta/>", "which has <network>, <nat> and <forwards>"),
             ("<n:network><n:nta/></n:network>", "<netd:nta>"),
             ("<n:network><nat/></n:network>", "is not an element of"),
             (
@@ -296,6 +434,10 @@ mod tests {
             ("<n:network a='b'/>", "has no attribute 'a'; it takes none"),
             ("<n:network>x<n:nat/></n:network>", "holds no text"),
             ("<n:network><n:nat/><n:nat/></n:network>", "once only"),
+            (
+                "<n:network><n:forwards/><n:forwards/></n:network>",
+                "<netd:forwards> in <metadata>: may be given once only",
+            ),
             ("<n:nat><n:x/></n:nat>", "has no child <x>"),
             ("<n:nat>x</n:nat>", "holds no text"),
             (

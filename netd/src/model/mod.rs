@@ -11,15 +11,20 @@ mod error;
 mod extension;
 mod format;
 mod parse;
+mod port_forward;
 #[cfg(test)]
 mod tests;
 pub mod types;
 mod xml;
 
-pub use address::network_address;
+pub use address::{network_address, subnet_of};
 pub use check::{check_define, check_interface_name, check_name, check_start};
 pub use error::XmlError;
 pub use extension::{Extensions, Filtering, Mapping, NETD_NAMESPACE, NatBehaviour};
 pub use format::{FormatOptions, format};
 pub use parse::parse;
+pub use port_forward::{
+    Clash, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward, ProtocolError,
+    Span, find_clash,
+};
 pub use types::*;

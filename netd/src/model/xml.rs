@@ -191,6 +191,25 @@ pub fn metadata(node: Node<'_, '_>) -> Vec<MetadataElement> {
 }
 
 impl MetadataElement {
+    /// An element from text of its own.
+    ///
+    /// # Errors
+    /// The text is not one element with a namespace.
+    pub(super) fn from_xml(text: &str) -> Result<Self, XmlError> {
+        let document = open(text)?;
+        let root = document.root_element();
+        match root.tag_name().namespace() {
+            Some(namespace) => Ok(Self {
+                namespace: namespace.to_owned(),
+                xml: element_text(root, 0),
+            }),
+            None => Err(XmlError::Invalid(format!(
+                "<{}> under <metadata> has no namespace",
+                root.tag_name().name()
+            ))),
+        }
+    }
+
     /// The element's text for a place `level` levels deep, its first line not indented.
     pub(super) fn indented(&self, level: usize) -> String {
         match open(&self.xml) {
@@ -288,7 +307,8 @@ fn line(out: &mut String, level: usize) {
     out.extend(std::iter::repeat_n("  ", level));
 }
 
-fn write_attribute(out: &mut String, name: &str, value: &str) {
+/// Appends an attribute.
+pub fn write_attribute(out: &mut String, name: &str, value: &str) {
     out.push(' ');
     out.push_str(name);
     out.push_str("=\"");

@@ -5,10 +5,12 @@
 
 mod apply;
 mod desired;
+mod guests;
 mod plan;
 #[cfg(test)]
 mod tests;
 
 pub use apply::apply;
 pub use desired::{BridgeSpec, bridge_spec, hooks, records};
+pub use guests::Guests;
 pub use plan::{InTheWay, Step, plan_bridge, plan_hooks};

@@ -4,6 +4,7 @@ mod checks;
 mod generate;
 mod hostile;
 mod peer;
+mod port_forward;
 mod round_trip;
 mod rules;
 
