@@ -8,6 +8,7 @@ use netd_common::abi::{
     NETWORK_FILTER_NONE, Side,
 };
 
+use super::{Guests, forwards};
 use crate::datapath::maps::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Link, Scope, Snapshot, effective_delay_ms};
@@ -148,12 +149,13 @@ fn bridges<'a>(
         .collect()
 }
 
-/// The records that the programs need for `networks`, given what the kernel has.
+/// The records that the programs need for `networks`, given what the kernel has and where `guests`
+/// that go by a name are.
 ///
 /// A network bound to a device (`<forward dev>`) that does not exist gets that device's number as
 /// `u32::MAX`, so that nothing may leave by another one.
 #[must_use]
-pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
+pub fn records(networks: &[&Network], snapshot: &Snapshot, guests: &Guests) -> Records {
     let mut records = Records::default();
     let bridges = bridges(networks, snapshot);
     if bridges.is_empty() {
@@ -191,6 +193,7 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
         for port in snapshot.ports_of(index) {
             records.ports.insert(port.index, index);
         }
+        forwards::add(&mut records, network, index, snapshot, guests);
     }
     for address in &snapshot.addresses {
         match address.address {

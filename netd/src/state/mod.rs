@@ -5,6 +5,7 @@
 
 mod apply;
 mod desired;
+mod forwards;
 mod guests;
 mod plan;
 #[cfg(test)]
