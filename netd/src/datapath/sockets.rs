@@ -43,8 +43,10 @@ impl Datapath {
                 .ok_or_else(|| failed(name, "not in the object".to_owned()))?
                 .try_into()
                 .map_err(|error| failed(name, chain(&error)))?;
+            // The mode stands for no flags: a link always leaves room for others, and the kernel
+            // refuses the flag that says so (`cgroup_bpf_link_attach`).
             let id = program
-                .attach(&group, CgroupAttachMode::AllowMultiple)
+                .attach(&group, CgroupAttachMode::Single)
                 .map_err(|error| failed(name, chain(&error)))?;
             let link = program
                 .take_link(id)
