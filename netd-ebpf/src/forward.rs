@@ -25,11 +25,11 @@ use crate::open::{Inbound, let_in};
 use crate::packet::has_ports;
 use crate::reject::Rejects;
 use crate::stage::Stages;
-use crate::{FIRST, LOOK, OPEN, REJECT, flow, maps};
+use crate::{FIRST, LOOK, OPEN, REJECT, flow, host, maps};
 
 /// Services of a network's own at its gateway: DNS, DHCP, TFTP, DHCPv6. A forward of all the host's
 /// addresses does not take them away from its guests.
-const GATEWAY_SERVICES: [u16; 4] = [53, 67, 69, 547];
+pub const GATEWAY_SERVICES: [u16; 4] = [53, 67, 69, 547];
 
 /// What [`Finds::find`] says: nothing.
 pub const NONE: u32 = 0;
@@ -197,6 +197,8 @@ pub fn admit<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         }
     } else if maps::bridge_of::<F>(packet.key.src) != source.bridge {
         return REJECT + Reason::ForeignSource as i32;
+    } else if maps::network(source.bridge).is_some_and(host::is_closed) {
+        return REJECT + Reason::HostClosed as i32;
     }
     if !let_in::<F>(ctx, packet, source, &inbound, confirm) {
         return FIRST;

@@ -5,9 +5,9 @@ use core::hint::black_box;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
-    BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Forward, ForwardKey, Fragment,
-    FragmentKey, Moved, Network, PORTS_WORDS, Peer, PeerKey, PortsWord, Slot, Subnet, Sweeper,
-    Usage,
+    Binding, BindingKey, BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Forward,
+    ForwardKey, Fragment, FragmentKey, Identity, Moved, Network, PORTS_WORDS, Peer, PeerKey,
+    PortsWord, Slot, Subnet, Sweeper, Usage,
 };
 use netd_common::flow::{State, TIMEOUTS, Timeout};
 use netd_common::reason::DROP_ENTRIES;
@@ -53,6 +53,18 @@ pub static USAGE: HashMap<u32, Usage, 4096> = HashMap::new();
 /// Ports of managed bridges by ifindex.
 #[btf_map(name = "ports")]
 pub static PORTS: HashMap<u32, BridgePort, 65536> = HashMap::new();
+
+/// Who was first seen at ports that are guarded.
+#[btf_map(name = "identities")]
+pub static IDENTITIES: HashMap<u32, Identity, 65536> = HashMap::new();
+
+/// Whose IPv4 addresses are, in networks that are guarded.
+#[btf_map(name = "bindings4")]
+pub static BINDINGS4: HashMap<BindingKey<u32>, Binding, 65536> = HashMap::new();
+
+/// Whose IPv6 addresses are.
+#[btf_map(name = "bindings6")]
+pub static BINDINGS6: HashMap<BindingKey<Words>, Binding, 65536> = HashMap::new();
 
 /// Devices that guests' traffic may leave by.
 #[btf_map(name = "devices")]
@@ -359,8 +371,14 @@ pub fn device(ifindex: u32) -> Option<&'static Device> {
 /// The bridge that a port belongs to; 0 for a device that is no port of a managed bridge.
 #[inline(always)]
 pub fn bridge_of_port(ifindex: u32) -> u32 {
+    port(ifindex).map_or(0, |p| p.bridge)
+}
+
+/// The record of a port of a managed bridge.
+#[inline(always)]
+pub fn port(ifindex: u32) -> Option<&'static BridgePort> {
     // SAFETY: as for `network`.
-    unsafe { PORTS.get(ifindex) }.map_or(0, |p| p.bridge)
+    unsafe { PORTS.get(ifindex) }
 }
 
 /// Is the port (host order) one that is not to be handed out?

@@ -253,7 +253,7 @@ impl Lab {
             let bridge = self.ifindex(bridge);
             let port = self.ifindex(port);
             self.ports
-                .insert(port, BridgePort { bridge }, 0)
+                .insert(port, BridgePort { bridge, ..BridgePort::default() }, 0)
                 .expect("ports");
         }
         self.set_device("up0", UP0, UP0_6, DEVICE_ETHERNET);

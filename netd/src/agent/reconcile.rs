@@ -128,6 +128,7 @@ impl Inner {
             }
         }
         errors.extend(self.hurry_ports(&snapshot).await);
+        errors.extend(self.isolate_ports(&snapshot).await);
         self.remember_ports(&snapshot);
         errors
     }
@@ -284,6 +285,30 @@ impl Inner {
             }
             if let Err(error) = self.links.forward_ports_now(bridge.index, &ports).await {
                 errors.push(ApiError::internal(error));
+            }
+        }
+        errors
+    }
+
+    /// Ports of networks with `<port isolated='yes'/>` are isolated from each other.
+    async fn isolate_ports(&self, snapshot: &Snapshot) -> Vec<ApiError> {
+        let mut errors = Vec::new();
+        for live in self.networks.live() {
+            let name = live.network.bridge.name.as_deref();
+            let Some(bridge) = name.and_then(|name| snapshot.by_name(name)) else {
+                continue;
+            };
+            if live.network.port_isolated != Some(true) || !live.network.is_managed() {
+                continue;
+            }
+            for port in snapshot
+                .ports_of(bridge.index)
+                .filter(|port| !port.isolated)
+            {
+                match self.links.isolate(port.index).await {
+                    Err(error) if !error.is_gone() => errors.push(ApiError::internal(error)),
+                    _ => {}
+                }
             }
         }
         errors

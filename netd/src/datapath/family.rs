@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::Pod;
 use aya::maps::{HashMap, LpmTrie, MapData, lpm_trie};
-use netd_common::abi::{Endpoint, Forward, ForwardKey, Subnet};
+use netd_common::abi::{Binding, BindingKey, Endpoint, Forward, ForwardKey, Subnet};
 
 use super::Result;
 use super::forwards::Forwards;
@@ -21,6 +21,8 @@ pub struct FamilyRecords<A> {
     pub pools: BTreeMap<(A, u8), u32>,
     /// `forwards4`, `forwards6`: key, prefix length, where to.
     pub forwards: BTreeMap<(ForwardKey<A>, u32), Forward<A>>,
+    /// `bindings4`, `bindings6`: whose addresses are, where ports are guarded.
+    pub bindings: BTreeMap<BindingKey<A>, Binding>,
 }
 
 /// Handles of the maps, each with its name.

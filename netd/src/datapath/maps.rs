@@ -12,6 +12,7 @@ use netd_common::abi::{
     Device, DropCount, NETWORK_ENDPOINT_INDEPENDENT, Network, PortsWord, Usage,
 };
 
+use super::bindings::{Bindings, Guards};
 use super::family::{Family, FamilyRecords};
 use super::forwards::Forwards;
 use super::ports::Ports;
@@ -33,6 +34,7 @@ pub struct Maps {
     published: PortsMap,
     v4: Family<Addr4>,
     v6: Family<Addr6>,
+    guards: Guards,
     drops: PerCpuArray<MapData, DropCount>,
 }
 
@@ -42,8 +44,8 @@ pub struct Maps {
 pub struct Records {
     /// `networks` by ifindex of the bridge.
     pub networks: BTreeMap<u32, Network>,
-    /// `ports`: port to bridge.
-    pub ports: BTreeMap<u32, u32>,
+    /// `ports` by ifindex.
+    pub ports: BTreeMap<u32, BridgePort>,
     /// `devices` by ifindex.
     pub devices: BTreeMap<u32, Device>,
     /// What is by IPv4 address.
@@ -138,6 +140,12 @@ impl Maps {
                 endpoints: ("endpoints6", take(ebpf, "endpoints6")?),
                 forwards: Forwards::new("forwards6", take(ebpf, "forwards6")?),
             },
+            guards: Guards {
+                identities: take(ebpf, "identities")?,
+                v4: Bindings::new("bindings4", take(ebpf, "bindings4")?),
+                v6: Bindings::new("bindings6", take(ebpf, "bindings6")?),
+                used: true,
+            },
             drops: take(ebpf, "drops")?,
         })
     }
@@ -153,11 +161,11 @@ impl Maps {
         self.open_usage(wanted)?;
         changed |= sync(&mut self.networks, "networks", &wanted.networks, prune)?;
         changed |= sync(&mut self.devices, "devices", &wanted.devices, prune)?;
-        let ports = wanted
-            .ports
-            .iter()
-            .map(|(port, bridge)| (*port, BridgePort { bridge: *bridge }));
-        changed |= sync(&mut self.ports, "ports", &ports.collect(), prune)?;
+        // Whose addresses are, before ports are held to it.
+        if prune {
+            self.guards.apply(wanted)?;
+        }
+        changed |= sync(&mut self.ports, "ports", &wanted.ports, prune)?;
         changed |= self.v4.apply(&wanted.v4, prune)?;
         changed |= self.v6.apply(&wanted.v6, prune)?;
         let mut published = Ports::default();

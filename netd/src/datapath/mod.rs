@@ -10,6 +10,7 @@
 //!
 //! A new agent opens the maps it finds and swaps the programs of the links it finds.
 
+mod bindings;
 pub mod bpffs;
 pub mod family;
 mod forwards;
@@ -34,9 +35,11 @@ pub use maps::Maps;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-ebpf"));
 
 /// Names of the maps in [`OBJECT`] that are pinned.
-pub const MAPS: [&str; 27] = [
+pub const MAPS: [&str; 30] = [
     "addresses4",
     "addresses6",
+    "bindings4",
+    "bindings6",
     "control",
     "devices",
     "drops",
@@ -48,6 +51,7 @@ pub const MAPS: [&str; 27] = [
     "forwards6",
     "fragments4",
     "fragments6",
+    "identities",
     "moved",
     "networks",
     "peers",

@@ -10,18 +10,28 @@ use crate::datapath::maps::Records;
 use crate::link::Snapshot;
 use crate::model::{ForwardGuest, ForwardProtocol, Network, PortForward, Span};
 
-/// Add what `network`, whose bridge has the number `bridge`, publishes. A forward to a guest whose
-/// name nobody has, or at a device that is not there, waits until there is one.
-pub(super) fn add(
-    records: &mut Records,
-    network: &Network,
-    bridge: u32,
-    snapshot: &Snapshot,
-    guests: &Guests,
-) {
-    // A definition whose metadata cannot be read is never started.
-    let forwards = network.extensions().unwrap_or_default().forwards;
-    for forward in &forwards {
+/// Whose forwards are added, and where that network and its guests are.
+pub(super) struct At<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// Number of its bridge.
+    pub bridge: u32,
+    /// What the kernel has.
+    pub snapshot: &'a Snapshot,
+    /// Where guests that go by a name are.
+    pub guests: &'a Guests,
+}
+
+/// Add what a network publishes. A forward to a guest whose name nobody has, or at a device that is
+/// not there, waits until there is one.
+pub(super) fn add(records: &mut Records, forwards: &[PortForward], at: &At<'_>) {
+    let At {
+        network,
+        bridge,
+        snapshot,
+        guests,
+    } = *at;
+    for forward in forwards {
         let dev = match &forward.dev {
             None => 0,
             Some(name) => match snapshot.by_name(name) {

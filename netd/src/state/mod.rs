@@ -6,6 +6,7 @@
 mod apply;
 mod desired;
 mod forwards;
+mod guards;
 mod guests;
 mod plan;
 #[cfg(test)]

@@ -230,7 +230,10 @@ fn devices_with_ipv6_alone_count_when_a_network_has_it() {
             .filter(|a| matches!(a.hook, Hook::UplinkIngress | Hook::UplinkEgress))
             .map(|a| a.ifindex)
             .collect();
-        let known: BTreeSet<u32> = records(&[network], &host, &Guests::default()).devices.into_keys().collect();
+        let known: BTreeSet<u32> = records(&[network], &host, &Guests::default())
+            .devices
+            .into_keys()
+            .collect();
         assert!(known.is_superset(&at), "{known:?}");
         at
     };
@@ -276,7 +279,7 @@ fn records_follow_definitions_and_kernel() {
     assert_eq!(record.v4.gateway, [10, 0, 0, 1]);
     assert_eq!(record.mac, [0x52, 0x54, 0, 0, 0, 1]);
     assert_eq!(records.v4.subnets[&([10, 0, 0, 0], 24)], BRIDGE);
-    assert_eq!(records.ports[&TAP], BRIDGE);
+    assert_eq!(records.ports[&TAP].bridge, BRIDGE);
     assert_eq!(records.devices[&UPLINK].address, [198, 51, 100, 2]);
     assert_eq!(records.devices[&UPLINK].flags, DEVICE_ETHERNET);
     assert_eq!(records.devices[&BRIDGE].address, [10, 0, 0, 1]);
@@ -360,7 +363,10 @@ fn the_hosts_own_bridge_is_left_alone() {
     bridged.forward.as_mut().unwrap().mode = model::ForwardMode::Bridge;
     assert_eq!(bridge_spec(&bridged), None);
     assert!(hooks(&[&bridged], &running()).is_empty());
-    assert_eq!(records(&[&bridged], &running(), &Guests::default()), Default::default());
+    assert_eq!(
+        records(&[&bridged], &running(), &Guests::default()),
+        Default::default()
+    );
 }
 
 proptest! {
