@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
 use aya::{Ebpf, Pod};
 use netd_common::abi::{
-    Addr4, Addr6, Endpoint, FLOW_REPLY, Flow, FlowKey, Forward, ForwardKey, Fragment, FragmentKey,
-    Slot, Subnet,
+    Addr4, Addr6, BINDING_KNOWN, Binding, BindingKey, Endpoint, FLOW_REPLY, Flow, FlowKey, Forward,
+    ForwardKey, Fragment, FragmentKey, MacAddr, Slot, Subnet,
 };
 use netd_common::checksum::{sum4, sum6};
 
@@ -76,6 +76,7 @@ pub struct Maps<A: Address> {
     subnets: LpmTrie<MapData, A, Subnet>,
     pools: LpmTrie<MapData, A, Subnet>,
     endpoints: HashMap<MapData, A, Endpoint>,
+    bindings: HashMap<MapData, Plain<BindingKey<A>>, Binding>,
     forwards: LpmTrie<MapData, Plain<ForwardKey<A>>, Plain<Forward<A>>>,
     flows: HashMap<MapData, Plain<FlowKey<A>>, Plain<Flow<A>>>,
     slots: Array<MapData, Plain<Slot<A>>>,
@@ -92,6 +93,7 @@ impl<A: Address> Maps<A> {
             subnets: take(ebpf, &name("subnets")),
             pools: take(ebpf, &name("pools")),
             endpoints: take(ebpf, &name("endpoints")),
+            bindings: take(ebpf, &name("bindings")),
             forwards: take(ebpf, &name("forwards")),
             flows: take(ebpf, &name("flows")),
             slots: take(ebpf, &name("slots")),
@@ -121,6 +123,7 @@ impl<A: Address> Maps<A> {
 
     pub fn clear_records(&mut self) {
         clear(&mut self.addresses);
+        clear(&mut self.bindings);
         self.remove_prefixes(|_| true);
         let keys: Vec<_> = self
             .forwards
@@ -145,6 +148,27 @@ impl<A: Address> Maps<A> {
         self.pools
             .insert(&key, Subnet { bridge }, 0)
             .expect("pools");
+    }
+
+    pub fn bind(&mut self, key: BindingKey<A>, mac: MacAddr) {
+        let binding = Binding {
+            mac,
+            kind: BINDING_KNOWN,
+            zero: 0,
+        };
+        self.bindings
+            .insert(Plain(key), binding, 0)
+            .expect("bindings");
+    }
+
+    /// How many addresses are somebody's.
+    pub fn bindings_of(&self, mac: MacAddr) -> usize {
+        let bindings = self.bindings.iter().map(|entry| entry.expect("bindings"));
+        bindings.filter(|(_, binding)| binding.mac == mac).count()
+    }
+
+    pub fn bound(&self, key: &BindingKey<A>) -> Option<Binding> {
+        self.bindings.get(&Plain(*key), 0).ok()
     }
 
     /// Add a forward of one port, or of a whole address (protocol 0), or take it away.

@@ -25,9 +25,10 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, Addr6, BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES, Control, DEVICE_ETHERNET,
-    Device, DropCount, Endpoint, FLOW_REPLY, Flow, Flow4, FlowKey, FlowKey4, Forward, ForwardKey,
-    MacAddr, Mode, Moved, Network, Side, Sweeper, Usage, tick,
+    Addr4, Addr6, Binding, BindingKey, BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES,
+    Control, DEVICE_ETHERNET, Device, DropCount, Endpoint, FLOW_REPLY, Flow, Flow4, FlowKey,
+    FlowKey4, Forward, ForwardKey, Identity, MacAddr, Mode, Moved, Network, Side, Sweeper, Usage,
+    tick,
 };
 use netd_common::flow::DEFAULT_TIMEOUTS;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -45,6 +46,7 @@ pub struct Lab {
     identifications: Mutex<BTreeMap<Vec<u8>, [u8; 2]>>,
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
+    identities: HashMap<MapData, u32, Identity>,
     devices: HashMap<MapData, u32, Device>,
     usage: HashMap<MapData, u32, Usage>,
     reserved: Array<MapData, u64>,
@@ -150,6 +152,7 @@ impl Lab {
             identifications: Mutex::default(),
             networks: take(&mut ebpf, "networks"),
             ports: take(&mut ebpf, "ports"),
+            identities: take(&mut ebpf, "identities"),
             devices: take(&mut ebpf, "devices"),
             usage: take(&mut ebpf, "usage"),
             reserved: take(&mut ebpf, "reserved"),
@@ -253,7 +256,14 @@ impl Lab {
             let bridge = self.ifindex(bridge);
             let port = self.ifindex(port);
             self.ports
-                .insert(port, BridgePort { bridge, ..BridgePort::default() }, 0)
+                .insert(
+                    port,
+                    BridgePort {
+                        bridge,
+                        ..BridgePort::default()
+                    },
+                    0,
+                )
                 .expect("ports");
         }
         self.set_device("up0", UP0, UP0_6, DEVICE_ETHERNET);
@@ -272,6 +282,7 @@ impl Lab {
     pub fn clear_records(&mut self) {
         clear(&mut self.networks);
         clear(&mut self.ports);
+        clear(&mut self.identities);
         clear(&mut self.devices);
         self.v4.clear_records();
         self.v6.clear_records();
@@ -359,6 +370,26 @@ impl Lab {
 
     pub fn epoch(&self) -> u32 {
         self.control.get(&0, 0).expect("control").epoch
+    }
+
+    /// Hold a port to what `flags` say.
+    pub fn guard_port(&mut self, port: &str, flags: u32, mac: MacAddr) {
+        let port = self.ifindex(port);
+        let mut record = self.ports.get(&port, 0).expect("ports");
+        (record.flags, record.mac) = (flags, mac);
+        self.ports.insert(port, record, 0).expect("ports");
+    }
+
+    /// Say whose an address is.
+    pub fn bind<A: Address>(&mut self, bridge: &str, address: A, mac: MacAddr) {
+        let bridge = self.ifindex(bridge);
+        A::maps_mut(self).bind(BindingKey { bridge, address }, mac);
+    }
+
+    /// Whose an address is.
+    pub fn bound<A: Address>(&self, bridge: &str, address: A) -> Option<Binding> {
+        let bridge = self.ifindex(bridge);
+        A::maps(self).bound(&BindingKey { bridge, address })
     }
 
     /// Keep a port for the host's own services.

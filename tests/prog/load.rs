@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, MapData};
-use aya::programs::SchedClassifier;
 use netd_common::abi::{Addr4, Control, FLOW_REPLY, Flow4, FlowKey4, Slot};
 use netd_common::flow::DEFAULT_TIMEOUTS;
 

@@ -12,6 +12,7 @@ mod fixture;
 mod flows;
 mod forward;
 mod fragments;
+mod guards;
 mod host_answers;
 mod icmp;
 mod icmp6;
