@@ -290,7 +290,8 @@ pub(super) fn check_host(network: &Network, snapshot: &Snapshot) -> Result<()> {
     }
     let v4 = network.ipv4_subnets().map(|(a, len)| (IpAddr::V4(a), len));
     let v6 = network.ipv6_subnets().map(|(a, len)| (IpAddr::V6(a), len));
-    for subnet in v4.chain(v6) {
+    let behind = network.routes.iter().map(|r| (r.address, r.prefix_len()));
+    for subnet in v4.chain(v6).chain(behind) {
         if let Some(in_use) = subnet_in_use(subnet, Some(name), snapshot) {
             return Err(ApiError::internal(in_use));
         }

@@ -269,6 +269,11 @@ fn dhcp(network: &Network, paths: &Paths, out: &mut Lines) -> Result<()> {
     for (i, root) in roots.filter_map(|ip| ip.tftp_root.as_ref()).enumerate() {
         if i == 0 {
             out.line(format_args!("enable-tftp"))?;
+            // Of a host that is closed but for its services guests reach port 69 alone, and not
+            // the port of its own that each transfer has otherwise (RFC 1350, section 4).
+            if closes_host(network) {
+                out.line(format_args!("tftp-single-port"))?;
+            }
         }
         let root = path("<tftp root>", Path::new(root))?;
         out.line(format_args!("tftp-root={root}"))?;

@@ -11,9 +11,9 @@ use rtnetlink::packet_route::link::{
     BridgeStpState, InfoBridgePort, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use super::error::LinkError;
 use super::netlink::Requests;
@@ -243,6 +243,38 @@ impl Links {
             .await;
         self.named(index, &format!("add address {address}/{prefix} to"), result)
             .await
+    }
+
+    /// Adds the way to a subnet by a gateway on a device's link.
+    pub async fn add_route(
+        &self,
+        index: u32,
+        (subnet, prefix): (IpAddr, u8),
+        gateway: IpAddr,
+        metric: u32,
+    ) -> Result<(), LinkError> {
+        let builder = RouteMessageBuilder::<IpAddr>::new()
+            .output_interface(index)
+            .priority(metric)
+            .protocol(RouteProtocol::Static);
+        let what = format!("add the route to {subnet}/{prefix} via {gateway} on");
+        let builder = builder
+            .destination_prefix(subnet, prefix)
+            .and_then(|builder| builder.gateway(gateway));
+        // The model has one family for both.
+        let message = builder
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+            .map(RouteMessageBuilder::build);
+        let result = match message {
+            Ok(message) => {
+                let message = RouteNetlinkMessage::NewRoute(message);
+                self.requests
+                    .change(message, NLM_F_CREATE | NLM_F_EXCL)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        self.named(index, &what, result).await
     }
 
     /// Takes an address from a device.

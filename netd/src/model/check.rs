@@ -377,7 +377,6 @@ impl Checker<'_> {
                 network.ips.iter().any(lone_bootp),
                 "<bootp> without a <range> or <host>",
             ),
-            (!network.routes.is_empty(), "<route>"),
             (network.virtualport.is_some(), "<virtualport>"),
             (!network.portgroups.is_empty(), "<portgroup>"),
         ];

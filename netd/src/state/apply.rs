@@ -70,6 +70,12 @@ pub async fn apply(links: &Links, step: &Step) -> Result<(), ApplyError> {
                 .set_up(index(links, bridge, step).await?, true)
                 .await?;
         }
+        Step::AddRoute { bridge, route } => {
+            let bridge = index(links, bridge, step).await?;
+            links
+                .add_route(bridge, route.destination, route.gateway, route.metric)
+                .await?;
+        }
         Step::Enslave { port, bridge } => {
             let bridge = index(links, bridge, step).await?;
             links

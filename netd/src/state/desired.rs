@@ -19,6 +19,9 @@ use crate::model::{
 /// Kernel's default MTU of a bridge, when nothing says otherwise.
 const DEFAULT_MTU: u32 = 1500;
 
+/// Metric of a `<route>` that names none.
+const DEFAULT_METRIC: u32 = 1;
+
 /// The bridge of one managed network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgeSpec {
@@ -34,6 +37,19 @@ pub struct BridgeSpec {
     pub delay_ms: u32,
     /// Addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Ways to subnets behind guests.
+    pub routes: Vec<RouteSpec>,
+}
+
+/// The way to a subnet behind a guest (`<route>`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// The subnet, with its prefix length.
+    pub destination: (IpAddr, u8),
+    /// The guest.
+    pub gateway: IpAddr,
+    /// What the way costs.
+    pub metric: u32,
 }
 
 impl BridgeSpec {
@@ -80,6 +96,15 @@ pub fn bridge_spec(network: &Network) -> Option<BridgeSpec> {
             .ips
             .iter()
             .map(|ip| (ip.address, ip.prefix_len()))
+            .collect(),
+        routes: network
+            .routes
+            .iter()
+            .map(|route| RouteSpec {
+                destination: (route.address, route.prefix_len()),
+                gateway: route.gateway,
+                metric: route.metric.unwrap_or(DEFAULT_METRIC),
+            })
             .collect(),
     })
 }
@@ -191,6 +216,16 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot, guests: &Guests) -> R
             if let IpAddr::V6(subnet) = network_address(address.into(), prefix) {
                 let subnet = (subnet.octets(), prefix);
                 records.v6.subnets.insert(subnet, index);
+            }
+        }
+        for route in &network.routes {
+            match (route.address, route.prefix_len()) {
+                (IpAddr::V4(subnet), len) => {
+                    records.v4.subnets.insert((subnet.octets(), len), index);
+                }
+                (IpAddr::V6(subnet), len) => {
+                    records.v6.subnets.insert((subnet.octets(), len), index);
+                }
             }
         }
         if let Some(pool) = network.nat_addresses() {

@@ -13,6 +13,6 @@ mod plan;
 mod tests;
 
 pub use apply::apply;
-pub use desired::{BridgeSpec, bridge_spec, hooks, records};
+pub use desired::{BridgeSpec, RouteSpec, bridge_spec, hooks, records};
 pub use guests::Guests;
 pub use plan::{InTheWay, Step, plan_bridge, plan_hooks};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::desired::{BridgeSpec, mtu_or_default};
+use super::desired::{BridgeSpec, RouteSpec, mtu_or_default};
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Snapshot, sysctl};
 use crate::model::{Family, Mac};
@@ -80,6 +80,13 @@ pub enum Step {
         /// The bridge.
         bridge: String,
     },
+    /// Add the way to a subnet behind a guest.
+    AddRoute {
+        /// The bridge.
+        bridge: String,
+        /// The way.
+        route: RouteSpec,
+    },
     /// Give a guest's device back to its bridge.
     Enslave {
         /// The guest's device.
@@ -152,6 +159,16 @@ impl fmt::Display for Step {
                 write!(f, "detach program {} from {device}", hook.program())
             }
             Self::SetUp { bridge } => write!(f, "switch {bridge} on"),
+            Self::AddRoute { bridge, route } => {
+                let (subnet, prefix) = route.destination;
+                let RouteSpec {
+                    gateway, metric, ..
+                } = route;
+                write!(
+                    f,
+                    "add route to {subnet}/{prefix} via {gateway} on {bridge}, metric {metric}"
+                )
+            }
             Self::Enslave { port, bridge } => write!(f, "make {port} a port of {bridge} again"),
             Self::EnableForwarding(family) => {
                 write!(f, "set {} to 1", sysctl::forwarding_name(*family))
@@ -264,6 +281,21 @@ pub fn plan_bridge(
         after.push(Step::SetUp {
             bridge: bridge.clone(),
         });
+    }
+    for route in &spec.routes {
+        let there = link.is_some_and(|link| {
+            snapshot.routes.iter().any(|present| {
+                present.destination == route.destination
+                    && present.index == Some(link.index)
+                    && present.gateway == Some(route.gateway)
+            })
+        });
+        if !there {
+            after.push(Step::AddRoute {
+                bridge: bridge.clone(),
+                route: *route,
+            });
+        }
     }
     if link.is_none() {
         let free = |(index, name): &&(u32, String)| {
