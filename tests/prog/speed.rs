@@ -1,10 +1,13 @@
 //! How long the established path takes. Printed, never asserted: the machine may be busy.
 
-use netd_common::abi::{Flow4, FlowKey4};
+use aya::maps::{Array, HashMap, MapData};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use netd_common::abi::{Addr4, Control, FLOW_REPLY, Flow4, FlowKey4, Slot};
+use netd_common::flow::{DEFAULT_TIMEOUTS, State};
 
 use crate::fixture::{Verdict, run};
 use crate::flows::guest_to_server;
-use crate::lab::{Lab, lab, now};
+use crate::lab::{Lab, lab, load, now, take};
 use crate::names::*;
 use crate::nat::{down, up};
 use crate::packet::{ACK, ETH, TCP, tcp, udp};
@@ -83,4 +86,83 @@ fn the_established_path() {
     ] {
         measure(&mut lab, name, program, device, &packet, wanted);
     }
+}
+
+/// Flows of the table that is swept: far more than a processor's caches hold.
+const SWEPT: u32 = 262_144;
+/// Slots that a run of `sweep` visits.
+const VISITED: u32 = 4096;
+/// The timer visits every slot once in so many runs, one each quarter of a second.
+const RUNS: u32 = 256;
+
+/// P60: what the sweep of a table full of living flows costs, by the program's own clock.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn p60_the_sweep_of_living_flows() {
+    let mut ebpf = load(SWEPT);
+    let mut control: Array<MapData, Control> = take(&mut ebpf, "control");
+    let mut flows: HashMap<MapData, FlowKey4, Flow4> = take(&mut ebpf, "flows4");
+    let mut slots: Array<MapData, Slot<Addr4>> = take(&mut ebpf, "slots4");
+    let settings = Control {
+        slots: SWEPT,
+        timeouts: DEFAULT_TIMEOUTS,
+        ..Control::default()
+    };
+    control.set(0, settings, 0).expect("control");
+    for slot in 0..SWEPT {
+        let [_, a, b, c] = slot.to_be_bytes();
+        let key = FlowKey4 {
+            src: [10, a, b, c],
+            dst: SERVER,
+            proto: TCP,
+            ..FlowKey4::default()
+        };
+        let there = Flow4 {
+            new_src: key.src,
+            new_dst: key.dst,
+            state: State::Established as u8,
+            last_seen: now(),
+            slot,
+            ..Flow4::default()
+        };
+        let back = Flow4 {
+            new_src: key.dst,
+            new_dst: key.src,
+            flags: FLOW_REPLY,
+            ..there
+        };
+        flows.insert(key, there, 0).expect("flows4");
+        flows.insert(key.reversed(), back, 0).expect("flows4");
+        let taken = Slot {
+            key,
+            used: 1,
+            zero: 0,
+        };
+        slots.set(slot, taken, 0).expect("slots4");
+    }
+    let program: &SchedClassifier = ebpf
+        .program("sweep")
+        .expect("sweep")
+        .try_into()
+        .expect("a classifier");
+    let packet = [0u8; 64];
+    let mut nanoseconds = 0;
+    for _ in 0..SWEPT / VISITED {
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(&packet),
+                ..TestRunOptions::default()
+            })
+            .expect("a run");
+        assert_eq!(result.return_value, 0, "a living flow was removed");
+        nanoseconds += result.duration.as_nanos();
+    }
+    // Both families are visited, of which IPv6's slots are free.
+    let per_slot = nanoseconds / u128::from(SWEPT);
+    let per_run = per_slot * u128::from(SWEPT / RUNS);
+    println!(
+        "sweep: {per_slot} ns for a flow; {SWEPT} flows take {} us every 250 ms: {:.3} % of a CPU",
+        per_run / 1000,
+        per_run as f64 / 2_500_000.0
+    );
 }

@@ -10,7 +10,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use crate::model::{
-    Dhcp, DhcpHost, DhcpRange, Dns, DnsSrv, ForwardMode, Ip, LeaseTime, LeaseUnit, Network,
+    Dhcp, DhcpHost, DhcpRange, Dns, DnsSrv, ForwardMode, HostAccess, Ip, LeaseTime, LeaseUnit,
+    Network,
 };
 
 /// dnsmasq reads lines through a buffer of 1025 bytes and takes what does not fit as a further
@@ -261,6 +262,13 @@ fn srv_host(srv: &DnsSrv) -> Result<String> {
         }
     }
     Ok(line)
+}
+
+/// May guests reach nothing of the host but its services?
+fn closes_host(network: &Network) -> bool {
+    // What passed `check_define` can be read.
+    let extensions = network.extensions().unwrap_or_default();
+    extensions.host == Some(HostAccess::Services)
 }
 
 /// Lines 15 to 22: TFTP, ranges and reservations.
