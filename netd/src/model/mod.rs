@@ -10,6 +10,7 @@ mod check;
 mod error;
 mod extension;
 mod format;
+mod metadata;
 mod parse;
 mod port_forward;
 #[cfg(test)]
