@@ -3,7 +3,7 @@
 //! A change here needs a new [`VERSION`], since maps outlive the binary that made them.
 
 /// Version of the layouts below; part of the path the maps are pinned under.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// IPv4 address, network order.
 pub type Addr4 = [u8; 4];
@@ -138,6 +138,9 @@ pub const FLOW_NAT: u8 = 2;
 pub const FLOW_FIN: u8 = 4;
 /// The flow is under an endpoint-independent mapping, which lives as long as it does.
 pub const FLOW_MAPPED: u8 = 8;
+/// The flow goes by a forward: its destination (or, in the answering direction, its source) is a
+/// published address and port of the host's.
+pub const FLOW_FORWARD: u8 = 32;
 /// The source address of this direction is netd's choice (masquerade, not a forward): it has to
 /// be one of the host's for as long as the flow lives.
 pub const FLOW_MASQUERADE: u8 = 16;
@@ -314,6 +317,14 @@ pub const NETWORK_ENDPOINT_INDEPENDENT: u32 = 1;
 pub const NETWORK_FILTER_NONE: u32 = 2;
 /// Any port of a peer that the guest has sent to may (REQ-8 b).
 pub const NETWORK_FILTER_ADDRESS: u32 = 4;
+/// Of the host itself its guests reach DHCP, DNS, TFTP and ICMP alone.
+pub const NETWORK_HOST_SERVICES: u32 = 8;
+/// Of the host itself its guests reach nothing.
+pub const NETWORK_HOST_NONE: u32 = 16;
+/// Its ports are isolated from each other (`<port isolated>`).
+pub const NETWORK_PORTS_ISOLATED: u32 = 32;
+/// Its ports are guarded: leases are to be remembered.
+pub const NETWORK_GUARDED: u32 = 64;
 
 /// Value of `ports`, whose key is the port's ifindex (u32).
 #[repr(C, align(4))]
@@ -321,7 +332,71 @@ pub const NETWORK_FILTER_ADDRESS: u32 = 4;
 pub struct BridgePort {
     /// ifindex of the bridge it belongs to.
     pub bridge: u32,
+    /// `PORT_*` bits.
+    pub flags: u32,
+    /// The guest's MAC address, where it is known; else zero.
+    pub mac: MacAddr,
+    /// Zero.
+    pub zero: [u8; 2],
 }
+
+/// It is isolated: guests at other isolated ports of its bridge are out of its reach.
+pub const PORT_ISOLATED: u32 = 1;
+/// Frames carry the port's own MAC address.
+pub const PORT_GUARD_MAC: u32 = 2;
+/// Packets carry an address of the guest's own, and nothing else comes than IP and ARP.
+pub const PORT_GUARD_IP: u32 = 4;
+/// ARP speaks of the guest alone.
+pub const PORT_GUARD_ARP: u32 = 8;
+/// Neighbour advertisements speak of the guest alone.
+pub const PORT_GUARD_ND: u32 = 16;
+/// The guest is no DHCP server and no router.
+pub const PORT_GUARD_DHCP: u32 = 32;
+/// Any of them.
+pub const PORT_GUARD: u32 =
+    PORT_GUARD_MAC | PORT_GUARD_IP | PORT_GUARD_ARP | PORT_GUARD_ND | PORT_GUARD_DHCP;
+
+/// Value of `identities`, whose key is a guarded port's ifindex (u32): who was first seen there.
+#[repr(C, align(2))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// IPv6 addresses that it has claimed.
+    pub claims: u16,
+}
+
+/// IPv6 addresses that the guest at one port may claim.
+pub const MAX_CLAIMS: u16 = 64;
+
+/// Key of `bindings4` and `bindings6`.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BindingKey<A> {
+    /// Bridge (ifindex) of the network.
+    pub bridge: u32,
+    /// The address.
+    pub address: A,
+}
+
+/// Value of `bindings4` and `bindings6`: whose an address is.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Binding {
+    /// MAC address of the guest.
+    pub mac: MacAddr,
+    /// `BINDING_*`.
+    pub kind: u8,
+    /// Zero.
+    pub zero: u8,
+}
+
+/// By the definition, or by a lease that the agent knows.
+pub const BINDING_KNOWN: u8 = 0;
+/// By a lease that the programs saw.
+pub const BINDING_LEASED: u8 = 1;
+/// By use.
+pub const BINDING_CLAIMED: u8 = 2;
 
 /// Value of `subnets4`, `subnets6` (guests' prefixes) and `pools4`, `pools6` (prefixes of address
 /// ranges to masquerade with), which are LPM tries on the address.
@@ -330,6 +405,85 @@ pub struct BridgePort {
 pub struct Subnet {
     /// ifindex of the bridge of the network it belongs to.
     pub bridge: u32,
+}
+
+/// Key of `forwards4` and `forwards6`, LPM tries in which ports of a range share entries: what is
+/// published, without the last bits of the port that the entry leaves open. Compared bit by bit in
+/// the order of the fields.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForwardKey<A> {
+    /// Device (ifindex) whose addresses it is about; 0 where `address` says which, and where it is
+    /// about every address of the host's.
+    pub dev: u32,
+    /// The address; zero for every address of `dev`, or of the host.
+    pub address: A,
+    /// IP protocol number; 0 for all of them.
+    pub proto: u8,
+    /// Zero.
+    pub zero: u8,
+    /// Port as it arrives.
+    pub port: Port,
+}
+
+impl<A> ForwardKey<A> {
+    /// Bits before the port: the prefix length of an entry for every port.
+    pub const PORTLESS: u32 = (size_of::<Self>() as u32 - 2) * 8;
+    /// Bits of a whole key: the prefix length of an entry for one port.
+    pub const BITS: u32 = size_of::<Self>() as u32 * 8;
+}
+
+/// Value of `forwards4` and `forwards6`: where a published port is to be found.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forward<A> {
+    /// The guest's address.
+    pub guest: A,
+    /// Bridge (ifindex) of the guest's network.
+    pub bridge: u32,
+    /// A published port of the range (host order) …
+    pub first: u16,
+    /// … and the guest's port for it (host order); others lie as far from them.
+    pub to: u16,
+}
+
+impl<A> Forward<A> {
+    /// The guest's port for a published one.
+    #[inline(always)]
+    #[must_use]
+    pub fn guest_port(&self, published: Port) -> Port {
+        u16::from_be_bytes(published)
+            .wrapping_sub(self.first)
+            .wrapping_add(self.to)
+            .to_be_bytes()
+    }
+}
+
+/// Key of `peers`: whom a socket of the host's really talks to, where that is a guest. IPv4
+/// addresses are mapped (RFC 4291, section 2.5.5.2).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerKey<A> {
+    /// The socket's cookie (SO_COOKIE).
+    pub socket: u64,
+    /// The guest's address.
+    pub address: A,
+    /// The guest's port.
+    pub port: Port,
+    /// Zero.
+    pub zero: [u8; 6],
+}
+
+/// Value of `peers`: whom it believes to talk to.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer<A> {
+    /// The published address.
+    pub address: A,
+    /// The published port.
+    pub port: Port,
+    /// Zero.
+    pub zero: [u8; 2],
 }
 
 /// Value of `endpoints4` and `endpoints6`, whose key is a guest's address: where its frames were
@@ -369,7 +523,7 @@ pub struct Device {
 pub const DEVICE_ETHERNET: u32 = 1;
 
 /// The one entry of `control`.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Control {
     /// Raised when a definition, route, neighbour, port or address changes: flows check policy
@@ -381,6 +535,9 @@ pub struct Control {
     pub max_per_network: u32,
     /// Number of entries of `slots4`, and of `slots6`.
     pub slots: u32,
+    /// Cookie of the agent's network namespace (SO_NETNS_COOKIE): the programs at sockets see those
+    /// of other namespaces, too.
+    pub netns: u64,
     /// How long flows may be silent, in [`tick`]s, by [`crate::flow::Timeout`].
     pub timeouts: [u32; crate::flow::TIMEOUTS],
 }
@@ -399,11 +556,17 @@ pub struct Moved {
 /// Some network has endpoint-independent mappings, whose ports are nobody else's.
 pub const CONTROL_MAPPINGS: u32 = 1;
 
-/// Value of `reserved` (an array of 1024): the bits of 64 ports each that are not to be handed
-/// out (`net.ipv4.ip_local_reserved_ports`); port p is bit p % 64 of word p / 64.
-pub type ReservedWord = u64;
-/// Entries of `reserved`.
-pub const RESERVED_WORDS: usize = 65536 / 64;
+/// Some port is published.
+pub const CONTROL_FORWARDS: u32 = 2;
+/// Some address is published with all that reaches it.
+pub const CONTROL_WHOLE_ADDRESSES: u32 = 4;
+
+/// Value of `reserved` and `published` (arrays of 1024), the bits of 64 ports each: those that are
+/// not to be handed out (`net.ipv4.ip_local_reserved_ports`), and those that some forward is about,
+/// whatever its protocol and address. Port p is bit p % 64 of word p / 64.
+pub type PortsWord = u64;
+/// Entries of `reserved` and `published`.
+pub const PORTS_WORDS: usize = 65536 / 64;
 
 /// Value of `drops` (per CPU), whose key is a [`crate::Reason`].
 #[repr(C, align(8))]
@@ -435,13 +598,24 @@ const _: () = {
     assert!(size_of::<Flow6>() == 120);
     assert!(size_of::<Slot<Addr4>>() == 24);
     assert!(size_of::<Slot<Addr6>>() == 48);
+    assert!(size_of::<ForwardKey<Addr4>>() == 12);
+    assert!(size_of::<ForwardKey<Addr6>>() == 24);
+    assert!(size_of::<Forward<Addr4>>() == 12);
+    assert!(size_of::<Forward<Addr6>>() == 24);
     assert!(size_of::<FragmentKey<Addr4>>() == 16);
     assert!(size_of::<FragmentKey<Addr6>>() == 40);
     assert!(size_of::<Fragment>() == 16);
     assert!(size_of::<Network>() == 88);
+    assert!(size_of::<BridgePort>() == 16);
+    assert!(size_of::<Identity>() == 8);
+    assert!(size_of::<BindingKey<Addr4>>() == 8);
+    assert!(size_of::<BindingKey<Addr6>>() == 20);
+    assert!(size_of::<Binding>() == 8);
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Device>() == 32);
-    assert!(size_of::<Control>() == 80);
+    assert!(size_of::<Control>() == 88);
+    assert!(size_of::<PeerKey<Addr6>>() == 32);
+    assert!(size_of::<Peer<Addr6>>() == 20);
 };
 
 #[cfg(feature = "user")]
@@ -467,8 +641,16 @@ mod pod {
         FragmentKey<Addr4>,
         FragmentKey<Addr6>,
         Fragment,
+        ForwardKey<Addr4>,
+        ForwardKey<Addr6>,
+        Forward<Addr4>,
+        Forward<Addr6>,
         Network,
         BridgePort,
+        Identity,
+        BindingKey<Addr4>,
+        BindingKey<Addr6>,
+        Binding,
         Subnet,
         Endpoint,
         Device,

@@ -76,6 +76,25 @@ reasons! {
         "of ICMP only queries and errors can be masqueraded";
     NoGuest = 22, "no_guest",
         "the guest that the answer is for is gone with its port, and was not seen at another";
+    PortIsolated = 23, "port_isolated",
+        "the ports of both guests are isolated: they reach each other neither directly nor by way \
+         of the gateway";
+    HostClosed = 24, "host_closed",
+        "the network's definition closes the host, or all of it but DHCP, DNS, TFTP and ICMP, to \
+         its guests";
+    SpoofedMac = 25, "spoofed_mac",
+        "the frame's source MAC address is not the port's own";
+    SpoofedAddress = 26, "spoofed_address",
+        "the source address is not the guest's own: neither the definition nor a lease gives it \
+         this address, or another guest had the IPv6 address before";
+    SpoofedArp = 27, "spoofed_arp",
+        "the ARP message speaks of an address that is not the guest's own";
+    SpoofedNeighbour = 28, "spoofed_neighbour",
+        "the neighbour advertisement is about an address that is not the guest's own";
+    ServerAnswer = 29, "server_answer",
+        "guests of this network may not answer DHCP, advertise routers or redirect others";
+    OtherProtocol = 30, "other_protocol",
+        "a guarded port lets IP and ARP pass, not frames of other protocols or with a VLAN tag";
 }
 
 /// Number of entries of the `drops` map; room for reasons to come.

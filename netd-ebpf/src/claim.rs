@@ -16,7 +16,7 @@ use netd_common::port::{QUICK_TRIES, Range};
 
 use crate::flow::{find, now};
 use crate::reject::Rejects;
-use crate::{maps, table};
+use crate::{forward, maps, table};
 
 const EEXIST: i32 = -17;
 const E2BIG: i32 = -7;
@@ -26,6 +26,11 @@ const SMALL_RANGE: u32 = 1024;
 
 /// Tries in order through large ranges that a CPU may make in a tick: enough for the largest.
 const BUDGET: u32 = 1 << 16;
+
+/// Ports that the administrator has reserved are not to be had.
+pub const SPARE_RESERVED: u32 = 1;
+/// Nor are those of the host's sockets, of mappings and of forwards.
+pub const SPARE_SOCKETS: u32 = 2;
 
 /// What is wanted of a flow that is being opened; its entries lie beside it in the scratch map.
 #[repr(C)]
@@ -39,8 +44,8 @@ pub struct Claim<A> {
     pub last: u16,
     /// 1: the source port may be changed.
     pub translate: u32,
-    /// 1: sockets of the host's are to be spared.
-    pub spare_sockets: u32,
+    /// `SPARE_*` bits.
+    pub spare: u32,
     /// Tick of the last search in order through a large range on this CPU.
     pub searched: u32,
     /// Tries that such searches have cost in that tick.
@@ -192,16 +197,23 @@ extern "C" fn try_port<F: Rejects>(attempt: u32, search: *mut Search) -> i64 {
             last: claim.last,
         };
         let port = range.candidate(u16::from_be_bytes(key.sport), attempt, search.random);
-        if key.proto != F::ICMP && maps::is_reserved(port) && range.len() > 1 {
+        if claim.spare & SPARE_RESERVED != 0
+            && key.proto != F::ICMP
+            && maps::is_reserved(port)
+            && range.len() > 1
+        {
             return 0;
         }
         scratch.flow.new_sport = port.to_be_bytes();
-        scratch.flow.port_diff = difference(sum2(key.sport), sum2(scratch.flow.new_sport));
-        scratch.back.port_diff = difference(sum2(scratch.flow.new_sport), sum2(key.sport));
+        // A forward has another destination port as well.
+        let old = sum2(key.sport) + sum2(key.dport);
+        let new = sum2(scratch.flow.new_sport) + sum2(scratch.flow.new_dport);
+        scratch.flow.port_diff = difference(old, new);
+        scratch.back.port_diff = difference(new, old);
     }
     let back_key = scratch.flow.partner(key.proto);
-    if claim.spare_sockets != 0 {
-        if is_mapped::<F>(&back_key) {
+    if claim.spare & SPARE_SOCKETS != 0 {
+        if is_mapped::<F>(&back_key) || forward::is_taken::<F>(&back_key) {
             return 0;
         }
         // Most tries meet an entry: see that before asking for sockets.

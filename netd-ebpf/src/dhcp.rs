@@ -14,13 +14,14 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
+use netd_common::abi::{BINDING_LEASED, Binding, BindingKey, MacAddr, NETWORK_GUARDED};
 use netd_common::checksum::{difference, fold, sum2, update};
 use netd_common::flow::proto;
 use network_types::udp::UdpHdr;
 
-use crate::arguments;
 use crate::family::{Family, V4};
 use crate::packet::{self, ETH, Kind};
+use crate::{arguments, maps};
 
 const SERVER: [u8; 2] = 67u16.to_be_bytes();
 const CLIENT: [u8; 2] = 68u16.to_be_bytes();
@@ -68,6 +69,7 @@ fn complete(ctx: &TcContext) -> Option<()> {
         return None;
     }
     let udp = packet.l4();
+    remember_lease(ctx, udp + UdpHdr::LEN);
     let udp_len = packet.ip_len - 20;
     // Keep the appended word on an even offset.
     let pad = udp_len & 1;
@@ -100,6 +102,34 @@ fn complete(ctx: &TcContext) -> Option<()> {
     let last = difference(data, u64::from(wanted)).to_ne_bytes();
     ctx.skb.store(ctx.len() as usize - 2, &last, 0).ok()?;
     ctx.skb.store(udp + 6, &pseudo.to_ne_bytes(), 0).ok()
+}
+
+/// Note whose the offered or leased address is, where ports are guarded: the guest may use it as soon
+/// as it has the answer. Offsets are RFC 2131's (section 2).
+#[inline(always)]
+fn remember_lease(ctx: &TcContext, message: usize) {
+    let bridge = packet::ifindex(ctx);
+    let guarded = maps::network(bridge).is_some_and(|network| network.flags & NETWORK_GUARDED != 0);
+    // What the host itself sends, not what it forwards.
+    if !guarded || packet::ingress_ifindex(ctx) != 0 {
+        return;
+    }
+    let (Ok(address), Ok(mac)) = (
+        ctx.load::<u32>(message + 16),
+        ctx.load::<MacAddr>(message + 28),
+    ) else {
+        return;
+    };
+    if address == 0 {
+        return;
+    }
+    let binding = Binding {
+        mac,
+        kind: BINDING_LEASED,
+        zero: 0,
+    };
+    // Without room the agent's knowledge of the lease has to do.
+    let _ = maps::BINDINGS4.insert(&BindingKey { bridge, address }, &binding, 0);
 }
 
 /// Sum of the packet's bytes from `start` to `end`.

@@ -7,7 +7,7 @@ use netd_common::abi::{
 };
 
 use crate::maps::{
-    Addresses, Endpoints, Flows, Fragments, Prefixes, Routing, Scratch, Seen, Slots,
+    Addresses, Endpoints, Flows, Forwards, Fragments, Prefixes, Routing, Scratch, Seen, Slots,
 };
 use crate::packet::{Packet, Unread};
 
@@ -101,6 +101,8 @@ pub trait Family: Copy + 'static {
     fn subnets() -> &'static Prefixes<Self::Addr>;
     /// Address ranges to masquerade with.
     fn pools() -> &'static Prefixes<Self::Addr>;
+    /// Published ports.
+    fn forwards() -> &'static Forwards<Self::Addr>;
     /// This CPU's room for a flow that is being opened.
     fn scratch() -> Option<&'static mut Scratch<Self::Addr>>;
     /// This CPU's room for a question to routing.

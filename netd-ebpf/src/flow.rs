@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    FLOW_FIN, FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, tick,
+    FLOW_FIN, FLOW_FORWARD, FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, tick,
 };
 use netd_common::flow::{State, after, expired, proto};
 use netd_common::policy::{Place, Verdict, judge};
@@ -247,7 +247,7 @@ pub fn refresh<F: Rejects>(
             }
         }
         // An unresolved path is looked at again by the next packet.
-        flow.epoch = if flow.out_ifindex == 0 {
+        flow.epoch = if path::is_makeshift(flow) {
             epoch.wrapping_sub(1)
         } else {
             epoch
@@ -385,8 +385,10 @@ fn check_path<F: Rejects>(
     confirm: &mut F::Addr,
 ) -> bool {
     let mut to = flow.out_network;
-    // Let in by a mapping: what it is judged by is the network that has the mapping.
-    let admitted = !reply && flow.flags & (FLOW_NAT | FLOW_MASQUERADE) == FLOW_NAT;
+    // Let in by a mapping or a forward (`forward::withdraw`): what it is judged by is that.
+    let admitted = !reply
+        && (flow.flags & FLOW_FORWARD != 0
+            || flow.flags & (FLOW_NAT | FLOW_MASQUERADE) == FLOW_NAT);
     if !admitted && (!reply || to == 0) {
         let mut decision = Decision::none();
         decide::<F>(ctx, packet, source, &mut decision);
@@ -416,5 +418,9 @@ fn check_path<F: Rejects>(
             return true;
         }
     }
-    path::set_guest::<F>(ctx, flow, to, source.ifindex)
+    if !path::set_guest::<F>(ctx, flow, to, source.ifindex) {
+        return false;
+    }
+    path::ask_for_guest::<F>(flow, confirm);
+    true
 }

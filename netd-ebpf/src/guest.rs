@@ -2,7 +2,9 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{Endpoint, Mode, ticks};
+use netd_common::abi::{
+    BridgePort, Endpoint, Forward, Mode, NETWORK_PORTS_ISOLATED, PORT_ISOLATED, ticks,
+};
 use netd_common::flow::proto;
 use netd_common::policy::Verdict;
 use netd_common::tcp::may_open;
@@ -14,7 +16,7 @@ use crate::packet::{self, ETH, Kind, Packet, ifindex};
 use crate::path::transmit;
 use crate::reject::Rejects;
 use crate::stage::{self, Stages};
-use crate::{FIRST, LOOK, PASS, REJECT, drops, maps, open, reject};
+use crate::{FIRST, LOOK, PASS, REJECT, drops, forward, host, maps, open, reject, spoof};
 
 pub use crate::path::Hook;
 
@@ -34,6 +36,8 @@ pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
         packet_from_guest::<V4>(ctx, hook, here)
     } else if V6::is(ctx) {
         packet_from_guest::<V6>(ctx, hook, here)
+    } else if hook == Hook::Port {
+        spoof::check_other(ctx, here)
     } else {
         PASS
     };
@@ -48,7 +52,11 @@ fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
     let packet = &mut seen.packet;
     // A malformed packet is the bridge's, then the stack's, to drop.
     if F::parse(ctx, ETH, packet).is_err() {
-        return PASS;
+        return if hook == Hook::Port && maps::port(here).is_some_and(spoof::is_guarded) {
+            drops::drop(Reason::Malformed)
+        } else {
+            PASS
+        };
     }
     let Some((dmac, smac)) = packet::macs(ctx) else {
         return PASS;
@@ -61,11 +69,12 @@ fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
     {
         return transmit::<F>(ctx, ETH, packet, flow, hook, F::ZERO);
     }
-    let bridge = if hook == Hook::Port {
-        maps::bridge_of_port(here)
-    } else {
-        here
-    };
+    let (mut bridge, mut guarded) = (here, false);
+    if hook == Hook::Port {
+        let port = maps::port(here);
+        bridge = port.map_or(0, |port| port.bridge);
+        guarded = port.is_some_and(spoof::is_guarded);
+    }
     let source = Source {
         bridge,
         ifindex: here,
@@ -73,11 +82,15 @@ fn packet_from_guest<F: Stages>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
         smac,
     };
     seen.keep(source, ETH);
-    let mut action = F::guest_entry(ctx);
+    let mut action = if guarded { F::guarded(ctx) } else { LOOK };
     if action == LOOK {
-        action = F::known(ctx);
+        action = F::guest_entry(ctx);
     }
-    action = stage::run::<F>(ctx, action, F::icmp_error, F::guest_first, F::send);
+    if action == LOOK {
+        action = forward::known::<F>(ctx);
+    }
+    let first = |ctx: &TcContext| forward::or_else::<F>(ctx, F::guest_first);
+    action = stage::run::<F>(ctx, action, F::icmp_error, first, F::send);
     if action < REJECT {
         return action;
     }
@@ -101,6 +114,11 @@ pub fn entry<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         Hook::Port => source.dmac == network.mac,
         Hook::Bridge | Hook::Uplink => packet::is_for_us(ctx),
     };
+    // What is for everybody on the link reaches the host as well, where the bridge hands it up.
+    let closed = host::is_closed(network) && (for_host || hook == Hook::Bridge);
+    if closed && F::never_forwarded(packet.key.dst) && !host::admits::<F>(ctx, packet, network) {
+        return REJECT + Reason::HostClosed as i32;
+    }
     if !for_host {
         return PASS;
     }
@@ -111,8 +129,12 @@ pub fn entry<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     if F::never_forwarded(packet.key.dst) || F::never_forwarded(packet.key.src) {
         return PASS;
     }
-    // What an open network sends is the host's to judge, unless it is for a managed network.
-    if mode == Mode::Open && maps::bridge_of::<F>(packet.key.dst) == 0 {
+    // What an open network sends is the host's to judge, unless it is for a managed network or for
+    // something published.
+    if mode == Mode::Open
+        && maps::bridge_of::<F>(packet.key.dst) == 0
+        && F::find(&packet.key, &mut Forward::default()) == forward::NONE
+    {
         return PASS;
     }
     let inside = maps::bridge_of::<F>(packet.key.src) == source.bridge;
@@ -136,9 +158,19 @@ fn is_isolated<F: Rejects>(bridge: u32) -> bool {
 pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Seen { packet, source, .. } = seen;
 
-    // Packets for the host are the stack's.
+    // Other packets for the host are the stack's.
     if maps::is_own::<F>(&packet.key.dst) {
-        return PASS;
+        return match maps::network(source.bridge) {
+            Some(network)
+                if host::is_closed(network) && !host::admits::<F>(ctx, packet, network) =>
+            {
+                REJECT + Reason::HostClosed as i32
+            }
+            _ => PASS,
+        };
+    }
+    if is_kept_apart::<F>(packet, source) {
+        return REJECT + Reason::PortIsolated as i32;
     }
     let mut decision = Decision::none();
     flow::decide::<F>(ctx, packet, source, &mut decision);
@@ -159,6 +191,27 @@ pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         // Routing needs no ports and no memory.
         Some(_) => PASS,
     }
+}
+
+/// Is the packet for a guest of the same network, by way of the gateway, that its sender is isolated
+/// from? The kernel's bridge sees to frames that go straight.
+#[inline(always)]
+fn is_kept_apart<F: Rejects>(packet: &Packet<F::Addr>, source: &Source) -> bool {
+    if maps::bridge_of::<F>(packet.key.dst) != source.bridge {
+        return false;
+    }
+    let everybody = maps::network(source.bridge)
+        .is_some_and(|network| network.flags & NETWORK_PORTS_ISOLATED != 0);
+    let is_isolated = |ifindex| {
+        maps::port(ifindex).is_some_and(|port: &BridgePort| port.flags & PORT_ISOLATED != 0)
+    };
+    if everybody || !is_isolated(source.ifindex) {
+        return everybody;
+    }
+    // Where nobody was seen yet, the guest may be at an isolated port.
+    // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
+    unsafe { F::endpoints().get(&packet.key.dst) }
+        .is_none_or(|endpoint| is_isolated(endpoint.ifindex))
 }
 
 /// Why the packet cannot open a flow; `None` when it can.

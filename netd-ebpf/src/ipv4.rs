@@ -262,7 +262,7 @@ impl Family for V4 {
     }
 
     maps::family_maps!(u32: FLOWS4, SLOTS4, FRAGMENTS4, ENDPOINTS4, ADDRESSES4, SUBNETS4, POOLS4,
-        SCRATCH4, SEEN4, ROUTING4);
+        FORWARDS4, SCRATCH4, SEEN4, ROUTING4);
 }
 
 /// What [`option_length`] says of a source route.

@@ -303,7 +303,7 @@ impl Family for V6 {
     }
 
     maps::family_maps!(Words: FLOWS6, SLOTS6, FRAGMENTS6, ENDPOINTS6, ADDRESSES6, SUBNETS6, POOLS6,
-        SCRATCH6, SEEN6, ROUTING6);
+        FORWARDS6, SCRATCH6, SEEN6, ROUTING6);
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, Flow, Mode};
+use netd_common::abi::{FLOW_FORWARD, FLOW_MASQUERADE, FLOW_NAT, Flow, Mode};
 use netd_common::flow::proto;
 use netd_common::policy::{Place, Verdict, judge};
 use netd_common::tcp;
@@ -13,7 +13,9 @@ use crate::guest::why_no_flow;
 use crate::maps::Seen;
 use crate::packet::{self, Kind, Packet, Unread, ifindex};
 use crate::stage::{self, Stages};
-use crate::{DROP, ERROR, FIRST, PASS, REJECT, SEND, drops, fragment, maps, open, rewrite};
+use crate::{
+    DROP, ERROR, FIRST, PASS, REJECT, SEND, drops, forward, fragment, maps, open, rewrite,
+};
 
 /// Egress of any device.
 #[inline(always)]
@@ -151,6 +153,14 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Some(network) = maps::network(bridge) else {
         return drops::drop(Reason::NetworkGone);
     };
+    // What answers by a published address does so whatever its network's mode.
+    if packet.kind == Kind::Flow
+        && let Some(flow) = flow::find::<F>(&packet.key)
+        && flow.in_network == bridge
+        && flow.flags & FLOW_FORWARD != 0
+    {
+        return go_on::<F>(ctx, packet, flow);
+    }
     match Mode::from_u8(F::side(network).mode) {
         Mode::Nat => {}
         // Judged where it came in; what the host itself sends is the host's business.
@@ -168,15 +178,25 @@ pub fn known<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
             F::remove(&packet.key);
             return FIRST;
         }
-        if !flow::step::<F>(ctx, packet, flow) {
-            return FIRST;
-        }
-        if packet.first {
-            fragment::note::<F>(ctx, packet, flow.flags & FLOW_MASQUERADE != 0);
-        }
-        return SEND;
+        return go_on::<F>(ctx, packet, flow);
     }
     FIRST
+}
+
+/// The packet is of a guest's translated flow: [`SEND`], if that is alive.
+#[inline(always)]
+fn go_on<F: Stages>(
+    ctx: &TcContext,
+    packet: &mut Packet<F::Addr>,
+    flow: &mut Flow<F::Addr>,
+) -> i32 {
+    if !flow::step::<F>(ctx, packet, flow) {
+        return FIRST;
+    }
+    if packet.first {
+        fragment::note::<F>(ctx, packet, flow.flags & FLOW_MASQUERADE != 0);
+    }
+    SEND
 }
 
 /// Stage: a packet that the stack sends, of no known flow.
@@ -247,9 +267,11 @@ fn concerns_guests<F: Stages>(packet: &Packet<F::Addr>, source: &Source) -> bool
         }
         F::remove(&reversed);
     }
+    // Answers to a socket whose port was published since are the socket's.
     source.ifindex == 0
         && !F::never_forwarded(packet.key.dst)
-        && !matches!(packet.key.proto, proto::TCP | proto::UDP)
+        && (!matches!(packet.key.proto, proto::TCP | proto::UDP)
+            || forward::is_taken::<F>(&reversed))
         && maps::is_own::<F>(&packet.key.src)
 }
 

@@ -8,6 +8,8 @@
 //! | `uplink_ingress` | TC ingress of any other device | what comes from outside |
 //! | `uplink_egress` | TC egress of any other device | what the host sends or routes outside |
 //!
+//! | `connect4`, `sendmsg6`, … | calls of the host's own sockets | what the host sends to a published port |
+//!
 //! The `tunnel_*` pair is the uplink pair for devices whose frames have no Ethernet header. The
 //! agent runs `sweep_start` and `sweep` itself; no packet comes by them.
 //!
@@ -32,8 +34,10 @@ mod dhcp;
 mod drops;
 mod family;
 mod flow;
+mod forward;
 mod fragment;
 mod guest;
+mod host;
 mod icmp;
 mod ipv4;
 mod ipv6;
@@ -46,6 +50,8 @@ mod packet;
 mod path;
 mod reject;
 mod rewrite;
+mod socket;
+mod spoof;
 mod stage;
 mod table;
 mod window;

@@ -9,19 +9,19 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    FLOW_MAPPED, FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, FlowKey,
-    NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS, NETWORK_FILTER_NONE,
+    FLOW_MAPPED, FLOW_MASQUERADE, Flow, FlowKey, NETWORK_ENDPOINT_INDEPENDENT,
+    NETWORK_FILTER_ADDRESS, NETWORK_FILTER_NONE,
 };
 use netd_common::checksum::{difference, sum2};
-use netd_common::flow::{State, proto};
+use netd_common::flow::State;
 
-use crate::flow::{Source, find, now};
+use crate::flow::{find, now};
 use crate::guest::why_no_flow;
 use crate::maps::{Scratch, Seen};
-use crate::open::{clear, first_segment};
+use crate::open::{Inbound, let_in};
 use crate::packet::{Packet, has_ports};
 use crate::reject::Rejects;
-use crate::{OPEN, PASS, maps, path};
+use crate::{OPEN, PASS, maps};
 
 /// The mapping's key: a guest's address and port.
 #[inline(always)]
@@ -84,7 +84,7 @@ pub fn put_under<F: Rejects>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         return OPEN;
     };
     mapping.last_seen = now();
-    scratch.claim.spare_sockets = 0;
+    scratch.claim.spare = 0;
     fix_port(scratch, mapping.new_sport);
     scratch.flow.addr_diff = mapping.addr_diff;
     scratch.back.addr_diff = difference(F::sum(&mapping.new_src), F::sum(&key.src));
@@ -155,7 +155,13 @@ fn outside_half<F: Rejects>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
 /// A packet from outside of no known flow, for an address that guests hide behind: prepare a flow
 /// when there is a mapping and its network's filter lets the sender in.
 #[inline(always)]
-pub fn admit<F: Rejects>(ctx: &TcContext, packet: &Packet<F::Addr>, source: &Source) -> i32 {
+pub fn admit<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let Seen {
+        packet,
+        source,
+        confirm,
+        ..
+    } = seen;
     if packet.key.proto == F::ICMP || why_no_flow(packet).is_some() {
         return PASS;
     }
@@ -177,49 +183,15 @@ pub fn admit<F: Rejects>(ctx: &TcContext, packet: &Packet<F::Addr>, source: &Sou
     if !admitted {
         return PASS;
     }
-    let Some(scratch) = F::scratch() else {
-        return PASS;
+    let inbound = Inbound {
+        bridge,
+        guest: mapping.new_dst,
+        port: mapping.new_dport,
+        device: network.uplink,
+        flags: FLOW_MAPPED,
     };
-    let key = &packet.key;
-    let (flow, back) = (&mut scratch.flow, &mut scratch.back);
-    clear(flow);
-    clear(back);
-    let now = now();
-    flow.new_src = key.src;
-    flow.new_dst = mapping.new_dst;
-    flow.new_sport = key.sport;
-    flow.new_dport = mapping.new_dport;
-    flow.flags = FLOW_NAT | FLOW_MAPPED;
-    flow.in_ifindex = network.uplink;
-    flow.last_seen = now;
-    flow.counted = bridge;
-    flow.addr_diff = difference(F::sum(&key.dst), F::sum(&mapping.new_dst));
-    flow.port_diff = difference(sum2(key.dport), sum2(mapping.new_dport));
-    if !path::set_guest::<F>(ctx, flow, bridge, source.ifindex) {
+    if !let_in::<F>(ctx, packet, source, &inbound, confirm) {
         return PASS;
     }
-    flow.epoch = if flow.out_ifindex == 0 {
-        maps::epoch().wrapping_sub(1)
-    } else {
-        maps::epoch()
-    };
-    back.new_src = key.dst;
-    back.new_dst = key.src;
-    back.new_sport = key.dport;
-    back.new_dport = key.sport;
-    back.flags = FLOW_REPLY | FLOW_NAT | FLOW_MAPPED;
-    back.addr_diff = difference(F::sum(&mapping.new_dst), F::sum(&key.dst));
-    back.port_diff = difference(sum2(mapping.new_dport), sum2(key.dport));
-    back.in_network = bridge;
-    back.in_ifindex = bridge;
-    back.in_mac = network.mac;
-    back.last_seen = now;
-    back.epoch = maps::epoch().wrapping_sub(1);
-    if key.proto == proto::TCP {
-        first_segment(ctx, packet, flow, back);
-    }
-    scratch.claim.key = *key;
-    scratch.claim.translate = 0;
-    scratch.claim.spare_sockets = 0;
     OPEN
 }

@@ -5,8 +5,9 @@ use core::hint::black_box;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
-    BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Moved,
-    Network, RESERVED_WORDS, ReservedWord, Slot, Subnet, Sweeper, Usage,
+    Binding, BindingKey, BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Forward,
+    ForwardKey, Fragment, FragmentKey, Identity, Moved, Network, PORTS_WORDS, Peer, PeerKey,
+    PortsWord, Slot, Subnet, Sweeper, Usage,
 };
 use netd_common::flow::{State, TIMEOUTS, Timeout};
 use netd_common::reason::DROP_ENTRIES;
@@ -34,6 +35,8 @@ pub type Endpoints<A, V> = LruHashMap<A, V, 65536>;
 pub type Addresses<A> = HashMap<A, u32, 16384>;
 /// Prefixes and whose they are.
 pub type Prefixes<A> = LpmTrie<A, Subnet, 16384>;
+/// Published ports. A forward of a range is a few entries.
+pub type Forwards<A> = LpmTrie<ForwardKey<A>, Forward<A>, 262_144>;
 
 /// Settings that change while packets flow.
 #[btf_map(name = "control")]
@@ -51,13 +54,34 @@ pub static USAGE: HashMap<u32, Usage, 4096> = HashMap::new();
 #[btf_map(name = "ports")]
 pub static PORTS: HashMap<u32, BridgePort, 65536> = HashMap::new();
 
+/// Who was first seen at ports that are guarded.
+#[btf_map(name = "identities")]
+pub static IDENTITIES: HashMap<u32, Identity, 65536> = HashMap::new();
+
+/// Whose IPv4 addresses are, in networks that are guarded.
+#[btf_map(name = "bindings4")]
+pub static BINDINGS4: HashMap<BindingKey<u32>, Binding, 65536> = HashMap::new();
+
+/// Whose IPv6 addresses are.
+#[btf_map(name = "bindings6")]
+pub static BINDINGS6: HashMap<BindingKey<Words>, Binding, 65536> = HashMap::new();
+
 /// Devices that guests' traffic may leave by.
 #[btf_map(name = "devices")]
 pub static DEVICES: HashMap<u32, Device, 4096> = HashMap::new();
 
 /// Ports that are not to be handed out.
 #[btf_map(name = "reserved")]
-pub static RESERVED: Array<ReservedWord, RESERVED_WORDS> = Array::new();
+pub static RESERVED: Array<PortsWord, PORTS_WORDS> = Array::new();
+
+/// Ports that some forward is about: a packet to any other needs no look at them.
+#[btf_map(name = "published")]
+pub static PUBLISHED: Array<PortsWord, PORTS_WORDS> = Array::new();
+
+/// Whom sockets of the host's believe to talk to, where that is a guest. A cache: an entry that is
+/// lost shows the guest's own address.
+#[btf_map(name = "peers")]
+pub static PEERS: LruHashMap<PeerKey<Words>, Peer<Words>, 65536> = LruHashMap::new();
 
 /// Counts the guests' moves.
 #[btf_map(name = "moved")]
@@ -103,6 +127,10 @@ pub(crate) static SUBNETS6: Prefixes<Words> = LpmTrie::new();
 pub(crate) static POOLS4: Prefixes<u32> = LpmTrie::new();
 #[btf_map(name = "pools6")]
 pub(crate) static POOLS6: Prefixes<Words> = LpmTrie::new();
+#[btf_map(name = "forwards4")]
+pub(crate) static FORWARDS4: Forwards<u32> = LpmTrie::new();
+#[btf_map(name = "forwards6")]
+pub(crate) static FORWARDS6: Forwards<Words> = LpmTrie::new();
 #[btf_map(name = "seen4")]
 pub(crate) static SEEN4: PerCpuArray<Seen<u32>, 1> = PerCpuArray::new();
 #[btf_map(name = "seen6")]
@@ -183,7 +211,8 @@ pub struct Allowance {
 /// The methods of [`Family`] that name its maps.
 macro_rules! family_maps {
     ($addr:ty: $flows:ident, $slots:ident, $fragments:ident, $endpoints:ident, $addresses:ident,
-     $subnets:ident, $pools:ident, $scratch:ident, $seen:ident, $routing:ident) => {
+     $subnets:ident, $pools:ident, $forwards:ident, $scratch:ident, $seen:ident,
+     $routing:ident) => {
         #[inline(always)]
         fn flows() -> &'static maps::Flows<FlowKey<$addr>, Flow<$addr>> {
             &maps::$flows
@@ -211,6 +240,10 @@ macro_rules! family_maps {
         #[inline(always)]
         fn pools() -> &'static maps::Prefixes<$addr> {
             &maps::$pools
+        }
+        #[inline(always)]
+        fn forwards() -> &'static maps::Forwards<$addr> {
+            &maps::$forwards
         }
         #[inline(always)]
         fn scratch() -> Option<&'static mut maps::Scratch<$addr>> {
@@ -318,8 +351,14 @@ pub fn network(bridge: u32) -> Option<&'static Network> {
 /// Is this one of the host's own addresses?
 #[inline(always)]
 pub fn is_own<F: Family>(address: &F::Addr) -> bool {
+    owner_of::<F>(address) != 0
+}
+
+/// The device that has this address of the host's; 0 for any other address.
+#[inline(always)]
+pub fn owner_of<F: Family>(address: &F::Addr) -> u32 {
     // SAFETY: as for `network`.
-    unsafe { F::addresses().get(address) }.is_some()
+    unsafe { F::addresses().get(address) }.map_or(0, |owner| *owner)
 }
 
 /// The record of a device.
@@ -332,14 +371,37 @@ pub fn device(ifindex: u32) -> Option<&'static Device> {
 /// The bridge that a port belongs to; 0 for a device that is no port of a managed bridge.
 #[inline(always)]
 pub fn bridge_of_port(ifindex: u32) -> u32 {
+    port(ifindex).map_or(0, |p| p.bridge)
+}
+
+/// The record of a port of a managed bridge.
+#[inline(always)]
+pub fn port(ifindex: u32) -> Option<&'static BridgePort> {
     // SAFETY: as for `network`.
-    unsafe { PORTS.get(ifindex) }.map_or(0, |p| p.bridge)
+    unsafe { PORTS.get(ifindex) }
 }
 
 /// Is the port (host order) one that is not to be handed out?
 #[inline(always)]
 pub fn is_reserved(port: u16) -> bool {
-    RESERVED
+    holds(&RESERVED, port)
+}
+
+/// Is some forward about the port (host order)?
+#[inline(always)]
+pub fn is_published(port: u16) -> bool {
+    holds(&PUBLISHED, port)
+}
+
+#[inline(always)]
+fn holds(ports: &Array<PortsWord, PORTS_WORDS>, port: u16) -> bool {
+    ports
         .get(u32::from(port) / 64)
         .is_some_and(|word| (*word >> (port & 63)) & 1 != 0)
+}
+
+/// Cookie of the agent's network namespace.
+#[inline(always)]
+pub fn netns() -> u64 {
+    control().map_or(0, |c| c.netns)
 }

@@ -2,13 +2,14 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow};
-use netd_common::checksum::difference;
+use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, Port};
+use netd_common::checksum::{difference, sum2};
 use netd_common::flow::proto;
 use netd_common::policy::Verdict;
 use netd_common::port::Range;
 use netd_common::tcp;
 
+use crate::claim::{SPARE_RESERVED, SPARE_SOCKETS};
 use crate::flow::{self, Decision, Source, now};
 use crate::maps::Seen;
 use crate::packet::{Packet, has_ports};
@@ -161,16 +162,11 @@ fn fill<F: Rejects>(
     if let Some(network) = maps::network(decision.to) {
         back.in_mac = network.mac;
     }
-    if let Some(network) = maps::network(source.bridge) {
-        back.out_network = source.bridge;
-        back.out_ifindex = source.ifindex;
-        back.out_dmac = source.smac;
-        back.out_smac = network.mac;
-        back.out_mtu = network.mtu;
-        back.epoch = epoch;
-        if decision.to == 0 {
-            back.in_ifindex = network.uplink;
-        }
+    to_sender(back, source, epoch);
+    if decision.to == 0
+        && let Some(network) = maps::network(source.bridge)
+    {
+        back.in_ifindex = network.uplink;
     }
     if key.proto == proto::TCP {
         first_segment(ctx, packet, flow, back);
@@ -178,16 +174,113 @@ fn fill<F: Rejects>(
 
     scratch.claim.key = *key;
     scratch.claim.translate = 0;
-    scratch.claim.spare_sockets = 0;
+    scratch.claim.spare = 0;
     if masquerade {
         hide::<F>(packet, source, decision)?;
     }
     Ok(())
 }
 
+/// Where a packet is let in that is addressed to the host, or to an address that guests hide behind.
+pub struct Inbound<A> {
+    /// Bridge of the guest's network.
+    pub bridge: u32,
+    /// The guest.
+    pub guest: A,
+    /// Its port.
+    pub port: Port,
+    /// The only device that may bring such packets from outside; 0 for any.
+    pub device: u32,
+    /// `FLOW_*` bits of both directions, beside those of every translated flow.
+    pub flags: u8,
+}
+
+/// Prepare, in the scratch map, the flow of a packet that is let in: its destination is translated.
+/// `confirm` receives whom the kernel is to ask for, if the guest has not been seen. `false` when the
+/// guest's network is gone.
+#[inline(always)]
+pub fn let_in<F: Rejects>(
+    ctx: &TcContext,
+    packet: &Packet<F::Addr>,
+    source: &Source,
+    inbound: &Inbound<F::Addr>,
+    confirm: &mut F::Addr,
+) -> bool {
+    let (Some(scratch), Some(network)) = (F::scratch(), maps::network(inbound.bridge)) else {
+        return false;
+    };
+    let key = &packet.key;
+    let now = now();
+    let epoch = maps::epoch();
+    let (flow, back) = (&mut scratch.flow, &mut scratch.back);
+    clear(flow);
+    clear(back);
+
+    flow.new_src = key.src;
+    flow.new_dst = inbound.guest;
+    flow.new_sport = key.sport;
+    flow.new_dport = inbound.port;
+    flow.flags = FLOW_NAT | inbound.flags;
+    flow.addr_diff = difference(F::sum(&key.dst), F::sum(&inbound.guest));
+    flow.port_diff = difference(sum2(key.dport), sum2(inbound.port));
+    flow.in_network = source.bridge;
+    flow.in_ifindex = inbound.device;
+    flow.in_mac = source.dmac;
+    flow.last_seen = now;
+    flow.counted = inbound.bridge;
+    if source.bridge != 0 {
+        flow.in_ifindex = source.ifindex;
+        flow.counted = source.bridge;
+    }
+    if !path::set_guest::<F>(ctx, flow, inbound.bridge, source.ifindex) {
+        return false;
+    }
+    path::ask_for_guest::<F>(flow, confirm);
+    flow.epoch = if path::is_makeshift(flow) {
+        epoch.wrapping_sub(1)
+    } else {
+        epoch
+    };
+
+    back.new_src = key.dst;
+    back.new_dst = key.src;
+    back.new_sport = key.dport;
+    back.new_dport = key.sport;
+    back.flags = FLOW_REPLY | FLOW_NAT | inbound.flags;
+    back.addr_diff = difference(F::sum(&inbound.guest), F::sum(&key.dst));
+    back.port_diff = difference(sum2(inbound.port), sum2(key.dport));
+    // Until a packet of it was seen, the guest answers by its bridge.
+    back.in_network = inbound.bridge;
+    back.in_ifindex = inbound.bridge;
+    back.in_mac = network.mac;
+    back.last_seen = now;
+    back.epoch = epoch.wrapping_sub(1);
+    to_sender(back, source, epoch);
+    if key.proto == proto::TCP {
+        first_segment(ctx, packet, flow, back);
+    }
+    scratch.claim.key = *key;
+    scratch.claim.translate = 0;
+    scratch.claim.spare = 0;
+    true
+}
+
+/// Answers to a guest go straight back to where its packet came from.
+#[inline(always)]
+fn to_sender<A>(back: &mut Flow<A>, source: &Source, epoch: u32) {
+    if let Some(network) = maps::network(source.bridge) {
+        back.out_network = source.bridge;
+        back.out_ifindex = source.ifindex;
+        back.out_dmac = source.smac;
+        back.out_smac = network.mac;
+        back.out_mtu = network.mtu;
+        back.epoch = epoch;
+    }
+}
+
 /// Make an entry of the scratch map say nothing: another flow's is still there.
 #[inline(always)]
-pub fn clear<A: Default>(flow: &mut Flow<A>) {
+fn clear<A: Default>(flow: &mut Flow<A>) {
     *flow = Flow::default();
 }
 
@@ -238,18 +331,16 @@ fn hide<F: Rejects>(
     scratch.claim.first = range.first;
     scratch.claim.last = range.last;
     scratch.claim.translate = u32::from(has_ports(key.proto) || key.proto == F::ICMP);
-    scratch.claim.spare_sockets = u32::from(source.bridge != 0);
+    scratch.claim.spare = SPARE_RESERVED;
+    if source.bridge != 0 {
+        scratch.claim.spare |= SPARE_SOCKETS;
+    }
     Ok(())
 }
 
 /// What a TCP connection's first segment says of windows.
 #[inline(always)]
-pub fn first_segment<A>(
-    ctx: &TcContext,
-    packet: &Packet<A>,
-    flow: &mut Flow<A>,
-    back: &mut Flow<A>,
-) {
+fn first_segment<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, back: &mut Flow<A>) {
     if packet.control & tcp::SYN != 0 {
         flow.wscale = window_scale(ctx.skb.skb, packet.at) as u8;
         // What the answer must acknowledge; no window yet.

@@ -12,7 +12,7 @@ use crate::maps::Seen;
 use crate::packet::{self, ETH, Kind, ifindex};
 use crate::path::{Hook, transmit};
 use crate::stage::{self, Stages};
-use crate::{PASS, REJECT, arp, drops, fragment, mapping, maps, open, reject};
+use crate::{PASS, REJECT, arp, drops, forward, fragment, mapping, maps, open, reject};
 
 /// Ingress of a device that is no part of a managed network; `l3` is the length of its
 /// link-layer header.
@@ -62,7 +62,8 @@ fn packet_from_outside<F: Stages>(ctx: &TcContext, l3: usize, here: u32) -> i32 
         smac: [0; 6],
     };
     seen.keep(source, l3);
-    let action = stage::run::<F>(ctx, F::known(ctx), F::icmp_error, F::outside_first, F::send);
+    let first = |ctx: &TcContext| forward::or_else::<F>(ctx, F::outside_first);
+    let action = stage::run::<F>(ctx, forward::known::<F>(ctx), F::icmp_error, first, F::send);
     if action < REJECT {
         return action;
     }
@@ -77,14 +78,13 @@ fn packet_from_outside<F: Stages>(ctx: &TcContext, l3: usize, here: u32) -> i32 
 /// Stage: a packet of no known flow.
 #[inline(always)]
 pub fn first<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let Seen { packet, source, .. } = seen;
-
     if maps::control_flags() & CONTROL_MAPPINGS != 0 {
-        match mapping::admit::<F>(ctx, packet, source) {
+        match mapping::admit::<F>(ctx, seen) {
             PASS => {}
             action => return action,
         }
     }
+    let Seen { packet, source, .. } = seen;
     // The host's own traffic ends here.
     if maps::is_own::<F>(&packet.key.dst) {
         if packet.kind == Kind::Fragment {

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{
-    DEVICE_ETHERNET, Endpoint, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks,
+    DEVICE_ETHERNET, Endpoint, FLOW_FORWARD, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks,
 };
 use netd_common::flow::proto;
 
@@ -236,6 +236,24 @@ pub fn set_guest<F: Routes>(
     flow.out_ifindex = endpoint.ifindex;
     flow.out_dmac = endpoint.mac;
     true
+}
+
+/// Nobody knows where the guest of a forward is: let the kernel ask for it with the packet in hand.
+/// The stack would do so as well, but would not route what comes from the guest's own network with
+/// the gateway's address. `confirm` receives whom to ask for.
+#[inline(always)]
+pub fn ask_for_guest<F: Family>(flow: &mut Flow<F::Addr>, confirm: &mut F::Addr) {
+    if flow.flags & (FLOW_FORWARD | FLOW_REPLY) == FLOW_FORWARD && flow.out_ifindex == 0 {
+        flow.out_ifindex = flow.out_network;
+        flow.out_dmac = [0; 6];
+        *confirm = flow.new_dst;
+    }
+}
+
+/// Is the way not to be trusted with the next packet, too, without a second look?
+#[inline(always)]
+pub fn is_makeshift<A>(flow: &Flow<A>) -> bool {
+    flow.out_ifindex == 0 || (flow.out_network != 0 && flow.out_dmac == [0; 6])
 }
 
 /// Where a program runs, as far as handing a packet to the stack differs.

@@ -12,6 +12,7 @@ use network_types::icmp::Icmpv4Hdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::family::{Family, V4, V6};
+use crate::forward::Finds;
 use crate::ipv6::Words;
 use crate::maps::Seen;
 use crate::packet::{ETH, Kind, Packet, has_ports, macs, read};
@@ -29,7 +30,7 @@ const PER_SECOND: u64 = 1000;
 const BURST: u64 = 1000;
 
 /// Families that can answer.
-pub trait Rejects: Lives + Routes {
+pub trait Rejects: Lives + Routes + Finds {
     /// Type and code of the answer for a refusal by policy: port unreachable, as libvirt's rules
     /// answer.
     const POLICY: [u8; 2];

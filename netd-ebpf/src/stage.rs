@@ -11,17 +11,17 @@ use netd_common::Reason;
 use netd_common::abi::CONTROL_MAPPINGS;
 
 use crate::family::{Family, V4, V6};
-use crate::reject::Rejects;
+use crate::spoof::{self, Guards};
 use crate::{
-    ERROR, FIRST, OPEN, SEND, arguments, drops, flow, guest, icmp, leaving, mapping, maps, open,
-    outside,
+    ERROR, FIRST, OPEN, SEND, arguments, drops, flow, forward, guest, icmp, leaving, mapping, maps,
+    open, outside,
 };
 
 macro_rules! stages {
     ($($(#[$doc:meta])* $stage:ident ($v4:ident, $v6:ident) = $module:ident :: $body:ident;)*) => {
         /// The stages of a family. Each works on what [`Family::seen`] holds, and returns an action
         /// or one of the crate's constants.
-        pub trait Stages: Rejects {
+        pub trait Stages: Guards {
             $(
                 $(#[$doc])*
                 fn $stage(ctx: &TcContext) -> i32;
@@ -77,8 +77,14 @@ macro_rules! stages {
 stages! {
     /// Is the packet of a flow that exists?
     known(known4, known6) = flow::known;
+    /// From a guarded port: does the packet carry its sender's own addresses?
+    guarded(guarded4, guarded6) = spoof::check;
     /// From a guest: is the packet for the gateway to route?
     guest_entry(guest_entry4, guest_entry6) = guest::entry;
+    /// End the packet's flow when that goes by a forward that is no more.
+    withdraw(withdraw4, withdraw6) = forward::withdraw;
+    /// From a guest or outside, of no known flow: is the packet for something published?
+    published(published4, published6) = forward::admit;
     /// From a guest: a packet of no known flow.
     guest_first(guest_first4, guest_first6) = guest::first;
     /// From outside: a packet of no known flow.

@@ -1,12 +1,26 @@
 //! What guests get from dnsmasq.
 
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{OUTSIDE, check};
 use netd_tests::packet::UDP;
 use netd_tests::{Network, Sniffer};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Kills a process and waits for its end.
+fn kill(pid: i32) -> Result<()> {
+    let pid = Pid::from_raw(pid).context("a process number")?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    pidfd_send_signal(&process, Signal::KILL)?;
+    // It is readable from then on.
+    let mut ended = [PollFd::new(&process, PollFlags::IN)];
+    let limit = Timespec::try_from(Duration::from_secs(5))?;
+    ensure!(poll(&mut ended, Some(&limit))? == 1, "{pid:?} does not end");
+    Ok(())
+}
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
@@ -157,10 +171,7 @@ fn a_dnsmasq_that_dies_is_started_again() {
         lab.up(&Network::nat("default", 1).dhcp(""))?;
         let before = lab.dnsmasqs()?;
         ensure!(before.len() == 1, "{before:?}");
-        kill_process(
-            Pid::from_raw(before[0]).context("a process number")?,
-            Signal::KILL,
-        )?;
+        kill(before[0])?;
         // It is not started more often than every few seconds.
         netd_tests::eventually(Duration::from_secs(8), || {
             let now = lab.dnsmasqs()?;
@@ -189,15 +200,50 @@ fn dnsmasq_outlives_the_agent_and_is_adopted() {
         ensure!(lab.dnsmasqs()? == before, "it was replaced");
         lab.leases_with("default", lease.address)?;
         // The adopted one is looked after, too.
-        kill_process(
-            Pid::from_raw(before[0]).context("a process number")?,
-            Signal::KILL,
-        )?;
+        kill(before[0])?;
         netd_tests::eventually(Duration::from_secs(8), || {
             let now = lab.dnsmasqs()?;
             ensure!(now.len() == 1 && now != before, "{before:?}, then {now:?}");
             Ok(())
         })
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_dnsmasq_that_was_killed_leaves_nothing_to_teardown() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        // No agent sees it die; `check` tears down and compares.
+        lab.agent.stop()?;
+        kill(lab.dnsmasqs()?[0])
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_dnsmasq_that_cannot_be_started_again_leaves_nothing_to_net_destroy() {
+    check(|lab| {
+        // The link goes to the real one until it goes nowhere.
+        let dnsmasq = lab.directory().join("dnsmasq");
+        symlink("/usr/sbin/dnsmasq", &dnsmasq)?;
+        lab.agent
+            .set_env("NETD_DNSMASQ", &dnsmasq.display().to_string());
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let pid_file = lab.directory().join("run/default.pid");
+        ensure!(pid_file.exists(), "no {}", pid_file.display());
+        std::fs::remove_file(&dnsmasq)?;
+        kill(lab.dnsmasqs()?[0])?;
+        netd_tests::eventually(Duration::from_secs(8), || {
+            let log = lab.agent.log();
+            ensure!(log.contains("no DHCP and DNS"), "not noticed:\n{log}");
+            Ok(())
+        })?;
+        lab.agent.ok(["net-destroy", "default"])?;
+        ensure!(!pid_file.exists(), "{} is left", pid_file.display());
+        Ok(())
     });
 }
 

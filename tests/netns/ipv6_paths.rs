@@ -8,7 +8,7 @@ use netd_tests::lab6::{FAR6, HOST6, OUTSIDE6, at6, check6};
 use netd_tests::packet::UDP;
 use netd_tests::packet6::Ipv6;
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Guest, Lab, Netns, Network, Sniffer, eventually};
+use netd_tests::{Guest, Lab, Network, Sniffer, eventually};
 
 const PORT: u16 = 7000;
 const SOON: Duration = Duration::from_secs(3);
@@ -155,12 +155,6 @@ fn p34_an_ipv6_packet_loses_one_hop() {
     });
 }
 
-/// Forgets all neighbours of a device.
-fn flush(netns: &Netns, device: &str) -> Result<()> {
-    netns.run(["ip", "-6", "neigh", "flush", "dev", device])?;
-    Ok(())
-}
-
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p54_ipv6_flows_go_on_while_neighbours_are_forgotten() {
@@ -176,10 +170,10 @@ fn p54_ipv6_flows_go_on_while_neighbours_are_forgotten() {
                 Load::tcp(&lab.hv, at6(OUTSIDE6, PORT))?,
             ];
             for _ in 0..5 {
-                flush(guest.netns(), "eth0")?;
-                flush(&lab.hv, "virbr1")?;
-                flush(&lab.hv, "uplink")?;
-                flush(&lab.wan, "wan0")?;
+                guest.netns().forget_neighbours("eth0")?;
+                lab.hv.forget_neighbours("virbr1")?;
+                lab.hv.forget_neighbours("uplink")?;
+                lab.wan.forget_neighbours("wan0")?;
                 std::thread::sleep(Duration::from_millis(300));
             }
             for load in loads {

@@ -310,7 +310,7 @@ fn p54_a_next_hop_that_must_be_asked_for_costs_no_packet() {
         let load = Load::udp(guest.netns(), at(OUTSIDE, PORT))?;
         for round in 0..10 {
             for device in ["uplink", "virbr1"] {
-                lab.hv.run(["ip", "neigh", "flush", "dev", device])?;
+                lab.hv.forget_neighbours(device)?;
             }
             // A new flow whose first packet is the only one.
             let socket = bound(guest, 5000 + round)?;

@@ -235,7 +235,7 @@ fn a_flow_outlives_what_the_host_knows_of_its_neighbours() {
         }
         std::thread::sleep(SOON);
         for device in ["uplink", "virbr1"] {
-            lab.hv.run(["ip", "neigh", "flush", "dev", device])?;
+            lab.hv.forget_neighbours(device)?;
         }
         std::thread::sleep(SOON);
         let report = load.finish()?;

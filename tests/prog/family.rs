@@ -5,7 +5,8 @@ use std::fmt::Debug;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
 use aya::{Ebpf, Pod};
 use netd_common::abi::{
-    Addr4, Addr6, Endpoint, FLOW_REPLY, Flow, FlowKey, Fragment, FragmentKey, Slot, Subnet,
+    Addr4, Addr6, Endpoint, FLOW_REPLY, Flow, FlowKey, Forward, ForwardKey, Fragment, FragmentKey,
+    Slot, Subnet,
 };
 use netd_common::checksum::{sum4, sum6};
 
@@ -75,6 +76,7 @@ pub struct Maps<A: Address> {
     subnets: LpmTrie<MapData, A, Subnet>,
     pools: LpmTrie<MapData, A, Subnet>,
     endpoints: HashMap<MapData, A, Endpoint>,
+    forwards: LpmTrie<MapData, Plain<ForwardKey<A>>, Plain<Forward<A>>>,
     flows: HashMap<MapData, Plain<FlowKey<A>>, Plain<Flow<A>>>,
     slots: Array<MapData, Plain<Slot<A>>>,
     fragments: HashMap<MapData, Plain<FragmentKey<A>>, Fragment>,
@@ -90,6 +92,7 @@ impl<A: Address> Maps<A> {
             subnets: take(ebpf, &name("subnets")),
             pools: take(ebpf, &name("pools")),
             endpoints: take(ebpf, &name("endpoints")),
+            forwards: take(ebpf, &name("forwards")),
             flows: take(ebpf, &name("flows")),
             slots: take(ebpf, &name("slots")),
             fragments: take(ebpf, &name("fragments")),
@@ -119,6 +122,14 @@ impl<A: Address> Maps<A> {
     pub fn clear_records(&mut self) {
         clear(&mut self.addresses);
         self.remove_prefixes(|_| true);
+        let keys: Vec<_> = self
+            .forwards
+            .keys()
+            .map(|key| key.expect("a readable map"))
+            .collect();
+        for key in keys {
+            self.forwards.remove(&key).expect("a key that is there");
+        }
     }
 
     pub fn add_subnet(&mut self, address: A, len: u32, bridge: u32) {
@@ -134,6 +145,20 @@ impl<A: Address> Maps<A> {
         self.pools
             .insert(&key, Subnet { bridge }, 0)
             .expect("pools");
+    }
+
+    /// Add a forward of one port, or of a whole address (protocol 0), or take it away.
+    pub fn set_forward(&mut self, key: ForwardKey<A>, forward: Option<Forward<A>>) {
+        let len = match key.proto {
+            0 => ForwardKey::<A>::PORTLESS,
+            _ => ForwardKey::<A>::BITS,
+        };
+        let key = lpm_trie::Key::new(len, Plain(key));
+        match forward {
+            Some(forward) => self.forwards.insert(&key, Plain(forward), 0),
+            None => self.forwards.remove(&key),
+        }
+        .expect("forwards");
     }
 
     pub fn remove_subnets(&mut self, bridge: u32) {

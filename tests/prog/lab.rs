@@ -25,8 +25,9 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, Addr6, BridgePort, Control, DEVICE_ETHERNET, Device, DropCount, Endpoint, FLOW_REPLY,
-    Flow, Flow4, FlowKey, FlowKey4, MacAddr, Mode, Moved, Network, Side, Sweeper, Usage, tick,
+    Addr4, Addr6, BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES, Control, DEVICE_ETHERNET,
+    Device, DropCount, Endpoint, FLOW_REPLY, Flow, Flow4, FlowKey, FlowKey4, Forward, ForwardKey,
+    MacAddr, Mode, Moved, Network, Side, Sweeper, Usage, tick,
 };
 use netd_common::flow::DEFAULT_TIMEOUTS;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -47,6 +48,7 @@ pub struct Lab {
     devices: HashMap<MapData, u32, Device>,
     usage: HashMap<MapData, u32, Usage>,
     reserved: Array<MapData, u64>,
+    published: Array<MapData, u64>,
     drops: PerCpuArray<MapData, DropCount>,
     answers: PerCpuArray<MapData, [u64; 2]>,
     sweeper: Array<MapData, Sweeper>,
@@ -99,9 +101,8 @@ pub fn load(flows: u32) -> Ebpf {
         .load(netd::datapath::OBJECT)
         .expect("the kernel takes the maps");
     for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().expect("a classifier");
-        if let Err(error) = program.load() {
-            panic!("{name}: {error:?}");
+        if let Err(error) = netd::datapath::sockets::load(name, program) {
+            panic!("{error}");
         }
     }
     ebpf
@@ -152,6 +153,7 @@ impl Lab {
             devices: take(&mut ebpf, "devices"),
             usage: take(&mut ebpf, "usage"),
             reserved: take(&mut ebpf, "reserved"),
+            published: take(&mut ebpf, "published"),
             drops: take(&mut ebpf, "drops"),
             answers: take(&mut ebpf, "answers"),
             sweeper: take(&mut ebpf, "sweeper"),
@@ -195,6 +197,7 @@ impl Lab {
         clear(&mut self.usage);
         for word in 0..1024 {
             self.reserved.set(word, 0, 0).expect("reserved");
+            self.published.set(word, 0, 0).expect("published");
         }
         let control = Control {
             epoch: 1,
@@ -250,7 +253,7 @@ impl Lab {
             let bridge = self.ifindex(bridge);
             let port = self.ifindex(port);
             self.ports
-                .insert(port, BridgePort { bridge }, 0)
+                .insert(port, BridgePort { bridge, ..BridgePort::default() }, 0)
                 .expect("ports");
         }
         self.set_device("up0", UP0, UP0_6, DEVICE_ETHERNET);
@@ -360,11 +363,50 @@ impl Lab {
 
     /// Keep a port for the host's own services.
     pub fn set_reserved(&mut self, port: u16) {
-        let (word, bit) = (u32::from(port / 64), port % 64);
-        let bits = self.reserved.get(&word, 0).expect("reserved");
-        self.reserved
-            .set(word, bits | 1 << bit, 0)
-            .expect("reserved");
+        add_port(&mut self.reserved, port);
+    }
+
+    /// Publish a port, or, without one, an address with all that reaches it.
+    pub fn publish<A: Address>(&mut self, forward: Published<A>) {
+        let Published {
+            proto,
+            at: (device, address, port),
+            bridge,
+            to: (guest, to),
+        } = forward;
+        let key = ForwardKey {
+            dev: device.map_or(0, |device| self.ifindex(device)),
+            address,
+            proto,
+            zero: 0,
+            port: port.to_be_bytes(),
+        };
+        let value = Forward {
+            guest,
+            bridge: self.ifindex(bridge),
+            first: port,
+            to,
+        };
+        if proto == 0 {
+            self.change_control(|control| control.flags |= CONTROL_WHOLE_ADDRESSES);
+        } else {
+            self.change_control(|control| control.flags |= CONTROL_FORWARDS);
+            add_port(&mut self.published, port);
+        }
+        A::maps_mut(self).set_forward(key, Some(value));
+    }
+
+    /// Publish it no longer.
+    pub fn unpublish<A: Address>(&mut self, forward: Published<A>) {
+        let (device, address, port) = forward.at;
+        let key = ForwardKey {
+            dev: device.map_or(0, |device| self.ifindex(device)),
+            address,
+            proto: forward.proto,
+            zero: 0,
+            port: port.to_be_bytes(),
+        };
+        A::maps_mut(self).set_forward(key, None);
     }
 
     /// Say where a guest was seen.
@@ -495,6 +537,24 @@ impl Lab {
             std::thread::sleep(std::time::Duration::from_nanos(TICK - into + 20_000_000));
         }
     }
+}
+
+/// A forward of one port, or of an address (protocol 0).
+#[derive(Clone, Copy)]
+pub struct Published<A> {
+    pub proto: u8,
+    /// Device, address, port: those that do not say anything are none and zero.
+    pub at: (Option<&'static str>, A, u16),
+    /// Bridge of the guest's network.
+    pub bridge: &'static str,
+    /// The guest.
+    pub to: (A, u16),
+}
+
+fn add_port(ports: &mut Array<MapData, u64>, port: u16) {
+    let (word, bit) = (u32::from(port / 64), port % 64);
+    let bits = ports.get(&word, 0).expect("ports");
+    ports.set(word, bits | 1 << bit, 0).expect("ports");
 }
 
 /// Run `ip` commands, one a line.

@@ -10,6 +10,7 @@ mod egress;
 mod family;
 mod fixture;
 mod flows;
+mod forward;
 mod fragments;
 mod host_answers;
 mod icmp;

@@ -11,8 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Netns;
 
-/// Time an agent has to answer, or to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time an agent has to answer, or to end: loading its programs costs it a second of a processor that
+/// other agents want at the same time, so this is far above what a start takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One agent with directories of its own in one namespace. Several agents may share directories
 /// or a namespace when a test asks for trouble.

@@ -155,7 +155,8 @@ impl Lab {
     }
 
     /// Numbers of the dnsmasq processes that answer to the hypervisor's guests, without the
-    /// children by which they call the lease helper.
+    /// children by which they call the lease helper. Such a child outlives a killed parent for a
+    /// moment; it has none of its sockets.
     ///
     /// # Errors
     /// The processes cannot be listed.
@@ -172,7 +173,16 @@ impl Lab {
             line.trim().parse::<i32>().ok()
         };
         let is_child = |pid: &i32| parent(pid).is_some_and(|parent| all.contains(&parent));
-        Ok(all.iter().filter(|pid| !is_child(pid)).copied().collect())
+        let serves = |pid: &i32| {
+            let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
+            let mut files = files.into_iter().flatten().flatten();
+            files.any(|file| {
+                let target = std::fs::read_link(file.path()).unwrap_or_default();
+                target.to_string_lossy().starts_with("socket:")
+            })
+        };
+        let own = all.iter().filter(|pid| !is_child(pid) && serves(pid));
+        Ok(own.copied().collect())
     }
 
     /// A host two hops outside, behind a wire of that MTU.

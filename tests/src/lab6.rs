@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use crate::{Guest, Lab, Netns, Network, lab};
 
@@ -27,11 +27,8 @@ impl Lab {
     fn dual_stack(&self) -> Result<()> {
         self.hv.address("uplink", &format!("{HOST6}/64"))?;
         self.wan.address("wan0", &format!("{OUTSIDE6}/64"))?;
-        crate::eventually(Duration::from_secs(5), || {
-            let shown = self.hv.run(["ip", "-6", "addr", "show", "uplink"])?;
-            ensure!(!shown.contains("tentative"), "not ready: {shown}");
-            Ok(())
-        })?;
+        self.hv.wait_for_addresses("uplink")?;
+        self.wan.wait_for_addresses("wan0")?;
         let route = format!("ip -6 route add default via {OUTSIDE6}");
         self.hv.run(route.split(' '))?;
         Ok(())
@@ -45,6 +42,7 @@ impl Lab {
         let guest = self.member(number, network)?;
         let address = network.address6(10 + u16::from(number));
         guest.address(&format!("{address}/64"), None)?;
+        guest.netns().wait_for_addresses("eth0")?;
         let route = format!("ip -6 route add default via {}", network.address6(1));
         guest.netns().run(route.split(' '))?;
         // A bridge that has just got its first port is not up yet.
@@ -75,6 +73,8 @@ impl Lab {
         self.wan.run(["ip", "link", "set", "wan1", "mtu", &mtu])?;
         self.wan.address("wan1", &format!("{NEAR_FAR6}/64"))?;
         far.address("far0", &format!("{FAR6}/64"))?;
+        self.wan.wait_for_addresses("wan1")?;
+        far.wait_for_addresses("far0")?;
         // It knows what the wire takes, but does not tell TCP at the other end in its handshake.
         let metrics = format!("mtu {mtu} advmss 1440");
         let route = format!("ip -6 route add default via {NEAR_FAR6} {metrics}");

@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -189,6 +190,46 @@ impl Netns {
         self.run(["ip", "addr", "add", address, "dev", device])?;
         self.run(["ip", "link", "set", device, "up"])?;
         Ok(())
+    }
+
+    /// Waits until all IPv6 addresses of a device can be used. The kernel sees to that in the
+    /// background (`addrconf_dad_work`), even where it looks for no duplicates. Until then it
+    /// sends from the link-local address instead, and no router forwards that.
+    ///
+    /// # Errors
+    /// One stays tentative.
+    pub fn wait_for_addresses(&self, device: &str) -> Result<()> {
+        crate::eventually(Duration::from_secs(5), || {
+            let shown = self.run(["ip", "-6", "addr", "show", "dev", device])?;
+            ensure!(!shown.contains("tentative"), "not ready: {shown}");
+            Ok(())
+        })
+    }
+
+    /// Makes the kernel forget the MAC addresses of a device's neighbours: it has to ask for them
+    /// again before the next packet goes to one.
+    ///
+    /// The entries stay, without a state. To delete one costs what waits in it for an answer
+    /// (`neigh_invalidate`), and `ip neigh flush` goes on deleting until it finds none: its second
+    /// round meets the entries that traffic has made since the first. Those packets are lost on a
+    /// host without netd too.
+    ///
+    /// # Errors
+    /// No such device.
+    pub fn forget_neighbours(&self, device: &str) -> Result<()> {
+        // The kernel may drop an entry of its own accord between the two commands.
+        crate::eventually(Duration::from_secs(1), || {
+            let list = self.run(["ip", "neigh", "show", "dev", device])?;
+            for line in list.lines().filter(|line| !line.ends_with("PERMANENT")) {
+                let mut words = line.split_whitespace();
+                if let (Some(address), Some("lladdr")) = (words.next(), words.next()) {
+                    let state = ["dev", device, "nud", "none"];
+                    let change = ["ip", "neigh", "change", address];
+                    self.run(change.into_iter().chain(state))?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// MAC address of a device.

@@ -6,17 +6,20 @@ use crate::model::{ForwardGuest, Network};
 use crate::state::Guests;
 
 impl Inner {
-    /// Does a forward of an active network go by a name? Only then do leases matter.
-    pub(super) fn follows_names(&self) -> bool {
-        self.networks.live().any(|live| has_names(&live.network))
+    /// Does a forward of an active network go by a name, or are ports guarded? Only then do leases
+    /// matter.
+    pub(super) fn follows_leases(&self) -> bool {
+        self.networks
+            .live()
+            .any(|live| follows_leases(&live.network))
     }
 
-    /// The leases of the active networks whose forwards go by a name.
+    /// The leases of the active networks that go by them.
     pub(super) fn guests(&self) -> Guests {
         let mut guests = Guests::default();
         let dir = self.settings.dnsmasq_dir();
         let now = jiff::Timestamp::now().as_second();
-        for live in self.networks.live().filter(|l| has_names(&l.network)) {
+        for live in self.networks.live().filter(|l| follows_leases(&l.network)) {
             let network = &live.network;
             let Some(bridge) = &network.bridge.name else {
                 continue;
@@ -41,15 +44,19 @@ impl Inner {
                 if let Some(name) = &lease.hostname {
                     guests.add(network.uuid, name, lease.ip);
                 }
+                let mac = lease.mac.as_deref().and_then(|mac| mac.parse().ok());
+                if let Some(mac) = mac {
+                    guests.bind(network.uuid, lease.ip, mac);
+                }
             }
         }
         guests
     }
 }
 
-fn has_names(network: &Network) -> bool {
-    let forwards = network.extensions().unwrap_or_default().forwards;
-    forwards
-        .iter()
-        .any(|forward| matches!(forward.guest, ForwardGuest::Host(_)))
+fn follows_leases(network: &Network) -> bool {
+    let extensions = network.extensions().unwrap_or_default();
+    let mut forwards = extensions.forwards.iter();
+    extensions.antispoof.is_some()
+        || forwards.any(|forward| matches!(forward.guest, ForwardGuest::Host(_)))
 }

@@ -69,6 +69,8 @@ pub struct Inner {
     pub(super) orphans: BTreeSet<u32>,
     /// Programs that this agent has put in place.
     pub(super) attached: BTreeSet<Attachment>,
+    /// Has this agent put its programs at the host's sockets?
+    pub(super) at_sockets: bool,
     /// Asks the event loop for a reconciliation.
     pub(super) wake: Arc<Notify>,
 }
@@ -107,6 +109,7 @@ impl Inner {
             host,
             orphans: BTreeSet::new(),
             attached: BTreeSet::new(),
+            at_sockets: false,
             wake,
         })
     }

@@ -148,12 +148,10 @@ impl Inner {
         };
         let network = live.network.clone();
         let known = live.bridge;
-        if let Some(running) = live.dnsmasq.take() {
-            let paths = dnsmasq::process::paths(&self.settings, &network);
-            let pid_file = paths.ok().and_then(|paths| paths.pid_file);
-            if let Err(error) = running.stop(&pid_file.unwrap_or_default()).await {
-                errors.push(error.into());
-            }
+        let running = live.dnsmasq.take();
+        let stopped = dnsmasq::process::stop_network(&network, &self.settings, running);
+        if let Err(error) = stopped.await {
+            errors.push(error.into());
         }
         if let Err(error) = delete_bridge(&self.links, &network, known).await {
             errors.push(ApiError::internal(error));

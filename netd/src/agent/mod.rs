@@ -87,7 +87,7 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
                     tracing::warn!(%error, "{LATE_LEASES}");
                     leases = None;
                 }
-                if !agent.inner.lock().await.follows_names() {
+                if !agent.inner.lock().await.follows_leases() {
                     continue;
                 }
                 Change::Links

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::inner::{ActiveData, Inner};
 use super::registry::Port;
 use crate::datapath::maps::Records;
-use crate::datapath::reserved::Ports;
-use crate::datapath::{Attachment, Hook};
+use crate::datapath::ports::Ports;
+use crate::datapath::{Attachment, DatapathError, Hook};
 use crate::dnsmasq::{self, Running};
 use crate::error::ApiError;
 use crate::link::{Snapshot, routes_at_risk, sysctl};
@@ -128,6 +128,7 @@ impl Inner {
             }
         }
         errors.extend(self.hurry_ports(&snapshot).await);
+        errors.extend(self.isolate_ports(&snapshot).await);
         self.remember_ports(&snapshot);
         errors
     }
@@ -149,8 +150,7 @@ impl Inner {
         self.orphans
             .retain(|index| snapshot.links.contains_key(index));
         let prune = self.orphans.is_empty();
-        let _guests = self.guests();
-        let mut records = state::records(&networks, snapshot);
+        let mut records = state::records(&networks, snapshot, &self.guests());
         for &attachment in wanted.difference(&self.attached.clone()) {
             let device = snapshot
                 .links
@@ -182,6 +182,9 @@ impl Inner {
         if let Err(error) = self.datapath.maps.apply(&records, prune) {
             errors.push(ApiError::internal(error));
         }
+        if let Err(error) = self.watch_sockets(records.has_forwards()) {
+            errors.push(ApiError::internal(error));
+        }
         let gone = |a: &&Attachment| !snapshot.links.contains_key(&a.ifindex);
         let stale: Vec<Attachment> = pinned
             .union(&self.attached)
@@ -198,6 +201,20 @@ impl Inner {
             }
         }
         errors
+    }
+
+    /// The host's own sockets are looked at while something is published. An earlier agent's
+    /// programs are replaced by this one's.
+    fn watch_sockets(&mut self, wanted: bool) -> Result<(), DatapathError> {
+        if !wanted {
+            self.at_sockets = false;
+            return self.datapath.detach_sockets();
+        }
+        if !self.at_sockets || !self.datapath.has_sockets() {
+            self.datapath.attach_sockets()?;
+            self.at_sockets = true;
+        }
+        Ok(())
     }
 
     /// Routes or neighbours changed: flows look for their path again at their next packet.
@@ -268,6 +285,30 @@ impl Inner {
             }
             if let Err(error) = self.links.forward_ports_now(bridge.index, &ports).await {
                 errors.push(ApiError::internal(error));
+            }
+        }
+        errors
+    }
+
+    /// Ports of networks with `<port isolated='yes'/>` are isolated from each other.
+    async fn isolate_ports(&self, snapshot: &Snapshot) -> Vec<ApiError> {
+        let mut errors = Vec::new();
+        for live in self.networks.live() {
+            let name = live.network.bridge.name.as_deref();
+            let Some(bridge) = name.and_then(|name| snapshot.by_name(name)) else {
+                continue;
+            };
+            if live.network.port_isolated != Some(true) || !live.network.is_managed() {
+                continue;
+            }
+            for port in snapshot
+                .ports_of(bridge.index)
+                .filter(|port| !port.isolated)
+            {
+                match self.links.isolate(port.index).await {
+                    Err(error) if !error.is_gone() => errors.push(ApiError::internal(error)),
+                    _ => {}
+                }
             }
         }
         errors

@@ -52,15 +52,8 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
     let (defined, _) = store.load();
     let networks = active.iter().map(|record| &record.network);
     for network in networks.chain(defined.iter().map(|stored| &stored.network)) {
-        if let Some(running) = dnsmasq::process::adopt_network(network, settings) {
-            let paths = dnsmasq::process::paths(settings, network);
-            let pid_file = paths
-                .ok()
-                .and_then(|paths| paths.pid_file)
-                .unwrap_or_default();
-            if let Err(error) = running.stop(&pid_file).await {
-                errors.push(error.to_string());
-            }
+        if let Err(error) = dnsmasq::process::stop_network(network, settings, None).await {
+            errors.push(error.to_string());
         }
     }
     for record in active {

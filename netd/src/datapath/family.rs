@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use aya::Pod;
 use aya::maps::{HashMap, LpmTrie, MapData, lpm_trie};
-use netd_common::abi::{Endpoint, Subnet};
+use netd_common::abi::{Binding, BindingKey, Endpoint, Forward, ForwardKey, Subnet};
 
 use super::Result;
+use super::forwards::Forwards;
 use super::maps::{error, remove, sync};
 
 /// Records by address.
@@ -18,17 +19,30 @@ pub struct FamilyRecords<A> {
     pub subnets: BTreeMap<(A, u8), u32>,
     /// `pools4`, `pools6`: prefixes that ranges to masquerade with are made of, likewise.
     pub pools: BTreeMap<(A, u8), u32>,
+    /// `forwards4`, `forwards6`: key, prefix length, where to.
+    pub forwards: BTreeMap<(ForwardKey<A>, u32), Forward<A>>,
+    /// `bindings4`, `bindings6`: whose addresses are, where ports are guarded.
+    pub bindings: BTreeMap<BindingKey<A>, Binding>,
 }
 
 /// Handles of the maps, each with its name.
-pub(super) struct Family<A: Pod> {
+pub(super) struct Family<A: Pod>
+where
+    ForwardKey<A>: Pod,
+    Forward<A>: Pod,
+{
     pub addresses: (&'static str, HashMap<MapData, A, u32>),
     pub subnets: (&'static str, LpmTrie<MapData, A, Subnet>),
     pub pools: (&'static str, LpmTrie<MapData, A, Subnet>),
     pub endpoints: (&'static str, HashMap<MapData, A, Endpoint>),
+    pub forwards: Forwards<A>,
 }
 
-impl<A: Pod + Ord> Family<A> {
+impl<A: Pod + Ord + PartialEq> Family<A>
+where
+    ForwardKey<A>: Pod,
+    Forward<A>: Pod,
+{
     /// Make the maps hold exactly (without `prune`: at least) `wanted`; returns whether something
     /// changed.
     pub fn apply(&mut self, wanted: &FamilyRecords<A>, prune: bool) -> Result<bool> {
@@ -36,6 +50,7 @@ impl<A: Pod + Ord> Family<A> {
         let mut changed = sync(addresses, name, &wanted.addresses, prune)?;
         changed |= sync_prefixes(&mut self.pools, &wanted.pools, prune)?;
         changed |= sync_prefixes(&mut self.subnets, &wanted.subnets, prune)?;
+        changed |= self.forwards.apply(&wanted.forwards, prune)?;
         Ok(changed)
     }
 

@@ -8,12 +8,14 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, Addr6, BridgePort, CONTROL_MAPPINGS, Control, Device, DropCount,
-    NETWORK_ENDPOINT_INDEPENDENT, Network, ReservedWord, Usage,
+    Addr4, Addr6, BridgePort, CONTROL_FORWARDS, CONTROL_MAPPINGS, CONTROL_WHOLE_ADDRESSES, Control,
+    Device, DropCount, NETWORK_ENDPOINT_INDEPENDENT, Network, PortsWord, Usage,
 };
 
+use super::bindings::{Bindings, Guards};
 use super::family::{Family, FamilyRecords};
-use super::reserved::Ports;
+use super::forwards::Forwards;
+use super::ports::Ports;
 use super::{DatapathError, Limits, Result, chain};
 use crate::model::network_address;
 use crate::rpc::driver::DropStatus;
@@ -28,9 +30,11 @@ pub struct Maps {
     ports: HashMap<MapData, u32, BridgePort>,
     devices: HashMap<MapData, u32, Device>,
     usage: HashMap<MapData, u32, Usage>,
-    reserved: Array<MapData, ReservedWord>,
+    reserved: PortsMap,
+    published: PortsMap,
     v4: Family<Addr4>,
     v6: Family<Addr6>,
+    guards: Guards,
     drops: PerCpuArray<MapData, DropCount>,
 }
 
@@ -40,8 +44,8 @@ pub struct Maps {
 pub struct Records {
     /// `networks` by ifindex of the bridge.
     pub networks: BTreeMap<u32, Network>,
-    /// `ports`: port to bridge.
-    pub ports: BTreeMap<u32, u32>,
+    /// `ports` by ifindex.
+    pub ports: BTreeMap<u32, BridgePort>,
     /// `devices` by ifindex.
     pub devices: BTreeMap<u32, Device>,
     /// What is by IPv4 address.
@@ -64,14 +68,20 @@ impl Records {
             .map(|(_, _, bridge)| bridge)
     }
 
-    /// `CONTROL_*` bits that follow from the networks.
+    /// `CONTROL_*` bits that follow from the networks and forwards.
     fn flags(&self) -> u32 {
         let independent = |network: &Network| network.flags & NETWORK_ENDPOINT_INDEPENDENT != 0;
+        let mut flags = self.v4.forward_flags() | self.v6.forward_flags();
         if self.networks.values().any(independent) {
-            CONTROL_MAPPINGS
-        } else {
-            0
+            flags |= CONTROL_MAPPINGS;
         }
+        flags
+    }
+
+    /// Is anything published?
+    #[must_use]
+    pub fn has_forwards(&self) -> bool {
+        self.flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
     }
 }
 
@@ -114,18 +124,27 @@ impl Maps {
             ports: take(ebpf, "ports")?,
             devices: take(ebpf, "devices")?,
             usage: take(ebpf, "usage")?,
-            reserved: take(ebpf, "reserved")?,
+            reserved: PortsMap::new("reserved", take(ebpf, "reserved")?),
+            published: PortsMap::new("published", take(ebpf, "published")?),
             v4: Family {
                 addresses: ("addresses4", take(ebpf, "addresses4")?),
                 subnets: ("subnets4", take(ebpf, "subnets4")?),
                 pools: ("pools4", take(ebpf, "pools4")?),
                 endpoints: ("endpoints4", take(ebpf, "endpoints4")?),
+                forwards: Forwards::new("forwards4", take(ebpf, "forwards4")?),
             },
             v6: Family {
                 addresses: ("addresses6", take(ebpf, "addresses6")?),
                 subnets: ("subnets6", take(ebpf, "subnets6")?),
                 pools: ("pools6", take(ebpf, "pools6")?),
                 endpoints: ("endpoints6", take(ebpf, "endpoints6")?),
+                forwards: Forwards::new("forwards6", take(ebpf, "forwards6")?),
+            },
+            guards: Guards {
+                identities: take(ebpf, "identities")?,
+                v4: Bindings::new("bindings4", take(ebpf, "bindings4")?),
+                v6: Bindings::new("bindings6", take(ebpf, "bindings6")?),
+                used: true,
             },
             drops: take(ebpf, "drops")?,
         })
@@ -142,13 +161,17 @@ impl Maps {
         self.open_usage(wanted)?;
         changed |= sync(&mut self.networks, "networks", &wanted.networks, prune)?;
         changed |= sync(&mut self.devices, "devices", &wanted.devices, prune)?;
-        let ports = wanted
-            .ports
-            .iter()
-            .map(|(port, bridge)| (*port, BridgePort { bridge: *bridge }));
-        changed |= sync(&mut self.ports, "ports", &ports.collect(), prune)?;
+        // Whose addresses are, before ports are held to it.
+        if prune {
+            self.guards.apply(wanted)?;
+        }
+        changed |= sync(&mut self.ports, "ports", &wanted.ports, prune)?;
         changed |= self.v4.apply(&wanted.v4, prune)?;
         changed |= self.v6.apply(&wanted.v6, prune)?;
+        let mut published = Ports::default();
+        wanted.v4.publish(&mut published);
+        wanted.v6.publish(&mut published);
+        self.published.hold(&published)?;
         if prune {
             self.close_usage(wanted)?;
         }
@@ -204,12 +227,14 @@ impl Maps {
             .map_err(error("write", "control"))
     }
 
-    /// Put limits and timeouts in force. `slots` is how many flows there really is room for.
-    pub(super) fn limit(&mut self, limits: &Limits, slots: u32) -> Result<()> {
+    /// Put limits and timeouts in force. `slots` is how many flows there really is room for, `netns`
+    /// the cookie of the network namespace.
+    pub(super) fn limit(&mut self, limits: &Limits, slots: u32, netns: u64) -> Result<()> {
         self.change_control(|control| {
             control.max_per_network = limits.per_network;
             control.timeouts = limits.timeouts;
             control.slots = slots;
+            control.netns = netns;
         })
     }
 
@@ -218,18 +243,7 @@ impl Maps {
     /// # Errors
     /// The map cannot be read or written.
     pub fn reserve(&mut self, ports: &Ports) -> Result<()> {
-        for (index, word) in (0u32..).zip(ports.words()) {
-            let present = self
-                .reserved
-                .get(&index, 0)
-                .map_err(error("read", "reserved"))?;
-            if present != *word {
-                self.reserved
-                    .set(index, *word, 0)
-                    .map_err(error("write", "reserved"))?;
-            }
-        }
-        Ok(())
+        self.reserved.hold(ports)
     }
 
     /// Bridges that the programs have networks for.
@@ -299,6 +313,41 @@ impl Maps {
             }
         }
         Ok(all)
+    }
+}
+
+/// A map that holds a set of ports, and what this agent has last put there.
+struct PortsMap {
+    name: &'static str,
+    map: Array<MapData, PortsWord>,
+    held: Option<Ports>,
+}
+
+impl PortsMap {
+    fn new(name: &'static str, map: Array<MapData, PortsWord>) -> Self {
+        Self {
+            name,
+            map,
+            held: None,
+        }
+    }
+
+    /// Make it hold these ports.
+    fn hold(&mut self, ports: &Ports) -> Result<()> {
+        if self.held.as_ref() == Some(ports) {
+            return Ok(());
+        }
+        self.held = None;
+        for (index, word) in (0u32..).zip(ports.words()) {
+            let present = self.map.get(&index, 0).map_err(error("read", self.name))?;
+            if present != *word {
+                self.map
+                    .set(index, *word, 0)
+                    .map_err(error("write", self.name))?;
+            }
+        }
+        self.held = Some(ports.clone());
+        Ok(())
     }
 }
 

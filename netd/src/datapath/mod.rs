@@ -3,24 +3,28 @@
 //! Everything lives in a bpf file system, so that packets flow without the agent:
 //!
 //! ```text
-//! BPFFS/v2/maps/NAME             one per map
-//! BPFFS/v2/links/IFINDEX-HOOK    one TCX link per hook of a device
+//! BPFFS/v3/maps/NAME             one per map
+//! BPFFS/v3/links/IFINDEX-HOOK    one TCX link per hook of a device
+//! BPFFS/v3/links/sockets-HOOK    one link per hook of the host's sockets
 //! ```
 //!
 //! A new agent opens the maps it finds and swaps the programs of the links it finds.
 
+mod bindings;
 pub mod bpffs;
 pub mod family;
+mod forwards;
 pub mod hook;
 pub mod log;
 pub mod maps;
-pub mod reserved;
+mod netns;
+pub mod ports;
+pub mod sockets;
 mod sweep;
 
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
-use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use netd_common::flow::{DEFAULT_TIMEOUTS, TIMEOUTS};
 
@@ -31,9 +35,11 @@ pub use maps::Maps;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-ebpf"));
 
 /// Names of the maps in [`OBJECT`] that are pinned.
-pub const MAPS: [&str; 23] = [
+pub const MAPS: [&str; 30] = [
     "addresses4",
     "addresses6",
+    "bindings4",
+    "bindings6",
     "control",
     "devices",
     "drops",
@@ -41,13 +47,18 @@ pub const MAPS: [&str; 23] = [
     "endpoints6",
     "flows4",
     "flows6",
+    "forwards4",
+    "forwards6",
     "fragments4",
     "fragments6",
+    "identities",
     "moved",
     "networks",
+    "peers",
     "pools4",
     "pools6",
     "ports",
+    "published",
     "reserved",
     "slots4",
     "slots6",
@@ -117,6 +128,17 @@ pub enum DatapathError {
         /// Program.
         program: &'static str,
         /// What the kernel or the program said.
+        message: String,
+    },
+    /// A program could not be attached to the host's sockets.
+    #[error(
+        "cannot attach {program} to the root of the control groups ({message}): the host itself \
+         does not reach published ports; the kernel needs CONFIG_CGROUP_BPF"
+    )]
+    Sockets {
+        /// Program.
+        program: &'static str,
+        /// What the kernel said.
         message: String,
     },
     /// A program could not be attached.
@@ -204,15 +226,13 @@ impl Datapath {
             .load(OBJECT)
             .map_err(|error| DatapathError::Load(chain(&error)))?;
         for (name, program) in ebpf.programs_mut() {
-            let program: &mut SchedClassifier = program
-                .try_into()
-                .map_err(|error| DatapathError::Load(format!("{name}: {}", chain(&error))))?;
-            program
-                .load()
-                .map_err(|error| DatapathError::Load(format!("{name}: {}", chain(&error))))?;
+            sockets::load(name, program)?;
         }
         let mut maps = Maps::take(&mut ebpf)?;
-        maps.limit(limits, slots)?;
+        let netns = netns::cookie().map_err(|error| {
+            DatapathError::Load(format!("cannot tell the network namespace: {error}"))
+        })?;
+        maps.limit(limits, slots, netns)?;
         let datapath = Self {
             ebpf,
             dir,

@@ -339,6 +339,28 @@ pub fn adopt_network(network: &Network, settings: &Settings) -> Option<Running> 
     adopt(&pid_file(&paths), &paths.conf(&network.name))
 }
 
+/// End the dnsmasq of `network`: the one known, else the one that its pid file leads to. The pid
+/// file goes in any case, since one that was killed leaves it behind.
+///
+/// # Errors
+/// The process does not end, or the file cannot be removed.
+pub async fn stop_network(
+    network: &Network,
+    settings: &Settings,
+    known: Option<Running>,
+) -> Result<()> {
+    let pid_file = match paths(settings, network) {
+        Ok(paths) => pid_file(&paths),
+        // None was started under a name that can be no file's.
+        Err(Error::Config { .. }) if known.is_none() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match known.or_else(|| adopt_network(network, settings)) {
+        Some(running) => running.stop(&pid_file).await,
+        None => remove(&pid_file),
+    }
+}
+
 /// The process of a pid file, if it is a dnsmasq that was given this configuration file.
 #[must_use]
 pub fn adopt(pid_file: &Path, conf: &Path) -> Option<Running> {

@@ -7,11 +7,13 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use rtnetlink::packet_route::link::{BridgeStpState, LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoBridgePort, LinkAttribute, LinkExtentMask, LinkMessage,
+};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
 use super::error::LinkError;
 use super::netlink::Requests;
@@ -193,6 +195,14 @@ impl Links {
         } else {
             self.set(index, "take down", builder.down().build()).await
         }
+    }
+
+    /// Isolates a port from the other isolated ports of its bridge.
+    pub async fn isolate(&self, port: u32) -> Result<(), LinkError> {
+        let message = LinkBridgePort::new(port)
+            .append_info_data(InfoBridgePort::Isolated(true))
+            .build();
+        self.set(port, "isolate the port", message).await
     }
 
     /// Makes a device a port of `controller`, or of none.

@@ -61,6 +61,8 @@ pub struct Link {
     pub bridge: Option<BridgeAttrs>,
     /// `IFLA_BRPORT_STATE`, one of [`port_state`]; set for ports of bridges.
     pub port_state: Option<u8>,
+    /// Is it an isolated port of its bridge?
+    pub isolated: bool,
 }
 
 /// What only bridges have.
@@ -197,6 +199,7 @@ impl Link {
                         InfoBridgePort::State(state) => Some(u8::from(*state)),
                         _ => None,
                     });
+                    self.isolated = attributes.contains(&InfoBridgePort::Isolated(true));
                 }
                 _ => {}
             }

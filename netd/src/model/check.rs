@@ -369,7 +369,6 @@ impl Checker<'_> {
             ),
             (network.vlan.is_some(), "<vlan>"),
             (network.bandwidth.is_some(), "<bandwidth>"),
-            (network.port_isolated == Some(true), "<port isolated>"),
             (
                 network.ips.iter().any(dhcp_v6),
                 "<dhcp> in <ip family='ipv6'>",

@@ -17,6 +17,7 @@ use std::fmt::Display;
 use roxmltree::Node;
 
 use super::error::XmlError;
+use super::guard::{self, AntiSpoof, HostAccess};
 use super::port_forward::{self, PortForward};
 use super::types::{ForwardMode, MetadataElement, Network};
 use super::xml;
@@ -37,6 +38,10 @@ pub struct Extensions {
     pub nat: Option<NatBehaviour>,
     /// `<netd:forwards>`.
     pub forwards: Vec<PortForward>,
+    /// `<netd:host>`.
+    pub host: Option<HostAccess>,
+    /// `<netd:antispoof>`.
+    pub antispoof: Option<AntiSpoof>,
 }
 
 /// `<netd:nat>`: how a translated port may be used, in the words of RFC 4787. The default is what
@@ -114,6 +119,8 @@ impl Network {
         Ok(Extensions {
             nat: found.nat,
             forwards: found.forwards.unwrap_or_default(),
+            host: found.host,
+            antispoof: found.antispoof,
         })
     }
 
@@ -166,11 +173,18 @@ impl Network {
 impl Extensions {
     /// The element that says all this; `None` when there is nothing to say.
     fn to_xml(&self) -> Option<String> {
-        let Self { nat, forwards } = self;
+        let Self {
+            nat,
+            forwards,
+            host,
+            antispoof,
+        } = self;
         let mut elements = Vec::new();
         if let Some(nat) = nat {
             elements.push(nat.to_xml());
         }
+        elements.extend(host.map(guard::write_host));
+        elements.extend(antispoof.map(guard::write_antispoof));
         if !forwards.is_empty() {
             let mut text = String::new();
             port_forward::write(forwards, &mut text);
@@ -226,6 +240,8 @@ pub(super) fn shown(text: &str) -> String {
 struct Found {
     nat: Option<NatBehaviour>,
     forwards: Option<Vec<PortForward>>,
+    host: Option<HostAccess>,
+    antispoof: Option<AntiSpoof>,
 }
 
 /// Reads elements of netd's namespace, knowing for its errors whose they are.
@@ -255,10 +271,18 @@ impl Reader<'_> {
                 let forwards = port_forward::read(self, node)?;
                 found.forwards.replace(forwards).is_some()
             }
+            "host" if own => {
+                let host = guard::read_host(self, node)?;
+                found.host.replace(host).is_some()
+            }
+            "antispoof" if own => {
+                let antispoof = guard::read_antispoof(self, node)?;
+                found.antispoof.replace(antispoof).is_some()
+            }
             _ => {
                 let detail = format!(
-                    "is not an element of {NETD_NAMESPACE}, which has <network>, <nat> and \
-                     <forwards>"
+                    "is not an element of {NETD_NAMESPACE}, which has <network>, <nat>, \
+                     <forwards>, <host> and <antispoof>"
                 );
                 return Err(self.refuse(node, detail));
             }
@@ -280,11 +304,20 @@ impl Reader<'_> {
         ))
     }
 
+    /// Does the element hold nothing?
+    pub fn childless(&self, node: Node<'_, '_>) -> Result<(), XmlError> {
+        match self.children(node)?.first() {
+            None => Ok(()),
+            Some(child) => {
+                let detail = format!("has no child <{}>", child.tag_name().name());
+                Err(self.refuse(node, detail))
+            }
+        }
+    }
+
     fn nat(&self, node: Node<'_, '_>) -> Result<NatBehaviour, XmlError> {
         self.attributes(node, &["mapping", "filtering"])?;
-        if let Some(child) = self.children(node)?.first() {
-            return Err(self.refuse(node, format!("has no child <{}>", child.tag_name().name())));
-        }
+        self.childless(node)?;
         let mode = self.0.mode();
         if mode != ForwardMode::Nat {
             return Err(self.refuse(node, format!("stands only in mode='nat', not '{mode}'")));
@@ -307,7 +340,7 @@ impl Reader<'_> {
     }
 
     /// The value of an attribute that has a word for each of its values.
-    fn choice<T: Copy + Default>(
+    pub fn choice<T: Copy + Default>(
         &self,
         node: Node<'_, '_>,
         name: &str,
@@ -424,7 +457,10 @@ mod tests {
     fn what_is_meant_for_netd_is_never_passed_over() {
         for (metadata, words) in [
             ("<n:nta/>", "<netd:nta> in <metadata>: is not an element"),
-            ("<n:nta/>", "which has <network>, <nat> and <forwards>"),
+            (
+                "<n:nta/>",
+                "which has <network>, <nat>, <forwards>, <host> and <antispoof>",
+            ),
             ("<n:network><n:nta/></n:network>", "<netd:nta>"),
             ("<n:network><nat/></n:network>", "is not an element of"),
             (

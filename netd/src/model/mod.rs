@@ -10,6 +10,7 @@ mod check;
 mod error;
 mod extension;
 mod format;
+mod guard;
 mod metadata;
 mod parse;
 mod port_forward;
@@ -23,6 +24,7 @@ pub use check::{check_define, check_interface_name, check_name, check_start};
 pub use error::XmlError;
 pub use extension::{Extensions, Filtering, Mapping, NETD_NAMESPACE, NatBehaviour};
 pub use format::{FormatOptions, format};
+pub use guard::{AntiSpoof, HostAccess};
 pub use parse::parse;
 pub use port_forward::{
     Clash, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward, ProtocolError,

@@ -8,10 +8,13 @@ use netd_common::abi::{
     NETWORK_FILTER_NONE, Side,
 };
 
+use super::{Guests, forwards, guards};
 use crate::datapath::maps::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Link, Scope, Snapshot, effective_delay_ms};
-use crate::model::{Family, Filtering, ForwardMode, Mac, Mapping, Network, network_address};
+use crate::model::{
+    Extensions, Family, Filtering, ForwardMode, Mac, Mapping, Network, network_address,
+};
 
 /// Kernel's default MTU of a bridge, when nothing says otherwise.
 const DEFAULT_MTU: u32 = 1500;
@@ -93,14 +96,18 @@ fn mode(network: &Network, family: Family) -> Option<Mode> {
 }
 
 /// What the programs are to know of a network; `None` for one whose bridge is not netd's.
-fn network_record(network: &Network, link: &Link, uplink: u32) -> Option<abi::Network> {
+fn network_record(
+    network: &Network,
+    extensions: &Extensions,
+    link: &Link,
+    uplink: u32,
+) -> Option<abi::Network> {
     let gateway = network.ipv4_subnets().next();
     let gateway6 = network.ipv6_subnets().next();
     let pool = network.nat_addresses();
     let ports = network.nat_ports();
-    // A definition whose metadata cannot be read is never started.
-    let behaviour = network.nat_behaviour().unwrap_or_default();
-    let mut flags = 0;
+    let behaviour = extensions.nat.unwrap_or_default();
+    let mut flags = guards::network_flags(network, extensions);
     if behaviour.mapping == Mapping::EndpointIndependent {
         flags |= NETWORK_ENDPOINT_INDEPENDENT;
     }
@@ -148,12 +155,13 @@ fn bridges<'a>(
         .collect()
 }
 
-/// The records that the programs need for `networks`, given what the kernel has.
+/// The records that the programs need for `networks`, given what the kernel has and where `guests`
+/// that go by a name are.
 ///
 /// A network bound to a device (`<forward dev>`) that does not exist gets that device's number as
 /// `u32::MAX`, so that nothing may leave by another one.
 #[must_use]
-pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
+pub fn records(networks: &[&Network], snapshot: &Snapshot, guests: &Guests) -> Records {
     let mut records = Records::default();
     let bridges = bridges(networks, snapshot);
     if bridges.is_empty() {
@@ -167,7 +175,9 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
             .map_or(0, |name| {
                 snapshot.by_name(name).map_or(u32::MAX, |link| link.index)
             });
-        let Some(record) = network_record(network, link, uplink) else {
+        // A definition whose metadata cannot be read is never started.
+        let extensions = network.extensions().unwrap_or_default();
+        let Some(record) = network_record(network, &extensions, link, uplink) else {
             continue;
         };
         records.networks.insert(index, record);
@@ -189,7 +199,18 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot) -> Records {
             }
         }
         for port in snapshot.ports_of(index) {
-            records.ports.insert(port.index, index);
+            let record = guards::port(network, &extensions, index, port);
+            records.ports.insert(port.index, record);
+        }
+        let at = forwards::At {
+            network,
+            bridge: index,
+            snapshot,
+            guests,
+        };
+        forwards::add(&mut records, &extensions.forwards, &at);
+        if extensions.antispoof.is_some() {
+            guards::bind(&mut records, network, index, guests);
         }
     }
     for address in &snapshot.addresses {

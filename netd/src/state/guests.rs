@@ -5,16 +5,27 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
-use crate::model::{Network, subnet_of};
+use crate::model::{Mac, Network, subnet_of};
 
 /// What DHCP says about guests: the leases of networks, by name. Static hosts stand in the
 /// definitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guests {
     leased: BTreeMap<(Uuid, String), Vec<IpAddr>>,
+    bound: BTreeMap<Uuid, Vec<(IpAddr, Mac)>>,
 }
 
 impl Guests {
+    /// Notes whose a leased address is.
+    pub fn bind(&mut self, network: Uuid, address: IpAddr, mac: Mac) {
+        self.bound.entry(network).or_default().push((address, mac));
+    }
+
+    /// The leased addresses of a network, and whose they are.
+    pub fn bound(&self, network: Uuid) -> impl Iterator<Item = (IpAddr, Mac)> + '_ {
+        self.bound.get(&network).into_iter().flatten().copied()
+    }
+
     /// Notes a lease; of several for one name and family the first one counts.
     pub fn add(&mut self, network: Uuid, name: &str, address: IpAddr) {
         let key = (network, name.to_ascii_lowercase());

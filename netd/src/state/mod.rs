@@ -6,6 +6,8 @@
 mod apply;
 mod conflict;
 mod desired;
+mod forwards;
+mod guards;
 mod guests;
 mod plan;
 #[cfg(test)]

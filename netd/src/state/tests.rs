@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use netd_common::abi::{DEVICE_ETHERNET, Mode};
 use proptest::prelude::*;
 
+use super::Guests;
 use super::*;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Address, BridgeAttrs, Link, Route, Scope, Snapshot};
@@ -229,7 +230,10 @@ fn devices_with_ipv6_alone_count_when_a_network_has_it() {
             .filter(|a| matches!(a.hook, Hook::UplinkIngress | Hook::UplinkEgress))
             .map(|a| a.ifindex)
             .collect();
-        let known: BTreeSet<u32> = records(&[network], &host).devices.into_keys().collect();
+        let known: BTreeSet<u32> = records(&[network], &host, &Guests::default())
+            .devices
+            .into_keys()
+            .collect();
         assert!(known.is_superset(&at), "{known:?}");
         at
     };
@@ -268,14 +272,14 @@ fn only_ports_that_are_still_free_are_given_back() {
 #[test]
 fn records_follow_definitions_and_kernel() {
     let network = network("<forward mode='route' dev='eth0'/>");
-    let records = records(&[&network], &running());
+    let records = records(&[&network], &running(), &Guests::default());
     let record = records.networks[&BRIDGE];
     assert_eq!(record.v4.mode, Mode::Route as u8);
     assert_eq!(record.uplink, UPLINK);
     assert_eq!(record.v4.gateway, [10, 0, 0, 1]);
     assert_eq!(record.mac, [0x52, 0x54, 0, 0, 0, 1]);
     assert_eq!(records.v4.subnets[&([10, 0, 0, 0], 24)], BRIDGE);
-    assert_eq!(records.ports[&TAP], BRIDGE);
+    assert_eq!(records.ports[&TAP].bridge, BRIDGE);
     assert_eq!(records.devices[&UPLINK].address, [198, 51, 100, 2]);
     assert_eq!(records.devices[&UPLINK].flags, DEVICE_ETHERNET);
     assert_eq!(records.devices[&BRIDGE].address, [10, 0, 0, 1]);
@@ -291,7 +295,7 @@ fn records_follow_definitions_and_kernel() {
 fn a_network_bound_to_a_device_that_is_not_there_may_use_none() {
     let network = network("<forward mode='nat' dev='wlan9'/>");
     assert_eq!(
-        records(&[&network], &running()).networks[&BRIDGE].uplink,
+        records(&[&network], &running(), &Guests::default()).networks[&BRIDGE].uplink,
         u32::MAX
     );
 }
@@ -359,7 +363,10 @@ fn the_hosts_own_bridge_is_left_alone() {
     bridged.forward.as_mut().unwrap().mode = model::ForwardMode::Bridge;
     assert_eq!(bridge_spec(&bridged), None);
     assert!(hooks(&[&bridged], &running()).is_empty());
-    assert_eq!(records(&[&bridged], &running()), Default::default());
+    assert_eq!(
+        records(&[&bridged], &running(), &Guests::default()),
+        Default::default()
+    );
 }
 
 proptest! {

@@ -1,9 +1,10 @@
-//! The ports that the administrator keeps for the host's own services
-//! (`net.ipv4.ip_local_reserved_ports`): no guest is masqueraded with one of them.
+//! Sets of ports: those that the administrator keeps for the host's own services
+//! (`net.ipv4.ip_local_reserved_ports`), with which no guest is masqueraded, and those that are
+//! published.
 
 use std::path::Path;
 
-use netd_common::abi::{RESERVED_WORDS, ReservedWord};
+use netd_common::abi::{PORTS_WORDS, PortsWord};
 
 use super::{Result, io};
 
@@ -11,18 +12,18 @@ use super::{Result, io};
 const FILE: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// Bits of a word.
-const BITS: usize = ReservedWord::BITS as usize;
+const BITS: usize = PortsWord::BITS as usize;
 
-/// A set of ports, laid out as the map `reserved` is.
+/// A set of ports, laid out as the maps `reserved` and `published` are.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Ports {
-    words: Box<[ReservedWord; RESERVED_WORDS]>,
+    words: Box<[PortsWord; PORTS_WORDS]>,
 }
 
 impl Default for Ports {
     fn default() -> Self {
         Self {
-            words: Box::new([0; RESERVED_WORDS]),
+            words: Box::new([0; PORTS_WORDS]),
         }
     }
 }
@@ -33,7 +34,7 @@ impl Default for Ports {
 struct Invalid(String);
 
 impl Ports {
-    /// What the kernel says.
+    /// The reserved ones, as the kernel lists them.
     ///
     /// # Errors
     /// Its list cannot be read or understood.
@@ -51,22 +52,23 @@ impl Ports {
         for item in text.trim().split(',').filter(|item| !item.is_empty()) {
             let (first, last) = item.split_once('-').unwrap_or((item, item));
             match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
-                (Ok(first), Ok(last)) if first <= last => {
-                    (first..=last).for_each(|port| ports.insert(port));
-                }
+                (Ok(first), Ok(last)) if first <= last => ports.insert(first, last),
                 _ => return Err(Invalid(item.to_owned())),
             }
         }
         Ok(ports)
     }
 
-    fn insert(&mut self, port: u16) {
-        let port = usize::from(port);
-        self.words[port / BITS] |= 1 << (port % BITS);
+    /// Add the ports from `first` to `last`.
+    pub fn insert(&mut self, first: u16, last: u16) {
+        for port in first..=last {
+            let port = usize::from(port);
+            self.words[port / BITS] |= 1 << (port % BITS);
+        }
     }
 
     /// The map's entries.
-    pub(super) fn words(&self) -> &[ReservedWord] {
+    pub(super) fn words(&self) -> &[PortsWord] {
         &*self.words
     }
 }

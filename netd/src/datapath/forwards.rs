@@ -1,0 +1,109 @@
+//! The tries of published ports as the agent writes them.
+
+use std::collections::BTreeMap;
+
+use aya::Pod;
+use aya::maps::{LpmTrie, MapData, lpm_trie};
+use netd_common::abi::{CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES, Forward, ForwardKey};
+
+use super::Result;
+use super::family::FamilyRecords;
+use super::maps::error;
+use super::ports::Ports;
+
+/// Keys with their prefix lengths, and where they lead.
+type Entries<A> = BTreeMap<(ForwardKey<A>, u32), Forward<A>>;
+
+/// Handle of a trie, and what it holds: there may be ten thousand entries, and nobody else writes
+/// them.
+pub(super) struct Forwards<A: Pod>
+where
+    ForwardKey<A>: Pod,
+    Forward<A>: Pod,
+{
+    name: &'static str,
+    map: LpmTrie<MapData, ForwardKey<A>, Forward<A>>,
+    held: Option<Entries<A>>,
+}
+
+impl<A: Pod + Ord> Forwards<A>
+where
+    ForwardKey<A>: Pod,
+    Forward<A>: Pod,
+{
+    pub fn new(name: &'static str, map: LpmTrie<MapData, ForwardKey<A>, Forward<A>>) -> Self {
+        Self {
+            name,
+            map,
+            held: None,
+        }
+    }
+
+    /// Make the trie hold exactly (without `prune`: at least) `wanted`; returns whether it changed.
+    /// An entry that is to lead elsewhere does so at once, without having been away.
+    pub fn apply(&mut self, wanted: &Entries<A>, prune: bool) -> Result<bool> {
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => self.read()?,
+        };
+        let mut now = held.clone();
+        let mut changed = false;
+        for ((key, len), forward) in wanted {
+            if held.get(&(*key, *len)) == Some(forward) {
+                continue;
+            }
+            self.map
+                .insert(&lpm_trie::Key::new(*len, *key), *forward, 0)
+                .map_err(error("write", self.name))?;
+            now.insert((*key, *len), *forward);
+            changed = true;
+        }
+        if prune {
+            for (key, len) in held.keys().filter(|entry| !wanted.contains_key(entry)) {
+                self.map
+                    .remove(&lpm_trie::Key::new(*len, *key))
+                    .map_err(error("remove from", self.name))?;
+                now.remove(&(*key, *len));
+                changed = true;
+            }
+        }
+        // After an error it is read again.
+        self.held = Some(now);
+        Ok(changed)
+    }
+
+    fn read(&self) -> Result<Entries<A>> {
+        self.map
+            .iter()
+            .map(|entry| {
+                let (key, forward) = entry.map_err(error("read", self.name))?;
+                // A packed struct: copy before use.
+                Ok(((key.data(), key.prefix_len()), forward))
+            })
+            .collect()
+    }
+}
+
+impl<A> FamilyRecords<A> {
+    /// `CONTROL_*` bits that follow from what is published.
+    pub(super) fn forward_flags(&self) -> u32 {
+        self.forwards.keys().fold(0, |flags, (key, _)| {
+            flags
+                | match key.proto {
+                    0 => CONTROL_WHOLE_ADDRESSES,
+                    _ => CONTROL_FORWARDS,
+                }
+        })
+    }
+
+    /// Add the ports that are published.
+    pub(super) fn publish(&self, ports: &mut Ports) {
+        for (key, len) in self.forwards.keys().filter(|(key, _)| key.proto != 0) {
+            let first = u16::from_be_bytes(key.port);
+            // Bits of the port that the entry leaves open.
+            let open = ForwardKey::<A>::BITS.saturating_sub(*len).min(16);
+            let others = ((1u32 << open) - 1) as u16;
+            ports.insert(first, first | others);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What guests are held to, as the programs look it up.
+
+use std::net::IpAddr;
+
+use netd_common::abi::{
+    BINDING_KNOWN, Binding, BindingKey, BridgePort, NETWORK_GUARDED, NETWORK_HOST_NONE,
+    NETWORK_HOST_SERVICES, NETWORK_PORTS_ISOLATED, PORT_GUARD_ARP, PORT_GUARD_DHCP, PORT_GUARD_IP,
+    PORT_GUARD_MAC, PORT_GUARD_ND, PORT_ISOLATED,
+};
+
+use super::Guests;
+use crate::datapath::maps::Records;
+use crate::link::Link;
+use crate::model::{AntiSpoof, Extensions, HostAccess, Mac, Network};
+
+/// First byte of the MAC address that libvirt gives a guest's tap: the other five are the guest's.
+const TAP: u8 = 0xfe;
+
+/// `NETWORK_*` bits that follow from what the definition holds its guests to.
+pub(super) fn network_flags(network: &Network, extensions: &Extensions) -> u32 {
+    let mut flags = match extensions.host.unwrap_or_default() {
+        HostAccess::All => 0,
+        HostAccess::Services => NETWORK_HOST_SERVICES,
+        HostAccess::None => NETWORK_HOST_NONE,
+    };
+    if network.port_isolated == Some(true) {
+        flags |= NETWORK_PORTS_ISOLATED;
+    }
+    if extensions.antispoof.is_some() {
+        flags |= NETWORK_GUARDED;
+    }
+    flags
+}
+
+/// The record of a port of the bridge with this number.
+pub(super) fn port(
+    network: &Network,
+    extensions: &Extensions,
+    bridge: u32,
+    link: &Link,
+) -> BridgePort {
+    let mut port = BridgePort {
+        bridge,
+        ..BridgePort::default()
+    };
+    if link.isolated || network.port_isolated == Some(true) {
+        port.flags |= PORT_ISOLATED;
+    }
+    if let Some(AntiSpoof {
+        mac,
+        ip,
+        arp,
+        nd,
+        dhcp,
+    }) = extensions.antispoof
+    {
+        for (on, flag) in [
+            (mac, PORT_GUARD_MAC),
+            (ip, PORT_GUARD_IP),
+            (arp, PORT_GUARD_ARP),
+            (nd, PORT_GUARD_ND),
+            (dhcp, PORT_GUARD_DHCP),
+        ] {
+            if on {
+                port.flags |= flag;
+            }
+        }
+        if let Some(mac) = link.mac.filter(|mac| mac.0[0] == TAP) {
+            port.mac = mac.0;
+        }
+    }
+    port
+}
+
+/// Add whose the addresses of `network`'s guests are: static hosts, then leases.
+pub(super) fn bind(records: &mut Records, network: &Network, bridge: u32, guests: &Guests) {
+    let hosts = network.ips.iter().flat_map(|ip| &ip.dhcp.hosts);
+    let fixed = hosts.filter_map(|host| {
+        let mac: Mac = host.mac.as_deref()?.parse().ok()?;
+        Some((host.ip?, mac))
+    });
+    for (address, Mac(mac)) in guests.bound(network.uuid).chain(fixed) {
+        let binding = Binding {
+            mac,
+            kind: BINDING_KNOWN,
+            zero: 0,
+        };
+        match address {
+            IpAddr::V4(address) => {
+                let address = address.octets();
+                let key = BindingKey { bridge, address };
+                records.v4.bindings.insert(key, binding);
+            }
+            IpAddr::V6(address) => {
+                let address = address.octets();
+                let key = BindingKey { bridge, address };
+                records.v6.bindings.insert(key, binding);
+            }
+        }
+    }
+}
