@@ -33,6 +33,8 @@ pub enum ErrorCode {
     OperationInvalid = 55,
     /// VIR_ERR_CONFIG_UNSUPPORTED
     ConfigUnsupported = 67,
+    /// VIR_ERR_NO_NETWORK_METADATA
+    NoNetworkMetadata = 111,
 }
 
 /// What went wrong, on which object, and what to do, in one sentence.
@@ -60,6 +62,7 @@ impl ErrorCode {
             Self::NoNetwork => "Network not found: ",
             Self::OperationInvalid => "Requested operation is not valid: ",
             Self::ConfigUnsupported => "unsupported configuration: ",
+            Self::NoNetworkMetadata => "metadata not found: ",
             Self::XmlDetail | Self::System | Self::Rpc | Self::InvalidMac => "",
         }
     }

@@ -19,13 +19,14 @@ use crate::settings::Settings;
 
 /// Stands at the top of every definition on disk.
 const HEADER: &str = "<!--
-  Written by netd, which does not look here for changes while it runs and
-  overwrites what it finds. Change the network with: netd net-edit NAME
+  Written by netd, which looks here for changes when it is told to, by
+  `netd reload`, and overwrites what it finds. Or change the network with
+  `netd net-edit NAME`.
 -->
 ";
 
-/// Longest file that is read; a definition is refused above the same size.
-const MAX_FILE: u64 = 1 << 20;
+/// Longest file that is read: a definition, and what netd writes before it.
+const MAX_FILE: u64 = 5 << 20;
 
 /// What went wrong, with which file.
 #[derive(Debug, thiserror::Error)]

@@ -101,7 +101,7 @@ impl Topology {
 
     /// The address a DHCP client in the guest is given.
     fn lease(&self, arguments: &[&str]) -> Option<String> {
-        let netns = ["netns", "exec", &self.guest, "udhcpc"];
+        let netns = ["netns", "exec", &self.guest, "busybox", "udhcpc"];
         let client = [
             "-i",
             "eth0",

@@ -39,6 +39,7 @@ pub const TEST: &[Needed] = &[
     needed("bpftool", "bpftool"),
     needed("nft", "nftables"),
     needed("virsh", "libvirt-clients"),
+    needed("ping", "iputils-ping"),
     needed("traceroute", "traceroute"),
     needed("ethtool", "ethtool"),
 ];

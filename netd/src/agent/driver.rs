@@ -10,7 +10,10 @@ use crate::datapath::bpffs;
 use crate::dnsmasq::{Running, leases};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{self, FormatOptions, ForwardMode};
-use crate::rpc::driver::{Driver, Lease, MapStatus, NetworkInfo, NetworkStatus, Result, Status};
+use crate::rpc::driver::{
+    Affect, Changed, Driver, ForwardChange, Lease, MapStatus, Metadata, NetworkForwards,
+    NetworkInfo, NetworkStatus, NewMetadata, Result, Status,
+};
 
 impl Driver for Agent {
     async fn list(&self) -> Result<Vec<NetworkInfo>> {
@@ -76,6 +79,33 @@ impl Driver for Agent {
                 connections: None,
             },
         ))
+    }
+
+    async fn metadata(&self, uuid: Uuid, what: &Metadata, affect: Affect) -> Result<String> {
+        self.inner.lock().await.metadata(uuid, what, affect)
+    }
+
+    async fn set_metadata(
+        &self,
+        uuid: Uuid,
+        what: &Metadata,
+        new: &NewMetadata,
+        affect: Affect,
+    ) -> Result<()> {
+        let mut inner = self.inner.lock().await;
+        inner.set_metadata(uuid, what, new, affect).await
+    }
+
+    async fn forwards(&self, name: Option<&str>) -> Result<Vec<NetworkForwards>> {
+        self.inner.lock().await.forwards(name)
+    }
+
+    async fn change_forward(&self, change: &ForwardChange) -> Result<Changed> {
+        self.inner.lock().await.change_forward(change).await
+    }
+
+    async fn reload(&self) -> Result<Vec<String>> {
+        Ok(self.inner.lock().await.reload().await)
     }
 
     async fn leases(&self, uuid: Uuid, mac: Option<&str>) -> Result<Vec<Lease>> {
@@ -148,7 +178,7 @@ impl Driver for Agent {
 }
 
 impl Inner {
-    fn uuid_of(&self, name: &str) -> Result<Uuid> {
+    pub(super) fn uuid_of(&self, name: &str) -> Result<Uuid> {
         self.networks.uuid_of(name).ok_or_else(|| {
             ApiError::new(
                 ErrorCode::NoNetwork,

@@ -80,6 +80,7 @@ impl Inner {
         model::check_start(&network)?;
         let snapshot = self.snapshot().await?;
         check_host(&network, &snapshot)?;
+        self.check_published(&network)?;
         // Refused here, before anything is made, when its files could not be written.
         if dnsmasq::wants_dnsmasq(&network) {
             self.dnsmasq.binary().await?;

@@ -1,13 +1,15 @@
 //! The running agent: it owns the networks and keeps the kernel as they ask.
 //!
-//! [`run`] is the event loop: calls from clients, changes of links, deaths of dnsmasq and the
-//! clock. All of them end in `Inner::reconcile`, which compares intent with
+//! [`run`] is the event loop: calls from clients, changes of links, deaths of dnsmasq, SIGHUP
+//! and the clock. All of them end in `Inner::reconcile`, which compares intent with
 //! the kernel. One lock guards the networks, so that calls follow one another.
 
 mod driver;
 mod guests;
 mod inner;
 mod lifecycle;
+mod listeners;
+mod live;
 mod lock;
 mod reconcile;
 mod registry;
@@ -53,6 +55,7 @@ pub struct Agent {
 pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow::Result<()> {
     let _locks = lock::take(&settings)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     // Before the first look at the links, so that no change falls between.
     let mut watch_links = Watch::new().context("cannot watch the host's devices")?;
@@ -79,6 +82,12 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
         let change = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                for line in agent.inner.lock().await.reload().await {
+                    tracing::info!("{line}");
+                }
+                continue;
+            }
             () = wake.notified() => Change::Links,
             () = tokio::time::sleep_until(look_again) => Change::Links,
             change = watch_links.next() => change,

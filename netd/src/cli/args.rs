@@ -153,6 +153,23 @@ Examples:
   netd net-name 92b39e4c-7f4d-4d5e-9f21-7c7d1f5b6a10")]
     NetName(NetworkArg),
 
+    /// Publish ports of guests
+    #[command(after_help = "\
+Examples:
+  netd forward add default tcp 8080 192.168.122.10:80
+  netd forward list
+  netd forward delete default tcp 8080")]
+    #[command(subcommand)]
+    Forward(ForwardCommand),
+    /// Read the definitions on disk again, without restarting a network
+    #[command(after_help = "\
+Running networks publish, guard and close what their definitions say from then on; the rest of a
+changed definition counts at the next start. SIGHUP to the agent does the same.
+
+Examples:
+  netd net-define default.xml && netd reload")]
+    Reload,
+
     /// Show what would be done to make the kernel what the definitions ask for
     #[command(after_help = "\
 Nothing is changed. With a network that is not active: what its start would do.
@@ -289,6 +306,91 @@ pub struct LeasesArgs {
     pub mac: Option<String>,
 }
 
+/// What to do with published ports.
+#[derive(Debug, Subcommand)]
+pub enum ForwardCommand {
+    /// Publish a port or a range of ports of a guest's
+    #[command(after_help = "\
+What is sent to the port of the host reaches the guest, at once and without a restart. A guest is an
+address or the name of a DHCP host; its port is the host's unless it is named.
+
+Examples:
+  netd forward add default tcp 8080 192.168.122.10:80
+  netd forward add default udp 6000-6010 web
+  netd forward add default tcp 443 [fd00::10]:8443 --dev eth0
+  netd forward add default all 192.168.122.10 --address 203.0.113.5
+  netd forward add default tcp 22 web --address 203.0.113.5 --live --config")]
+    Add(ForwardAddArgs),
+    /// List published ports
+    #[command(after_help = "\
+Examples:
+  netd forward list                     of all networks
+  netd forward list default             of one")]
+    List(ForwardListArgs),
+    /// Publish a port or a range no longer
+    #[command(after_help = "\
+Ports, address and device are named as they were when it was added.
+
+Examples:
+  netd forward delete default tcp 8080
+  netd forward delete default udp 6000-6010
+  netd forward delete default all --address 203.0.113.5")]
+    Delete(ForwardDeleteArgs),
+}
+
+/// Where a port is published, and in which definition of the network.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ScopeArgs {
+    /// At this address of the host alone
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "dev")]
+    pub address: Option<std::net::IpAddr>,
+    /// At the addresses of this device alone
+    #[arg(long, value_name = "DEVICE")]
+    pub dev: Option<String>,
+    /// Change what runs (the default while it runs)
+    #[arg(long)]
+    pub live: bool,
+    /// Change the definition of the next start (the default while it does not run)
+    #[arg(long)]
+    pub config: bool,
+}
+
+/// Arguments of `forward add`.
+#[derive(Debug, Args)]
+pub struct ForwardAddArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// tcp, udp, sctp, or all for an address with all that reaches it
+    pub protocol: String,
+    /// PORT or FIRST-LAST, then GUEST or GUEST:PORT; with `all` the guest alone
+    #[arg(required = true, num_args = 1..=2, value_names = ["PORT", "GUEST"])]
+    pub what: Vec<String>,
+    /// Where.
+    #[command(flatten)]
+    pub scope: ScopeArgs,
+}
+
+/// Arguments of `forward list`.
+#[derive(Debug, Args)]
+pub struct ForwardListArgs {
+    /// Name or UUID of the network
+    pub network: Option<String>,
+}
+
+/// Arguments of `forward delete`.
+#[derive(Debug, Args)]
+pub struct ForwardDeleteArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// tcp, udp, sctp or all
+    pub protocol: String,
+    /// PORT or FIRST-LAST; none for a whole address
+    pub port: Option<String>,
+    /// Where.
+    #[command(flatten)]
+    pub scope: ScopeArgs,
+}
+
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
@@ -317,7 +419,11 @@ mod tests {
 
     #[test]
     fn every_verb_shows_examples() {
-        for verb in Cli::command().get_subcommands() {
+        let cli = Cli::command();
+        let nested = cli
+            .get_subcommands()
+            .flat_map(clap::Command::get_subcommands);
+        for verb in cli.get_subcommands().chain(nested) {
             let help = verb.get_after_help().map(ToString::to_string);
             assert!(
                 verb.is_hide_set() || help.is_some_and(|help| help.contains("Examples:")),

@@ -4,6 +4,7 @@
 
 mod args;
 mod edit;
+mod forward;
 mod logging;
 mod networks;
 mod output;
@@ -19,6 +20,7 @@ use clap::Parser;
 use crate::dnsmasq;
 use crate::rpc::Client;
 use crate::settings::Settings;
+use args::ForwardCommand;
 
 pub use args::{Cli, Command, RunArgs};
 pub use output::{Failure, Output};
@@ -142,6 +144,12 @@ pub async fn execute(
         Command::NetDhcpLeases(args) => networks::leases(client, output, &args).await,
         Command::NetUuid(args) => networks::uuid(client, output, &args.network).await,
         Command::NetName(args) => networks::name(client, output, &args.network).await,
+        Command::Forward(ForwardCommand::Add(args)) => forward::add(client, output, &args).await,
+        Command::Forward(ForwardCommand::List(args)) => forward::list(client, output, &args).await,
+        Command::Forward(ForwardCommand::Delete(args)) => {
+            forward::delete(client, output, &args).await
+        }
+        Command::Reload => forward::reload(client, output).await,
         Command::Plan(args) => status::plan(client, output, &args).await,
         Command::Status(args) => status::status(client, output, &args).await,
         Command::Run(_) | Command::Teardown(_) | Command::LeaseHelper { .. } => {

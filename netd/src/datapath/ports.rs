@@ -67,6 +67,13 @@ impl Ports {
         }
     }
 
+    /// Is this one of them?
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        let port = usize::from(port);
+        self.words[port / BITS] >> (port % BITS) & 1 == 1
+    }
+
     /// The map's entries.
     pub(super) fn words(&self) -> &[PortsWord] {
         &*self.words

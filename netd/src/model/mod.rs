@@ -11,6 +11,7 @@ mod error;
 mod extension;
 mod format;
 mod guard;
+mod metadata;
 mod parse;
 mod port_forward;
 #[cfg(test)]

@@ -8,8 +8,9 @@ use roxmltree::{Document, Node, NodeType, ParsingOptions};
 use super::error::XmlError;
 use super::types::MetadataElement;
 
-/// Longest text that is read. The largest definitions people write are tens of kilobytes.
-const MAX_TEXT: usize = 1 << 20;
+/// Longest text that is read: what a call of the protocol can carry. Ten thousand port forwards are
+/// more than one megabyte.
+const MAX_TEXT: usize = 4 << 20;
 /// Deepest nesting; a network needs six levels, the rest is for metadata.
 const MAX_DEPTH: usize = 128;
 /// Most nodes of a document.
@@ -191,25 +192,6 @@ pub fn metadata(node: Node<'_, '_>) -> Vec<MetadataElement> {
 }
 
 impl MetadataElement {
-    /// An element from text of its own.
-    ///
-    /// # Errors
-    /// The text is not one element with a namespace.
-    pub(super) fn from_xml(text: &str) -> Result<Self, XmlError> {
-        let document = open(text)?;
-        let root = document.root_element();
-        match root.tag_name().namespace() {
-            Some(namespace) => Ok(Self {
-                namespace: namespace.to_owned(),
-                xml: element_text(root, 0),
-            }),
-            None => Err(XmlError::Invalid(format!(
-                "<{}> under <metadata> has no namespace",
-                root.tag_name().name()
-            ))),
-        }
-    }
-
     /// The element's text for a place `level` levels deep, its first line not indented.
     pub(super) fn indented(&self, level: usize) -> String {
         match open(&self.xml) {
@@ -220,8 +202,48 @@ impl MetadataElement {
     }
 }
 
+/// What becomes of elements' names when they are written.
+#[derive(Clone, Copy)]
+pub enum Names<'a> {
+    /// They stay.
+    AsWritten,
+    /// Those without a namespace get this one.
+    Add {
+        /// Its prefix.
+        prefix: &'a str,
+        /// Its URI.
+        uri: &'a str,
+    },
+    /// Those of this namespace lose it.
+    Remove {
+        /// Its URI.
+        uri: &'a str,
+    },
+}
+
+impl Names<'_> {
+    fn of(self, node: Node<'_, '_>) -> String {
+        let tag = node.tag_name();
+        match (self, tag.namespace()) {
+            (Self::Add { prefix, .. }, None) => format!("{prefix}:{}", tag.name()),
+            (Self::Remove { uri }, Some(own)) if own == uri => tag.name().to_owned(),
+            _ => element_qname(node).to_owned(),
+        }
+    }
+
+    /// Is the namespace still declared?
+    fn keeps(self, namespace: &roxmltree::Namespace<'_>) -> bool {
+        !matches!(self, Self::Remove { uri } if uri == namespace.uri())
+    }
+}
+
 /// An element as text of its own: every namespace that it uses is declared on it.
 fn element_text(node: Node<'_, '_>, level: usize) -> String {
+    renamed_text(node, level, Names::AsWritten)
+}
+
+/// The same with other names.
+pub fn renamed_text(node: Node<'_, '_>, level: usize, names: Names<'_>) -> String {
     let mut out = String::new();
     let mut used = HashSet::new();
     for element in node.descendants().filter(Node::is_element) {
@@ -235,8 +257,14 @@ fn element_text(node: Node<'_, '_>, level: usize) -> String {
     let wanted = |n: &roxmltree::Namespace<'_>| {
         n.name() != Some("xml") && (own.contains(&n) || used.contains(n.name().unwrap_or_default()))
     };
-    let namespaces: Vec<_> = node.namespaces().filter(|n| wanted(n)).collect();
-    write_element(&mut out, node, &namespaces, level, true);
+    let declared = node.namespaces().filter(|n| wanted(n) && names.keeps(n));
+    let mut namespaces: Vec<_> = declared.map(|n| (n.name(), n.uri())).collect();
+    if let Names::Add { prefix, uri } = names
+        && !namespaces.contains(&(Some(prefix), uri))
+    {
+        namespaces.push((Some(prefix), uri));
+    }
+    write_element(&mut out, node, &namespaces, names, level, true);
     out
 }
 
@@ -245,17 +273,17 @@ fn element_text(node: Node<'_, '_>, level: usize) -> String {
 fn write_element(
     out: &mut String,
     node: Node<'_, '_>,
-    namespaces: &[&roxmltree::Namespace<'_>],
+    namespaces: &[(Option<&str>, &str)],
+    names: Names<'_>,
     level: usize,
     pretty: bool,
 ) {
     let source = node.document().input_text();
-    let name = element_qname(node);
+    let name = names.of(node);
     out.push('<');
-    out.push_str(name);
-    for namespace in namespaces {
-        let value = namespace.uri();
-        match namespace.name() {
+    out.push_str(&name);
+    for &(prefix, value) in namespaces {
+        match prefix {
             Some(prefix) => write_attribute(out, &format!("xmlns:{prefix}"), value),
             None => write_attribute(out, "xmlns", value),
         }
@@ -282,8 +310,9 @@ fn write_element(
         }
         match child.node_type() {
             NodeType::Element => {
-                let own: Vec<_> = own_namespaces(child).collect();
-                write_element(out, child, &own, level + 1, pretty);
+                let own = own_namespaces(child).filter(|n| names.keeps(n));
+                let own: Vec<_> = own.map(|n| (n.name(), n.uri())).collect();
+                write_element(out, child, &own, names, level + 1, pretty);
             }
             NodeType::Text => write_text(out, child.text().unwrap_or_default()),
             // Writing to a String cannot fail.
@@ -298,7 +327,7 @@ fn write_element(
         line(out, level);
     }
     out.push_str("</");
-    out.push_str(name);
+    out.push_str(&name);
     out.push('>');
 }
 

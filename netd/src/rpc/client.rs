@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::rpc::connection::URI;
 use crate::rpc::dispatch::PLAN_MAX;
-use crate::rpc::driver::Status;
+use crate::rpc::driver::{Changed, ForwardChange, NetworkForwards, Status};
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
     PROGRAM_REMOTE, Reader, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
@@ -59,8 +59,8 @@ pub enum ClientError {
     #[error("the agent's reply makes no sense: {0}")]
     Protocol(#[from] XdrError),
     /// netd's own reply is not what this version expects.
-    #[error("the agent's status makes no sense (is it of another version?): {0}")]
-    Status(#[from] serde_json::Error),
+    #[error("the agent's answer makes no sense (is it of another version?): {0}")]
+    Json(#[from] serde_json::Error),
 }
 
 /// Result of a call.
@@ -253,6 +253,29 @@ impl Client {
     /// What is attached where.
     pub async fn status(&mut self) -> Result<Status> {
         Ok(serde_json::from_str(&self.status_json().await?)?)
+    }
+
+    /// The port forwards of the network of this name, or of all of them.
+    pub async fn forwards(&mut self, network: Option<&str>) -> Result<Vec<NetworkForwards>> {
+        let args = network.map(str::to_owned);
+        let procedure = NetdProcedure::ForwardList as i32;
+        let json: String = self.call(PROGRAM_NETD, procedure, &args).await?;
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Adds or deletes a port forward.
+    pub async fn change_forward(&mut self, change: &ForwardChange) -> Result<Changed> {
+        let args = serde_json::to_string(change)?;
+        let procedure = NetdProcedure::ForwardChange as i32;
+        let json: String = self.call(PROGRAM_NETD, procedure, &args).await?;
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Has the definitions read again. Returns what changed.
+    pub async fn reload(&mut self) -> Result<Vec<String>> {
+        let procedure = NetdProcedure::Reload as i32;
+        let lines: List<String, PLAN_MAX> = self.call(PROGRAM_NETD, procedure, &()).await?;
+        Ok(lines.0)
     }
 
     async fn remote<A: Encode + ?Sized, R: Decode>(

@@ -249,10 +249,11 @@ impl<D: Driver> Connection<D> {
                 });
                 return None;
             }
-            Ok(Target::Netd(procedure)) => {
+            Ok(Target::Netd(procedure, opened)) => {
                 let driver = Arc::clone(&self.shared.driver);
                 self.spawn(header, call, async move {
-                    dispatch::netd(&*driver, procedure, received.message.payload).await
+                    let payload = received.message.payload;
+                    dispatch::netd(&*driver, procedure, opened.read_only, payload).await
                 });
                 return None;
             }
@@ -284,8 +285,7 @@ impl<D: Driver> Connection<D> {
         let unknown = || RemoteError::rpc(format!("unknown procedure: {procedure}"));
         if program == PROGRAM_NETD {
             let procedure = NetdProcedure::from_number(procedure).ok_or_else(unknown)?;
-            self.opened()?;
-            return Ok(Target::Netd(procedure));
+            return Ok(Target::Netd(procedure, self.opened()?));
         }
         let procedure = Procedure::from_number(procedure).ok_or_else(unknown)?;
         match procedure {
@@ -410,7 +410,7 @@ enum Target {
     Close,
     Connection(Procedure),
     Network(Procedure, Opened),
-    Netd(NetdProcedure),
+    Netd(NetdProcedure, Opened),
 }
 
 fn is_network_call(procedure: Procedure) -> bool {
@@ -435,7 +435,9 @@ fn is_network_call(procedure: Procedure) -> bool {
         | Procedure::ListAllNetworks
         | Procedure::NetworkGetDhcpLeases
         | Procedure::NetworkDefineXmlFlags
-        | Procedure::NetworkCreateXmlFlags => true,
+        | Procedure::NetworkCreateXmlFlags
+        | Procedure::NetworkSetMetadata
+        | Procedure::NetworkGetMetadata => true,
         Procedure::Open
         | Procedure::Close
         | Procedure::GetType

@@ -1,15 +1,17 @@
 //! Calls about networks: arguments in, the driver asked, results out.
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use crate::error::{ApiError, ErrorCode};
-use crate::rpc::driver::{Driver, NetworkInfo};
+use crate::rpc::driver::{Affect, Driver, Metadata, NetworkInfo, NewMetadata};
 use crate::rpc::message::{HEADER_LEN, MESSAGE_MAX};
 use crate::rpc::procedures::{
-    AutostartArgs, LEASES_MAX, LIST_ACTIVE, LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE,
-    LIST_NO_AUTOSTART, LIST_PERSISTENT, LIST_TRANSIENT, LeaseRecord, LeasesArgs, LeasesReply,
-    ListArgs, ListReply, NETWORKS_MAX, NetdProcedure, NetworkRef, Procedure, XML_INACTIVE,
-    XML_VALIDATE, XmlArgs, XmlDescArgs,
+    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, GetMetadataArgs, LEASES_MAX, LIST_ACTIVE,
+    LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE, LIST_NO_AUTOSTART, LIST_PERSISTENT,
+    LIST_TRANSIENT, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListReply,
+    METADATA_DESCRIPTION, METADATA_ELEMENT, METADATA_TITLE, NETWORKS_MAX, NetdProcedure,
+    NetworkRef, Procedure, SetMetadataArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
 use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::{self, Decode, Encode, List};
@@ -123,6 +125,18 @@ pub(super) async fn network<D: Driver>(
             result(&bridge)
         }
         Procedure::NetworkGetDhcpLeases => leases(driver, arguments(payload)?).await,
+        Procedure::NetworkSetMetadata => set_metadata(driver, arguments(payload)?).await,
+        Procedure::NetworkGetMetadata => {
+            let GetMetadataArgs {
+                network,
+                kind,
+                uri,
+                flags,
+            } = arguments(payload)?;
+            let affect = affect(flags, "networkGetMetadata")?;
+            let what = metadata(kind, uri)?;
+            result(&driver.metadata(network.uuid, &what, affect).await?)
+        }
         other => Err(ApiError::new(ErrorCode::NoSupport, other.function()).into()),
     }
 }
@@ -131,21 +145,46 @@ pub(super) async fn network<D: Driver>(
 pub(super) async fn netd<D: Driver>(
     driver: &D,
     procedure: NetdProcedure,
+    read_only: bool,
     payload: Bytes,
 ) -> Answer {
+    if read_only
+        && matches!(
+            procedure,
+            NetdProcedure::ForwardChange | NetdProcedure::Reload
+        )
+    {
+        let detail = format!("read only access prevents {}", procedure.function());
+        return Err(ApiError::new(ErrorCode::OperationDenied, detail).into());
+    }
     match procedure {
         NetdProcedure::Plan => {
             let network: Option<String> = arguments(payload)?;
             let steps = driver.plan(network.as_deref()).await?;
             result(&List::<_, PLAN_MAX>(steps))
         }
-        NetdProcedure::Status => {
-            let status = driver.status().await?;
-            let json = serde_json::to_string(&status)
-                .map_err(|error| ApiError::internal(format!("cannot write the status: {error}")))?;
-            result(&json)
+        NetdProcedure::Status => json(&driver.status().await?),
+        NetdProcedure::ForwardList => {
+            let network: Option<String> = arguments(payload)?;
+            json(&driver.forwards(network.as_deref()).await?)
         }
+        NetdProcedure::ForwardChange => {
+            let text: String = arguments(payload)?;
+            let change = serde_json::from_str(&text).map_err(|error| {
+                let detail = format!("the change of a forward cannot be read: {error}");
+                ApiError::new(ErrorCode::InvalidArg, detail)
+            })?;
+            json(&driver.change_forward(&change).await?)
+        }
+        NetdProcedure::Reload => result(&List::<_, PLAN_MAX>(driver.reload().await?)),
     }
+}
+
+/// A result that goes as JSON.
+fn json<T: Serialize>(value: &T) -> Answer {
+    let text = serde_json::to_string(value)
+        .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))?;
+    result(&text)
 }
 
 fn changes_something(procedure: Procedure) -> bool {
@@ -159,6 +198,7 @@ fn changes_something(procedure: Procedure) -> bool {
             | Procedure::NetworkDestroy
             | Procedure::NetworkUndefine
             | Procedure::NetworkSetAutostart
+            | Procedure::NetworkSetMetadata
     )
 }
 
@@ -170,6 +210,48 @@ fn only_flags(flags: u32, known: u32, function: &str) -> Result<(), ApiError> {
             format!("unsupported flags (0x{unknown:x}) in function {function}"),
         )),
     }
+}
+
+fn affect(flags: u32, function: &str) -> Result<Affect, ApiError> {
+    only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG, function)?;
+    Ok(Affect {
+        live: flags & AFFECT_LIVE != 0,
+        config: flags & AFFECT_CONFIG != 0,
+    })
+}
+
+/// Which piece of metadata a call is about.
+fn metadata(kind: i32, uri: Option<String>) -> Result<Metadata, ApiError> {
+    let refuse = |detail: String| ApiError::new(ErrorCode::InvalidArg, detail);
+    match (kind, uri) {
+        (METADATA_DESCRIPTION, None) => Ok(Metadata::Description),
+        (METADATA_TITLE, None) => Ok(Metadata::Title),
+        (METADATA_DESCRIPTION | METADATA_TITLE, Some(_)) => {
+            Err(refuse("a title or description has no uri".to_owned()))
+        }
+        (METADATA_ELEMENT, Some(uri)) if !uri.is_empty() => Ok(Metadata::Element(uri)),
+        (METADATA_ELEMENT, _) => Err(refuse("a metadata element needs a uri".to_owned())),
+        (other, _) => Err(refuse(format!("unknown metadata type {other}"))),
+    }
+}
+
+async fn set_metadata<D: Driver>(driver: &D, args: SetMetadataArgs) -> Answer {
+    let SetMetadataArgs {
+        network,
+        kind,
+        metadata: text,
+        key,
+        uri,
+        flags,
+    } = args;
+    let affect = affect(flags, "networkSetMetadata")?;
+    let what = metadata(kind, uri)?;
+    let new = NewMetadata { text, key };
+    result(
+        &driver
+            .set_metadata(network.uuid, &what, &new, affect)
+            .await?,
+    )
 }
 
 async fn info<D: Driver>(driver: &D, payload: Bytes) -> Result<NetworkInfo, RemoteError> {

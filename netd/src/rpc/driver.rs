@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::ApiError;
+use crate::model::{ForwardProtocol, PortForward};
 
 /// What clients are told about one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +125,90 @@ pub struct DropStatus {
     pub bytes: u64,
 }
 
+/// Which definitions of a network a call is about. Neither means the live one where there is one,
+/// else the stored one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affect {
+    /// What runs.
+    pub live: bool,
+    /// The definition of the next start.
+    pub config: bool,
+}
+
+/// A piece of a definition that `net-desc` and `net-metadata` are about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Metadata {
+    /// `<description>`.
+    Description,
+    /// `<title>`.
+    Title,
+    /// The element of this namespace under `<metadata>`.
+    Element(String),
+}
+
+/// What a piece of metadata is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMetadata {
+    /// The new text, or the element as XML; nothing removes it.
+    pub text: Option<String>,
+    /// Prefix for the namespace of an element.
+    pub key: Option<String>,
+}
+
+/// The port forwards of one network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkForwards {
+    /// Name of the network.
+    pub network: String,
+    /// Those that are in force, when it is active.
+    pub live: Option<Vec<PortForward>>,
+    /// Those of the next start, when it is defined.
+    pub config: Option<Vec<PortForward>>,
+}
+
+/// A change of a network's port forwards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardChange {
+    /// Name of the network.
+    pub network: String,
+    /// Which definitions change.
+    pub affect: Affect,
+    /// What to do.
+    pub action: ForwardAction,
+}
+
+/// What a [`ForwardChange`] does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardAction {
+    /// Add this forward.
+    Add(PortForward),
+    /// Remove a forward, or the range from one.
+    Delete(Published),
+}
+
+/// What a forward publishes, without whom it leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The protocol.
+    pub protocol: ForwardProtocol,
+    /// The address.
+    pub address: Option<IpAddr>,
+    /// The device.
+    pub dev: Option<String>,
+    /// First and last port of one range; a forward without ranges has none.
+    pub ports: Option<(u16, u16)>,
+}
+
+/// What a change did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The definitions that were changed.
+    pub affect: Affect,
+    /// What the user should know all the same, a sentence each.
+    pub warnings: Vec<String>,
+}
+
 /// Result of a call.
 pub type Result<T> = std::result::Result<T, ApiError>;
 
@@ -159,6 +244,36 @@ pub trait Driver: Send + Sync + 'static {
     /// The steps that would make the kernel what the definitions ask for, one per line: of the
     /// network named (as if it were started now when it is not active), or of all active ones.
     fn plan(&self, name: Option<&str>) -> impl Future<Output = Result<Vec<String>>> + Send;
+    /// A piece of metadata; an absent one is
+    /// [`crate::error::ErrorCode::NoNetworkMetadata`].
+    fn metadata(
+        &self,
+        uuid: Uuid,
+        what: &Metadata,
+        affect: Affect,
+    ) -> impl Future<Output = Result<String>> + Send;
+    /// Change a piece of metadata. What it says to netd takes effect at once where the network is
+    /// active; all of it is done, or nothing.
+    fn set_metadata(
+        &self,
+        uuid: Uuid,
+        what: &Metadata,
+        new: &NewMetadata,
+        affect: Affect,
+    ) -> impl Future<Output = Result<()>> + Send;
+    /// The port forwards of the network named, or of all networks, by name.
+    fn forwards(
+        &self,
+        name: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<NetworkForwards>>> + Send;
+    /// Add or delete a port forward; all of it is done, or nothing.
+    fn change_forward(
+        &self,
+        change: &ForwardChange,
+    ) -> impl Future<Output = Result<Changed>> + Send;
+    /// Read the definitions on disk again and give active networks their port forwards. Returns
+    /// what changed and what could not, a line each.
+    fn reload(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
     /// What is attached where.
     fn status(&self) -> impl Future<Output = Result<Status>> + Send;
 }

@@ -117,6 +117,10 @@ procedures! {
         NetworkDefineXmlFlags = 432 "virNetworkDefineXMLFlags",
         /// `str xml, u32 flags → NET`
         NetworkCreateXmlFlags = 437 "virNetworkCreateXMLFlags",
+        /// `NET, i32 type, str? metadata, str? key, str? uri, u32 flags → ()`
+        NetworkSetMetadata = 444 "virNetworkSetMetadata",
+        /// `NET, i32 type, str? uri, u32 flags → str`
+        NetworkGetMetadata = 445 "virNetworkGetMetadata",
     }
 }
 
@@ -127,6 +131,13 @@ procedures! {
         Plan = 1 "plan",
         /// `() → str`, the [`crate::rpc::driver::Status`] as JSON
         Status = 2 "status",
+        /// `str? network → str`, a [`crate::rpc::driver::NetworkForwards`] each as JSON
+        ForwardList = 3 "forward list",
+        /// `str → str`, a [`crate::rpc::driver::ForwardChange`] and the
+        /// [`crate::rpc::driver::Changed`] as JSON
+        ForwardChange = 4 "forward change",
+        /// `() → str[]`
+        Reload = 5 "reload",
     }
 }
 
@@ -136,6 +147,17 @@ pub const OPEN_READ_ONLY: u32 = 1;
 pub const XML_VALIDATE: u32 = 1;
 /// GET_XML_DESC: the definition of the next start.
 pub const XML_INACTIVE: u32 = 1;
+
+/// GET_METADATA and SET_METADATA: what runs.
+pub const AFFECT_LIVE: u32 = 1;
+/// GET_METADATA and SET_METADATA: the definition of the next start.
+pub const AFFECT_CONFIG: u32 = 2;
+/// Type of metadata: `<description>`.
+pub const METADATA_DESCRIPTION: i32 = 0;
+/// Type of metadata: `<title>`.
+pub const METADATA_TITLE: i32 = 1;
+/// Type of metadata: an element under `<metadata>`.
+pub const METADATA_ELEMENT: i32 = 2;
 
 /// LIST_ALL_NETWORKS: inactive ones.
 pub const LIST_INACTIVE: u32 = 1;
@@ -237,6 +259,40 @@ xdr_struct! {
         pub network: NetworkRef,
         /// 0 is off.
         pub autostart: i32,
+    }
+}
+
+xdr_struct! {
+    /// Arguments of SET_METADATA.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct SetMetadataArgs {
+        /// Which network.
+        pub network: NetworkRef,
+        /// `METADATA_` type.
+        pub kind: i32,
+        /// The new text or element; nothing deletes.
+        pub metadata: Option<String>,
+        /// Prefix of an element's namespace.
+        pub key: Option<String>,
+        /// Namespace of an element.
+        pub uri: Option<String>,
+        /// `AFFECT_` bits.
+        pub flags: u32,
+    }
+}
+
+xdr_struct! {
+    /// Arguments of GET_METADATA.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct GetMetadataArgs {
+        /// Which network.
+        pub network: NetworkRef,
+        /// `METADATA_` type.
+        pub kind: i32,
+        /// Namespace of an element.
+        pub uri: Option<String>,
+        /// `AFFECT_` bits.
+        pub flags: u32,
     }
 }
 
@@ -491,6 +547,8 @@ mod tests {
             let _ = from_bytes::<ListReply>(raw.clone());
             let _ = from_bytes::<LeasesArgs>(raw.clone());
             let _ = from_bytes::<LeasesReply>(raw.clone());
+            let _ = from_bytes::<SetMetadataArgs>(raw.clone());
+            let _ = from_bytes::<GetMetadataArgs>(raw.clone());
             let _ = from_bytes::<IdentityArgs>(raw);
         }
     }

@@ -72,7 +72,6 @@ mod tests {
             "<network><name>n</name><uuid>00000000-0000-0000-0000-000000000001</uuid>\
              <ip address='10.0.0.1' prefix='24'><dhcp>\
              <host mac='52:54:00:00:00:01' name='Web' ip='10.0.0.5'/>\
-             <host mac='52:54:00:00:00:02' name='later'/>\
              </dhcp></ip><ip family='ipv6' address='fd00::1' prefix='64'/></network>",
         )
         .unwrap()

@@ -4,6 +4,7 @@
 //! carries the steps out. Start, restart, self-healing and `netd plan` are the same comparison.
 
 mod apply;
+mod conflict;
 mod desired;
 mod forwards;
 mod guards;
@@ -13,6 +14,7 @@ mod plan;
 mod tests;
 
 pub use apply::apply;
+pub use conflict::{Conflict, conflict};
 pub use desired::{BridgeSpec, RouteSpec, bridge_spec, hooks, records};
 pub use guests::Guests;
 pub use plan::{InTheWay, Step, plan_bridge, plan_hooks};

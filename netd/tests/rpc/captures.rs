@@ -10,8 +10,8 @@ use bytes::Bytes;
 use netd::rpc::driver::Driver;
 use netd::rpc::message::{Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY};
 use netd::rpc::procedures::{
-    AutostartArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply, NETWORKS_MAX,
-    NetworkRef, OpenArgs, Procedure, XmlArgs, XmlDescArgs,
+    AutostartArgs, GetMetadataArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply,
+    NETWORKS_MAX, NetworkRef, OpenArgs, Procedure, SetMetadataArgs, XmlArgs, XmlDescArgs,
 };
 use netd::rpc::remote_error::RemoteError;
 use netd::rpc::xdr::{Decode, Encode, List, XdrError, from_bytes, to_bytes};
@@ -132,6 +132,9 @@ fn round(message: &Message) -> Option<Result<Bytes, XdrError>> {
             | P::NetworkUndefine,
             true,
         ) => again::<NetworkRef>(payload),
+        (P::NetworkSetMetadata, true) => again::<SetMetadataArgs>(payload),
+        (P::NetworkGetMetadata, true) => again::<GetMetadataArgs>(payload),
+        (P::NetworkGetMetadata, false) => again::<String>(payload),
         _ => again::<()>(payload),
     })
 }

@@ -1,11 +1,15 @@
 //! An agent in memory that knows libvirt's rules for definitions and nothing of the kernel.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use netd::error::{ApiError, ErrorCode};
-use netd::rpc::driver::{Driver, DropStatus, Lease, NetworkInfo, NetworkStatus, Result, Status};
+use netd::rpc::driver::{
+    Affect, Changed, Driver, DropStatus, ForwardAction, ForwardChange, Lease, Metadata,
+    NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Result, Status,
+};
 use uuid::Uuid;
 
 pub const N1: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
@@ -13,6 +17,10 @@ pub const N1: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
 #[derive(Default)]
 pub struct Fake {
     networks: Mutex<Vec<Network>>,
+    /// Metadata, by what it is and where it stands.
+    metadata: Mutex<BTreeMap<String, String>>,
+    /// Changes of forwards that were made.
+    pub changes: Mutex<Vec<ForwardChange>>,
     /// Starts that were finished.
     pub starts: AtomicUsize,
 }
@@ -294,5 +302,67 @@ impl Driver for Fake {
             }],
             ..Status::default()
         })
+    }
+
+    async fn metadata(&self, uuid: Uuid, what: &Metadata, affect: Affect) -> Result<String> {
+        self.by_uuid(uuid).await?;
+        let kept = self.metadata.lock().unwrap();
+        kept.get(&format!("{what:?} {affect:?}"))
+            .cloned()
+            .ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::NoNetworkMetadata,
+                    "Requested metadata element is not present",
+                )
+            })
+    }
+
+    async fn set_metadata(
+        &self,
+        uuid: Uuid,
+        what: &Metadata,
+        new: &NewMetadata,
+        affect: Affect,
+    ) -> Result<()> {
+        self.by_uuid(uuid).await?;
+        let mut kept = self.metadata.lock().unwrap();
+        let key = format!("{what:?} {affect:?}");
+        match &new.text {
+            Some(text) => kept.insert(key, text.clone()),
+            None => kept.remove(&key),
+        };
+        Ok(())
+    }
+
+    async fn forwards(&self, name: Option<&str>) -> Result<Vec<NetworkForwards>> {
+        let changes = self.changes.lock().unwrap();
+        let added = changes.iter().filter_map(|change| match &change.action {
+            ForwardAction::Add(forward) => Some(forward.clone()),
+            ForwardAction::Delete(_) => None,
+        });
+        Ok(vec![NetworkForwards {
+            network: name.unwrap_or("n1").to_owned(),
+            live: Some(added.collect()),
+            config: None,
+        }])
+    }
+
+    async fn change_forward(&self, change: &ForwardChange) -> Result<Changed> {
+        if let ForwardAction::Delete(_) = change.action {
+            let detail = format!("network '{}' publishes nothing", change.network);
+            return Err(ApiError::new(ErrorCode::OperationInvalid, detail));
+        }
+        self.changes.lock().unwrap().push(change.clone());
+        Ok(Changed {
+            affect: Affect {
+                live: true,
+                config: change.affect.config,
+            },
+            warnings: vec!["sshd (pid 7) listens there".to_owned()],
+        })
+    }
+
+    async fn reload(&self) -> Result<Vec<String>> {
+        Ok(vec!["network 'n1': definition read".to_owned()])
     }
 }

@@ -9,6 +9,7 @@ mod captures;
 mod clients;
 mod edit;
 mod fake;
+mod live;
 mod patience;
 mod protocol;
 mod raw;

@@ -13,7 +13,7 @@ use crate::model::extension::{Reader, shown};
 use crate::model::types::{Family, ForwardMode, Network};
 
 /// Most forwards of a network.
-pub const MAX_FORWARDS: usize = 8192;
+pub const MAX_FORWARDS: usize = 16_384;
 /// Most ranges of a forward.
 pub const MAX_RANGES: usize = 1024;
 /// Longest name of a host.

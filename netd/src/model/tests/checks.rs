@@ -222,11 +222,6 @@ fn start_names_what_is_missing() {
         ),
         (nat("<virtualport type='openvswitch'/>"), "<virtualport>"),
         (nat("<portgroup name='g'/>"), "<portgroup>"),
-        (nat("<port isolated='yes'/>"), "<port isolated>"),
-        (
-            nat("<route address='10.9.0.0' prefix='16' gateway='192.168.122.2'/>"),
-            "<route>",
-        ),
         (nat_dhcp("<bootp file='f'/>"), "<bootp> without"),
         (mode("bridge", ""), "without a host's <bridge>"),
         (mode("private", ""), "<forward mode='private'>"),
@@ -246,11 +241,11 @@ fn start_names_what_is_missing() {
             "more than {element}: {error}"
         );
     }
-    let several = nat("<port isolated='yes'/><portgroup name='g'/>");
+    let several = nat("<virtualport type='openvswitch'/><portgroup name='g'/>");
     let error = check_start(&parse(&several).unwrap())
         .unwrap_err()
         .to_string();
-    assert!(error.contains("<port isolated>, <portgroup>"), "{error}");
+    assert!(error.contains("<virtualport>, <portgroup>"), "{error}");
 }
 
 #[test]

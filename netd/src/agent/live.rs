@@ -1,0 +1,456 @@
+//! Changes of a network that take effect while it runs: what its definition says to netd, its
+//! description and its title.
+
+use uuid::Uuid;
+
+use super::inner::{ActiveData, Inner};
+use super::listeners;
+use crate::datapath::ports::Ports;
+use crate::error::{ApiError, ErrorCode};
+use crate::model::{
+    self, ForwardProtocol, ForwardRange, MetadataElement, NETD_NAMESPACE, Network, PortForward,
+};
+use crate::rpc::driver::{
+    Affect, Changed, ForwardAction, ForwardChange, Metadata, NetworkForwards, NewMetadata,
+    Published, Result,
+};
+use crate::state;
+
+impl Inner {
+    /// Which definitions a call is about.
+    fn affected(&self, uuid: Uuid, affect: Affect) -> Result<Affect> {
+        let entry = self.networks.get(uuid)?;
+        let name = entry.network().map_or("", |network| &network.name);
+        let invalid = |detail: String| Err(ApiError::new(ErrorCode::OperationInvalid, detail));
+        if affect.live && entry.live.is_none() {
+            return invalid(format!("network '{name}' is not running"));
+        }
+        if affect.config && entry.config.is_none() {
+            return invalid(format!(
+                "network '{name}' is transient: it has no definition that would outlast it"
+            ));
+        }
+        if affect.live || affect.config {
+            return Ok(affect);
+        }
+        Ok(Affect {
+            live: entry.live.is_some(),
+            config: entry.live.is_none(),
+        })
+    }
+
+    /// Change the definitions that `affect` names, all or none of them.
+    async fn change(
+        &mut self,
+        uuid: Uuid,
+        affect: Affect,
+        change: impl Fn(&Network) -> Result<Network>,
+    ) -> Result<Affect> {
+        let affect = self.affected(uuid, affect)?;
+        let entry = self.networks.get(uuid)?;
+        let live = entry.live.as_ref().filter(|_| affect.live);
+        let config = entry.config.as_ref().filter(|_| affect.config);
+        let new_live = live.map(|live| change(&live.network)).transpose()?;
+        let new_config = config.map(&change).transpose()?;
+        let old_config = config.cloned();
+        if let Some(new) = &new_config {
+            model::check_define(new)?;
+        }
+        if let Some(new) = &new_live {
+            model::check_start(new)?;
+            self.check_published(new)?;
+        }
+        if let Some(new) = &new_config {
+            self.store.save(new)?;
+            self.networks.entry(uuid).config = Some(new.clone());
+        }
+        let Some(new) = new_live else {
+            return Ok(affect);
+        };
+        if let Err(error) = self.put_live(uuid, new).await {
+            if let Some(old) = old_config {
+                if let Err(error) = self.store.save(&old) {
+                    tracing::error!(network = old.name, %error, "the definition stays changed");
+                }
+                self.networks.entry(uuid).config = Some(old);
+            }
+            return Err(error);
+        }
+        Ok(affect)
+    }
+
+    /// Let an active network run with another definition, which differs in what needs no restart.
+    async fn put_live(&mut self, uuid: Uuid, new: Network) -> Result<()> {
+        let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
+            return Ok(());
+        };
+        let data = ActiveData {
+            bridge: live.bridge,
+            ports: live.ports.clone(),
+        };
+        // The record first: an agent that dies half way goes on with it.
+        self.store.save_active(&new, &data)?;
+        let old = std::mem::replace(&mut live.network, new);
+        let Some(error) = self.converge().await.into_iter().next() else {
+            return Ok(());
+        };
+        tracing::warn!(network = old.name, %error, "a change failed, taking it back");
+        if let Err(error) = self.store.save_active(&old, &data) {
+            tracing::error!(network = old.name, %error, "the record stays changed");
+        }
+        if let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() {
+            live.network = old;
+        }
+        for error in self.converge().await {
+            tracing::error!(%error, "left behind by the change");
+        }
+        Err(error)
+    }
+
+    /// May the network publish what it does: has nobody else these ports?
+    pub(super) fn check_published(&self, network: &Network) -> Result<()> {
+        let active: Vec<&Network> = self.networks.live().map(|live| &live.network).collect();
+        let failed = |detail: String| ApiError::new(ErrorCode::OperationFailed, detail);
+        if let Some(conflict) = state::conflict(network, &active) {
+            return Err(failed(conflict.to_string()));
+        }
+        let forwards = network.extensions()?.forwards;
+        if forwards.is_empty() {
+            return Ok(());
+        }
+        let reserved = Ports::read().map_err(ApiError::internal)?;
+        for forward in &forwards {
+            // Without ranges the address is the guest's, and its ports are nobody's reservation.
+            let spans = forward.spans();
+            let mut ports = spans.iter().flat_map(|span| span.first..=span.last);
+            if !forward.ranges.is_empty()
+                && let Some(port) = ports.find(|port| reserved.contains(*port))
+            {
+                return Err(failed(format!(
+                    "network '{}' cannot publish port {port} ({forward}): the host keeps it \
+                     (net.ipv4.ip_local_reserved_ports); choose another port, or take it off that \
+                     list",
+                    network.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// `netd forward add` and `delete`.
+    pub(super) async fn change_forward(&mut self, change: &ForwardChange) -> Result<Changed> {
+        let uuid = self.uuid_of(&change.network)?;
+        let affect = self
+            .change(uuid, change.affect, |network| act(network, &change.action))
+            .await?;
+        let warnings = match &change.action {
+            ForwardAction::Add(forward) if affect.live => listeners::warnings(forward),
+            _ => Vec::new(),
+        };
+        for warning in &warnings {
+            tracing::warn!(network = change.network, "{warning}");
+        }
+        Ok(Changed { affect, warnings })
+    }
+
+    /// The forwards of one network or of all.
+    pub(super) fn forwards(&self, name: Option<&str>) -> Result<Vec<NetworkForwards>> {
+        let wanted = name.map(|name| self.uuid_of(name)).transpose()?;
+        let entries = self.networks.iter();
+        let entries = entries.filter(|(uuid, _)| wanted.is_none_or(|wanted| wanted == **uuid));
+        let mut all = Vec::new();
+        for (_, entry) in entries {
+            let of = |network: &Network| Ok::<_, ApiError>(network.extensions()?.forwards);
+            let Some(network) = entry.network() else {
+                continue;
+            };
+            all.push(NetworkForwards {
+                network: network.name.clone(),
+                live: entry.live.as_ref().map(|l| of(&l.network)).transpose()?,
+                config: entry.config.as_ref().map(of).transpose()?,
+            });
+        }
+        all.sort_by(|a, b| a.network.cmp(&b.network));
+        Ok(all)
+    }
+
+    /// A piece of metadata, of what runs unless `affect` says otherwise.
+    pub(super) fn metadata(&self, uuid: Uuid, what: &Metadata, affect: Affect) -> Result<String> {
+        let affect = self.affected(uuid, affect)?;
+        let entry = self.networks.get(uuid)?;
+        let live = entry.live.as_ref().map(|live| &live.network);
+        let network = live.filter(|_| affect.live).or(entry.config.as_ref());
+        let found = network.and_then(|network| match what {
+            Metadata::Description => network.description.clone(),
+            Metadata::Title => network.title.clone(),
+            Metadata::Element(uri) => network
+                .metadata
+                .iter()
+                .find(|element| element.namespace == *uri)
+                .map(MetadataElement::without_namespace),
+        });
+        let absent = match what {
+            Metadata::Description => "Requested description element is not present",
+            Metadata::Title => "Requested title element is not present",
+            Metadata::Element(_) => "Requested metadata element is not present",
+        };
+        found.ok_or_else(|| ApiError::new(ErrorCode::NoNetworkMetadata, absent))
+    }
+
+    /// Change a piece of metadata.
+    pub(super) async fn set_metadata(
+        &mut self,
+        uuid: Uuid,
+        what: &Metadata,
+        new: &NewMetadata,
+        affect: Affect,
+    ) -> Result<()> {
+        self.change(uuid, affect, |network| with_metadata(network, what, new))
+            .await
+            .map(drop)
+    }
+
+    /// Read the definitions on disk again, and let active networks do what theirs says to netd.
+    pub(super) async fn reload(&mut self) -> Vec<String> {
+        let (stored, errors) = self.store.load();
+        let mut lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        for stored in stored {
+            let network = stored.network;
+            let known = self.networks.get(network.uuid).ok();
+            let same = known.and_then(|entry| entry.config.as_ref()) == Some(&network);
+            if !network.uuid.is_nil() && same {
+                continue;
+            }
+            let name = network.name.clone();
+            lines.push(match self.define_network(network).await {
+                Ok(_) => format!("network '{name}': definition read"),
+                Err(error) => format!("network '{name}': not read: {error}"),
+            });
+        }
+        let differing: Vec<(Uuid, String, Option<MetadataElement>)> = self
+            .networks
+            .iter()
+            .filter_map(|(uuid, entry)| {
+                let live = &entry.live.as_ref()?.network;
+                let wanted = own_element(entry.config.as_ref()?);
+                (own_element(live) != wanted).then(|| (*uuid, live.name.clone(), wanted.cloned()))
+            })
+            .collect();
+        let live = Affect {
+            live: true,
+            config: false,
+        };
+        for (uuid, name, wanted) in differing {
+            let with = |network: &Network| {
+                let mut network = network.clone();
+                network.set_metadata(NETD_NAMESPACE, wanted.clone());
+                Ok(network)
+            };
+            lines.push(match self.change(uuid, live, with).await {
+                Ok(_) => format!("network '{name}': running with its definition's metadata"),
+                Err(error) => format!("network '{name}': left as it runs: {error}"),
+            });
+        }
+        lines
+    }
+}
+
+fn own_element(network: &Network) -> Option<&MetadataElement> {
+    let mut elements = network.metadata.iter();
+    elements.find(|element| element.namespace == NETD_NAMESPACE)
+}
+
+/// The network with a change of its forwards.
+fn act(network: &Network, action: &ForwardAction) -> Result<Network> {
+    let mut forwards = network.extensions()?.forwards;
+    match action {
+        ForwardAction::Add(new) => add(&mut forwards, new),
+        ForwardAction::Delete(published) => delete(&mut forwards, published).map_err(|detail| {
+            ApiError::new(
+                ErrorCode::OperationInvalid,
+                format!("network '{}' {detail}", network.name),
+            )
+        })?,
+    }
+    let mut network = network.clone();
+    network.set_forwards(forwards)?;
+    Ok(network)
+}
+
+/// A forward to where another one leads is one more range of that.
+fn add(forwards: &mut Vec<PortForward>, new: &PortForward) {
+    let twin = forwards.iter_mut().find(|forward| {
+        !forward.ranges.is_empty()
+            && !new.ranges.is_empty()
+            && forward.protocol == new.protocol
+            && forward.scope() == new.scope()
+            && forward.guest == new.guest
+    });
+    match twin {
+        Some(forward) => forward.ranges.extend(&new.ranges),
+        None => forwards.push(new.clone()),
+    }
+}
+
+/// Take a range away, and its forward with the last one. The error is what follows the network's
+/// name.
+fn delete(
+    forwards: &mut Vec<PortForward>,
+    published: &Published,
+) -> std::result::Result<(), String> {
+    let Published {
+        protocol,
+        address,
+        dev,
+        ports,
+    } = published;
+    let is_it = |range: &ForwardRange| !range.exclude && Some((range.start, range.end)) == *ports;
+    let found = forwards.iter().position(|forward| {
+        forward.protocol == *protocol
+            && forward.address == *address
+            && forward.dev == *dev
+            && match ports {
+                Some(_) => forward.ranges.iter().any(is_it),
+                None => forward.ranges.is_empty(),
+            }
+    });
+    let Some(found) = found else {
+        let what = match (protocol, ports) {
+            (ForwardProtocol::All, _) => "no whole address".to_owned(),
+            (_, None) => format!("no {protocol} address"),
+            (_, Some((first, last))) if first == last => format!("no {protocol} port {first}"),
+            (_, Some((first, last))) => format!("no {protocol} range {first}-{last}"),
+        };
+        let place = match (address, dev) {
+            (Some(address), _) => format!(" at {address}"),
+            (_, Some(dev)) => format!(" at {dev}"),
+            (None, None) => String::new(),
+        };
+        return Err(format!(
+            "publishes {what}{place}; `netd forward list` shows what it does"
+        ));
+    };
+    let forward = &mut forwards[found];
+    if let Some((first, last)) = *ports {
+        // With the ports that were excluded from it.
+        forward
+            .ranges
+            .retain(|r| !is_it(r) && !(r.exclude && first <= r.start && r.end <= last));
+    }
+    if forward.ranges.iter().all(|range| range.exclude) {
+        forwards.remove(found);
+    }
+    Ok(())
+}
+
+/// The network with another piece of metadata.
+fn with_metadata(network: &Network, what: &Metadata, new: &NewMetadata) -> Result<Network> {
+    let mut network = network.clone();
+    let refuse = |detail: &str| ApiError::new(ErrorCode::InvalidArg, detail);
+    match what {
+        Metadata::Description => network.description = new.text.clone(),
+        Metadata::Title => {
+            if new.text.as_ref().is_some_and(|title| title.contains('\n')) {
+                return Err(refuse("a title is one line"));
+            }
+            network.title = new.text.clone();
+        }
+        Metadata::Element(uri) => {
+            let element = match (&new.text, &new.key) {
+                (None, _) => None,
+                (Some(_), None) => return Err(refuse("an element needs a key, its prefix")),
+                (Some(text), Some(key)) => Some(MetadataElement::with_namespace(text, key, uri)?),
+            };
+            network.set_metadata(uri, element);
+        }
+    }
+    Ok(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u16, end: u16, to: Option<u16>, exclude: bool) -> ForwardRange {
+        ForwardRange {
+            start,
+            end,
+            to,
+            exclude,
+        }
+    }
+
+    fn forward(guest: &str, ranges: &[ForwardRange]) -> PortForward {
+        PortForward {
+            protocol: ForwardProtocol::Tcp,
+            address: None,
+            dev: None,
+            guest: guest.to_owned().into(),
+            ranges: ranges.to_vec(),
+        }
+    }
+
+    fn published(ports: (u16, u16)) -> Published {
+        Published {
+            protocol: ForwardProtocol::Tcp,
+            address: None,
+            dev: None,
+            ports: Some(ports),
+        }
+    }
+
+    #[test]
+    fn ranges_of_one_target_stand_together() {
+        let mut forwards = vec![forward("10.0.0.5", &[range(80, 80, None, false)])];
+        add(
+            &mut forwards,
+            &forward("10.0.0.5", &[range(8080, 8080, Some(80), false)]),
+        );
+        add(
+            &mut forwards,
+            &forward("10.0.0.6", &[range(81, 81, None, false)]),
+        );
+        assert_eq!(forwards.len(), 2);
+        assert_eq!(forwards[0].ranges.len(), 2);
+        delete(&mut forwards, &published((80, 80))).unwrap();
+        delete(&mut forwards, &published((8080, 8080))).unwrap();
+        assert_eq!(forwards.len(), 1);
+        assert_eq!(forwards[0].guest.to_string(), "10.0.0.6");
+    }
+
+    #[test]
+    fn a_range_goes_with_what_is_excluded_from_it() {
+        let ranges = [
+            range(9000, 9010, None, false),
+            range(9005, 9005, None, true),
+            range(80, 80, None, false),
+        ];
+        let mut forwards = vec![forward("10.0.0.5", &ranges)];
+        let error = delete(&mut forwards, &published((9000, 9009))).unwrap_err();
+        assert!(error.contains("no tcp range 9000-9009"), "{error}");
+        let error = delete(&mut forwards, &published((9005, 9005))).unwrap_err();
+        assert!(error.contains("no tcp port 9005"), "{error}");
+        delete(&mut forwards, &published((9000, 9010))).unwrap();
+        assert_eq!(forwards[0].ranges, [ranges[2]]);
+    }
+
+    #[test]
+    fn scopes_are_told_apart() {
+        let mut forwards = vec![PortForward {
+            dev: Some("eth0".to_owned()),
+            ..forward("10.0.0.5", &[range(80, 80, None, false)])
+        }];
+        add(
+            &mut forwards,
+            &forward("10.0.0.5", &[range(81, 81, None, false)]),
+        );
+        assert_eq!(forwards.len(), 2);
+        assert!(delete(&mut forwards, &published((80, 80))).is_err());
+        let at = Published {
+            dev: Some("eth0".to_owned()),
+            ..published((80, 80))
+        };
+        delete(&mut forwards, &at).unwrap();
+        assert_eq!(forwards.len(), 1);
+    }
+}

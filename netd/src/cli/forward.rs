@@ -1,0 +1,331 @@
+//! Port forwards: `netd forward add`, `list` and `delete`, and `netd reload`.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::cli::args::{ForwardAddArgs, ForwardDeleteArgs, ForwardListArgs, ScopeArgs};
+use crate::cli::networks::find;
+use crate::cli::output::{Failure, Output};
+use crate::cli::table::Table;
+use crate::model::{ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward};
+use crate::rpc::Client;
+use crate::rpc::driver::{Affect, ForwardAction, ForwardChange, Published};
+
+/// Result of a verb.
+type Result<T = ()> = std::result::Result<T, Failure>;
+
+pub(super) async fn add(client: &mut Client, output: &mut Output, args: &ForwardAddArgs) -> Result {
+    let protocol = protocol(&args.protocol)?;
+    let (ports, guest) = match args.what.as_slice() {
+        [guest] if protocol == ForwardProtocol::All => (None, guest),
+        [ports, guest] if protocol != ForwardProtocol::All => (Some(parse_ports(ports)?), guest),
+        _ if protocol == ForwardProtocol::All => {
+            return Err("With protocol 'all' the guest alone is named: no ports.".into());
+        }
+        _ => return Err("A port and a guest are needed, as in 8080 192.168.122.10:80.".into()),
+    };
+    let (guest, to) = parse_guest(guest)?;
+    if ports.is_none() && to.is_some() {
+        return Err("With protocol 'all' ports stay what they are.".into());
+    }
+    let ranges = ports.map(|(start, end)| ForwardRange {
+        start,
+        end,
+        to: to.filter(|to| *to != start),
+        exclude: false,
+    });
+    let forward = PortForward {
+        protocol,
+        address: args.scope.address,
+        dev: args.scope.dev.clone(),
+        guest,
+        ranges: ranges.into_iter().collect(),
+    };
+    let text = forward.to_string();
+    let (network, changed) = change(
+        client,
+        &args.network,
+        &args.scope,
+        ForwardAction::Add(forward),
+    )
+    .await?;
+    for warning in &changed.warnings {
+        eprintln!("warning: {warning}");
+    }
+    output.extra(format!(
+        "Network {network} publishes {text}{}\n",
+        where_to(changed.affect)
+    ));
+    Ok(())
+}
+
+pub(super) async fn delete(
+    client: &mut Client,
+    output: &mut Output,
+    args: &ForwardDeleteArgs,
+) -> Result {
+    let protocol = protocol(&args.protocol)?;
+    let published = Published {
+        protocol,
+        address: args.scope.address,
+        dev: args.scope.dev.clone(),
+        ports: args.port.as_deref().map(parse_ports).transpose()?,
+    };
+    let action = ForwardAction::Delete(published);
+    let (network, changed) = change(client, &args.network, &args.scope, action).await?;
+    let port = args
+        .port
+        .as_deref()
+        .map_or_else(String::new, |port| format!(" {port}"));
+    output.extra(format!(
+        "Network {network} no longer publishes {protocol}{port}{}\n",
+        where_to(changed.affect)
+    ));
+    Ok(())
+}
+
+async fn change(
+    client: &mut Client,
+    network: &str,
+    scope: &ScopeArgs,
+    action: ForwardAction,
+) -> Result<(String, crate::rpc::driver::Changed)> {
+    let network = find(client, network).await?.name;
+    let change = ForwardChange {
+        network: network.clone(),
+        affect: Affect {
+            live: scope.live,
+            config: scope.config,
+        },
+        action,
+    };
+    let changed = client.change_forward(&change).await.map_err(|error| {
+        Failure::new(
+            format!("Failed to change the forwards of network {network}"),
+            &error,
+        )
+    })?;
+    Ok((network, changed))
+}
+
+fn where_to(affect: Affect) -> &'static str {
+    match (affect.live, affect.config) {
+        (true, true) => ", now and after its next start",
+        (true, false) => ", until it is stopped; --config keeps it",
+        _ => " from its next start on",
+    }
+}
+
+pub(super) async fn list(
+    client: &mut Client,
+    output: &mut Output,
+    args: &ForwardListArgs,
+) -> Result {
+    let network = match &args.network {
+        Some(network) => Some(find(client, network).await?.name),
+        None => None,
+    };
+    let networks = client
+        .forwards(network.as_deref())
+        .await
+        .map_err(|error| Failure::new("Failed to list the forwards", &error))?;
+    let mut table = Table::new(&[
+        "Network", "Proto", "Address", "Port", "Guest", "Target", "State",
+    ]);
+    for network in &networks {
+        let live = rows(network.live.as_deref().unwrap_or_default());
+        let config = rows(network.config.as_deref().unwrap_or_default());
+        let all = live
+            .iter()
+            .chain(config.iter().filter(|row| !live.contains(row)));
+        for row in all {
+            let state = match (live.contains(row), config.contains(row)) {
+                (true, true) => "live, config",
+                (true, false) => "live",
+                _ => "config",
+            };
+            let mut cells = vec![network.network.clone()];
+            cells.extend(row.iter().cloned());
+            cells.push(state.to_owned());
+            table.row(&cells);
+        }
+    }
+    table.print(output);
+    Ok(())
+}
+
+/// What a table shows of forwards: protocol, address, ports, guest, the guest's ports; one row a
+/// range.
+fn rows(forwards: &[PortForward]) -> Vec<[String; 5]> {
+    let mut rows = Vec::new();
+    for forward in forwards {
+        let scope = match forward.scope() {
+            ForwardScope::Address(address) => address.to_string(),
+            ForwardScope::Device(dev) => format!("dev {dev}"),
+            ForwardScope::All => "*".to_owned(),
+        };
+        let mut row = |ports: String, target: String| {
+            rows.push([
+                forward.protocol.to_string(),
+                scope.clone(),
+                ports,
+                forward.guest.to_string(),
+                target,
+            ]);
+        };
+        if forward.ranges.is_empty() {
+            row("*".to_owned(), "*".to_owned());
+        }
+        for range in &forward.ranges {
+            let last = range.target().saturating_add(range.end - range.start);
+            let target = match range.exclude {
+                true => "-".to_owned(),
+                false if range.start == range.end => range.target().to_string(),
+                false => format!("{}-{last}", range.target()),
+            };
+            let not = if range.exclude { "not " } else { "" };
+            row(format!("{not}{range}"), target);
+        }
+    }
+    rows
+}
+
+pub(super) async fn reload(client: &mut Client, output: &mut Output) -> Result {
+    let lines = client
+        .reload()
+        .await
+        .map_err(|error| Failure::new("Failed to read the definitions again", &error))?;
+    if lines.is_empty() {
+        output.extra("Nothing has changed.\n");
+    }
+    for line in lines {
+        output.data(format!("{line}\n"));
+    }
+    Ok(())
+}
+
+fn protocol(text: &str) -> Result<ForwardProtocol> {
+    text.parse()
+        .map_err(|error| format!("protocol '{}' {error}", text.escape_debug()).into())
+}
+
+/// `8080` or `9000-9010`.
+fn parse_ports(text: &str) -> Result<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) if 0 < first && first <= last => Ok((first, last)),
+        _ => Err(format!(
+            "'{}' is no port or range of ports; they look like 8080 and 9000-9010",
+            text.escape_debug()
+        )
+        .into()),
+    }
+}
+
+/// `192.168.122.10:80`, `[fd00::10]:80`, `web:80`, or one of them without a port.
+fn parse_guest(text: &str) -> Result<(ForwardGuest, Option<u16>)> {
+    let refuse = || {
+        Failure::from(format!(
+            "'{}' is no guest; they look like 192.168.122.10:80, [fd00::10]:80 and web:80",
+            text.escape_debug()
+        ))
+    };
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok((ForwardGuest::Address(address), None));
+    }
+    let port = |text: &str| match text.parse::<u16>() {
+        Ok(port) if port != 0 => Ok(Some(port)),
+        _ => Err(refuse()),
+    };
+    if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']').ok_or_else(refuse)?;
+        let address: Ipv6Addr = address.parse().map_err(|_| refuse())?;
+        let to = match rest {
+            "" => None,
+            rest => port(rest.strip_prefix(':').ok_or_else(refuse)?)?,
+        };
+        return Ok((ForwardGuest::Address(address.into()), to));
+    }
+    let (name, to) = match text.split_once(':') {
+        Some((name, to)) => (name, port(to)?),
+        None => (text, None),
+    };
+    if name.is_empty() {
+        return Err(refuse());
+    }
+    Ok((ForwardGuest::from(name.to_owned()), to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_and_ports_as_users_write_them() {
+        for (text, guest, to) in [
+            ("192.168.122.10:80", "192.168.122.10", Some(80)),
+            ("192.168.122.10", "192.168.122.10", None),
+            ("[fd00::10]:80", "fd00::10", Some(80)),
+            ("[fd00::10]", "fd00::10", None),
+            ("fd00::10", "fd00::10", None),
+            ("web:8080", "web", Some(8080)),
+            ("web", "web", None),
+        ] {
+            let (found, port) = parse_guest(text).unwrap();
+            assert_eq!((found.to_string().as_str(), port), (guest, to), "{text}");
+        }
+        for bad in [
+            "",
+            ":80",
+            "web:",
+            "web:0",
+            "web:65536",
+            "[fd00::10",
+            "[web]:80",
+            "[fd00::1]80",
+        ] {
+            parse_guest(bad).unwrap_err();
+        }
+        assert_eq!(parse_ports("80").unwrap(), (80, 80));
+        assert_eq!(parse_ports("9000-9010").unwrap(), (9000, 9010));
+        for bad in ["", "0", "9-8", "65536", "80-", "-80", "80,81"] {
+            parse_ports(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_row_for_each_range() {
+        let range = |start, end, to, exclude| ForwardRange {
+            start,
+            end,
+            to,
+            exclude,
+        };
+        let forward = PortForward {
+            protocol: ForwardProtocol::Tcp,
+            address: None,
+            dev: Some("eth0".to_owned()),
+            guest: "10.0.0.5".to_owned().into(),
+            ranges: vec![
+                range(8080, 8080, Some(80), false),
+                range(9000, 9010, Some(7000), false),
+                range(9005, 9005, None, true),
+            ],
+        };
+        let whole = PortForward {
+            protocol: ForwardProtocol::All,
+            address: Some("203.0.113.5".parse().unwrap()),
+            dev: None,
+            ranges: Vec::new(),
+            ..forward.clone()
+        };
+        assert_eq!(
+            rows(&[forward, whole]),
+            [
+                ["tcp", "dev eth0", "8080", "10.0.0.5", "80"],
+                ["tcp", "dev eth0", "9000-9010", "10.0.0.5", "7000-7010"],
+                ["tcp", "dev eth0", "not 9005", "10.0.0.5", "-"],
+                ["all", "203.0.113.5", "*", "10.0.0.5", "*"],
+            ]
+        );
+    }
+}
