@@ -54,6 +54,19 @@ impl Crowd {
         Self::with_patience(clients, server, to, count, PATIENCE)
     }
 
+    /// The same where the clients know the server by another address than its own, `at`.
+    ///
+    /// # Errors
+    /// As [`Crowd::start`].
+    pub fn published(
+        clients: &Netns,
+        to: SocketAddrV4,
+        (server, at): (&Netns, SocketAddrV4),
+        count: usize,
+    ) -> Result<Self> {
+        Self::between(clients, to, (server, at), count, PATIENCE)
+    }
+
     /// The same where a connection may be silent for that long.
     ///
     /// # Errors
@@ -65,9 +78,19 @@ impl Crowd {
         count: usize,
         patience: Duration,
     ) -> Result<Self> {
+        Self::between(clients, to, (server, to), count, patience)
+    }
+
+    fn between(
+        clients: &Netns,
+        to: SocketAddrV4,
+        (server, at): (&Netns, SocketAddrV4),
+        count: usize,
+        patience: Duration,
+    ) -> Result<Self> {
         let listener = server
-            .enter(|| TcpListener::bind(to))?
-            .with_context(|| format!("TCP server on {to}"))?;
+            .enter(|| TcpListener::bind(at))?
+            .with_context(|| format!("TCP server on {at}"))?;
         // The kernel cuts the backlog to what the namespace allows; accept is fast enough.
         let stop_server = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));

@@ -23,6 +23,7 @@ pub mod netns;
 pub mod network;
 pub mod packet;
 pub mod packet6;
+pub mod published;
 pub mod snapshot;
 pub mod sniffer;
 pub mod tap;

@@ -163,11 +163,11 @@ impl One<'_> {
         if special || address.is_unspecified() || address.is_multicast() {
             return refuse("is not an address that is one host's alone; leave it out for all");
         }
-        if address.is_loopback() {
-            return refuse("is a loopback address, which nothing reaches from outside");
+        let all = node.attribute("proto") == Some("all");
+        if address.is_loopback() && all {
+            return refuse("is a loopback address, which is the host's whole");
         }
         for ip in &self.network().ips {
-            let all = node.attribute("proto") == Some("all");
             if ip.address == address && all {
                 return refuse("is the bridge's own, and guests need its DHCP and DNS");
             }

@@ -180,7 +180,7 @@ fn what_is_wrong_is_said() {
             "one host's alone",
         ),
         (
-            attributes("proto='tcp' guest='web' address='127.0.0.1'"),
+            "<n:portForward proto='all' guest='web' address='127.0.0.1'/>".to_owned(),
             "is a loopback address",
         ),
         (

@@ -1,0 +1,574 @@
+//! Published ports: who reaches them, from where, and as whom.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::lab::{HOST, OUTSIDE, at, check};
+use netd_tests::lab6::{HOST6, OUTSIDE6, check6};
+use netd_tests::published::{forward, forwards, range};
+use netd_tests::traffic::{self, Load, Server, Verdict};
+use netd_tests::{Guest, Lab, Netns, Network, eventually};
+
+/// The guest's ports.
+const SINGLE: u16 = 80;
+const RANGE: u16 = 7000;
+/// Where they are published.
+const PUBLIC: u16 = 8080;
+const FIRST: u16 = 9000;
+const LAST: u16 = 9010;
+const EXCLUDED: u16 = 9005;
+
+/// A UDP and a TCP server at a port, both of which tell who asks.
+fn serve(netns: &Netns, address: SocketAddr) -> Result<(Server, Server)> {
+    let tell = |mut stream: std::net::TcpStream| {
+        let peer = stream.peer_addr()?.to_string();
+        stream.write_all(peer.as_bytes())
+    };
+    Ok((
+        Server::udp(netns, address)?,
+        Server::tcp(netns, address, tell)?,
+    ))
+}
+
+/// Whom the server at the other end sees; nothing when it is not reached.
+fn seen(netns: &Netns, proto: &str, to: SocketAddr) -> Result<Option<IpAddr>> {
+    if proto == "udp" {
+        return Ok(match traffic::ask_udp(netns, to)? {
+            Verdict::Answered(who) => Some(who.ip()),
+            _ => None,
+        });
+    }
+    let Ok(mut stream) = traffic::connect(netns, to) else {
+        return Ok(None);
+    };
+    ensure!(
+        stream.peer_addr()? == to,
+        "getpeername: {:?}",
+        stream.peer_addr()
+    );
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let who: SocketAddr = text
+        .parse()
+        .with_context(|| format!("{to} says {text:?}"))?;
+    Ok(Some(who.ip()))
+}
+
+/// Forwards of a single port and of a range, of both protocols.
+fn everything(guest: &str) -> String {
+    let ranges = range(PUBLIC, PUBLIC, SINGLE)
+        + &range(FIRST, LAST, RANGE)
+        + &format!("<netd:range start='{EXCLUDED}' exclude='yes'/>");
+    forward("tcp", "", guest, &ranges) + &forward("udp", "", guest, &ranges)
+}
+
+/// Servers behind the single port, the range's ends, and where the excluded port would lead.
+fn serve_all(guest: &Guest, address: IpAddr) -> Result<Vec<(Server, Server)>> {
+    [
+        SINGLE,
+        RANGE,
+        RANGE + (LAST - FIRST),
+        RANGE + (EXCLUDED - FIRST),
+    ]
+    .into_iter()
+    .map(|port| serve(guest.netns(), SocketAddr::new(address, port)))
+    .collect()
+}
+
+/// One who asks: name, namespace, whom the guest sees, at which address.
+type Asker<'a> = (&'a str, &'a Netns, IpAddr, IpAddr);
+
+fn ask_all(askers: &[Asker<'_>]) -> Result<()> {
+    for (name, netns, source, address) in askers {
+        for proto in ["tcp", "udp"] {
+            for port in [PUBLIC, FIRST, LAST] {
+                let to = SocketAddr::new(*address, port);
+                let who = seen(netns, proto, to).with_context(|| format!("{name}, {proto}"))?;
+                ensure!(
+                    who == Some(*source),
+                    "{name}, {proto} {to}: {who:?}, not {source}"
+                );
+            }
+            for port in [EXCLUDED, PUBLIC + 1, FIRST - 1, LAST + 1] {
+                let to = SocketAddr::new(*address, port);
+                let who = seen(netns, proto, to)?;
+                ensure!(
+                    who.is_none(),
+                    "{name}, {proto} {to} reaches the guest: {who:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Another outside host, at another device of the hypervisor's.
+fn second_nic(lab: &Lab) -> Result<Netns> {
+    let lan = Netns::new("lan")?;
+    lab.hv.veth("lan", &lan, "lan0")?;
+    lab.hv.address("lan", "192.0.2.1/24")?;
+    lan.address("lan0", "192.0.2.9/24")?;
+    lab.hv.address("lan", "2001:db8:9::1/64")?;
+    lan.address("lan0", "2001:db8:9::9/64")?;
+    for netns in [(&lab.hv, "lan"), (&lan, "lan0")] {
+        netns.0.wait_for_addresses(netns.1)?;
+    }
+    let via = ["ip", "route", "add", "default", "via", "192.0.2.1"];
+    lan.run(via)?;
+    Ok(lan)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p35_p62_published_ports_are_reached_from_everywhere() {
+    check6(|lab| {
+        lab.agent.start()?;
+        let lan = second_nic(lab)?;
+        let network = Network::nat("default", 1).ipv6().with(&forwards(
+            &(everything("10.10.1.11") + &everything("fd00:10:1::b")),
+        ));
+        lab.up(&network)?;
+        let target = lab.member6(1, &network)?;
+        let sibling = lab.member6(2, &network)?;
+        let _servers = serve_all(&target, Ipv4Addr::UNSPECIFIED.into())?;
+        let _servers6 = serve_all(&target, network.address6(11).into())?;
+        let others: Vec<Network> = vec![
+            Network::nat("nat", 3).ipv6(),
+            Network::route("route", 4).ipv6(),
+            Network::isolated("isolated", 5).ipv6(),
+            Network::open("open", 6).ipv6(),
+        ];
+        let mut guests = Vec::new();
+        for (number, other) in (3..).zip(&others) {
+            lab.up(other)?;
+            guests.push(lab.member6(number, other)?);
+        }
+        let (host, gateway) = (IpAddr::from(HOST), IpAddr::from(network.gateway()));
+        let localhost = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let mut askers: Vec<Asker<'_>> = vec![
+            ("outside", &lab.wan, OUTSIDE.into(), host),
+            ("second NIC", &lan, Ipv4Addr::new(192, 0, 2, 9).into(), host),
+            (
+                "second NIC, its address",
+                &lan,
+                Ipv4Addr::new(192, 0, 2, 9).into(),
+                Ipv4Addr::new(192, 0, 2, 1).into(),
+            ),
+            ("host", &lab.hv, gateway, host),
+            ("host by 127.0.0.1", &lab.hv, gateway, localhost),
+            ("sibling", sibling.netns(), gateway, host),
+            ("sibling by the gateway", sibling.netns(), gateway, gateway),
+            ("target", target.netns(), gateway, host),
+        ];
+        for ((number, other), guest) in (3u8..).zip(&others).zip(&guests) {
+            let own = IpAddr::from(other.address(10 + number));
+            askers.push((&other.name, guest.netns(), own, host));
+        }
+        ask_all(&askers)?;
+        let (host, gateway) = (IpAddr::from(HOST6), IpAddr::from(network.address6(1)));
+        let localhost = IpAddr::from(Ipv6Addr::LOCALHOST);
+        let mut askers: Vec<Asker<'_>> = vec![
+            ("outside", &lab.wan, OUTSIDE6.into(), host),
+            (
+                "second NIC",
+                &lan,
+                "2001:db8:9::9".parse()?,
+                "2001:db8:9::1".parse()?,
+            ),
+            ("host", &lab.hv, gateway, host),
+            ("host by ::1", &lab.hv, gateway, localhost),
+            ("sibling", sibling.netns(), gateway, host),
+            ("target", target.netns(), gateway, host),
+        ];
+        for ((number, other), guest) in (3u16..).zip(&others).zip(&guests) {
+            let own = IpAddr::from(other.address6(10 + number));
+            askers.push((&other.name, guest.netns(), own, host));
+        }
+        ask_all(&askers)
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p36_p38_a_port_may_belong_to_one_address() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.hv.address("uplink", "198.51.100.3/24")?;
+        let one =
+            |scope: &str, guest: &str| forward("udp", scope, guest, &range(PUBLIC, PUBLIC, SINGLE));
+        let network = Network::nat("default", 1).with(&forwards(
+            &(one("address='198.51.100.2'", "10.10.1.11")
+                + &one("address='198.51.100.3'", "10.10.1.12")
+                + &forward(
+                    "udp",
+                    "address='127.0.0.1'",
+                    "10.10.1.11",
+                    &range(81, 81, SINGLE),
+                )),
+        ));
+        lab.up(&network)?;
+        let guests = [lab.member(1, &network)?, lab.member(2, &network)?];
+        let servers: Vec<Server> = guests
+            .iter()
+            .map(|guest| Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE)))
+            .collect::<Result<_>>()?;
+        let second = Ipv4Addr::new(198, 51, 100, 3);
+        for (address, guest) in [(HOST, 0), (second, 1)] {
+            let before = servers[guest].received();
+            let who = seen(&lab.wan, "udp", at(address, PUBLIC).into())?;
+            ensure!(who == Some(OUTSIDE.into()), "{address}: {who:?}");
+            ensure!(
+                servers[guest].received() > before,
+                "{address}: the wrong guest"
+            );
+        }
+        // At loopback for the host alone.
+        let who = seen(&lab.hv, "udp", at(Ipv4Addr::LOCALHOST, 81).into())?;
+        ensure!(who == Some(network.gateway().into()), "{who:?}");
+        for netns in [&lab.wan, guests[1].netns()] {
+            let who = seen(netns, "udp", at(HOST, 81).into())?;
+            ensure!(
+                who.is_none(),
+                "a port at loopback is reached from elsewhere: {who:?}"
+            );
+        }
+        // One goes, the other stays.
+        let delete = "forward delete default udp 8080 --address 198.51.100.2";
+        lab.agent.ok(delete.split(' '))?;
+        ensure!(
+            seen(&lab.wan, "udp", at(HOST, PUBLIC).into())?.is_none(),
+            "deleted, and there"
+        );
+        let who = seen(&lab.wan, "udp", at(second, PUBLIC).into())?;
+        ensure!(who == Some(OUTSIDE.into()), "{who:?}");
+        lab.hv
+            .run(["ip", "addr", "del", "198.51.100.3/24", "dev", "uplink"])?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p40_p41_modes_publish_and_keep_their_policy() {
+    check(|lab| {
+        lab.agent.start()?;
+        for (number, network) in [
+            (1, Network::isolated("isolated", 1)),
+            (2, Network::route("route", 2)),
+            (3, Network::nat("nat", 3)),
+        ] {
+            let guest = network.address(10 + number).to_string();
+            let public = PUBLIC + u16::from(number);
+            let network = network.with(&forwards(&forward(
+                "tcp",
+                "",
+                &guest,
+                &range(public, public, SINGLE),
+            )));
+            lab.up(&network)?;
+        }
+        let guests: Vec<Guest> = [
+            Network::isolated("", 1),
+            Network::route("", 2),
+            Network::nat("", 3),
+        ]
+        .iter()
+        .zip(1..)
+        .map(|(network, number)| lab.member(number, network))
+        .collect::<Result<_>>()?;
+        let mut servers = Vec::new();
+        for guest in &guests {
+            servers.push(serve(
+                guest.netns(),
+                at(Ipv4Addr::UNSPECIFIED, SINGLE).into(),
+            )?);
+        }
+        for number in 1..=3u8 {
+            let to = at(HOST, PUBLIC + u16::from(number)).into();
+            let who = seen(&lab.wan, "tcp", to)?;
+            ensure!(who == Some(OUTSIDE.into()), "{number}: {who:?}");
+        }
+        // B's forward shows A's address; B's private address is nobody's business.
+        let own = IpAddr::from(Ipv4Addr::new(10, 10, 1, 11));
+        let who = seen(guests[0].netns(), "tcp", at(HOST, PUBLIC + 3).into())?;
+        ensure!(who == Some(own), "{who:?}");
+        let private = at(Ipv4Addr::new(10, 10, 3, 13), SINGLE);
+        ensure!(
+            seen(guests[0].netns(), "tcp", private.into())?.is_none(),
+            "past the policy"
+        );
+        // The isolated guest reaches nothing outside by itself.
+        let _outside = Server::udp(&lab.wan, at(OUTSIDE, 7000))?;
+        let verdict = traffic::ask_udp(guests[0].netns(), at(OUTSIDE, 7000))?;
+        ensure!(verdict == Verdict::Refused, "{verdict:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p37_p08_other_traffic_is_untouched() {
+    check(|lab| {
+        lab.agent.start()?;
+        let ranges = range(PUBLIC, PUBLIC, SINGLE) + &range(53, 53, SINGLE);
+        let network = Network::nat("default", 1).dns().with(&forwards(&forward(
+            "udp",
+            "",
+            "10.10.1.11",
+            &ranges,
+        )));
+        lab.up(&network)?;
+        let target = lab.member(1, &network)?;
+        let other = lab.member(2, &network)?;
+        let inside = Server::udp(target.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE))?;
+        // Another host's port of that number.
+        let _outside = Server::udp(&lab.wan, at(OUTSIDE, PUBLIC))?;
+        let who = seen(other.netns(), "udp", at(OUTSIDE, PUBLIC).into())?;
+        ensure!(who == Some(HOST.into()), "{who:?}");
+        // A guest's own port that is published is not what it leaves with.
+        match traffic::ask_udp_from(other.netns(), PUBLIC, at(OUTSIDE, PUBLIC))? {
+            Verdict::Answered(who) => ensure!(who.port() != PUBLIC, "{who}"),
+            other => anyhow::bail!("{other:?}"),
+        }
+        ensure!(inside.received() == 0, "the target got what was not for it");
+        // The gateway's DNS is the network's own. It knows itself by its upstream or not at all.
+        let gateway = network.gateway().to_string();
+        let lookup = ["busybox", "nslookup", "-type=a", "localhost", &gateway];
+        other.netns().output(lookup)?;
+        ensure!(inside.received() == 0, "the gateway's DNS is gone");
+        let who = seen(&lab.wan, "udp", at(HOST, 53).into())?;
+        ensure!(who == Some(OUTSIDE.into()), "{who:?}");
+        // A service at loopback keeps its clients, and a socket its answers.
+        let local = Server::udp(&lab.hv, at(Ipv4Addr::LOCALHOST, PUBLIC))?;
+        let who = seen(&lab.hv, "udp", at(Ipv4Addr::LOCALHOST, PUBLIC).into())?;
+        ensure!(who == Some(Ipv4Addr::LOCALHOST.into()), "{who:?}");
+        ensure!(local.received() > 0, "it was not asked");
+        let socket = lab.hv.enter(|| UdpSocket::bind(at(HOST, PUBLIC)))??;
+        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        socket.send_to(b"who am I?", at(OUTSIDE, PUBLIC))?;
+        let (length, from) = socket.recv_from(&mut [0; 64])?;
+        ensure!(length > 0 && from == at(OUTSIDE, PUBLIC).into(), "{from}");
+        Ok(())
+    });
+}
+
+/// All that reaches an address that no device has.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_whole_address_is_a_guests() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::nat("default", 1).with(&forwards(&forward(
+            "all",
+            "address='198.51.100.40'",
+            "10.10.1.11",
+            "",
+        )));
+        lab.up(&network)?;
+        let guest = lab.member(1, &network)?;
+        let address = Ipv4Addr::new(198, 51, 100, 40);
+        let _servers = serve(guest.netns(), at(Ipv4Addr::UNSPECIFIED, 4000).into())?;
+        for proto in ["tcp", "udp"] {
+            let who = seen(&lab.wan, proto, at(address, 4000).into())?;
+            ensure!(who == Some(OUTSIDE.into()), "{proto}: {who:?}");
+        }
+        lab.wan
+            .run(["busybox", "ping", "-c1", "-W3", &address.to_string()])?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p39_a_stream_follows_its_forward_and_others_notice_nothing() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::nat("default", 1);
+        lab.up(&network)?;
+        let guests = [lab.member(1, &network)?, lab.member(2, &network)?];
+        let servers: Vec<Server> = guests
+            .iter()
+            .map(|guest| Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE)))
+            .collect::<Result<_>>()?;
+        let _echo = Server::tcp_echo(guests[0].netns(), at(Ipv4Addr::UNSPECIFIED, 81))?;
+        let run = |words: &str| lab.agent.ok(words.split(' '));
+        run("forward add default udp 8080 10.10.1.11:80")?;
+        run("forward add default tcp 8081 10.10.1.11:81")?;
+        let untouched: Vec<Load> = (0..20)
+            .map(|_| Load::tcp(&lab.wan, at(HOST, 8081)))
+            .collect::<Result<_>>()?;
+        let socket = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, 0)))??;
+        socket.connect(at(HOST, 8080))?;
+        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        let ask = || -> Result<()> {
+            socket.send(b"?")?;
+            socket.recv(&mut [0; 8])?;
+            Ok(())
+        };
+        ask()?;
+        ensure!(
+            servers[0].received() == 1 && servers[1].received() == 0,
+            "the first target"
+        );
+        for round in 0..10 {
+            run("forward delete default udp 8080")?;
+            let (new, old) = if round % 2 == 0 { (1, 0) } else { (0, 1) };
+            run(&format!(
+                "forward add default udp 8080 10.10.1.1{}:80",
+                new + 1
+            ))?;
+            let before = servers[old].received();
+            ask()?;
+            ensure!(
+                servers[old].received() == before,
+                "round {round}: the old target"
+            );
+            run(&format!(
+                "forward add default tcp {} 10.10.1.12:80",
+                20_000 + round
+            ))?;
+        }
+        for load in untouched {
+            let report = load.finish()?;
+            ensure!(report.sent > 10 && report.lost.is_empty(), "{report:?}");
+        }
+        let table = run("forward list default")?;
+        ensure!(table.contains("8081") && table.contains("20009"), "{table}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p49_forwards_outlive_the_agent() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::nat("default", 1).with(&forwards(&everything("10.10.1.11")));
+        lab.up(&network)?;
+        let guest = lab.member(1, &network)?;
+        let _servers = serve_all(&guest, Ipv4Addr::UNSPECIFIED.into())?;
+        let load = Load::udp(&lab.wan, at(HOST, PUBLIC))?;
+        let gateway = IpAddr::from(network.gateway());
+        let all = |lab: &Lab| -> Result<()> {
+            let host = IpAddr::from(HOST);
+            ask_all(&[
+                ("outside", &lab.wan, OUTSIDE.into(), host),
+                ("host", &lab.hv, gateway, host),
+                ("target", guest.netns(), gateway, host),
+            ])
+        };
+        all(lab)?;
+        lab.agent.kill()?;
+        all(lab)?;
+        lab.agent.start()?;
+        all(lab)?;
+        lab.agent.stop()?;
+        lab.agent.start()?;
+        let report = load.finish()?;
+        ensure!(report.lost.is_empty(), "lost: {report:?}");
+        lab.agent.ok(["net-destroy", "default"])?;
+        for netns in [&lab.wan, &lab.hv] {
+            let who = seen(netns, "udp", at(HOST, PUBLIC).into())?;
+            ensure!(who.is_none(), "still published: {who:?}");
+        }
+        Ok(())
+    });
+}
+
+/// A guest by its DHCP name: a reserved one, and one that asks under it.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn forwards_follow_names() {
+    check(|lab| {
+        lab.agent.start()?;
+        let by_name = forward("udp", "", "vm1", &range(PUBLIC, PUBLIC, SINGLE))
+            + &forward("udp", "", "fixed", &range(81, 81, SINGLE));
+        let network = Network::nat("default", 1)
+            .dhcp("<host mac='52:54:00:00:00:99' name='fixed' ip='10.10.1.50'/>")
+            .with(&forwards(&by_name));
+        lab.up(&network)?;
+        let to = at(HOST, PUBLIC).into();
+        ensure!(
+            seen(&lab.wan, "udp", to)?.is_none(),
+            "nobody has the name yet"
+        );
+        let guest = lab.plugged(1, &network.bridge())?;
+        let lease = guest.dhcp()?;
+        ensure!(
+            lease.hostname.as_deref() == Some("vm1") || lease.hostname.is_none(),
+            "{lease:?}"
+        );
+        let _server = Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE))?;
+        eventually(Duration::from_secs(10), || {
+            let who = seen(&lab.wan, "udp", to)?;
+            ensure!(who == Some(OUTSIDE.into()), "{who:?}");
+            Ok(())
+        })?;
+        let fixed = lab.plugged(2, &network.bridge())?;
+        fixed.address("10.10.1.50/24", Some(&network.gateway().to_string()))?;
+        let _fixed = Server::udp(fixed.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE))?;
+        let who = seen(&lab.wan, "udp", at(HOST, 81).into())?;
+        ensure!(who == Some(OUTSIDE.into()), "{who:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn conflicts_are_refused_and_definitions_are_read_again() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.hv
+            .sysctl("net/ipv4/ip_local_reserved_ports", "4789,6000-6010")?;
+        let first = Network::nat("first", 1);
+        let second = Network::nat("second", 2);
+        lab.up(&first)?;
+        lab.up(&second)?;
+        let run = |words: &str| lab.agent.ok(words.split(' '));
+        let refused = |words: &str| lab.agent.fails(words.split(' '));
+        run("forward add first tcp 8080-8090 10.10.1.11")?;
+        let error = refused("forward add second tcp 8085 10.10.2.11:80")?;
+        ensure!(
+            error.contains("network 'first'") && error.contains("8085"),
+            "{error}"
+        );
+        let error = refused("forward add first tcp 8090 10.10.1.12")?;
+        ensure!(error.contains("8090"), "{error}");
+        let error = refused("forward add first udp 6005 10.10.1.12")?;
+        ensure!(error.contains("ip_local_reserved_ports"), "{error}");
+        let error = refused("forward add first udp 70 10.10.9.12")?;
+        ensure!(error.contains("10.10.9.12"), "{error}");
+        let error = refused("forward delete first udp 8080-8090")?;
+        ensure!(error.contains("no udp range 8080-8090"), "{error}");
+        // More exact goes beside.
+        run("forward add second tcp 8085 10.10.2.11:80 --address 198.51.100.2")?;
+        let table = run("forward list")?;
+        ensure!(table.lines().count() >= 4, "{table}");
+        // The stored definition has none of it; reading it again takes it away.
+        let said = run("reload")?;
+        ensure!(said.contains("network 'first'"), "{said}");
+        let table = run("forward list first")?;
+        ensure!(!table.contains("8080"), "{table}");
+        let xml = first.with(&forwards(&everything("10.10.1.11"))).xml();
+        let uuid = run("net-uuid first")?;
+        let xml = xml.replacen(
+            "</name>",
+            &format!("</name><uuid>{}</uuid>", uuid.trim()),
+            1,
+        );
+        let file = lab.agent.file("first.xml", &xml)?;
+        run(&format!("net-define {file}"))?;
+        ensure!(
+            !run("net-dumpxml first")?.contains("portForward"),
+            "at once"
+        );
+        run("reload")?;
+        ensure!(
+            run("net-dumpxml first")?.contains("portForward"),
+            "not at all"
+        );
+        lab.hv.sysctl("net/ipv4/ip_local_reserved_ports", "\n")
+    });
+}
