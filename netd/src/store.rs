@@ -25,8 +25,8 @@ const HEADER: &str = "<!--
 -->
 ";
 
-/// Longest file that is read: a definition, and what netd writes before it.
-const MAX_FILE: u64 = 5 << 20;
+/// Longest file that is read: the longest definition, and what netd writes before it.
+const MAX_FILE: u64 = 3 << 20;
 
 /// What went wrong, with which file.
 #[derive(Debug, thiserror::Error)]

@@ -3,9 +3,11 @@
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::settings::Settings;
 
@@ -53,11 +55,21 @@ fn places(settings: &Settings) -> [PathBuf; 3] {
     ]
 }
 
+/// How long a lock may be held by nobody: a child that a killed agent was about to start has the
+/// agent's descriptors until it is executed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 fn lock(dir: &Path) -> anyhow::Result<File> {
     let file = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let start = Instant::now();
+    let mut result = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    while result == Err(Errno::WOULDBLOCK) && start.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(20));
+        result = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    }
+    match result {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+        Err(Errno::WOULDBLOCK) => bail!(
             "another netd uses directory {}; stop it first, or give this one directories of its \
              own (--config-dir, --state-dir, --run-dir, --bpffs, --socket)",
             dir.display()

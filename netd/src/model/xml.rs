@@ -8,9 +8,9 @@ use roxmltree::{Document, Node, NodeType, ParsingOptions};
 use super::error::XmlError;
 use super::types::MetadataElement;
 
-/// Longest text that is read: what a call of the protocol can carry. Ten thousand port forwards are
-/// more than one megabyte.
-const MAX_TEXT: usize = 4 << 20;
+/// Longest text that is read. The largest definitions people write are tens of kilobytes, but ten
+/// thousand port forwards are more than one megabyte.
+const MAX_TEXT: usize = 5 << 19;
 /// Deepest nesting; a network needs six levels, the rest is for metadata.
 const MAX_DEPTH: usize = 128;
 /// Most nodes of a document.
