@@ -578,6 +578,37 @@ pub struct DropCount {
     pub bytes: u64,
 }
 
+/// A record of `events`, a ring buffer: a packet that was dropped. What the packet does not say is
+/// zero.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropEvent {
+    /// CLOCK_MONOTONIC_COARSE in nanoseconds.
+    pub time: u64,
+    /// [`crate::Reason`].
+    pub reason: u32,
+    /// Device whose program dropped it.
+    pub ifindex: u32,
+    /// Drops that this CPU wrote no record of since its last one.
+    pub suppressed: u32,
+    /// Length of the packet in bytes, link-layer header included.
+    pub len: u32,
+    /// EtherType, network order.
+    pub ether_type: [u8; 2],
+    /// IP protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub zero: u8,
+    /// Source port.
+    pub sport: Port,
+    /// Destination port.
+    pub dport: Port,
+    /// Source address; IPv4's (and ARP's sender) in the first four bytes.
+    pub src: Addr6,
+    /// Destination address; IPv4's (and ARP's target) likewise.
+    pub dst: Addr6,
+}
+
 /// The datapath's clock: 2^30 nanoseconds (about 1.07 s) of CLOCK_MONOTONIC since boot.
 #[inline(always)]
 #[must_use]
@@ -613,6 +644,7 @@ const _: () = {
     assert!(size_of::<Binding>() == 8);
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Device>() == 32);
+    assert!(size_of::<DropEvent>() == 64);
     assert!(size_of::<Control>() == 88);
     assert!(size_of::<PeerKey<Addr6>>() == 32);
     assert!(size_of::<Peer<Addr6>>() == 20);
@@ -656,7 +688,8 @@ mod pod {
         Device,
         Control,
         Moved,
-        DropCount
+        DropCount,
+        DropEvent
     );
 }
 

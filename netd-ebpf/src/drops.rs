@@ -1,4 +1,4 @@
-//! Every drop is counted under its reason.
+//! Every drop is counted under its reason, and some are told of (`event`).
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::programs::TcContext;
@@ -6,7 +6,7 @@ use aya_log_ebpf::debug;
 use netd_common::Reason;
 
 use crate::maps::DROPS;
-use crate::{DROP, arguments};
+use crate::{DROP, arguments, event};
 
 /// The action that drops a packet under `reason`. The program's entry carries it out
 /// ([`finish`]): a program's stack is 512 bytes deep, and counting, which may log, needs some.
@@ -42,6 +42,7 @@ extern "C" fn count_drop(ctx: *mut __sk_buff, reason: u32) -> i32 {
             (*drops).bytes += u64::from(ctx.len());
         }
     }
+    event::record(ctx, reason);
     // Compiled away by the verifier unless the agent loaded the programs with logging on.
     debug!(
         ctx,

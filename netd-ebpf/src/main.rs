@@ -28,10 +28,12 @@
     reason = "a map value handed over by value is copied to the stack, which has 512 bytes"
 )]
 
+mod allowance;
 mod arp;
 mod claim;
 mod dhcp;
 mod drops;
+mod event;
 mod family;
 mod flow;
 mod forward;

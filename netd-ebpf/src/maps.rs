@@ -2,12 +2,12 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
-    Binding, BindingKey, BridgePort, Control, Device, DropCount, Endpoint, Flow, FlowKey, Forward,
-    ForwardKey, Fragment, FragmentKey, Identity, Moved, Network, PORTS_WORDS, Peer, PeerKey,
-    PortsWord, Slot, Subnet, Sweeper, Usage,
+    Binding, BindingKey, BridgePort, Control, Device, DropCount, DropEvent, Endpoint, Flow,
+    FlowKey, Forward, ForwardKey, Fragment, FragmentKey, Identity, Moved, Network, PORTS_WORDS,
+    Peer, PeerKey, PortsWord, Slot, Subnet, Sweeper, Usage,
 };
 use netd_common::flow::{State, TIMEOUTS, Timeout};
 use netd_common::reason::DROP_ENTRIES;
@@ -94,6 +94,18 @@ pub static SWEEPER: Array<Sweeper, 1> = Array::new();
 /// Dropped packets by reason.
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuArray<DropCount, DROP_ENTRIES> = PerCpuArray::new();
+
+/// Records of drops, for the agent to read.
+#[btf_map(name = "events")]
+pub static EVENTS: RingBuf<DropEvent, { 1 << 20 }> = RingBuf::new();
+
+/// How many of them each CPU may still write.
+#[btf_map(name = "notices")]
+pub static NOTICES: PerCpuArray<Allowance, 1> = PerCpuArray::new();
+
+/// How many it did not write since its last one.
+#[btf_map(name = "suppressed")]
+pub static SUPPRESSED: PerCpuArray<u32, 1> = PerCpuArray::new();
 
 /// How many answers of its own each CPU may still send.
 #[btf_map(name = "answers")]

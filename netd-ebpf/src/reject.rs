@@ -1,9 +1,7 @@
 //! REJECT: an ICMP unreachable in answer to a packet that may not pass.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
-use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_coarse_ns, bpf_skb_change_head, bpf_skb_change_tail,
-};
+use aya_ebpf::helpers::generated::{bpf_skb_change_head, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::checksum::{fold, sum2, sum4};
@@ -18,16 +16,14 @@ use crate::maps::Seen;
 use crate::packet::{ETH, Kind, Packet, has_ports, macs, read};
 use crate::path::{Routes, redirect};
 use crate::table::Lives;
-use crate::{arguments, drops, icmp, maps};
+use crate::{allowance, arguments, drops, icmp, maps};
 
 /// Length of the headers put before the quoted packet.
 const ADDED4: usize = Ipv4Hdr::LEN + Icmpv4Hdr::LEN;
 const ADDED6: usize = Ipv6Hdr::LEN + icmp::HEADER;
 
-/// Answers that a CPU may send in a second, and at once after a pause (RFC 1812, section 4.3.2.8;
-/// RFC 4443, section 2.4 f).
+/// Answers that a CPU may send in a second (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4 f).
 const PER_SECOND: u64 = 1000;
-const BURST: u64 = 1000;
 
 /// Families that can answer.
 pub trait Rejects: Lives + Routes + Finds {
@@ -78,7 +74,7 @@ pub fn reject<F: Rejects>(ctx: &TcContext, here: u32, own: F::Addr, reason: u32)
         || packet.key.src == F::ZERO
         || F::never_forwarded(packet.key.src)
         || F::never_forwarded(packet.key.dst)
-        || !may_answer()
+        || !allowance::take(&maps::ANSWERS, PER_SECOND)
     {
         return TC_ACT_SHOT;
     }
@@ -102,37 +98,6 @@ pub fn reject<F: Rejects>(ctx: &TcContext, here: u32, own: F::Addr, reason: u32)
         0 => redirect::<F>(here, F::ZERO),
         _ => TC_ACT_SHOT,
     }
-}
-
-/// Take a token from this CPU's bucket.
-#[inline(always)]
-fn may_answer() -> bool {
-    const NS: u64 = 1_000_000_000;
-    let Some(allowance) = maps::ANSWERS.get_ptr_mut(0) else {
-        return false;
-    };
-    // SAFETY: takes no pointers; the entry is this CPU's alone.
-    unsafe {
-        let now = bpf_ktime_get_coarse_ns();
-        let elapsed = now.wrapping_sub((*allowance).filled);
-        let tokens = if elapsed >= NS {
-            (*allowance).filled = now;
-            BURST
-        } else {
-            let more = elapsed * PER_SECOND / NS;
-            if more > 0 {
-                (*allowance).filled = now;
-            }
-            let sum = (*allowance).tokens + more;
-            if sum > BURST { BURST } else { sum }
-        };
-        if tokens == 0 {
-            (*allowance).tokens = 0;
-            return false;
-        }
-        (*allowance).tokens = tokens - 1;
-    }
-    true
 }
 
 // The transport checksum of a packet from a guest is often *partial*: its field holds the sum of

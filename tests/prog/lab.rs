@@ -26,9 +26,9 @@ use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, Binding, BindingKey, BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES,
-    Control, DEVICE_ETHERNET, Device, DropCount, Endpoint, FLOW_REPLY, Flow, Flow4, FlowKey,
-    FlowKey4, Forward, ForwardKey, Identity, MacAddr, Mode, Moved, Network, Side, Sweeper, Usage,
-    tick,
+    Control, DEVICE_ETHERNET, Device, DropCount, DropEvent, Endpoint, FLOW_REPLY, Flow, Flow4,
+    FlowKey, FlowKey4, Forward, ForwardKey, Identity, MacAddr, Mode, Moved, Network, Side, Sweeper,
+    Usage, tick,
 };
 use netd_common::flow::DEFAULT_TIMEOUTS;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -53,6 +53,7 @@ pub struct Lab {
     published: Array<MapData, u64>,
     drops: PerCpuArray<MapData, DropCount>,
     answers: PerCpuArray<MapData, [u64; 2]>,
+    events: netd::datapath::events::Events,
     sweeper: Array<MapData, Sweeper>,
     slots: u32,
     pub v4: Maps<Addr4>,
@@ -159,6 +160,7 @@ impl Lab {
             published: take(&mut ebpf, "published"),
             drops: take(&mut ebpf, "drops"),
             answers: take(&mut ebpf, "answers"),
+            events: netd::datapath::events::Events::take(&mut ebpf).expect("events"),
             sweeper: take(&mut ebpf, "sweeper"),
             slots: FLOWS,
             v4: Maps::take(&mut ebpf, 4),
@@ -548,6 +550,16 @@ impl Lab {
         self.answers
             .set(0, filled_long_ago.expect("one value per CPU"), 0)
             .expect("answers");
+    }
+
+    /// What the programs told of drops since this was last asked.
+    pub fn events(&mut self) -> Vec<DropEvent> {
+        let since = self.events.since(0).last().map_or(0, |last| last.number);
+        self.events.drain();
+        self.events
+            .since(since)
+            .map(|numbered| numbered.event)
+            .collect()
     }
 
     /// Dropped packets by reason.

@@ -7,6 +7,7 @@ mod body;
 mod checker;
 mod dhcp;
 mod egress;
+mod events;
 mod family;
 mod fixture;
 mod flows;

@@ -11,7 +11,7 @@ use crate::dnsmasq::{Running, leases};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{self, FormatOptions, ForwardMode};
 use crate::rpc::driver::{
-    Affect, Changed, Driver, ForwardChange, Lease, MapStatus, Metadata, NetworkForwards,
+    Affect, Changed, Driver, Drops, ForwardChange, Lease, MapStatus, Metadata, NetworkForwards,
     NetworkInfo, NetworkStatus, NewMetadata, Result, Status,
 };
 
@@ -174,6 +174,10 @@ impl Driver for Agent {
 
     async fn status(&self) -> Result<Status> {
         self.inner.lock().await.status().await
+    }
+
+    async fn drops(&self, since: u64) -> Result<Drops> {
+        self.inner.lock().await.drops(since).await
     }
 }
 

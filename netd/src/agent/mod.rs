@@ -5,6 +5,7 @@
 //! the kernel. One lock guards the networks, so that calls follow one another.
 
 mod driver;
+mod drops;
 mod guests;
 mod inner;
 mod lifecycle;

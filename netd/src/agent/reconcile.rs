@@ -62,6 +62,8 @@ pub(super) struct Planned<'a> {
 impl Inner {
     /// Compare and mend; whatever cannot be mended is reported, and the rest goes on.
     pub async fn reconcile(&mut self) {
+        // Nobody else makes room for new records while nobody asks for them.
+        self.datapath.events.drain();
         for error in self.converge().await {
             tracing::error!(%error, "cannot make the host what the networks ask for");
         }

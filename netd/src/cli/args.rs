@@ -188,6 +188,19 @@ Examples:
   netd status --json")]
     Status(StatusArgs),
 
+    /// Tell why packets were lost
+    #[command(after_help = "\
+How many were dropped for which reason, the latest of them with network, device and addresses, and
+what each reason means. In a flood each processor tells of a hundred drops a second and counts the
+others.
+
+Examples:
+  netd drops                            all of them
+  netd drops default                    at the devices of one network
+  netd drops --follow                   as they come, until Ctrl-C
+  netd drops --json")]
+    Drops(DropsArgs),
+
     /// Record a change of leases; dnsmasq calls this
     #[command(hide = true, disable_help_flag = true)]
     LeaseHelper {
@@ -396,6 +409,19 @@ pub struct ForwardDeleteArgs {
 pub struct PlanArgs {
     /// Name or UUID of the network
     pub network: Option<String>,
+}
+
+/// Arguments of `drops`.
+#[derive(Debug, Args)]
+pub struct DropsArgs {
+    /// Name or UUID of the network
+    pub network: Option<String>,
+    /// Print new ones as they come
+    #[arg(long)]
+    pub follow: bool,
+    /// Print JSON, for programs
+    #[arg(long, conflicts_with = "follow")]
+    pub json: bool,
 }
 
 /// Arguments of `status`.

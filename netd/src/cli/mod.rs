@@ -3,6 +3,7 @@
 //! Every verb but `run`, `teardown` and `lease-helper` is a client of the agent's socket.
 
 mod args;
+mod drops;
 mod edit;
 mod forward;
 mod logging;
@@ -150,6 +151,7 @@ pub async fn execute(
             forward::delete(client, output, &args).await
         }
         Command::Reload => forward::reload(client, output).await,
+        Command::Drops(args) => drops::drops(client, output, &args).await,
         Command::Plan(args) => status::plan(client, output, &args).await,
         Command::Status(args) => status::status(client, output, &args).await,
         Command::Run(_) | Command::Teardown(_) | Command::LeaseHelper { .. } => {

@@ -12,6 +12,7 @@
 
 mod bindings;
 pub mod bpffs;
+pub mod events;
 pub mod family;
 mod forwards;
 pub mod hook;
@@ -35,7 +36,7 @@ pub use maps::Maps;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-ebpf"));
 
 /// Names of the maps in [`OBJECT`] that are pinned.
-pub const MAPS: [&str; 30] = [
+pub const MAPS: [&str; 31] = [
     "addresses4",
     "addresses6",
     "bindings4",
@@ -45,6 +46,7 @@ pub const MAPS: [&str; 30] = [
     "drops",
     "endpoints4",
     "endpoints6",
+    "events",
     "flows4",
     "flows6",
     "forwards4",
@@ -186,6 +188,8 @@ pub struct Datapath {
     slots: u32,
     /// The maps, typed.
     pub maps: Maps,
+    /// What the programs tell of drops.
+    pub events: events::Events,
 }
 
 impl Datapath {
@@ -233,11 +237,13 @@ impl Datapath {
             DatapathError::Load(format!("cannot tell the network namespace: {error}"))
         })?;
         maps.limit(limits, slots, netns)?;
+        let events = events::Events::take(&mut ebpf)?;
         let datapath = Self {
             ebpf,
             dir,
             slots,
             maps,
+            events,
         };
         datapath.start_sweeping()?;
         Ok(datapath)

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::rpc::connection::URI;
 use crate::rpc::dispatch::PLAN_MAX;
-use crate::rpc::driver::{Changed, ForwardChange, NetworkForwards, Status};
+use crate::rpc::driver::{Changed, Drops, ForwardChange, NetworkForwards, Status};
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
     PROGRAM_REMOTE, Reader, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
@@ -268,6 +268,13 @@ impl Client {
         let args = serde_json::to_string(change)?;
         let procedure = NetdProcedure::ForwardChange as i32;
         let json: String = self.call(PROGRAM_NETD, procedure, &args).await?;
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Why packets were dropped: counters, and the records behind number `since`.
+    pub async fn drops(&mut self, since: u64) -> Result<Drops> {
+        let procedure = NetdProcedure::Drops as i32;
+        let json: String = self.call(PROGRAM_NETD, procedure, &since).await?;
         Ok(serde_json::from_str(&json)?)
     }
 

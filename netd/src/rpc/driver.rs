@@ -209,6 +209,42 @@ pub struct Changed {
     pub warnings: Vec<String>,
 }
 
+/// Answer of `netd drops`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// Drops since the datapath was loaded, reasons that never occurred left out.
+    pub counters: Vec<DropStatus>,
+    /// The latest ones, in their order.
+    pub records: Vec<DropRecord>,
+}
+
+/// One drop in [`Drops`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRecord {
+    /// Its number, counted from the agent's start on.
+    pub number: u64,
+    /// When, in microseconds since the epoch.
+    pub time: i64,
+    /// The network of the device.
+    pub network: Option<String>,
+    /// The device whose program dropped it.
+    pub device: String,
+    /// Short name of the reason.
+    pub reason: String,
+    /// What it means, in a sentence.
+    pub explanation: String,
+    /// "tcp", "arp", "0x88cc", …
+    pub protocol: String,
+    /// Source address, and port where there is one; empty for frames without.
+    pub source: String,
+    /// Destination likewise.
+    pub destination: String,
+    /// Bytes, link-layer header included.
+    pub length: u32,
+    /// Drops before it that were counted and not written down.
+    pub suppressed: u32,
+}
+
 /// Result of a call.
 pub type Result<T> = std::result::Result<T, ApiError>;
 
@@ -274,6 +310,8 @@ pub trait Driver: Send + Sync + 'static {
     /// Read the definitions on disk again and give active networks their port forwards. Returns
     /// what changed and what could not, a line each.
     fn reload(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
+    /// Why packets were dropped: counters, and the records behind number `since`.
+    fn drops(&self, since: u64) -> impl Future<Output = Result<Drops>> + Send;
     /// What is attached where.
     fn status(&self) -> impl Future<Output = Result<Status>> + Send;
 }

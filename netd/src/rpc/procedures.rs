@@ -138,6 +138,8 @@ procedures! {
         ForwardChange = 4 "forward change",
         /// `() → str[]`
         Reload = 5 "reload",
+        /// `u64 since → str`, the [`crate::rpc::driver::Drops`] as JSON
+        Drops = 6 "drops",
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use netd::error::{ApiError, ErrorCode};
 use netd::rpc::driver::{
-    Affect, Changed, Driver, DropStatus, ForwardAction, ForwardChange, Lease, Metadata,
-    NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Result, Status,
+    Affect, Changed, Driver, DropRecord, DropStatus, Drops, ForwardAction, ForwardChange, Lease,
+    Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Result, Status,
 };
 use uuid::Uuid;
 
@@ -359,6 +359,17 @@ impl Driver for Fake {
                 config: change.affect.config,
             },
             warnings: vec!["sshd (pid 7) listens there".to_owned()],
+        })
+    }
+
+    async fn drops(&self, since: u64) -> Result<Drops> {
+        Ok(Drops {
+            counters: Vec::new(),
+            records: vec![DropRecord {
+                number: since + 1,
+                reason: "isolated".to_owned(),
+                ..DropRecord::default()
+            }],
         })
     }
 

@@ -1,0 +1,185 @@
+//! `netd drops`: why packets were lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::cli::args::DropsArgs;
+use crate::cli::networks::find;
+use crate::cli::output::{Failure, Output};
+use crate::cli::table::Table;
+use crate::rpc::Client;
+use crate::rpc::driver::{DropRecord, Drops};
+
+/// How often `--follow` asks.
+const PAUSE: Duration = Duration::from_millis(250);
+
+pub(super) async fn drops(
+    client: &mut Client,
+    output: &mut Output,
+    args: &DropsArgs,
+) -> Result<(), Failure> {
+    let network = match &args.network {
+        Some(network) => Some(find(client, network).await?.name),
+        None => None,
+    };
+    let wanted =
+        |record: &DropRecord| network.is_none() || record.network.as_deref() == network.as_deref();
+    let failed = |error| Failure::new("Failed to ask for drops", &error);
+    let mut all = client.drops(0).await.map_err(failed)?;
+    if args.follow {
+        // What is new from now on.
+        let mut since = all.records.last().map_or(0, |record| record.number);
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let new = client.drops(since).await.map_err(failed)?;
+            for record in new.records.iter().filter(|record| wanted(record)) {
+                output.data(line(record));
+            }
+            since = new.records.last().map_or(since, |record| record.number);
+            output.flush()?;
+        }
+    }
+    all.records.retain(wanted);
+    if args.json {
+        let json = serde_json::to_string(&all)
+            .map_err(|error| Failure::from(format!("cannot write the drops: {error}")))?;
+        output.data(format!("{json}\n"));
+        return Ok(());
+    }
+    print(&all, output);
+    Ok(())
+}
+
+/// One drop in one line.
+fn line(record: &DropRecord) -> String {
+    let others = match record.suppressed {
+        0 => String::new(),
+        more => format!(" ({more} more were not shown)"),
+    };
+    format!(
+        "{} {} {} {} {} -> {}: {}: {}{others}\n",
+        time(record),
+        record.network.as_deref().unwrap_or("-"),
+        record.device,
+        record.protocol,
+        or_dash(&record.source),
+        or_dash(&record.destination),
+        record.reason,
+        record.explanation
+    )
+}
+
+fn print(drops: &Drops, output: &mut Output) {
+    if drops.counters.is_empty() {
+        output.extra("No packet was dropped.\n");
+        return;
+    }
+    let mut table = Table::new(&["Dropped because", "Packets", "Bytes"]);
+    for counter in &drops.counters {
+        table.row(&[
+            counter.reason.clone(),
+            counter.packets.to_string(),
+            counter.bytes.to_string(),
+        ]);
+    }
+    table.print(output);
+    if !drops.records.is_empty() {
+        output.extra("\n");
+        let mut table = Table::new(&[
+            "Time", "Network", "Device", "Reason", "Packet", "From", "To",
+        ]);
+        for record in &drops.records {
+            table.row(&[
+                time(record),
+                record.network.clone().unwrap_or_else(|| "-".to_owned()),
+                record.device.clone(),
+                record.reason.clone(),
+                record.protocol.clone(),
+                or_dash(&record.source),
+                or_dash(&record.destination),
+            ]);
+        }
+        table.print(output);
+        let suppressed: u64 = drops.records.iter().map(|r| u64::from(r.suppressed)).sum();
+        if suppressed > 0 {
+            output.extra(format!(
+                "\n{suppressed} more were counted and not written down.\n"
+            ));
+        }
+    }
+    output.extra("\n");
+    let reasons: BTreeMap<&str, &str> = drops
+        .counters
+        .iter()
+        .map(|counter| (counter.reason.as_str(), counter.explanation.as_str()))
+        .collect();
+    for (reason, explanation) in reasons {
+        output.extra(format!("{reason}: {explanation}\n"));
+    }
+}
+
+fn time(record: &DropRecord) -> String {
+    Timestamp::from_microsecond(record.time).map_or_else(
+        |_| "?".to_owned(),
+        |time| {
+            let time = time.to_zoned(TimeZone::system());
+            time.strftime("%H:%M:%S%.3f").to_string()
+        },
+    )
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::driver::DropStatus;
+
+    fn record() -> DropRecord {
+        DropRecord {
+            number: 7,
+            time: 0,
+            network: Some("default".to_owned()),
+            device: "vnet0".to_owned(),
+            reason: "isolated".to_owned(),
+            explanation: "it is".to_owned(),
+            protocol: "tcp".to_owned(),
+            source: "10.0.0.5:4000".to_owned(),
+            destination: "192.0.2.1:80".to_owned(),
+            length: 60,
+            suppressed: 3,
+        }
+    }
+
+    #[test]
+    fn a_drop_is_told_in_a_line_and_in_a_table() {
+        let text = line(&record());
+        let told = " default vnet0 tcp 10.0.0.5:4000 -> 192.0.2.1:80: isolated: it is (3 more were \
+                    not shown)\n";
+        assert!(text.ends_with(told), "{text}");
+        let drops = Drops {
+            counters: vec![DropStatus {
+                reason: "isolated".to_owned(),
+                explanation: "it is".to_owned(),
+                packets: 4,
+                bytes: 240,
+            }],
+            records: vec![record()],
+        };
+        let mut output = Output::new(false);
+        print(&drops, &mut output);
+        for words in [
+            "isolated          4         240",
+            "10.0.0.5:4000   192.0.2.1:80",
+            "3 more were counted",
+            "isolated: it is",
+        ] {
+            assert!(output.text().contains(words), "{words}: {}", output.text());
+        }
+    }
+}
