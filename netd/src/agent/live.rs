@@ -335,7 +335,7 @@ fn delete(
         // With the ports that were excluded from it.
         forward
             .ranges
-            .retain(|r| !is_it(r) && !(r.exclude && first <= r.start && r.end <= last));
+            .retain(|r| !(is_it(r) || r.exclude && first <= r.start && r.end <= last));
     }
     if forward.ranges.iter().all(|range| range.exclude) {
         forwards.remove(found);

@@ -12,14 +12,16 @@
 //! </metadata>
 //! ```
 
+use std::collections::VecDeque;
 use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
 
 use roxmltree::Node;
 
 use super::error::XmlError;
 use super::guard::{self, AntiSpoof, HostAccess};
 use super::port_forward::{self, PortForward};
-use super::types::{ForwardMode, MetadataElement, Network};
+use super::types::{ForwardMode, Ip, MetadataElement, Network};
 use super::xml;
 
 /// Namespace of the elements that speak to netd.
@@ -93,6 +95,32 @@ const FILTERINGS: [(&str, Filtering); 3] = [
     ("endpoint-independent", Filtering::EndpointIndependent),
 ];
 
+/// What long elements were found to say. A definition is asked for it at every look at the kernel,
+/// and changes seldom, while ten thousand forwards take tens of milliseconds to read.
+static KNOWN: Mutex<VecDeque<Known>> = Mutex::new(VecDeque::new());
+/// Elements from this length on, in bytes, are remembered …
+const LONG: usize = 4096;
+/// … so many of them.
+const KNOWN_MOST: usize = 16;
+
+/// All that the reading of a network's elements looks at, and what came of it.
+struct Known {
+    name: String,
+    mode: ForwardMode,
+    ips: Vec<Ip>,
+    elements: Vec<MetadataElement>,
+    said: Result<Extensions, XmlError>,
+}
+
+impl Known {
+    fn is_of(&self, network: &Network, elements: &[&MetadataElement]) -> bool {
+        self.name == network.name
+            && self.mode == network.mode()
+            && self.ips == network.ips
+            && self.elements.iter().eq(elements.iter().copied())
+    }
+}
+
 impl Network {
     /// Reads the elements of netd's namespace. What passed [`check_define`](super::check_define)
     /// can be read.
@@ -101,9 +129,33 @@ impl Network {
     /// An element or attribute that does not exist, a value that is not allowed, or a
     /// contradiction: what is meant for netd is never passed over.
     pub fn extensions(&self) -> Result<Extensions, XmlError> {
-        let mut found = Found::default();
         let own = |m: &&MetadataElement| m.namespace == NETD_NAMESPACE;
-        for element in self.metadata.iter().filter(own) {
+        let elements: Vec<&MetadataElement> = self.metadata.iter().filter(own).collect();
+        let length: usize = elements.iter().map(|element| element.xml.len()).sum();
+        if length < LONG {
+            return self.read_extensions(&elements);
+        }
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.iter().find(|known| known.is_of(self, &elements)) {
+            return known.said.clone();
+        }
+        let said = self.read_extensions(&elements);
+        if known.len() == KNOWN_MOST {
+            known.pop_front();
+        }
+        known.push_back(Known {
+            name: self.name.clone(),
+            mode: self.mode(),
+            ips: self.ips.clone(),
+            elements: elements.into_iter().cloned().collect(),
+            said: said.clone(),
+        });
+        said
+    }
+
+    fn read_extensions(&self, elements: &[&MetadataElement]) -> Result<Extensions, XmlError> {
+        let mut found = Found::default();
+        for element in elements {
             let document = xml::open(&element.xml)?;
             let reader = Reader(self);
             let root = document.root_element();
