@@ -27,6 +27,8 @@ pub fn record(ctx: &TcContext, reason: u32) {
     }
     // Where nobody reads them any more there is no room, and the counters have to do.
     let Some(mut entry) = maps::EVENTS.reserve(0) else {
+        // SAFETY: as above.
+        unsafe { *suppressed = (*suppressed).wrapping_add(1) };
         return;
     };
     let event: *mut DropEvent = entry.as_mut_ptr();

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Verdict};
 use netd_tests::{Network, eventually};
@@ -71,21 +71,19 @@ fn new_drops_are_told_as_they_come() {
             .stdout(Stdio::piped())
             .spawn()?;
         let lines = BufReader::new(follower.stdout.take().context("its output")?);
-        let outcome = (|| -> Result<String> {
-            // It may not listen yet: ask again until it speaks.
-            let (send, receive) = std::sync::mpsc::channel();
-            std::thread::spawn(move || {
-                for line in lines.lines().map_while(std::io::Result::ok) {
-                    if send.send(line).is_err() {
-                        return;
-                    }
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(std::io::Result::ok) {
+                if send.send(line).is_err() {
+                    return;
                 }
-            });
-            eventually(Duration::from_secs(20), || {
-                traffic::ask_udp(guest.netns(), at(OUTSIDE, PORT))?;
-                Ok(receive.recv_timeout(Duration::from_secs(1))?)
-            })
-        })();
+            }
+        });
+        // It may not listen yet: ask again until it speaks.
+        let outcome = eventually(Duration::from_secs(20), || {
+            traffic::ask_udp(guest.netns(), at(OUTSIDE, PORT))?;
+            Ok(receive.recv_timeout(Duration::from_secs(1))?)
+        });
         follower.kill()?;
         follower.wait()?;
         let line = outcome?;

@@ -6,44 +6,59 @@ use std::net::{IpAddr, SocketAddr};
 use procfs::net::{TcpNetEntry, TcpState, UdpNetEntry};
 use procfs::process::FDTarget;
 
-use crate::model::{ForwardProtocol, PortForward};
+use crate::model::{Family, ForwardProtocol, PortForward};
 
-/// A sentence for every socket of the host's that the forward takes packets from. What cannot be
-/// read warns of nothing.
-pub(super) fn warnings(forward: &PortForward) -> Vec<String> {
-    let sockets = match forward.protocol {
-        ForwardProtocol::Tcp => tcp(),
-        ForwardProtocol::Udp => udp(),
-        ForwardProtocol::Sctp | ForwardProtocol::All => Vec::new(),
-    };
-    let spans = forward.spans();
-    let mut found: Vec<(SocketAddr, u64)> = sockets
-        .into_iter()
-        .filter(|(local, _)| {
-            let port = local.port();
-            spans.iter().any(|s| s.first <= port && port <= s.last) && hears(forward, local.ip())
-        })
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    found
-        .into_iter()
-        .map(|(local, inode)| {
+/// A sentence for every socket of the host's that one of the forwards takes packets from. What
+/// cannot be read warns of nothing.
+pub(super) fn warnings(forwards: &[PortForward]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (protocol, sockets) in [
+        (ForwardProtocol::Tcp, tcp as fn() -> Vec<(SocketAddr, u64)>),
+        (ForwardProtocol::Udp, udp),
+    ] {
+        let of_it: Vec<&PortForward> = forwards.iter().filter(|f| f.protocol == protocol).collect();
+        if of_it.is_empty() {
+            continue;
+        }
+        let mut found = sockets();
+        found.retain(|(local, _)| of_it.iter().any(|forward| takes_from(forward, *local)));
+        found.sort_unstable();
+        found.dedup();
+        warnings.extend(found.into_iter().map(|(local, inode)| {
             format!(
-                "{} listens on {} port {} of the host ({}); what is sent there reaches the guest \
-                 from now on",
+                "{} listens on {protocol} port {} of the host ({}); what is sent there reaches \
+                 the guest from now on",
                 owner(inode),
-                forward.protocol,
                 local.port(),
                 local.ip()
             )
-        })
-        .collect()
+        }));
+    }
+    warnings
+}
+
+fn takes_from(forward: &PortForward, local: SocketAddr) -> bool {
+    let port = local.port();
+    hears(forward, local.ip())
+        && forward
+            .spans()
+            .iter()
+            .any(|span| span.first <= port && port <= span.last)
 }
 
 /// Does a socket at `local` get packets that the forward takes? A device's addresses are not looked
-/// up: such a forward concerns sockets at all addresses.
+/// up: such a forward concerns sockets at all addresses. A socket at all IPv6 addresses hears IPv4,
+/// too, unless it says otherwise.
 fn hears(forward: &PortForward, local: IpAddr) -> bool {
+    let family = if local.is_ipv4() {
+        Family::Ipv4
+    } else {
+        Family::Ipv6
+    };
+    let hears_both = local.is_ipv6() && local.is_unspecified();
+    if !(forward.may_have(family) || hears_both) {
+        return false;
+    }
     local.is_unspecified()
         || match forward.address {
             Some(address) => address == local,
@@ -117,15 +132,15 @@ mod tests {
             (ForwardProtocol::Tcp, tcp.local_addr().unwrap().port()),
             (ForwardProtocol::Udp, udp.local_addr().unwrap().port()),
         ] {
-            let found = warnings(&forward(protocol, Some("127.0.0.1"), port));
+            let found = warnings(&[forward(protocol, Some("127.0.0.1"), port)]);
             let [warning] = found.as_slice() else {
                 panic!("{found:?}");
             };
             let pid = format!("(pid {})", std::process::id());
             assert!(warning.contains(&pid), "{warning}");
             // It keeps its clients where all addresses are published, and at another address.
-            assert!(warnings(&forward(protocol, None, port)).is_empty());
-            assert!(warnings(&forward(protocol, Some("127.0.0.2"), port)).is_empty());
+            assert!(warnings(&[forward(protocol, None, port)]).is_empty());
+            assert!(warnings(&[forward(protocol, Some("127.0.0.2"), port)]).is_empty());
         }
     }
 }

@@ -8,7 +8,8 @@ use super::listeners;
 use crate::datapath::ports::Ports;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{
-    self, ForwardProtocol, ForwardRange, MetadataElement, NETD_NAMESPACE, Network, PortForward,
+    self, FormatOptions, ForwardProtocol, ForwardRange, MetadataElement, NETD_NAMESPACE, Network,
+    PortForward,
 };
 use crate::rpc::driver::{
     Affect, Changed, ForwardAction, ForwardChange, Metadata, NetworkForwards, NewMetadata,
@@ -50,8 +51,9 @@ impl Inner {
         let entry = self.networks.get(uuid)?;
         let live = entry.live.as_ref().filter(|_| affect.live);
         let config = entry.config.as_ref().filter(|_| affect.config);
+        let change = |network: &Network| as_read_again(&change(network)?);
         let new_live = live.map(|live| change(&live.network)).transpose()?;
-        let new_config = config.map(&change).transpose()?;
+        let new_config = config.map(change).transpose()?;
         let old_config = config.cloned();
         if let Some(new) = &new_config {
             model::check_define(new)?;
@@ -88,10 +90,17 @@ impl Inner {
             bridge: live.bridge,
             ports: live.ports.clone(),
         };
+        // What does not work already is not this change's fault.
+        let before = self.converge().await;
         // The record first: an agent that dies half way goes on with it.
         self.store.save_active(&new, &data)?;
+        let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
+            return Ok(());
+        };
         let old = std::mem::replace(&mut live.network, new);
-        let Some(error) = self.converge().await.into_iter().next() else {
+        let mut errors = self.converge().await.into_iter();
+        let Some(error) = errors.find(|error| !before.contains(error)) else {
+            self.warn_of_listeners(uuid);
             return Ok(());
         };
         tracing::warn!(network = old.name, %error, "a change failed, taking it back");
@@ -137,6 +146,19 @@ impl Inner {
         Ok(())
     }
 
+    /// Say who waits at ports that the active network publishes.
+    pub(super) fn warn_of_listeners(&self, uuid: Uuid) {
+        let live = self.networks.get(uuid).ok().and_then(|e| e.live.as_ref());
+        let Some(network) = live.map(|live| &live.network) else {
+            return;
+        };
+        // A definition whose metadata cannot be read is never started.
+        let forwards = network.extensions().unwrap_or_default().forwards;
+        for warning in listeners::warnings(&forwards) {
+            tracing::warn!(network = network.name, "{warning}");
+        }
+    }
+
     /// `netd forward add` and `delete`.
     pub(super) async fn change_forward(&mut self, change: &ForwardChange) -> Result<Changed> {
         let uuid = self.uuid_of(&change.network)?;
@@ -144,12 +166,11 @@ impl Inner {
             .change(uuid, change.affect, |network| act(network, &change.action))
             .await?;
         let warnings = match &change.action {
-            ForwardAction::Add(forward) if affect.live => listeners::warnings(forward),
+            ForwardAction::Add(forward) if affect.live => {
+                listeners::warnings(std::slice::from_ref(forward))
+            }
             _ => Vec::new(),
         };
-        for warning in &warnings {
-            tracing::warn!(network = change.network, "{warning}");
-        }
         Ok(Changed { affect, warnings })
     }
 
@@ -255,6 +276,24 @@ impl Inner {
     }
 }
 
+/// The definition as the next agent will read it from its own text: what cannot be written, such as
+/// control characters, is refused here and not lost there.
+fn as_read_again(network: &Network) -> Result<Network> {
+    let text = model::format(
+        network,
+        FormatOptions {
+            inactive: true,
+            connections: None,
+        },
+    );
+    model::parse(&text).map_err(|error| {
+        ApiError::new(
+            ErrorCode::InvalidArg,
+            format!("network '{}' could not be kept: {error}", network.name),
+        )
+    })
+}
+
 fn own_element(network: &Network) -> Option<&MetadataElement> {
     let mut elements = network.metadata.iter();
     elements.find(|element| element.namespace == NETD_NAMESPACE)
@@ -347,13 +386,15 @@ fn delete(
 fn with_metadata(network: &Network, what: &Metadata, new: &NewMetadata) -> Result<Network> {
     let mut network = network.clone();
     let refuse = |detail: &str| ApiError::new(ErrorCode::InvalidArg, detail);
+    // An empty one is none.
+    let text = new.text.clone().filter(|text| !text.is_empty());
     match what {
-        Metadata::Description => network.description = new.text.clone(),
+        Metadata::Description => network.description = text,
         Metadata::Title => {
             if new.text.as_ref().is_some_and(|title| title.contains('\n')) {
                 return Err(refuse("a title is one line"));
             }
-            network.title = new.text.clone();
+            network.title = text;
         }
         Metadata::Element(uri) => {
             let element = match (&new.text, &new.key) {
@@ -432,6 +473,22 @@ mod tests {
         assert!(error.contains("no tcp port 9005"), "{error}");
         delete(&mut forwards, &published((9000, 9010))).unwrap();
         assert_eq!(forwards[0].ranges, [ranges[2]]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_again_is_refused() {
+        let network = model::parse("<network><name>n</name><ip address='10.0.0.1'/></network>");
+        let network = network.unwrap();
+        assert_eq!(as_read_again(&network).as_ref(), Ok(&network));
+        for text in ["\u{1}", "\u{1b}[31m", "\u{fffe}"] {
+            let new = NewMetadata {
+                text: Some(text.to_owned()),
+                key: None,
+            };
+            let changed = with_metadata(&network, &Metadata::Title, &new).unwrap();
+            let error = as_read_again(&changed).unwrap_err();
+            assert_eq!(error.code, ErrorCode::InvalidArg, "{error}");
+        }
     }
 
     #[test]

@@ -39,7 +39,9 @@ pub(super) async fn drops(
                 output.data(line(record));
             }
             since = new.records.last().map_or(since, |record| record.number);
-            output.flush()?;
+            if !output.flush_to_reader()? {
+                return Ok(());
+            }
         }
     }
     all.records.retain(wanted);

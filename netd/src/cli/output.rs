@@ -48,16 +48,22 @@ impl Output {
 
     /// Prints it. A reader that has seen enough is no failure.
     pub fn flush(&mut self) -> Result<(), Failure> {
+        self.flush_to_reader().map(|_| ())
+    }
+
+    /// Prints it; `false` when nobody reads any more.
+    pub fn flush_to_reader(&mut self) -> Result<bool, Failure> {
         let text = std::mem::take(&mut self.text);
         let mut stdout = io::stdout().lock();
         match stdout
             .write_all(text.as_bytes())
             .and_then(|()| stdout.flush())
         {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::from(format!(
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(Failure::from(format!(
                 "cannot write to standard output: {error}"
             ))),
-            _ => Ok(()),
         }
     }
 }
