@@ -17,6 +17,9 @@ use element::Element;
 /// Namespace of the options that are passed to dnsmasq.
 pub const DNSMASQ_NAMESPACE: &str = "http://libvirt.org/schemas/network/dnsmasq/1.0";
 
+/// Longest definition that is read, without what stands in its `<metadata>`.
+const MAX_WITHOUT_METADATA: usize = 1 << 20;
+
 /// Reads a definition. Elements and attributes that nobody knows are passed over, as libvirt does.
 ///
 /// What has no meaning is not kept, so that a network read from its own canonical text is equal:
@@ -28,6 +31,14 @@ pub fn parse(text: &str) -> Result<Network, XmlError> {
         return Err(XmlError::Invalid(format!(
             "the root element is <{}>, not <network>",
             root.tag_name().name()
+        )));
+    }
+    let metadata = root.children().filter(|n| n.has_tag_name("metadata"));
+    let metadata: usize = metadata.map(|node| node.range().len()).sum();
+    if text.len() - metadata > MAX_WITHOUT_METADATA {
+        return Err(XmlError::Malformed(format!(
+            "{} bytes besides <metadata> are more than the {MAX_WITHOUT_METADATA} allowed",
+            text.len() - metadata
         )));
     }
     let name = Element::new(root, "")
