@@ -1,5 +1,6 @@
 //! Published ports: who reaches them, from where, and as whom.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -64,31 +65,59 @@ fn everything(guest: &str) -> String {
     forward("tcp", "", guest, &ranges) + &forward("udp", "", guest, &ranges)
 }
 
-/// Servers behind the single port, the range's ends, and where the excluded port would lead.
-fn serve_all(guest: &Guest, address: IpAddr) -> Result<Vec<(Server, Server)>> {
-    [
-        SINGLE,
-        RANGE,
-        RANGE + (LAST - FIRST),
-        RANGE + (EXCLUDED - FIRST),
-    ]
-    .into_iter()
-    .map(|port| serve(guest.netns(), SocketAddr::new(address, port)))
-    .collect()
+/// Servers at a guest's ports, by port.
+type Servers = BTreeMap<u16, (Server, Server)>;
+
+/// Servers behind the single port, the range's ends, and wherever a port that is not published would
+/// lead.
+fn serve_all(guest: &Guest, address: IpAddr) -> Result<Servers> {
+    let end = RANGE + (LAST - FIRST);
+    let leaks = [SINGLE + 1, RANGE - 1, end + 1, RANGE + (EXCLUDED - FIRST)];
+    [SINGLE, RANGE, end]
+        .into_iter()
+        .chain(leaks)
+        .map(|port| {
+            let servers = serve(guest.netns(), SocketAddr::new(address, port))?;
+            Ok((port, servers))
+        })
+        .collect()
+}
+
+/// How often each port of the guest was asked.
+fn asked(servers: &Servers, proto: &str) -> BTreeMap<u16, u64> {
+    let of = |(udp, tcp): &(Server, Server)| match proto {
+        "udp" => udp.received(),
+        _ => tcp.received(),
+    };
+    servers
+        .iter()
+        .map(|(port, both)| (*port, of(both)))
+        .collect()
 }
 
 /// One who asks: name, namespace, whom the guest sees, at which address.
 type Asker<'a> = (&'a str, &'a Netns, IpAddr, IpAddr);
 
-fn ask_all(askers: &[Asker<'_>]) -> Result<()> {
+fn ask_all(askers: &[Asker<'_>], servers: &Servers) -> Result<()> {
     for (name, netns, source, address) in askers {
         for proto in ["tcp", "udp"] {
-            for port in [PUBLIC, FIRST, LAST] {
+            for (port, inside) in [
+                (PUBLIC, SINGLE),
+                (FIRST, RANGE),
+                (LAST, RANGE + (LAST - FIRST)),
+            ] {
                 let to = SocketAddr::new(*address, port);
+                let mut before = asked(servers, proto);
                 let who = seen(netns, proto, to).with_context(|| format!("{name}, {proto}"))?;
                 ensure!(
                     who == Some(*source),
                     "{name}, {proto} {to}: {who:?}, not {source}"
+                );
+                let mut after = asked(servers, proto);
+                // The first datagram may have been asked for again.
+                ensure!(
+                    after.remove(&inside) > before.remove(&inside) && after == before,
+                    "{name}, {proto} {to} is not the guest's {inside}"
                 );
             }
             for port in [EXCLUDED, PUBLIC + 1, FIRST - 1, LAST + 1] {
@@ -132,8 +161,8 @@ fn p35_p62_published_ports_are_reached_from_everywhere() {
         lab.up(&network)?;
         let target = lab.member6(1, &network)?;
         let sibling = lab.member6(2, &network)?;
-        let _servers = serve_all(&target, Ipv4Addr::UNSPECIFIED.into())?;
-        let _servers6 = serve_all(&target, network.address6(11).into())?;
+        let servers = serve_all(&target, Ipv4Addr::UNSPECIFIED.into())?;
+        let servers6 = serve_all(&target, network.address6(11).into())?;
         let others: Vec<Network> = vec![
             Network::nat("nat", 3).ipv6(),
             Network::route("route", 4).ipv6(),
@@ -166,7 +195,7 @@ fn p35_p62_published_ports_are_reached_from_everywhere() {
             let own = IpAddr::from(other.address(10 + number));
             askers.push((&other.name, guest.netns(), own, host));
         }
-        ask_all(&askers)?;
+        ask_all(&askers, &servers)?;
         let (host, gateway) = (IpAddr::from(HOST6), IpAddr::from(network.address6(1)));
         let localhost = IpAddr::from(Ipv6Addr::LOCALHOST);
         let mut askers: Vec<Asker<'_>> = vec![
@@ -186,7 +215,7 @@ fn p35_p62_published_ports_are_reached_from_everywhere() {
             let own = IpAddr::from(other.address6(10 + number));
             askers.push((&other.name, guest.netns(), own, host));
         }
-        ask_all(&askers)
+        ask_all(&askers, &servers6)
     });
 }
 
@@ -313,12 +342,11 @@ fn p37_p08_other_traffic_is_untouched() {
     check(|lab| {
         lab.agent.start()?;
         let ranges = range(PUBLIC, PUBLIC, SINGLE) + &range(53, 53, SINGLE);
-        let network = Network::nat("default", 1).dns().with(&forwards(&forward(
-            "udp",
-            "",
-            "10.10.1.11",
-            &ranges,
-        )));
+        let known = "<dns><host ip='10.10.1.77'><hostname>known</hostname></host></dns>";
+        let network = Network::nat("default", 1)
+            .dns()
+            .with(known)
+            .with(&forwards(&forward("udp", "", "10.10.1.11", &ranges)));
         lab.up(&network)?;
         let target = lab.member(1, &network)?;
         let other = lab.member(2, &network)?;
@@ -333,10 +361,9 @@ fn p37_p08_other_traffic_is_untouched() {
             other => anyhow::bail!("{other:?}"),
         }
         ensure!(inside.received() == 0, "the target got what was not for it");
-        // The gateway's DNS is the network's own. It knows itself by its upstream or not at all.
-        let gateway = network.gateway().to_string();
-        let lookup = ["busybox", "nslookup", "-type=a", "localhost", &gateway];
-        other.netns().output(lookup)?;
+        // The gateway's DNS is the network's own.
+        let known = other.resolve("known", network.gateway())?;
+        ensure!(known == network.address(77), "{known}");
         ensure!(inside.received() == 0, "the gateway's DNS is gone");
         let who = seen(&lab.wan, "udp", at(HOST, 53).into())?;
         ensure!(who == Some(OUTSIDE.into()), "{who:?}");
@@ -448,16 +475,21 @@ fn p49_forwards_outlive_the_agent() {
         let network = Network::nat("default", 1).with(&forwards(&everything("10.10.1.11")));
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
-        let _servers = serve_all(&guest, Ipv4Addr::UNSPECIFIED.into())?;
-        let load = Load::udp(&lab.wan, at(HOST, PUBLIC))?;
+        let servers = serve_all(&guest, Ipv4Addr::UNSPECIFIED.into())?;
+        // The load has a port of its own beside those that are counted.
+        let _answer = Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, RANGE + 1))?;
+        let load = Load::udp(&lab.wan, at(HOST, FIRST + 1))?;
         let gateway = IpAddr::from(network.gateway());
         let all = |lab: &Lab| -> Result<()> {
             let host = IpAddr::from(HOST);
-            ask_all(&[
-                ("outside", &lab.wan, OUTSIDE.into(), host),
-                ("host", &lab.hv, gateway, host),
-                ("target", guest.netns(), gateway, host),
-            ])
+            ask_all(
+                &[
+                    ("outside", &lab.wan, OUTSIDE.into(), host),
+                    ("host", &lab.hv, gateway, host),
+                    ("target", guest.netns(), gateway, host),
+                ],
+                &servers,
+            )
         };
         all(lab)?;
         lab.agent.kill()?;
