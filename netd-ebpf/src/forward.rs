@@ -40,10 +40,14 @@ const OF_DEVICE: u32 = 2;
 /// Published at all of the host's addresses.
 pub const EVERYWHERE: u32 = 3;
 
+/// A device that has none of the host's addresses: the kernel's indices are positive `int`s.
+const OTHER_DEVICE: u32 = u32::MAX;
+
 /// Families whose published ports can be found.
 pub trait Finds: Family {
-    /// Is something published where packets of this key go? Then `found` receives it.
-    fn find(key: &FlowKey<Self::Addr>, found: &mut Forward<Self::Addr>) -> u32;
+    /// Is something published where packets of this key go? Then `found` receives it. What is
+    /// published at a device is found by those who come by it (`by`, an ifindex; 0: not by a wire).
+    fn find(key: &FlowKey<Self::Addr>, by: u32, found: &mut Forward<Self::Addr>) -> u32;
 }
 
 macro_rules! finds {
@@ -53,22 +57,23 @@ macro_rules! finds {
         #[inline(never)]
         extern "C" fn $find(
             key: *const FlowKey<<$family as Family>::Addr>,
+            by: u32,
             found: *mut Forward<<$family as Family>::Addr>,
         ) -> u32 {
             // SAFETY: callers pass references; null is checked.
             let (Some(key), Some(found)) = (unsafe { (key.as_ref(), found.as_mut()) }) else {
                 return NONE;
             };
-            look_up::<$family>(key, found)
+            look_up::<$family>(key, by, found)
         }
 
         impl Finds for $family {
             #[inline(always)]
-            fn find(key: &FlowKey<Self::Addr>, found: &mut Forward<Self::Addr>) -> u32 {
+            fn find(key: &FlowKey<Self::Addr>, by: u32, found: &mut Forward<Self::Addr>) -> u32 {
                 if !has_forwards() {
                     return NONE;
                 }
-                $find(key, found)
+                $find(key, by, found)
             }
         }
     };
@@ -78,7 +83,7 @@ finds!(V4: forward_find4);
 finds!(V6: forward_find6);
 
 #[inline(always)]
-fn look_up<F: Family>(key: &FlowKey<F::Addr>, found: &mut Forward<F::Addr>) -> u32 {
+fn look_up<F: Family>(key: &FlowKey<F::Addr>, by: u32, found: &mut Forward<F::Addr>) -> u32 {
     let port = u16::from_be_bytes(key.dport);
     let published = has_ports(key.proto) && maps::is_published(port);
     let whole = maps::control_flags() & CONTROL_WHOLE_ADDRESSES != 0;
@@ -112,7 +117,7 @@ fn look_up<F: Family>(key: &FlowKey<F::Addr>, found: &mut Forward<F::Addr>) -> u
     }
     query.data.address = F::ZERO;
     query.data.dev = owner;
-    if take::<F>(&query, found) {
+    if (by == 0 || by == owner) && take::<F>(&query, found) {
         return OF_DEVICE;
     }
     if maps::network(owner).is_some() && GATEWAY_SERVICES.contains(&port) {
@@ -142,7 +147,7 @@ fn take<F: Family>(
 #[inline(always)]
 pub fn is_taken<F: Finds>(back_key: &FlowKey<F::Addr>) -> bool {
     maps::is_published(u16::from_be_bytes(back_key.dport))
-        && F::find(back_key, &mut Forward::default()) != NONE
+        && F::find(back_key, 0, &mut Forward::default()) != NONE
 }
 
 /// What becomes of a packet of no known flow: it is for something published, or `first` says.
@@ -171,7 +176,13 @@ pub fn admit<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         return FIRST;
     }
     let mut forward = Forward::default();
-    let found = F::find(&packet.key, &mut forward);
+    // Guests come by no wire: to them, a device's addresses are the host's.
+    let by = if source.bridge == 0 {
+        source.ifindex
+    } else {
+        0
+    };
+    let found = F::find(&packet.key, by, &mut forward);
     if found == NONE {
         return FIRST;
     }
@@ -190,7 +201,7 @@ pub fn admit<F: Rejects>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         // Bound to a device, by its own definition or its network's (`<forward dev>`).
         inbound.device = network.uplink;
         if found == OF_DEVICE {
-            inbound.device = maps::owner_of::<F>(&packet.key.dst);
+            inbound.device = by;
         }
         if inbound.device != 0 && inbound.device != source.ifindex {
             return FIRST;
@@ -245,13 +256,17 @@ pub fn withdraw<F: Rejects>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         published = flow.partner(key.proto);
         (guest, port) = (key.src, key.sport);
     }
-    let mut forward = Forward::default();
-    if F::find(&published, &mut forward) == NONE
-        || forward.guest != guest
-        || forward.guest_port(published.dport) != port
-    {
-        F::remove(key);
+    // Which device it came by is not kept: one that would lead there is enough.
+    for by in [0, OTHER_DEVICE] {
+        let mut forward = Forward::default();
+        if F::find(&published, by, &mut forward) != NONE
+            && forward.guest == guest
+            && forward.guest_port(published.dport) == port
+        {
+            return LOOK;
+        }
     }
+    F::remove(key);
     LOOK
 }
 

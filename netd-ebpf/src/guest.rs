@@ -133,7 +133,7 @@ pub fn entry<F: Stages>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     // something published.
     if mode == Mode::Open
         && maps::bridge_of::<F>(packet.key.dst) == 0
-        && F::find(&packet.key, &mut Forward::default()) == forward::NONE
+        && F::find(&packet.key, 0, &mut Forward::default()) == forward::NONE
     {
         return PASS;
     }

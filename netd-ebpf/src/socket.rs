@@ -143,7 +143,7 @@ unsafe fn target<F: Finds + Loopback>(
         zero: [0; 3],
     };
     let mut forward = Forward::default();
-    let found = F::find(&key, &mut forward);
+    let found = F::find(&key, 0, &mut forward);
     if found == forward::NONE {
         return None;
     }

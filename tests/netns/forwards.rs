@@ -1,14 +1,13 @@
 //! Published ports: who reaches them, from where, and as whom.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::lab6::{HOST6, OUTSIDE6, check6};
-use netd_tests::published::{forward, forwards, range};
+use netd_tests::published::{Service, forward, forwards, range, seen};
 use netd_tests::traffic::{self, Load, Server, Verdict};
 use netd_tests::{Guest, Lab, Netns, Network, eventually};
 
@@ -21,42 +20,6 @@ const FIRST: u16 = 9000;
 const LAST: u16 = 9010;
 const EXCLUDED: u16 = 9005;
 
-/// A UDP and a TCP server at a port, both of which tell who asks.
-fn serve(netns: &Netns, address: SocketAddr) -> Result<(Server, Server)> {
-    let tell = |mut stream: std::net::TcpStream| {
-        let peer = stream.peer_addr()?.to_string();
-        stream.write_all(peer.as_bytes())
-    };
-    Ok((
-        Server::udp(netns, address)?,
-        Server::tcp(netns, address, tell)?,
-    ))
-}
-
-/// Whom the server at the other end sees; nothing when it is not reached.
-fn seen(netns: &Netns, proto: &str, to: SocketAddr) -> Result<Option<IpAddr>> {
-    if proto == "udp" {
-        return Ok(match traffic::ask_udp(netns, to)? {
-            Verdict::Answered(who) => Some(who.ip()),
-            _ => None,
-        });
-    }
-    let Ok(mut stream) = traffic::connect(netns, to) else {
-        return Ok(None);
-    };
-    ensure!(
-        stream.peer_addr()? == to,
-        "getpeername: {:?}",
-        stream.peer_addr()
-    );
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let who: SocketAddr = text
-        .parse()
-        .with_context(|| format!("{to} says {text:?}"))?;
-    Ok(Some(who.ip()))
-}
-
 /// Forwards of a single port and of a range, of both protocols.
 fn everything(guest: &str) -> String {
     let ranges = range(PUBLIC, PUBLIC, SINGLE)
@@ -65,40 +28,36 @@ fn everything(guest: &str) -> String {
     forward("tcp", "", guest, &ranges) + &forward("udp", "", guest, &ranges)
 }
 
-/// Servers at a guest's ports, by port.
-type Servers = BTreeMap<u16, (Server, Server)>;
+/// A guest's services, by port.
+type Services = BTreeMap<u16, Service>;
 
-/// Servers behind the single port, the range's ends, and wherever a port that is not published would
-/// lead.
-fn serve_all(guest: &Guest, address: IpAddr) -> Result<Servers> {
+/// Services behind the single port, the range's ends, and wherever a port that is not published
+/// would lead.
+fn serve_all(guest: &Guest, address: IpAddr) -> Result<Services> {
     let end = RANGE + (LAST - FIRST);
     let leaks = [SINGLE + 1, RANGE - 1, end + 1, RANGE + (EXCLUDED - FIRST)];
     [SINGLE, RANGE, end]
         .into_iter()
         .chain(leaks)
         .map(|port| {
-            let servers = serve(guest.netns(), SocketAddr::new(address, port))?;
-            Ok((port, servers))
+            let service = Service::start(guest.netns(), SocketAddr::new(address, port))?;
+            Ok((port, service))
         })
         .collect()
 }
 
 /// How often each port of the guest was asked.
-fn asked(servers: &Servers, proto: &str) -> BTreeMap<u16, u64> {
-    let of = |(udp, tcp): &(Server, Server)| match proto {
-        "udp" => udp.received(),
-        _ => tcp.received(),
-    };
-    servers
+fn asked(services: &Services, proto: &str) -> BTreeMap<u16, u64> {
+    services
         .iter()
-        .map(|(port, both)| (*port, of(both)))
+        .map(|(port, service)| (*port, service.received(proto)))
         .collect()
 }
 
 /// One who asks: name, namespace, whom the guest sees, at which address.
 type Asker<'a> = (&'a str, &'a Netns, IpAddr, IpAddr);
 
-fn ask_all(askers: &[Asker<'_>], servers: &Servers) -> Result<()> {
+fn ask_all(askers: &[Asker<'_>], services: &Services) -> Result<()> {
     for (name, netns, source, address) in askers {
         for proto in ["tcp", "udp"] {
             for (port, inside) in [
@@ -107,13 +66,13 @@ fn ask_all(askers: &[Asker<'_>], servers: &Servers) -> Result<()> {
                 (LAST, RANGE + (LAST - FIRST)),
             ] {
                 let to = SocketAddr::new(*address, port);
-                let mut before = asked(servers, proto);
+                let mut before = asked(services, proto);
                 let who = seen(netns, proto, to).with_context(|| format!("{name}, {proto}"))?;
                 ensure!(
                     who == Some(*source),
                     "{name}, {proto} {to}: {who:?}, not {source}"
                 );
-                let mut after = asked(servers, proto);
+                let mut after = asked(services, proto);
                 // The first datagram may have been asked for again.
                 ensure!(
                     after.remove(&inside) > before.remove(&inside) && after == before,
@@ -161,8 +120,8 @@ fn p35_p62_published_ports_are_reached_from_everywhere() {
         lab.up(&network)?;
         let target = lab.member6(1, &network)?;
         let sibling = lab.member6(2, &network)?;
-        let servers = serve_all(&target, Ipv4Addr::UNSPECIFIED.into())?;
-        let servers6 = serve_all(&target, network.address6(11).into())?;
+        let services = serve_all(&target, Ipv4Addr::UNSPECIFIED.into())?;
+        let services6 = serve_all(&target, network.address6(11).into())?;
         let others: Vec<Network> = vec![
             Network::nat("nat", 3).ipv6(),
             Network::route("route", 4).ipv6(),
@@ -195,7 +154,7 @@ fn p35_p62_published_ports_are_reached_from_everywhere() {
             let own = IpAddr::from(other.address(10 + number));
             askers.push((&other.name, guest.netns(), own, host));
         }
-        ask_all(&askers, &servers)?;
+        ask_all(&askers, &services)?;
         let (host, gateway) = (IpAddr::from(HOST6), IpAddr::from(network.address6(1)));
         let localhost = IpAddr::from(Ipv6Addr::LOCALHOST);
         let mut askers: Vec<Asker<'_>> = vec![
@@ -215,7 +174,7 @@ fn p35_p62_published_ports_are_reached_from_everywhere() {
             let own = IpAddr::from(other.address6(10 + number));
             askers.push((&other.name, guest.netns(), own, host));
         }
-        ask_all(&askers, &servers6)
+        ask_all(&askers, &services6)
     });
 }
 
@@ -239,25 +198,25 @@ fn p36_p38_a_port_may_belong_to_one_address() {
         ));
         lab.up(&network)?;
         let guests = [lab.member(1, &network)?, lab.member(2, &network)?];
-        let servers: Vec<Server> = guests
+        let services: Vec<Server> = guests
             .iter()
             .map(|guest| Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE)))
             .collect::<Result<_>>()?;
         let second = Ipv4Addr::new(198, 51, 100, 3);
         for (address, guest) in [(HOST, 0), (second, 1)] {
-            let before = servers[guest].received();
-            let who = seen(&lab.wan, "udp", at(address, PUBLIC).into())?;
+            let before = services[guest].received();
+            let who = seen(&lab.wan, "udp", at(address, PUBLIC))?;
             ensure!(who == Some(OUTSIDE.into()), "{address}: {who:?}");
             ensure!(
-                servers[guest].received() > before,
+                services[guest].received() > before,
                 "{address}: the wrong guest"
             );
         }
         // At loopback for the host alone.
-        let who = seen(&lab.hv, "udp", at(Ipv4Addr::LOCALHOST, 81).into())?;
+        let who = seen(&lab.hv, "udp", at(Ipv4Addr::LOCALHOST, 81))?;
         ensure!(who == Some(network.gateway().into()), "{who:?}");
         for netns in [&lab.wan, guests[1].netns()] {
-            let who = seen(netns, "udp", at(HOST, 81).into())?;
+            let who = seen(netns, "udp", at(HOST, 81))?;
             ensure!(
                 who.is_none(),
                 "a port at loopback is reached from elsewhere: {who:?}"
@@ -267,10 +226,10 @@ fn p36_p38_a_port_may_belong_to_one_address() {
         let delete = "forward delete default udp 8080 --address 198.51.100.2";
         lab.agent.ok(delete.split(' '))?;
         ensure!(
-            seen(&lab.wan, "udp", at(HOST, PUBLIC).into())?.is_none(),
+            seen(&lab.wan, "udp", at(HOST, PUBLIC))?.is_none(),
             "deleted, and there"
         );
-        let who = seen(&lab.wan, "udp", at(second, PUBLIC).into())?;
+        let who = seen(&lab.wan, "udp", at(second, PUBLIC))?;
         ensure!(who == Some(OUTSIDE.into()), "{who:?}");
         lab.hv
             .run(["ip", "addr", "del", "198.51.100.3/24", "dev", "uplink"])?;
@@ -307,25 +266,25 @@ fn p40_p41_modes_publish_and_keep_their_policy() {
         .zip(1..)
         .map(|(network, number)| lab.member(number, network))
         .collect::<Result<_>>()?;
-        let mut servers = Vec::new();
+        let mut services = Vec::new();
         for guest in &guests {
-            servers.push(serve(
+            services.push(Service::start(
                 guest.netns(),
-                at(Ipv4Addr::UNSPECIFIED, SINGLE).into(),
+                at(Ipv4Addr::UNSPECIFIED, SINGLE),
             )?);
         }
         for number in 1..=3u8 {
-            let to = at(HOST, PUBLIC + u16::from(number)).into();
+            let to = at(HOST, PUBLIC + u16::from(number));
             let who = seen(&lab.wan, "tcp", to)?;
             ensure!(who == Some(OUTSIDE.into()), "{number}: {who:?}");
         }
         // B's forward shows A's address; B's private address is nobody's business.
         let own = IpAddr::from(Ipv4Addr::new(10, 10, 1, 11));
-        let who = seen(guests[0].netns(), "tcp", at(HOST, PUBLIC + 3).into())?;
+        let who = seen(guests[0].netns(), "tcp", at(HOST, PUBLIC + 3))?;
         ensure!(who == Some(own), "{who:?}");
         let private = at(Ipv4Addr::new(10, 10, 3, 13), SINGLE);
         ensure!(
-            seen(guests[0].netns(), "tcp", private.into())?.is_none(),
+            seen(guests[0].netns(), "tcp", private)?.is_none(),
             "past the policy"
         );
         // The isolated guest reaches nothing outside by itself.
@@ -353,7 +312,7 @@ fn p37_p08_other_traffic_is_untouched() {
         let inside = Server::udp(target.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE))?;
         // Another host's port of that number.
         let _outside = Server::udp(&lab.wan, at(OUTSIDE, PUBLIC))?;
-        let who = seen(other.netns(), "udp", at(OUTSIDE, PUBLIC).into())?;
+        let who = seen(other.netns(), "udp", at(OUTSIDE, PUBLIC))?;
         ensure!(who == Some(HOST.into()), "{who:?}");
         // A guest's own port that is published is not what it leaves with.
         match traffic::ask_udp_from(other.netns(), PUBLIC, at(OUTSIDE, PUBLIC))? {
@@ -365,11 +324,11 @@ fn p37_p08_other_traffic_is_untouched() {
         let known = other.resolve("known", network.gateway())?;
         ensure!(known == network.address(77), "{known}");
         ensure!(inside.received() == 0, "the gateway's DNS is gone");
-        let who = seen(&lab.wan, "udp", at(HOST, 53).into())?;
+        let who = seen(&lab.wan, "udp", at(HOST, 53))?;
         ensure!(who == Some(OUTSIDE.into()), "{who:?}");
         // A service at loopback keeps its clients, and a socket its answers.
         let local = Server::udp(&lab.hv, at(Ipv4Addr::LOCALHOST, PUBLIC))?;
-        let who = seen(&lab.hv, "udp", at(Ipv4Addr::LOCALHOST, PUBLIC).into())?;
+        let who = seen(&lab.hv, "udp", at(Ipv4Addr::LOCALHOST, PUBLIC))?;
         ensure!(who == Some(Ipv4Addr::LOCALHOST.into()), "{who:?}");
         ensure!(local.received() > 0, "it was not asked");
         let socket = lab.hv.enter(|| UdpSocket::bind(at(HOST, PUBLIC)))??;
@@ -396,9 +355,9 @@ fn a_whole_address_is_a_guests() {
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
         let address = Ipv4Addr::new(198, 51, 100, 40);
-        let _servers = serve(guest.netns(), at(Ipv4Addr::UNSPECIFIED, 4000).into())?;
+        let _services = Service::start(guest.netns(), at(Ipv4Addr::UNSPECIFIED, 4000))?;
         for proto in ["tcp", "udp"] {
-            let who = seen(&lab.wan, proto, at(address, 4000).into())?;
+            let who = seen(&lab.wan, proto, at(address, 4000))?;
             ensure!(who == Some(OUTSIDE.into()), "{proto}: {who:?}");
         }
         lab.wan
@@ -415,7 +374,7 @@ fn p39_a_stream_follows_its_forward_and_others_notice_nothing() {
         let network = Network::nat("default", 1);
         lab.up(&network)?;
         let guests = [lab.member(1, &network)?, lab.member(2, &network)?];
-        let servers: Vec<Server> = guests
+        let services: Vec<Server> = guests
             .iter()
             .map(|guest| Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE)))
             .collect::<Result<_>>()?;
@@ -436,7 +395,7 @@ fn p39_a_stream_follows_its_forward_and_others_notice_nothing() {
         };
         ask()?;
         ensure!(
-            servers[0].received() == 1 && servers[1].received() == 0,
+            services[0].received() == 1 && services[1].received() == 0,
             "the first target"
         );
         for round in 0..10 {
@@ -446,10 +405,10 @@ fn p39_a_stream_follows_its_forward_and_others_notice_nothing() {
                 "forward add default udp 8080 10.10.1.1{}:80",
                 new + 1
             ))?;
-            let before = servers[old].received();
+            let before = services[old].received();
             ask()?;
             ensure!(
-                servers[old].received() == before,
+                services[old].received() == before,
                 "round {round}: the old target"
             );
             run(&format!(
@@ -475,7 +434,7 @@ fn p49_forwards_outlive_the_agent() {
         let network = Network::nat("default", 1).with(&forwards(&everything("10.10.1.11")));
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
-        let servers = serve_all(&guest, Ipv4Addr::UNSPECIFIED.into())?;
+        let services = serve_all(&guest, Ipv4Addr::UNSPECIFIED.into())?;
         // The load has a port of its own beside those that are counted.
         let _answer = Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, RANGE + 1))?;
         let load = Load::udp(&lab.wan, at(HOST, FIRST + 1))?;
@@ -488,7 +447,7 @@ fn p49_forwards_outlive_the_agent() {
                     ("host", &lab.hv, gateway, host),
                     ("target", guest.netns(), gateway, host),
                 ],
-                &servers,
+                &services,
             )
         };
         all(lab)?;
@@ -502,7 +461,7 @@ fn p49_forwards_outlive_the_agent() {
         ensure!(report.lost.is_empty(), "lost: {report:?}");
         lab.agent.ok(["net-destroy", "default"])?;
         for netns in [&lab.wan, &lab.hv] {
-            let who = seen(netns, "udp", at(HOST, PUBLIC).into())?;
+            let who = seen(netns, "udp", at(HOST, PUBLIC))?;
             ensure!(who.is_none(), "still published: {who:?}");
         }
         Ok(())
@@ -521,7 +480,7 @@ fn forwards_follow_names() {
             .dhcp("<host mac='52:54:00:00:00:99' name='fixed' ip='10.10.1.50'/>")
             .with(&forwards(&by_name));
         lab.up(&network)?;
-        let to = at(HOST, PUBLIC).into();
+        let to = at(HOST, PUBLIC);
         ensure!(
             seen(&lab.wan, "udp", to)?.is_none(),
             "nobody has the name yet"
@@ -541,7 +500,7 @@ fn forwards_follow_names() {
         let fixed = lab.plugged(2, &network.bridge())?;
         fixed.address("10.10.1.50/24", Some(&network.gateway().to_string()))?;
         let _fixed = Server::udp(fixed.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE))?;
-        let who = seen(&lab.wan, "udp", at(HOST, 81).into())?;
+        let who = seen(&lab.wan, "udp", at(HOST, 81))?;
         ensure!(who == Some(OUTSIDE.into()), "{who:?}");
         Ok(())
     });

@@ -1,17 +1,14 @@
 //! Where packets leave and behind which address follows the host's routes, addresses and
 //! neighbours.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, UDP};
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Frame, Netns, Network, Sniffer, Wire};
+use netd_tests::{Frame, Netns, Network, Sniffer, Tun, Wire};
 
 const PORT: u16 = 7000;
 /// Time within which paths follow what the host knows.
@@ -87,56 +84,14 @@ fn guests_hide_behind_the_address_the_host_would_use() {
     });
 }
 
-/// A device without link-layer header whose other end is the test.
-struct Tunnel(File);
-
-impl Tunnel {
-    fn new(netns: &Netns, name: &str) -> Result<Self> {
-        /// `struct ifreq` as TUNSETIFF reads it.
-        #[repr(C)]
-        struct Request {
-            name: [u8; 16],
-            flags: u16,
-            rest: [u8; 22],
-        }
-        /// `TUNSETIFF`.
-        const SET_INTERFACE: rustix::ioctl::Opcode = 0x4004_54ca;
-        /// `IFF_TUN | IFF_NO_PI`.
-        const BARE_PACKETS: u16 = 0x1001;
-
-        let mut request = Request {
-            name: [0; 16],
-            flags: BARE_PACKETS,
-            rest: [0; 22],
-        };
-        request.name[..name.len()].copy_from_slice(name.as_bytes());
-        // The device belongs to the namespace in which the file is opened.
-        let file = netns.enter(|| -> Result<File> {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/net/tun")?;
-            // SAFETY: TUNSETIFF reads a `struct ifreq`, which `Request` is as long as.
-            unsafe {
-                let set = rustix::ioctl::Setter::<SET_INTERFACE, Request>::new(request);
-                rustix::ioctl::ioctl(file.as_fd(), set)?;
-            }
-            Ok(file)
-        })??;
-        rustix::io::ioctl_fionbio(&file, true)?;
-        Ok(Self(file))
-    }
-
-    /// The next packet of that protocol.
-    fn packet(&mut self, protocol: u8) -> Result<Ipv4> {
-        netd_tests::eventually(SOON, || {
-            let mut buffer = [0; 2048];
-            let length = self.0.read(&mut buffer)?;
-            let packet = Ipv4::from_packet(&buffer[..length]).context("not IPv4")?;
-            ensure!(packet.protocol == protocol, "{packet:?}");
-            Ok(packet)
-        })
-    }
+/// The next packet of that protocol.
+fn next(tunnel: &Tun, protocol: u8) -> Result<Ipv4> {
+    netd_tests::eventually(SOON, || {
+        let bytes = tunnel.receive()?.context("nothing yet")?;
+        let packet = Ipv4::from_packet(&bytes).context("not IPv4")?;
+        ensure!(packet.protocol == protocol, "{packet:?}");
+        Ok(packet)
+    })
 }
 
 #[test]
@@ -147,7 +102,7 @@ fn errors_of_guests_pass_a_tunnel_translated() {
         lab.up(&default())?;
         let guest = lab.member(1, &default())?;
         guest.ping(&OUTSIDE.to_string())?;
-        let mut tunnel = Tunnel::new(&lab.hv, "tun9")?;
+        let tunnel = Tun::new(&lab.hv, "tun9")?;
         let (own, far) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(203, 0, 113, 9));
         lab.hv.address("tun9", &format!("{own}/24"))?;
         lab.hv
@@ -157,14 +112,13 @@ fn errors_of_guests_pass_a_tunnel_translated() {
         let send = || socket.send_to(b"out", at(far, PORT));
         let asked = netd_tests::eventually(SOON, || {
             send()?;
-            tunnel.packet(UDP)
+            next(&tunnel, UDP)
         })?;
         ensure!(asked.source == own && asked.destination == far, "{asked:?}");
         let port = asked.source_port().context("a port")?;
-        let mut answer = |data: &[u8]| -> Result<()> {
+        let answer = |data: &[u8]| -> Result<()> {
             let packet = Frame::udp((far, PORT), (own, port), data).packet();
-            tunnel.0.write_all(&packet)?;
-            Ok(())
+            tunnel.send(&packet)
         };
         answer(b"back")?;
         socket.set_read_timeout(Some(SOON))?;
@@ -178,7 +132,7 @@ fn errors_of_guests_pass_a_tunnel_translated() {
         // Now nobody listens.
         drop(socket);
         answer(b"too late")?;
-        let error = tunnel.packet(ICMP).context("the guest's error")?;
+        let error = next(&tunnel, ICMP).context("the guest's error")?;
         ensure!(error.icmp() == Some((3, 3)), "{error:?}");
         ensure!(error.source == own && error.destination == far, "{error:?}");
         ensure!(error.icmp_checksum_is_right(), "{error:?}");

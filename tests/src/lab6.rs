@@ -1,6 +1,6 @@
 //! The topology's IPv6 side.
 
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,6 +15,16 @@ pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 /// The outside host's address on that wire.
 const NEAR_FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+/// The hypervisor's addresses at its second NIC, see [`Lab::second_nic`].
+pub const HOST_LAN: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(192, 0, 2, 1),
+    Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 1),
+);
+/// The host on that wire.
+pub const LAN: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(192, 0, 2, 2),
+    Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 2),
+);
 
 /// An address and a port, for short.
 #[must_use]
@@ -60,6 +70,29 @@ impl Lab {
         let route = format!("ip -6 route add {}/64 via {HOST6}", network.address6(0));
         self.wan.run(route.split(' '))?;
         Ok(())
+    }
+
+    /// A host `lan0` at the hypervisor's second NIC, `lan`, which is its way to everywhere. The
+    /// NIC goes away with it.
+    ///
+    /// # Errors
+    /// It exists already.
+    pub fn second_nic(&self) -> Result<Netns> {
+        let lan = Netns::new("lan")?;
+        self.hv.veth("lan", &lan, "lan0")?;
+        for (netns, device, (v4, v6)) in [(&self.hv, "lan", HOST_LAN), (&lan, "lan0", LAN)] {
+            netns.address(device, &format!("{v4}/24"))?;
+            netns.address(device, &format!("{v6}/64"))?;
+            netns.wait_for_addresses(device)?;
+        }
+        let (v4, v6) = HOST_LAN;
+        for (to, via) in [("default", v4.to_string()), ("::/0", v6.to_string())] {
+            lan.run(["ip", "route", "add", to, "via", &via])?;
+        }
+        crate::eventually(Duration::from_secs(5), || {
+            lan.run(["ping", "-6", "-c1", "-W1", &v6.to_string()])
+        })?;
+        Ok(lan)
     }
 
     /// A host two IPv6 hops outside, behind a wire of that MTU.

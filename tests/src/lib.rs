@@ -28,6 +28,7 @@ pub mod snapshot;
 pub mod sniffer;
 pub mod tap;
 pub mod traffic;
+pub mod tunnel;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -47,6 +48,7 @@ pub use network::Network;
 pub use snapshot::Snapshot;
 pub use sniffer::Sniffer;
 pub use tap::Tap;
+pub use tunnel::{Tun, Tunnel};
 
 /// Runs a command to its end and returns what it printed to stdout; any other end than success is
 /// an error that shows the command and all it said.

@@ -1,4 +1,12 @@
-//! Published ports as tests write them.
+//! Published ports as tests write them, and services that tell who asked.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::Netns;
+use crate::traffic::{self, Server, Verdict};
 
 /// One `<netd:portForward>`.
 #[must_use]
@@ -19,4 +27,73 @@ pub fn forwards(forwards: &str) -> String {
         "<metadata><netd:forwards xmlns:netd='urn:netd:network:1'>{forwards}</netd:forwards>\
          </metadata>"
     )
+}
+
+/// One port of both protocols.
+#[must_use]
+pub fn both(scope: &str, guest: &str, port: u16, to: u16) -> String {
+    let range = range(port, port, to);
+    forward("tcp", scope, guest, &range) + &forward("udp", scope, guest, &range)
+}
+
+/// A UDP and a TCP server at a port, both of which tell who asks.
+#[derive(Debug)]
+pub struct Service {
+    udp: Server,
+    tcp: Server,
+}
+
+impl Service {
+    /// Serves at an address of the namespace.
+    ///
+    /// # Errors
+    /// The address is in use or not one of the namespace.
+    pub fn start(netns: &Netns, address: impl Into<SocketAddr>) -> Result<Self> {
+        let address = address.into();
+        let tell = |mut stream: TcpStream| {
+            let peer = stream.peer_addr()?.to_string();
+            stream.write_all(peer.as_bytes())
+        };
+        Ok(Self {
+            udp: Server::udp(netns, address)?,
+            tcp: Server::tcp(netns, address, tell)?,
+        })
+    }
+
+    /// Datagrams or connections of the protocol, `udp` or `tcp`, that arrived so far.
+    #[must_use]
+    pub fn received(&self, proto: &str) -> u64 {
+        match proto {
+            "udp" => self.udp.received(),
+            _ => self.tcp.received(),
+        }
+    }
+}
+
+/// Whom the [`Service`] at the other end sees; nothing when none is reached.
+///
+/// # Errors
+/// The client does not speak with whom it asked, or something else answered.
+pub fn seen(netns: &Netns, proto: &str, to: impl Into<SocketAddr>) -> Result<Option<IpAddr>> {
+    let to = to.into();
+    if proto == "udp" {
+        return Ok(match traffic::ask_udp(netns, to)? {
+            Verdict::Answered(who) => Some(who.ip()),
+            _ => None,
+        });
+    }
+    let Ok(mut stream) = traffic::connect(netns, to) else {
+        return Ok(None);
+    };
+    ensure!(
+        stream.peer_addr()? == to,
+        "getpeername: {:?}",
+        stream.peer_addr()
+    );
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let who: SocketAddr = text
+        .parse()
+        .with_context(|| format!("{to} says {text:?}"))?;
+    Ok(Some(who.ip()))
 }
