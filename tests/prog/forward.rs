@@ -364,14 +364,20 @@ fn p38_addresses_have_ports_of_their_own() {
     reaches(&mut lab, "up1", UP0, 2, Some(0));
     reaches(&mut lab, "up1", UP1, 3, Some(1));
     reaches(&mut lab, "up0", PLAIN0, 4, Some(2));
-    // Of the device's address, but by another device: bound is bound.
-    reaches(&mut lab, "up0", UP1, 5, None);
+    // The device's address, but by another device: what is bound to the device does not fit.
+    reaches(&mut lab, "up0", UP1, 5, Some(2));
     lab.unpublish(Published {
         at: (None, UP0, 8080),
         ..web(TCP)
     });
     reaches(&mut lab, "up0", UP0, 6, Some(2));
     reaches(&mut lab, "up1", UP1, 7, Some(1));
+    lab.unpublish(Published {
+        at: (None, [0; 4], 8080),
+        ..web(TCP)
+    });
+    reaches(&mut lab, "up0", UP1, 8, None);
+    reaches(&mut lab, "up1", UP1, 9, Some(1));
 }
 
 /// A running stream goes to the new guest with its next packet; flows of other forwards stay.
