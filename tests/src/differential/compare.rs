@@ -31,6 +31,8 @@ pub struct Difference<'a> {
     pub note: Option<String>,
     /// Did the peer send something of this protocol, which has no ports, to the hypervisor itself?
     pub host_was_sent: bool,
+    /// Did netd, and not the kernel, pass this protocol to the same peer for another guest?
+    pub another_was_given: bool,
 }
 
 /// Are they the same? Both are sorted.

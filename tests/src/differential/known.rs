@@ -169,6 +169,19 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        name: "what the host was sent took no protocol before",
+        why: "the same, when connection tracking has forgotten the packet to the host: netd has \
+              given the protocol to another guest meanwhile",
+        goes_on: false,
+        applies: |difference| {
+            difference.host_was_sent
+                && difference.another_was_given
+                && difference.sender.place == Place::Nat
+                && matches!(difference.kernel, [one] if one.origin == Origin::Sender)
+                && matches!(difference.netd, [one] if is_prohibition(one))
+        },
+    },
+    Known {
         name: "a range of ports is SCTP's, too",
         why: "libvirt's rules hide TCP and UDP alone behind the ports of a network's <port>; netd \
               does so with every protocol that has ports",

@@ -52,6 +52,8 @@ pub struct Session<'a> {
     taken: HashMap<(usize, u8, craft::Spot, u16), Holder>,
     /// Who outside sent which protocol without ports to the hypervisor.
     sent_to_host: HashSet<(IpAddr, u8)>,
+    /// Which guests netd alone gave such a protocol to, by the same.
+    given: HashMap<(IpAddr, u8), HashSet<IpAddr>>,
 }
 
 /// The conversations that a port may belong to.
@@ -93,6 +95,7 @@ impl<'a> Session<'a> {
             cut: HashSet::new(),
             taken: HashMap::new(),
             sent_to_host: HashSet::new(),
+            given: HashMap::new(),
         }
     }
 
@@ -248,6 +251,14 @@ impl<'a> Session<'a> {
                 }
                 continue;
             }
+            let both = peer_and_protocol(conversation, &event.step);
+            let sender = conversation.spot(event.step.from).0;
+            if kernel.is_empty()
+                && let (Some(both), [Arrival { origin, .. }]) = (both, &netd[..])
+                && *origin == Origin::Sender
+            {
+                self.given.entry(both).or_default().insert(sender);
+            }
             let difference = Difference {
                 number: event.number,
                 conversation,
@@ -258,8 +269,10 @@ impl<'a> Session<'a> {
                 kernel: &kernel,
                 netd: &netd,
                 note,
-                host_was_sent: peer_and_protocol(conversation, &event.step)
-                    .is_some_and(|both| self.sent_to_host.contains(&both)),
+                host_was_sent: both.is_some_and(|both| self.sent_to_host.contains(&both)),
+                another_was_given: both
+                    .and_then(|both| self.given.get(&both))
+                    .is_some_and(|guests| guests.iter().any(|guest| *guest != sender)),
             };
             let known = explain(&difference);
             unexplained |= known.is_none();
