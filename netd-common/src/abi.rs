@@ -645,7 +645,7 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Device>() == 32);
     assert!(size_of::<DropEvent>() == 64);
-    assert!(size_of::<Control>() == 88);
+    assert!(size_of::<Control>() == 96);
     assert!(size_of::<PeerKey<Addr6>>() == 32);
     assert!(size_of::<Peer<Addr6>>() == 20);
 };

@@ -13,6 +13,8 @@ pub mod proto {
     pub const UDP: u8 = 17;
     /// DCCP (RFC 4340), whose ports and checksum lie where UDP has them.
     pub const DCCP: u8 = 33;
+    /// GRE (RFC 2784).
+    pub const GRE: u8 = 47;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
     /// SCTP.
@@ -164,10 +166,14 @@ pub enum Timeout {
     Generic = 14,
     /// First fragments, waiting for the others.
     Fragment = 15,
+    /// GRE, not answered or answered once.
+    Gre = 16,
+    /// GRE, both sides talking.
+    GreStream = 17,
 }
 
 /// Number of [`Timeout`]s.
-pub const TIMEOUTS: usize = 16;
+pub const TIMEOUTS: usize = 18;
 
 /// Netfilter's defaults (`nf_conntrack_*_timeout`, `ipfrag_time`) in [`crate::abi::tick`]s.
 pub const DEFAULT_TIMEOUTS: [u32; TIMEOUTS] = [
@@ -187,6 +193,8 @@ pub const DEFAULT_TIMEOUTS: [u32; TIMEOUTS] = [
     ticks(3),
     ticks(600),
     ticks(30),
+    ticks(30),
+    ticks(180),
 ];
 
 impl Timeout {
@@ -214,6 +222,10 @@ impl Timeout {
                 State::New | State::Answered => Self::SctpOpening,
                 State::Established => Self::SctpEstablished,
                 _ => Self::SctpClosing,
+            },
+            proto::GRE => match state {
+                State::New | State::Answered => Self::Gre,
+                _ => Self::GreStream,
             },
             _ => Self::Generic,
         }
@@ -297,7 +309,9 @@ mod tests {
         assert_eq!(of(proto::UDP, State::New), ticks(30));
         assert_eq!(of(proto::UDP, State::Established), ticks(120));
         assert_eq!(of(proto::SCTP, State::Established), ticks(210));
-        assert_eq!(of(47, State::New), ticks(600));
+        assert_eq!(of(proto::GRE, State::New), ticks(30));
+        assert_eq!(of(proto::GRE, State::Established), ticks(180));
+        assert_eq!(of(50, State::New), ticks(600));
     }
 
     #[test]

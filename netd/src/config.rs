@@ -96,6 +96,10 @@ pub struct Timeouts {
     pub sctp_established: Seconds,
     /// SCTP that is shutting down.
     pub sctp_closing: Seconds,
+    /// GRE without an answer.
+    pub gre: Seconds,
+    /// GRE in both directions.
+    pub gre_stream: Seconds,
     /// Any other protocol.
     pub generic: Seconds,
     /// What is known of a packet's later fragments.
@@ -119,6 +123,8 @@ impl Default for Timeouts {
             sctp_opening: Seconds(10),
             sctp_established: Seconds(210),
             sctp_closing: Seconds(3),
+            gre: Seconds(30),
+            gre_stream: Seconds(180),
             generic: Seconds(600),
             fragment: Seconds(30),
         }
@@ -145,6 +151,8 @@ impl Timeouts {
             (Timeout::SctpOpening, self.sctp_opening),
             (Timeout::SctpEstablished, self.sctp_established),
             (Timeout::SctpClosing, self.sctp_closing),
+            (Timeout::Gre, self.gre),
+            (Timeout::GreStream, self.gre_stream),
             (Timeout::Generic, self.generic),
             (Timeout::Fragment, self.fragment),
         ] {
