@@ -392,7 +392,7 @@ mod tests {
             .collect();
         assert_eq!(parse(&uncommented), Ok(Config::default()), "{uncommented}");
         let settings = uncommented.lines().filter(|line| line.contains('='));
-        assert_eq!(settings.count(), 18);
+        assert_eq!(settings.count(), 20);
     }
 
     #[test]

@@ -51,9 +51,8 @@ impl Inner {
         let entry = self.networks.get(uuid)?;
         let live = entry.live.as_ref().filter(|_| affect.live);
         let config = entry.config.as_ref().filter(|_| affect.config);
-        let change = |network: &Network| as_read_again(&change(network)?);
         let new_live = live.map(|live| change(&live.network)).transpose()?;
-        let new_config = config.map(change).transpose()?;
+        let new_config = config.map(&change).transpose()?;
         let old_config = config.cloned();
         if let Some(new) = &new_config {
             model::check_define(new)?;
@@ -90,30 +89,45 @@ impl Inner {
             bridge: live.bridge,
             ports: live.ports.clone(),
         };
-        // What does not work already is not this change's fault.
-        let before = self.converge().await;
         // The record first: an agent that dies half way goes on with it.
         self.store.save_active(&new, &data)?;
-        let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
+        let old = self.run_with(uuid, new.clone())?;
+        let errors = self.converge().await;
+        if errors.is_empty() {
+            self.warn_of_listeners(uuid);
             return Ok(());
-        };
-        let old = std::mem::replace(&mut live.network, new);
-        let mut errors = self.converge().await.into_iter();
-        let Some(error) = errors.find(|error| !before.contains(error)) else {
+        }
+        self.run_with(uuid, old.clone())?;
+        let without = self.converge().await;
+        // What does not work without the change either is not its fault.
+        let Some(error) = errors.into_iter().find(|error| !without.contains(error)) else {
+            self.run_with(uuid, new)?;
+            for error in self.converge().await {
+                tracing::error!(%error, "left behind by the change");
+            }
             self.warn_of_listeners(uuid);
             return Ok(());
         };
-        tracing::warn!(network = old.name, %error, "a change failed, taking it back");
+        tracing::warn!(network = old.name, %error, "a change failed, it was taken back");
         if let Err(error) = self.store.save_active(&old, &data) {
             tracing::error!(network = old.name, %error, "the record stays changed");
         }
-        if let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() {
-            live.network = old;
-        }
-        for error in self.converge().await {
+        for error in without {
             tracing::error!(%error, "left behind by the change");
         }
         Err(error)
+    }
+
+    /// Put a definition in the place of the one that an active network runs with; returns that.
+    fn run_with(&mut self, uuid: Uuid, new: Network) -> Result<Network> {
+        let live = self.networks.get_mut(uuid)?.live.as_mut();
+        let live = live.ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::OperationInvalid,
+                format!("network '{}' is not running", new.name),
+            )
+        })?;
+        Ok(std::mem::replace(&mut live.network, new))
     }
 
     /// May the network publish what it does: has nobody else these ports?
@@ -123,12 +137,13 @@ impl Inner {
         if let Some(conflict) = state::conflict(network, &active) {
             return Err(failed(conflict.to_string()));
         }
-        let forwards = network.extensions()?.forwards;
+        let extensions = network.extensions()?;
+        let forwards = &extensions.forwards;
         if forwards.is_empty() {
             return Ok(());
         }
         let reserved = Ports::read().map_err(ApiError::internal)?;
-        for forward in &forwards {
+        for forward in forwards {
             // Without ranges the address is the guest's, and its ports are nobody's reservation.
             let spans = forward.spans();
             let mut ports = spans.iter().flat_map(|span| span.first..=span.last);
@@ -153,8 +168,8 @@ impl Inner {
             return;
         };
         // A definition whose metadata cannot be read is never started.
-        let forwards = network.extensions().unwrap_or_default().forwards;
-        for warning in listeners::warnings(&forwards) {
+        let extensions = network.extensions().unwrap_or_default();
+        for warning in listeners::warnings(&extensions.forwards) {
             tracing::warn!(network = network.name, "{warning}");
         }
     }
@@ -181,7 +196,7 @@ impl Inner {
         let entries = entries.filter(|(uuid, _)| wanted.is_none_or(|wanted| wanted == **uuid));
         let mut all = Vec::new();
         for (_, entry) in entries {
-            let of = |network: &Network| Ok::<_, ApiError>(network.extensions()?.forwards);
+            let of = |network: &Network| Ok::<_, ApiError>(network.extensions()?.forwards.clone());
             let Some(network) = entry.network() else {
                 continue;
             };
@@ -226,9 +241,8 @@ impl Inner {
         new: &NewMetadata,
         affect: Affect,
     ) -> Result<()> {
-        self.change(uuid, affect, |network| with_metadata(network, what, new))
-            .await
-            .map(drop)
+        let with = |network: &Network| as_read_again(&with_metadata(network, what, new)?);
+        self.change(uuid, affect, with).await.map(drop)
     }
 
     /// Read the definitions on disk again, and let active networks do what theirs says to netd.
@@ -301,7 +315,7 @@ fn own_element(network: &Network) -> Option<&MetadataElement> {
 
 /// The network with a change of its forwards.
 fn act(network: &Network, action: &ForwardAction) -> Result<Network> {
-    let mut forwards = network.extensions()?.forwards;
+    let mut forwards = network.extensions()?.forwards.clone();
     match action {
         ForwardAction::Add(new) => add(&mut forwards, new),
         ForwardAction::Delete(published) => delete(&mut forwards, published).map_err(|detail| {

@@ -42,33 +42,31 @@ where
     /// Make the trie hold exactly (without `prune`: at least) `wanted`; returns whether it changed.
     /// An entry that is to lead elsewhere does so at once, without having been away.
     pub fn apply(&mut self, wanted: &Entries<A>, prune: bool) -> Result<bool> {
-        let held = match self.held.take() {
+        // After an error it is read again.
+        let mut held = match self.held.take() {
             Some(held) => held,
             None => self.read()?,
         };
-        let mut now = held.clone();
-        let mut changed = false;
-        for ((key, len), forward) in wanted {
-            if held.get(&(*key, *len)) == Some(forward) {
-                continue;
-            }
+        let entries = wanted.iter();
+        let new: Vec<_> = entries
+            .filter(|(entry, forward)| held.get(*entry) != Some(*forward))
+            .collect();
+        let is_stale = |entry: &&(ForwardKey<A>, u32)| prune && !wanted.contains_key(*entry);
+        let stale: Vec<_> = held.keys().filter(is_stale).copied().collect();
+        let changed = !new.is_empty() || !stale.is_empty();
+        for ((key, len), forward) in new {
             self.map
                 .insert(&lpm_trie::Key::new(*len, *key), *forward, 0)
                 .map_err(error("write", self.name))?;
-            now.insert((*key, *len), *forward);
-            changed = true;
+            held.insert((*key, *len), *forward);
         }
-        if prune {
-            for (key, len) in held.keys().filter(|entry| !wanted.contains_key(entry)) {
-                self.map
-                    .remove(&lpm_trie::Key::new(*len, *key))
-                    .map_err(error("remove from", self.name))?;
-                now.remove(&(*key, *len));
-                changed = true;
-            }
+        for (key, len) in stale {
+            self.map
+                .remove(&lpm_trie::Key::new(len, key))
+                .map_err(error("remove from", self.name))?;
+            held.remove(&(key, len));
         }
-        // After an error it is read again.
-        self.held = Some(now);
+        self.held = Some(held);
         Ok(changed)
     }
 

@@ -46,10 +46,10 @@ pub fn check_interface_name(name: &str) -> Result<(), &'static str> {
         Err("is not the name of an interface")
     } else if name.len() > MAX_INTERFACE {
         Err("is longer than 15 bytes")
-    } else if name
-        .contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control())
-    {
+    } else if name.contains(|c: char| "/:%".contains(c) || c.is_whitespace() || c.is_control()) {
         Err("contains '/', ':', '%', a blank or a control character")
+    } else if name.contains(['\u{fffe}', '\u{ffff}']) {
+        Err("contains a character that XML has not")
     } else {
         Ok(())
     }

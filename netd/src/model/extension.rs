@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use roxmltree::Node;
 
@@ -22,7 +22,7 @@ use super::error::XmlError;
 use super::guard::{self, AntiSpoof, HostAccess};
 use super::port_forward::{self, PortForward};
 use super::types::{ForwardMode, Ip, MetadataElement, Network};
-use super::xml;
+use super::xml::{self, METADATA_LEVEL};
 
 /// Namespace of the elements that speak to netd.
 pub const NETD_NAMESPACE: &str = "urn:netd:network:1";
@@ -109,7 +109,15 @@ struct Known {
     mode: ForwardMode,
     ips: Vec<Ip>,
     elements: Vec<MetadataElement>,
-    said: Result<Extensions, XmlError>,
+    said: Result<Arc<Extensions>, XmlError>,
+}
+
+fn is_long(elements: &[&MetadataElement]) -> bool {
+    elements
+        .iter()
+        .map(|element| element.xml.len())
+        .sum::<usize>()
+        >= LONG
 }
 
 impl Known {
@@ -128,18 +136,34 @@ impl Network {
     /// # Errors
     /// An element or attribute that does not exist, a value that is not allowed, or a
     /// contradiction: what is meant for netd is never passed over.
-    pub fn extensions(&self) -> Result<Extensions, XmlError> {
+    pub fn extensions(&self) -> Result<Arc<Extensions>, XmlError> {
+        let elements = self.own_elements();
+        if !is_long(&elements) {
+            return self.read_extensions(&elements).map(Arc::new);
+        }
+        let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.iter().find(|known| known.is_of(self, &elements));
+        let said = found.map(|known| known.said.clone());
+        drop(known);
+        said.unwrap_or_else(|| {
+            let said = self.read_extensions(&elements).map(Arc::new);
+            self.remember(said.clone());
+            said
+        })
+    }
+
+    fn own_elements(&self) -> Vec<&MetadataElement> {
         let own = |m: &&MetadataElement| m.namespace == NETD_NAMESPACE;
-        let elements: Vec<&MetadataElement> = self.metadata.iter().filter(own).collect();
-        let length: usize = elements.iter().map(|element| element.xml.len()).sum();
-        if length < LONG {
-            return self.read_extensions(&elements);
+        self.metadata.iter().filter(own).collect()
+    }
+
+    /// What the network's elements say needs not be read again, if that is long.
+    fn remember(&self, said: Result<Arc<Extensions>, XmlError>) {
+        let elements = self.own_elements();
+        if !is_long(&elements) {
+            return;
         }
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.iter().find(|known| known.is_of(self, &elements)) {
-            return known.said.clone();
-        }
-        let said = self.read_extensions(&elements);
         if known.len() == KNOWN_MOST {
             known.pop_front();
         }
@@ -148,9 +172,8 @@ impl Network {
             mode: self.mode(),
             ips: self.ips.clone(),
             elements: elements.into_iter().cloned().collect(),
-            said: said.clone(),
+            said,
         });
-        said
     }
 
     fn read_extensions(&self, elements: &[&MetadataElement]) -> Result<Extensions, XmlError> {
@@ -183,21 +206,27 @@ impl Network {
     /// A forward breaks a rule, or what the definition says already cannot be read. Nothing is
     /// changed then.
     pub fn set_forwards(&mut self, forwards: Vec<PortForward>) -> Result<(), XmlError> {
+        let Extensions {
+            nat,
+            host,
+            antispoof,
+            ..
+        } = *self.extensions()?;
+        if !forwards.is_empty() {
+            port_forward::check(self, &forwards)?;
+        }
         let extensions = Extensions {
+            nat,
             forwards,
-            ..self.extensions()?
+            host,
+            antispoof,
         };
-        let element = extensions.to_xml();
-        let mut changed = self.clone();
-        changed.set_metadata(
-            NETD_NAMESPACE,
-            element
-                .as_deref()
-                .map(MetadataElement::from_xml)
-                .transpose()?,
-        );
-        changed.extensions()?;
-        *self = changed;
+        let element = extensions.to_xml().map(|xml| MetadataElement {
+            namespace: NETD_NAMESPACE.to_owned(),
+            xml,
+        });
+        self.set_metadata(NETD_NAMESPACE, element);
+        self.remember(Ok(Arc::new(extensions)));
         Ok(())
     }
 
@@ -223,7 +252,8 @@ impl Network {
 }
 
 impl Extensions {
-    /// The element that says all this; `None` when there is nothing to say.
+    /// The element that says all this, as it stands in a definition; `None` when there is nothing
+    /// to say.
     fn to_xml(&self) -> Option<String> {
         let Self {
             nat,
@@ -231,18 +261,17 @@ impl Extensions {
             host,
             antispoof,
         } = self;
-        let mut elements = Vec::new();
-        if let Some(nat) = nat {
-            elements.push(nat.to_xml());
-        }
-        elements.extend(host.map(guard::write_host));
-        elements.extend(antispoof.map(guard::write_antispoof));
-        if !forwards.is_empty() {
-            let mut text = String::new();
-            port_forward::write(forwards, &mut text);
-            elements.push(text);
-        }
-        let declaration = format!(" xmlns:netd='{NETD_NAMESPACE}'");
+        let small = [
+            nat.map(NatBehaviour::to_xml),
+            host.map(guard::write_host),
+            antispoof.map(guard::write_antispoof),
+        ];
+        let small: Vec<String> = small.into_iter().flatten().collect();
+        let is_alone = small.len() + usize::from(!forwards.is_empty()) == 1;
+        let level = METADATA_LEVEL + usize::from(!is_alone);
+        let forwards = (!forwards.is_empty()).then(|| port_forward::write(forwards, level));
+        let mut elements: Vec<String> = small.into_iter().chain(forwards).collect();
+        let declaration = format!(" xmlns:netd=\"{NETD_NAMESPACE}\"");
         match elements.as_mut_slice() {
             [] => None,
             [only] => {
@@ -251,10 +280,16 @@ impl Extensions {
                 only.insert_str(end, &declaration);
                 Some(std::mem::take(only))
             }
-            several => Some(format!(
-                "<netd:{CONTAINER}{declaration}>{}</netd:{CONTAINER}>",
-                several.concat()
-            )),
+            several => {
+                let mut out = format!("<netd:{CONTAINER}{declaration}>");
+                for element in several {
+                    xml::line(&mut out, level);
+                    out.push_str(element);
+                }
+                xml::line(&mut out, METADATA_LEVEL);
+                out.push_str(&format!("</netd:{CONTAINER}>"));
+                Some(out)
+            }
         }
     }
 }
@@ -271,6 +306,14 @@ impl NatBehaviour {
         out.push_str("/>");
         out
     }
+}
+
+/// An error at an element of that name in the network's metadata.
+pub(super) fn refusal(network: &Network, element: &str, detail: impl Display) -> XmlError {
+    XmlError::Invalid(format!(
+        "network '{}', <netd:{element}> in <metadata>: {detail}",
+        network.name.escape_debug(),
+    ))
 }
 
 /// A piece of a definition for a message: no more of it than can be read, and nothing in it that
@@ -307,11 +350,7 @@ impl Reader<'_> {
 
     /// An error at this element.
     pub fn refuse(&self, node: Node<'_, '_>, detail: impl Display) -> XmlError {
-        XmlError::Invalid(format!(
-            "network '{}', <netd:{}> in <metadata>: {detail}",
-            self.0.name.escape_debug(),
-            shown(node.tag_name().name())
-        ))
+        refusal(self.0, &shown(node.tag_name().name()), detail)
     }
 
     /// Reads one element that is not the container.

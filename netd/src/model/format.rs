@@ -50,7 +50,7 @@ pub fn format(network: &Network, options: FormatOptions) -> String {
     if !network.metadata.is_empty() {
         w.start(Tag::new("metadata"));
         for element in &network.metadata {
-            w.line(&element.indented(w.level));
+            w.line(&element.xml);
         }
         w.end("metadata");
     }

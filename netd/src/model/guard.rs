@@ -150,7 +150,7 @@ mod tests {
         // What is written anew says the same.
         network.set_forwards(Vec::new()).unwrap();
         assert_eq!(network.extensions().as_ref(), Ok(&extensions));
-        Ok(extensions)
+        Ok(Extensions::clone(&extensions))
     }
 
     #[test]

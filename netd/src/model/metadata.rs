@@ -19,7 +19,7 @@ impl MetadataElement {
         match root.tag_name().namespace() {
             Some(namespace) => Ok(Self {
                 namespace: namespace.to_owned(),
-                xml: xml::renamed_text(root, 0, Names::AsWritten),
+                xml: xml::renamed_text(root, xml::METADATA_LEVEL, Names::AsWritten),
             }),
             None => Err(XmlError::Invalid(format!(
                 "<{}> under <metadata> has no namespace",
@@ -101,17 +101,17 @@ mod tests {
             ("<a/>", "<k:a xmlns:k=\"urn:x\"/>", "<a/>"),
             (
                 "<a b='c'><d>e</d><f/></a>",
-                "<k:a xmlns:k=\"urn:x\" b=\"c\">\n  <k:d>e</k:d>\n  <k:f/>\n</k:a>",
+                "<k:a xmlns:k=\"urn:x\" b=\"c\">\n      <k:d>e</k:d>\n      <k:f/>\n    </k:a>",
                 "<a b=\"c\">\n  <d>e</d>\n  <f/>\n</a>",
             ),
             (
                 "<n:a xmlns:n='urn:x'><n:b/></n:a>",
-                "<n:a xmlns:n=\"urn:x\" xmlns:k=\"urn:x\">\n  <n:b/>\n</n:a>",
+                "<n:a xmlns:n=\"urn:x\" xmlns:k=\"urn:x\">\n      <n:b/>\n    </n:a>",
                 "<a>\n  <b/>\n</a>",
             ),
             (
                 "<a><b xmlns='urn:o'><c/></b></a>",
-                "<k:a xmlns:k=\"urn:x\">\n  <b xmlns=\"urn:o\">\n    <c/>\n  </b>\n</k:a>",
+                "<k:a xmlns:k=\"urn:x\">\n      <b xmlns=\"urn:o\">\n        <c/>\n      </b>\n    </k:a>",
                 "<a>\n  <b xmlns=\"urn:o\">\n    <c/>\n  </b>\n</a>",
             ),
         ] {

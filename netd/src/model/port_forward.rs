@@ -14,6 +14,7 @@
 //! ```
 
 mod read;
+mod rules;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,8 +24,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::types::Family;
-use super::xml::write_attribute;
+use super::xml::{line, write_attribute};
 pub(super) use read::read;
+pub(super) use rules::check;
 
 /// What arrives for some ports of the host, and the guest that gets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -295,8 +297,8 @@ impl PortForward {
         spans
     }
 
-    /// Adds the element to `out`, its prefix `netd`.
-    fn write(&self, out: &mut String) {
+    /// Adds the element to `out`, its prefix `netd`, at that depth of a definition.
+    fn write(&self, out: &mut String, level: usize) {
         let Self {
             protocol,
             address,
@@ -313,6 +315,10 @@ impl PortForward {
             write_attribute(out, "dev", dev);
         }
         write_attribute(out, "guest", &guest.to_string());
+        if ranges.is_empty() {
+            out.push_str("/>");
+            return;
+        }
         out.push('>');
         for range in ranges {
             let ForwardRange {
@@ -321,6 +327,7 @@ impl PortForward {
                 to,
                 exclude,
             } = range;
+            line(out, level + 1);
             out.push_str("<netd:range");
             write_attribute(out, "start", &start.to_string());
             if end != start {
@@ -334,17 +341,21 @@ impl PortForward {
             }
             out.push_str("/>");
         }
+        line(out, level);
         out.push_str("</netd:portForward>");
     }
 }
 
-/// Adds `<netd:forwards>` to `out`, without a declaration of the prefix `netd`.
-pub(super) fn write(forwards: &[PortForward], out: &mut String) {
-    out.push_str("<netd:forwards>");
+/// `<netd:forwards>` for that depth of a definition, without a declaration of the prefix `netd`.
+pub(super) fn write(forwards: &[PortForward], level: usize) -> String {
+    let mut out = "<netd:forwards>".to_owned();
     for forward in forwards {
-        forward.write(out);
+        line(&mut out, level + 1);
+        forward.write(&mut out, level + 1);
     }
+    line(&mut out, level);
     out.push_str("</netd:forwards>");
+    out
 }
 
 /// The lowest port for which two of the forwards have the same protocol, scope and family.

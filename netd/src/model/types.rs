@@ -60,8 +60,8 @@ pub struct Network {
 pub struct MetadataElement {
     /// Namespace URI of the element itself.
     pub namespace: String,
-    /// The element as XML text, its namespace declared on it, formatted canonically
-    /// with no indentation before its first line.
+    /// The element as XML text, its namespace declared on it, formatted canonically for its place
+    /// in a definition, with no indentation before its first line.
     pub xml: String,
 }
 

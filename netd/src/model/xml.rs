@@ -146,24 +146,32 @@ pub fn content(node: Node<'_, '_>) -> String {
 
 /// Appends text so that reading it gives the same text again, in attributes too.
 pub fn escape(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '\'' => out.push_str("&apos;"),
-            '"' => out.push_str("&quot;"),
-            '\r' => out.push_str("&#13;"),
-            c => out.push(c),
-        }
+    text.chars().for_each(|c| escape_char(out, c));
+}
+
+fn escape_char(out: &mut String, c: char) {
+    match c {
+        '<' => out.push_str("&lt;"),
+        '>' => out.push_str("&gt;"),
+        '&' => out.push_str("&amp;"),
+        '\'' => out.push_str("&apos;"),
+        '"' => out.push_str("&quot;"),
+        '\r' => out.push_str("&#13;"),
+        c => out.push(c),
     }
 }
 
 /// Appends an attribute's value: as [`escape`], and blanks other than the space survive.
 pub fn escape_attribute(out: &mut String, text: &str) {
-    let mut escaped = String::with_capacity(text.len());
-    escape(&mut escaped, text);
-    out.push_str(&escaped.replace('\n', "&#10;").replace('\t', "&#9;"));
+    text.chars().for_each(|c| escape_attribute_char(out, c));
+}
+
+fn escape_attribute_char(out: &mut String, c: char) {
+    match c {
+        '\n' => out.push_str("&#10;"),
+        '\t' => out.push_str("&#9;"),
+        c => escape_char(out, c),
+    }
 }
 
 /// The child elements of one namespace.
@@ -175,6 +183,9 @@ pub fn children_in<'a, 'i>(
         .filter(move |n| n.is_element() && n.tag_name().namespace() == Some(namespace))
 }
 
+/// How deep the elements under `<metadata>` stand in a definition.
+pub const METADATA_LEVEL: usize = 2;
+
 /// The child elements of `<metadata>` that libvirt keeps: those with a namespace, and the first
 /// only of each namespace.
 pub fn metadata(node: Node<'_, '_>) -> Vec<MetadataElement> {
@@ -185,21 +196,10 @@ pub fn metadata(node: Node<'_, '_>) -> Vec<MetadataElement> {
             let namespace = child.tag_name().namespace()?;
             seen.insert(namespace).then(|| MetadataElement {
                 namespace: namespace.to_owned(),
-                xml: element_text(child, 0),
+                xml: element_text(child, METADATA_LEVEL),
             })
         })
         .collect()
-}
-
-impl MetadataElement {
-    /// The element's text for a place `level` levels deep, its first line not indented.
-    pub(super) fn indented(&self, level: usize) -> String {
-        match open(&self.xml) {
-            Ok(document) => element_text(document.root_element(), level),
-            // Only text that was not made by the parser gets here; it stays as it is.
-            Err(_) => self.xml.clone(),
-        }
-    }
 }
 
 /// What becomes of elements' names when they are written.
@@ -331,7 +331,8 @@ fn write_element(
     out.push('>');
 }
 
-fn line(out: &mut String, level: usize) {
+/// Begins a line at that depth.
+pub fn line(out: &mut String, level: usize) {
     out.push('\n');
     out.extend(std::iter::repeat_n("  ", level));
 }
@@ -341,17 +342,23 @@ pub fn write_attribute(out: &mut String, name: &str, value: &str) {
     out.push(' ');
     out.push_str(name);
     out.push_str("=\"");
-    let mut escaped = String::new();
-    escape_attribute(&mut escaped, value);
-    // Double quotes are around it, so an apostrophe may stand as it is.
-    out.push_str(&escaped.replace("&apos;", "'"));
+    for c in value.chars() {
+        match c {
+            // Double quotes are around it.
+            '\'' => out.push(c),
+            c => escape_attribute_char(out, c),
+        }
+    }
     out.push('"');
 }
 
 fn write_text(out: &mut String, text: &str) {
-    let mut escaped = String::new();
-    escape(&mut escaped, text);
-    out.push_str(&escaped.replace("&apos;", "'").replace("&quot;", "\""));
+    for c in text.chars() {
+        match c {
+            '\'' | '"' => out.push(c),
+            c => escape_char(out, c),
+        }
+    }
 }
 
 fn is_blank(node: &Node<'_, '_>) -> bool {

@@ -30,15 +30,17 @@ pub struct Conflict {
 #[must_use]
 pub fn conflict(network: &Network, active: &[&Network]) -> Option<Conflict> {
     // What is active was checked when it was started.
-    let forwards = |network: &Network| network.extensions().unwrap_or_default().forwards;
-    let own = forwards(network);
+    let said = |network: &Network| network.extensions().unwrap_or_default();
+    let own = said(network);
+    let own = &own.forwards;
     if own.is_empty() {
         return None;
     }
     let others = active.iter().filter(|other| other.uuid != network.uuid);
     others.into_iter().find_map(|holder| {
-        let theirs = forwards(holder);
-        let clash = find_clash(own.iter().chain(&theirs))?;
+        let theirs = said(holder);
+        let theirs = &theirs.forwards;
+        let clash = find_clash(own.iter().chain(theirs))?;
         Some(Conflict {
             network: network.name.clone(),
             own: own.get(clash.first)?.clone(),

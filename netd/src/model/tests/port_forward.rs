@@ -15,7 +15,9 @@ fn with(mode: &str, forwards: &str) -> String {
 
 fn read(forwards: &str) -> Result<Vec<PortForward>, XmlError> {
     let network = parse(&with("nat", forwards)).unwrap();
-    let read = network.extensions().map(|extensions| extensions.forwards);
+    let read = network
+        .extensions()
+        .map(|extensions| extensions.forwards.clone());
     assert_eq!(check_define(&network).err(), read.clone().err());
     read
 }
@@ -406,8 +408,8 @@ fn forwards_can_be_put_in() {
         ranges: vec![range(1, 2, Some(7)), exclude(2, 2)],
     };
     network.set_forwards(vec![forward.clone()]).unwrap();
-    let read = network.extensions().unwrap().forwards;
-    assert_eq!(read, std::slice::from_ref(&forward));
+    let read = network.extensions().unwrap();
+    assert_eq!(read.forwards, std::slice::from_ref(&forward));
     let written = format(&network, FormatOptions::default());
     let expected = "
     <o:x xmlns:o=\"urn:o\"/>
@@ -506,6 +508,7 @@ proptest! {
         let mut network = parse(&nat("")).unwrap();
         network.set_forwards(vec![forward.clone()]).unwrap();
         let again = parse(&format(&network, FormatOptions::default())).unwrap();
+        prop_assert_eq!(&again, &network);
         prop_assert_eq!(&again.extensions().unwrap().forwards, std::slice::from_ref(&forward));
         let json = serde_json::to_string(&forward).unwrap();
         prop_assert_eq!(serde_json::from_str::<PortForward>(&json).unwrap(), forward);
