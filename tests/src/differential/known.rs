@@ -4,6 +4,7 @@ use super::arrival::{Arrival, Origin};
 use super::cast::{self, CAST, Family, Place, UPLINK_MTU};
 use super::compare::Difference;
 use super::header::Header;
+use super::session::UNSEEN;
 use super::step::{Body, Cut, Oddity, Options, tcp};
 
 /// A deliberate difference.
@@ -191,6 +192,16 @@ pub const KNOWN: &[Known] = &[
             matches!(difference.step.body, Body::Sctp { .. })
                 && difference.sender.has_pool()
                 && difference.note.as_deref() == Some(replaced)
+        },
+    },
+    Known {
+        name: "a port that nobody saw",
+        why: "where a port is taken, each side draws another one, and it is not seen which, when \
+              the packet dies of its TTL: a later flow may find it in use on that side alone",
+        goes_on: true,
+        applies: |difference| {
+            let unseen = |note: &String| note.ends_with(UNSEEN);
+            difference.note.as_ref().is_some_and(unseen)
         },
     },
     Known {

@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_millis(15);
 /// And when it is about to be reported.
 const LAST_CALL: Duration = Duration::from_millis(100);
 
+/// The end of a note about a port that a flow may have whose packets died on the way.
+pub(super) const UNSEEN: &str = ", which a flow may have that nobody saw";
+
 /// Frames by side and wire.
 type Frames = [[Vec<Vec<u8>>; WIRES]; 2];
 /// What came in about an event, or about none.
@@ -50,6 +53,9 @@ pub struct Session<'a> {
     cut: HashSet<u16>,
     /// Which ports to whom a NAT guest used or was given, by side, protocol and other end.
     taken: HashMap<(usize, u8, craft::Spot, u16), Holder>,
+    /// Towards whom a NAT guest was given a port that nobody saw, by side and protocol: its own
+    /// was taken, and the packet died on the way.
+    unseen: HashSet<(usize, u8, craft::Spot)>,
     /// Who outside sent which protocol without ports to the hypervisor.
     sent_to_host: HashSet<(IpAddr, u8)>,
     /// Which guests netd alone gave such a protocol to, by the same.
@@ -94,6 +100,7 @@ impl<'a> Session<'a> {
             tag: 0,
             cut: HashSet::new(),
             taken: HashMap::new(),
+            unseen: HashSet::new(),
             sent_to_host: HashSet::new(),
             given: HashMap::new(),
         }
@@ -236,6 +243,7 @@ impl<'a> Session<'a> {
         let mut unexplained = false;
         let none = Vec::new();
         for (at, event) in events.iter_mut().enumerate() {
+            self.notice_unseen(event);
             let conversation = &self.conversations[event.conversation];
             let [kernel, netd] = SIDES.map(|side| {
                 let frames = sorted.get(&(Some(at), side as usize)).unwrap_or(&none);
@@ -401,6 +409,28 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Takes note of a port that somebody was given whom nobody will see.
+    fn notice_unseen(&mut self, event: &Event) {
+        let conversation = &self.conversations[event.conversation];
+        if event.step.from != End::Opener {
+            return;
+        }
+        let protocol = craft::protocol(&event.step.body, conversation.plan.family);
+        let (other, own) = (held_towards(conversation), conversation.plan.opener_port);
+        for side in SIDES.map(|side| side as usize) {
+            let is_unseen = event.learned[side].is_none() && event.before[side].is_none();
+            if is_unseen && self.is_taken((side, protocol, other, own), conversation) {
+                self.unseen.insert((side, protocol, other));
+            }
+        }
+    }
+
+    /// Is a port in use by another conversation?
+    fn is_taken(&self, key: (usize, u8, craft::Spot, u16), by: &Conversation) -> bool {
+        let holder = self.taken.get(&key);
+        holder.is_some_and(|holder| *holder != Holder::One(by.number))
+    }
+
     /// The choice of a port is each side's own, but whether the guest's own port is kept is not,
     /// nor is a change in the middle of a flow.
     fn translation_note(&self, event: &Event) -> Option<String> {
@@ -423,13 +453,12 @@ impl<'a> Session<'a> {
             (Side::Kernel, kernel.1, netd.1),
             (Side::Netd, netd.1, kernel.1),
         ] {
-            let key = (side as usize, protocol, held_towards(conversation), own);
-            let in_use = self
-                .taken
-                .get(&key)
-                .is_some_and(|holder| *holder != Holder::One(conversation.number));
+            let (at, other) = (side as usize, held_towards(conversation));
+            let in_use = self.is_taken((at, protocol, other, own), conversation);
             if mine != own && others == own && !in_use {
-                return Some(format!("only {side:?} replaced the source port"));
+                let unseen = self.unseen.contains(&(at, protocol, other));
+                let why = if unseen { UNSEEN } else { "" };
+                return Some(format!("only {side:?} replaced the source port{why}"));
             }
             // An echo's identifier is no port.
             if mine < 1024 && others >= 1024 && matches!(protocol, TCP | UDP) {
@@ -551,9 +580,10 @@ fn carries(packet: &[u8], header: &Header, sent: &[u8]) -> bool {
     if origin.protocol != header.protocol {
         return false;
     }
-    // Fragments are known by their tag alone.
+    // Fragments have nothing but their tag and an end that no translation changes: the tag alone
+    // may be an identification that the hypervisor chose for an answer of its own.
     if header.fragment.is_some() || origin.fragment.is_some() {
-        return true;
+        return header.source == origin.source || header.destination == origin.destination;
     }
     let mark = match header.protocol {
         TCP => 4..13,
