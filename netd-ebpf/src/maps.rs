@@ -9,7 +9,7 @@ use netd_common::abi::{
     FlowKey, Forward, ForwardKey, Fragment, FragmentKey, Identity, Moved, Network, PORTS_WORDS,
     Peer, PeerKey, PortsWord, Slot, Subnet, Sweeper, Usage,
 };
-use netd_common::flow::{State, TIMEOUTS, Timeout};
+use netd_common::flow::{State, Timeout};
 use netd_common::reason::DROP_ENTRIES;
 
 use crate::claim::Claim;
@@ -326,8 +326,8 @@ pub fn slot_count() -> u32 {
 pub fn timeout(timeout: Timeout) -> u32 {
     // The compiler knows that the number is small enough, and must not tell, for the verifier does
     // not.
-    let index = black_box(timeout as usize) & (TIMEOUTS - 1);
-    control().map_or(0, |c| c.timeouts[index])
+    let index = black_box(timeout as usize);
+    control().map_or(0, |c| c.timeouts.get(index).copied().unwrap_or_default())
 }
 
 /// The same for a flow of a protocol in a state ([`State`] as a number). A function of its own for
