@@ -3,7 +3,7 @@
 //! A change here needs a new [`VERSION`], since maps outlive the binary that made them.
 
 /// Version of the layouts below; part of the path the maps are pinned under.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// IPv4 address, network order.
 pub type Addr4 = [u8; 4];
@@ -84,7 +84,8 @@ pub struct Flow<A> {
     /// the port is not known. For packets from outside: the only device that may bring them, or 0
     /// for any.
     pub in_ifindex: u32,
-    /// Destination MAC a guest's frame must carry (the bridge's own); unused from outside.
+    /// Destination MAC that frames carry. A guest's must carry this (the bridge's own); from
+    /// outside it is the one that was there when path and policy were last checked.
     pub in_mac: MacAddr,
     /// Largest IP packet that may leave by `out_ifindex` without the stack's help, in bytes.
     pub out_mtu: u16,

@@ -9,7 +9,7 @@ use netd_common::abi::{
 use crate::maps::{
     Addresses, Endpoints, Flows, Forwards, Fragments, Prefixes, Routing, Scratch, Seen, Slots,
 };
-use crate::packet::{Packet, Unread};
+use crate::packet::{Frame, Packet, Unread};
 
 /// IPv4.
 #[derive(Clone, Copy)]
@@ -78,7 +78,7 @@ pub trait Family: Copy + 'static {
     /// Write other addresses (when `nat`), which differ by `diff`, and one hop less to live (when
     /// `hop`).
     fn write_header(
-        ctx: &TcContext,
+        ctx: &impl Frame,
         l3: usize,
         src: &Self::Addr,
         dst: &Self::Addr,

@@ -36,11 +36,14 @@ pub fn find<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Ad
 /// paths, and when a packet may change the state, [`refresh`] looks.
 #[inline(always)]
 pub fn is_fresh<A>(flow: &Flow<A>, packet: &Packet<A>) -> bool {
+    is_settled(flow) && !packet.notable && !packet.first && goes_this_way(flow, packet)
+}
+
+/// Was the flow looked at lately, and is there nothing that any packet would change?
+#[inline(always)]
+pub fn is_settled<A>(flow: &Flow<A>) -> bool {
     flow.last_seen == now()
         && flow.epoch == maps::epoch()
-        && !packet.notable
-        && !packet.first
-        && goes_this_way(flow, packet)
         && !State::from_u8(flow.state).is_moving(flow.flags & FLOW_REPLY != 0)
 }
 
@@ -245,6 +248,8 @@ pub fn refresh<F: Rejects>(
             if partner.out_network == source.bridge && partner.out_dmac != [0; 6] {
                 partner.out_dmac = source.smac;
             }
+        } else {
+            flow.in_mac = source.dmac;
         }
         // An unresolved path is looked at again by the next packet.
         flow.epoch = if path::is_makeshift(flow) {

@@ -11,7 +11,9 @@ use network_types::eth::EtherType;
 use network_types::ip::Ipv4Hdr;
 
 use crate::family::{Family, V4};
-use crate::packet::{Kind, Packet, Unread, at, gso_size, has_protocol, pull, read_transport};
+use crate::packet::{
+    Frame, Kind, Packet, Unread, at, gso_size, has_protocol, pull, read_transport,
+};
 use crate::{arguments, maps};
 
 impl Family for V4 {
@@ -232,7 +234,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn write_header(
-        ctx: &TcContext,
+        ctx: &impl Frame,
         l3: usize,
         src: &u32,
         dst: &u32,

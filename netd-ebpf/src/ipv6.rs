@@ -1,7 +1,6 @@
 //! IPv6 (RFC 8200).
 
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup, bpf_sock_tuple};
-use aya_ebpf::helpers::generated::bpf_csum_update;
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
     Addr6, Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
@@ -12,7 +11,9 @@ use network_types::eth::EtherType;
 use network_types::ip::Ipv6Hdr;
 
 use crate::family::{Family, V6};
-use crate::packet::{Kind, Packet, Unread, at, gso_size, has_protocol, pull, read_transport};
+use crate::packet::{
+    Frame, Kind, Packet, Unread, at, gso_size, has_protocol, pull, read_transport,
+};
 use crate::{arguments, maps};
 
 /// An address, four bytes at a time.
@@ -266,7 +267,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn write_header(
-        ctx: &TcContext,
+        ctx: &impl Frame,
         l3: usize,
         src: &Words,
         dst: &Words,
@@ -293,11 +294,8 @@ impl Family for V6 {
             }
         }
         if hop {
-            // No checksum covers the hop limit, so the sum over the packet that a device may have
-            // handed up (CHECKSUM_COMPLETE) changes. Of other packets the helper says that there
-            // is none.
-            // SAFETY: a valid context and no other pointer.
-            let _ = unsafe { bpf_csum_update(ctx.skb.skb, u32::from(change)) };
+            // No checksum covers the hop limit.
+            ctx.changed(change);
         }
         Some(())
     }

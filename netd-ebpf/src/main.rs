@@ -7,7 +7,8 @@
 //! | `bridge_egress` | TC egress of a managed bridge | what the host sends or routes to guests |
 //! | `uplink_ingress` | TC ingress of any other device | what comes from outside |
 //! | `uplink_egress` | TC egress of any other device | what the host sends or routes outside |
-//!
+//! | `port_xdp` | XDP of a bridge port that has the express lane | the same frames, before `port_ingress` |
+//! | `uplink_xdp` | XDP of any other device that has it | the same packets, before `uplink_ingress` |
 //! | `connect4`, `sendmsg6`, … | calls of the host's own sockets | what the host sends to a published port |
 //!
 //! The `tunnel_*` pair is the uplink pair for devices whose frames have no Ethernet header. The
@@ -34,6 +35,7 @@ mod claim;
 mod dhcp;
 mod drops;
 mod event;
+mod express;
 mod family;
 mod flow;
 mod forward;
@@ -59,8 +61,8 @@ mod table;
 mod window;
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use network_types::eth::EthHdr;
 
 /// Let the next program of the hook, then the stack, have the packet.
@@ -122,6 +124,18 @@ pub fn tunnel_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tunnel_egress(ctx: TcContext) -> i32 {
     leaving::egress(&ctx, 0)
+}
+
+/// Frames of one guest, from its driver.
+#[xdp(frags)]
+pub fn port_xdp(ctx: XdpContext) -> u32 {
+    express::ingress(&ctx, true)
+}
+
+/// Packets from outside, from the driver.
+#[xdp(frags)]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    express::ingress(&ctx, false)
 }
 
 /// Set the sweep of dead flows going. Returns 0, or the kernel's error.

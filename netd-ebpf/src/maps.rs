@@ -2,7 +2,9 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie};
+use aya_ebpf::btf_maps::{
+    Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie,
+};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
     Binding, BindingKey, BridgePort, Control, Device, DropCount, DropEvent, Endpoint, Flow,
@@ -69,6 +71,10 @@ pub static BINDINGS6: HashMap<BindingKey<Words>, Binding, 65536> = HashMap::new(
 /// Devices that guests' traffic may leave by.
 #[btf_map(name = "devices")]
 pub static DEVICES: HashMap<u32, Device, 4096> = HashMap::new();
+
+/// Devices whose drivers send what another driver received, by ifindex.
+#[btf_map(name = "express")]
+pub static EXPRESS: DevMapHash<4096> = DevMapHash::new();
 
 /// Ports that are not to be handed out.
 #[btf_map(name = "reserved")]

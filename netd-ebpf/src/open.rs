@@ -159,9 +159,8 @@ fn fill<F: Rejects>(
     back.in_ifindex = decision.to;
     back.last_seen = now;
     back.epoch = epoch.wrapping_sub(1);
-    if let Some(network) = maps::network(decision.to) {
-        back.in_mac = network.mac;
-    }
+    // From outside they come to the device that the packet leaves by.
+    back.in_mac = maps::network(decision.to).map_or(flow.out_smac, |network| network.mac);
     to_sender(back, source, epoch);
     if decision.to == 0
         && let Some(network) = maps::network(source.bridge)

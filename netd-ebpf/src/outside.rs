@@ -55,11 +55,15 @@ fn packet_from_outside<F: Stages>(ctx: &TcContext, l3: usize, here: u32) -> i32 
     {
         return transmit::<F>(ctx, l3, packet, flow, Hook::Uplink, F::ZERO);
     }
+    let (dmac, smac) = match packet::macs(ctx) {
+        Some(macs) if l3 == ETH => macs,
+        _ => ([0; 6], [0; 6]),
+    };
     let source = Source {
         bridge: 0,
         ifindex: here,
-        dmac: [0; 6],
-        smac: [0; 6],
+        dmac,
+        smac,
     };
     seen.keep(source, l3);
     let first = |ctx: &TcContext| forward::or_else::<F>(ctx, F::outside_first);

@@ -1,8 +1,8 @@
 //! Reading a packet's headers.
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::bpf_skb_vlan_pop;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_skb_vlan_pop};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use netd_common::abi::{FlowKey, MacAddr, Port};
 use netd_common::flow::{proto, sctp};
 use netd_common::tcp;
@@ -144,11 +144,58 @@ pub fn has_protocol(ctx: &TcContext, ether_type: u16) -> bool {
     unsafe { (*raw(ctx)).protocol == u32::from(ether_type) && (*raw(ctx)).vlan_present == 0 }
 }
 
+/// A frame, as a kind of program is shown it.
+pub trait Frame {
+    /// Where its linear part begins.
+    fn start(&self) -> usize;
+    /// Where that ends.
+    fn end(&self) -> usize;
+    /// Bytes have changed by `difference` (see [`netd_common::checksum`]) that no checksum in the
+    /// packet makes good.
+    fn changed(&self, difference: u16);
+}
+
+impl Frame for TcContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+
+    /// The sum over the packet that a device may have handed up (CHECKSUM_COMPLETE) follows. Of
+    /// other packets the helper says that there is none.
+    #[inline(always)]
+    fn changed(&self, difference: u16) {
+        // SAFETY: a valid context and no other pointer.
+        let _ = unsafe { bpf_csum_update(raw(self), u32::from(difference)) };
+    }
+}
+
+impl Frame for XdpContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+
+    /// A frame has no such sum.
+    #[inline(always)]
+    fn changed(&self, _: u16) {}
+}
+
 /// Pointer to `T` at `offset` when all of it lies in the linear part of the packet.
 #[inline(always)]
-pub fn at<T>(ctx: &TcContext, offset: usize) -> Option<*mut T> {
-    let start = ctx.data() + offset;
-    if start + size_of::<T>() > ctx.data_end() {
+pub fn at<T>(ctx: &impl Frame, offset: usize) -> Option<*mut T> {
+    let start = ctx.start() + offset;
+    if start + size_of::<T>() > ctx.end() {
         None
     } else {
         Some(start as *mut T)
@@ -160,14 +207,14 @@ pub fn at<T>(ctx: &TcContext, offset: usize) -> Option<*mut T> {
 /// `T` is an integer or an array of bytes. BPF has no trap on alignment: the verifier allows
 /// unaligned packet access where the machine does, and the JIT emits a plain load.
 #[inline(always)]
-pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+pub fn read<T: Copy>(ctx: &impl Frame, offset: usize) -> Option<T> {
     // SAFETY: `at` proved that the bytes are in the packet.
     at::<T>(ctx, offset).map(|p| unsafe { *p })
 }
 
 /// Destination and source MAC of the frame.
 #[inline(always)]
-pub fn macs(ctx: &TcContext) -> Option<(MacAddr, MacAddr)> {
+pub fn macs(ctx: &impl Frame) -> Option<(MacAddr, MacAddr)> {
     Some((read(ctx, 0)?, read(ctx, 6)?))
 }
 

@@ -10,7 +10,7 @@ use netd_common::{checksum, crc32c};
 
 use crate::family::Family;
 use crate::fragment;
-use crate::packet::{Packet, at, has_ports, read};
+use crate::packet::{Frame, Packet, at, has_ports, read};
 
 /// `BPF_F_IPV6` (Linux 6.16): the addresses that changed are not made good by a header checksum,
 /// so the sum over the whole packet that a device may have handed up changes, too.
@@ -194,7 +194,7 @@ extern "C" fn zero_byte(_: u32, crc: *mut u32) -> i64 {
 
 /// Write the MAC addresses of the frame.
 #[inline(always)]
-pub fn set_macs(ctx: &TcContext, to: MacAddr, from: MacAddr) -> Option<()> {
+pub fn set_macs(ctx: &impl Frame, to: MacAddr, from: MacAddr) -> Option<()> {
     let frame = at::<[u16; 6]>(ctx, 0)?;
     let word = |mac: MacAddr, i: usize| u16::from_ne_bytes([mac[2 * i], mac[2 * i + 1]]);
     // SAFETY: `at` proved that the header is in the packet.

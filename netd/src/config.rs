@@ -28,6 +28,41 @@ pub struct Config {
     pub flows: FlowLimits,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
+    /// `[xdp]`.
+    pub xdp: Xdp,
+}
+
+/// `[xdp]`: which devices have the express lane (see docs/performance.md). None unless it is said:
+/// many drivers restart their queues for it, and it does nothing for TCP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Xdp {
+    /// Physical uplinks whose drivers redirect.
+    pub physical: bool,
+    /// Other devices, by name; `*` at the end stands for any rest.
+    pub on: Vec<String>,
+    /// Devices that never have it, by name.
+    pub off: Vec<String>,
+}
+
+impl Xdp {
+    /// May any device have it?
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.physical || !self.on.is_empty()
+    }
+
+    /// Is the device to have it, if its driver can? `physical` says what it is.
+    #[must_use]
+    pub fn wants(&self, device: &str, physical: bool) -> bool {
+        let named = |names: &[String]| {
+            names.iter().any(|name| match name.strip_suffix('*') {
+                Some(start) => device.starts_with(start),
+                None => device == name,
+            })
+        };
+        !named(&self.off) && (named(&self.on) || (self.physical && physical))
+    }
 }
 
 /// `[flows]`: how many flows there may be.
@@ -300,6 +335,7 @@ mod tests {
                 udp: Seconds(45),
                 ..Timeouts::default()
             },
+            xdp: Xdp::default(),
         };
         assert_eq!(config, rest);
     }
@@ -392,7 +428,27 @@ mod tests {
             .collect();
         assert_eq!(parse(&uncommented), Ok(Config::default()), "{uncommented}");
         let settings = uncommented.lines().filter(|line| line.contains('='));
-        assert_eq!(settings.count(), 20);
+        assert_eq!(settings.count(), 23);
+    }
+
+    #[test]
+    fn devices_have_the_express_lane_by_kind_and_name() {
+        let of = |text: &str| parse(text).unwrap().xdp;
+        assert!(!of("").is_used());
+        let xdp = of("[xdp]\nphysical = true\non = ['vnet*', 'up']\noff = ['vnet7', 'bad*']");
+        assert!(xdp.is_used());
+        for (device, physical, wanted) in [
+            ("eno1", true, true),
+            ("eno1", false, false),
+            ("bad1", true, false),
+            ("vnet1", false, true),
+            ("vnet7", false, false),
+            ("vnet77", false, true),
+            ("up", false, true),
+            ("up1", false, false),
+        ] {
+            assert_eq!(xdp.wants(device, physical), wanted, "{device}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{Program, TestRun, TestRunOptions};
 use netd_common::Reason;
 use netd_common::abi::{Addr4, Addr6, Flow, FlowKey};
 use netd_common::checksum::{difference, sum2, update};
@@ -23,11 +23,22 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn from_action(action: u32) -> Self {
+    /// What a TC program returned.
+    fn from_tc(action: u32) -> Self {
         match action as i32 {
             -1 => Self::Pass,
             2 => Self::Drop,
             7 => Self::Redirect,
+            other => panic!("a program returned {other}"),
+        }
+    }
+
+    /// What an XDP program returned.
+    fn from_xdp(action: u32) -> Self {
+        match action {
+            1 => Self::Drop,
+            2 => Self::Pass,
+            4 => Self::Redirect,
             other => panic!("a program returned {other}"),
         }
     }
@@ -286,30 +297,45 @@ pub fn run(
     packet: &[u8],
 ) -> Outcome {
     lab.keep_guests_still();
-    // struct __sk_buff, as far as its fields may be set.
-    let mut context = [0u8; 180];
-    context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
-    context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-    context[176..180].copy_from_slice(&gso_size.to_ne_bytes());
     let mut out = vec![0; 8192];
-    let program: &SchedClassifier = lab
+    let found = lab
         .ebpf
         .program(program)
-        .unwrap_or_else(|| panic!("no program {program}"))
-        .try_into()
-        .expect("a classifier");
-    let result = program
-        .test_run(TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::default()
-        })
-        .unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", packet.len()));
+        .unwrap_or_else(|| panic!("no program {program}"));
+    let mut options = TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(&mut out),
+        repeat,
+        ..TestRunOptions::default()
+    };
+    let (result, verdict) = match found {
+        Program::Xdp(xdp) => {
+            // struct xdp_md, as far as its fields may be set.
+            let mut context = [0u8; 24];
+            context[4..8].copy_from_slice(&(packet.len() as u32).to_ne_bytes());
+            context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+            options.ctx_in = Some(&context);
+            (
+                xdp.test_run(options),
+                Verdict::from_xdp as fn(u32) -> Verdict,
+            )
+        }
+        Program::SchedClassifier(classifier) => {
+            // struct __sk_buff, as far as its fields may be set.
+            let mut context = [0u8; 180];
+            context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
+            context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+            context[176..180].copy_from_slice(&gso_size.to_ne_bytes());
+            options.ctx_in = Some(&context);
+            (classifier.test_run(options), Verdict::from_tc as _)
+        }
+        _ => panic!("{program} sees no packets"),
+    };
+    let result =
+        result.unwrap_or_else(|error| panic!("test run of {} bytes: {error:?}", packet.len()));
     out.truncate(result.data_size_out as usize);
     Outcome {
-        verdict: Verdict::from_action(result.return_value),
+        verdict: verdict(result.return_value),
         packet: out,
         nanoseconds: result.duration.as_nanos(),
     }

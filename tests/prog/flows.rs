@@ -194,11 +194,7 @@ impl<A: Address> FromGuest<A> {
             new_dport: key.sport,
             // Nothing is known of how guests answer, except that it is by their bridge.
             in_ifindex: index(self.far.bridge),
-            in_mac: if self.far.bridge.is_empty() {
-                [0; 6]
-            } else {
-                self.far.macs.1
-            },
+            in_mac: self.far.macs.1,
             in_network: index(self.far.bridge),
             out_network: index(self.near.bridge),
             out_ifindex: index(self.near.device),

@@ -20,8 +20,8 @@ use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use netd_common::Reason;
 use netd_common::abi::{
@@ -55,6 +55,7 @@ pub struct Lab {
     answers: PerCpuArray<MapData, [u64; 2]>,
     events: netd::datapath::events::Events,
     sweeper: Array<MapData, Sweeper>,
+    express: DevMapHash<MapData>,
     slots: u32,
     pub v4: Maps<Addr4>,
     pub v6: Maps<Addr6>,
@@ -145,6 +146,17 @@ impl Lab {
         ip(&topology());
 
         let mut ebpf = load(FLOWS);
+        // A test run can name only devices whose drivers have XDP at work.
+        for (program, device) in [("port_xdp", "nat1"), ("uplink_xdp", "up0")] {
+            let program: &mut Xdp = ebpf
+                .program_mut(program)
+                .unwrap_or_else(|| panic!("no program {program}"))
+                .try_into()
+                .expect("an XDP program");
+            program
+                .attach(device, XdpMode::Driver)
+                .unwrap_or_else(|error| panic!("XDP on {device}: {error:?}"));
+        }
         let mut lab = Self {
             namespace,
             ifindexes: BTreeMap::new(),
@@ -162,6 +174,7 @@ impl Lab {
             answers: take(&mut ebpf, "answers"),
             events: netd::datapath::events::Events::take(&mut ebpf).expect("events"),
             sweeper: take(&mut ebpf, "sweeper"),
+            express: take(&mut ebpf, "express"),
             slots: FLOWS,
             v4: Maps::take(&mut ebpf, 4),
             v6: Maps::take(&mut ebpf, 6),
@@ -440,6 +453,18 @@ impl Lab {
             port: port.to_be_bytes(),
         };
         A::maps_mut(self).set_forward(key, None);
+    }
+
+    /// Let a device be sent what another driver received, or no longer.
+    pub fn set_express(&mut self, device: &str, on: bool) {
+        let ifindex = self.ifindex(device);
+        if on {
+            self.express
+                .insert(ifindex, ifindex, None, 0)
+                .expect("express");
+        } else {
+            self.express.remove(ifindex).expect("express");
+        }
     }
 
     /// Say where a guest was seen.

@@ -125,6 +125,7 @@ fn every_program_loads_within_reason() {
             "getpeername4",
             "getpeername6",
             "port_ingress",
+            "port_xdp",
             "recvmsg4",
             "recvmsg6",
             "sendmsg4",
@@ -135,6 +136,7 @@ fn every_program_loads_within_reason() {
             "tunnel_ingress",
             "uplink_egress",
             "uplink_ingress",
+            "uplink_xdp",
         ]
     );
 }

@@ -8,6 +8,7 @@ mod checker;
 mod dhcp;
 mod egress;
 mod events;
+mod express;
 mod family;
 mod fixture;
 mod flows;

@@ -226,7 +226,7 @@ impl Inner {
             .collect();
         let mut hooks = Vec::new();
         for link in snapshot.links.values() {
-            match self.datapath.hooks_of(link.index, &link.name) {
+            match self.datapath.hooks_of(link.index, &link.name, link.xdp) {
                 Ok(found) => hooks.extend(found),
                 // The device went since the snapshot was taken.
                 Err(error) => tracing::debug!(device = link.name, %error, "no hooks"),

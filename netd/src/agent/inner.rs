@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::registry::{Live, Port, Registry};
-use crate::config::Config;
+use crate::config::{Config, Xdp};
 use crate::datapath::{Attachment, Datapath, Limits, log};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
@@ -69,6 +69,10 @@ pub struct Inner {
     pub(super) orphans: BTreeSet<u32>,
     /// Programs that this agent has put in place.
     pub(super) attached: BTreeSet<Attachment>,
+    /// Devices that have the express lane, as the administrator says.
+    pub(super) xdp: Xdp,
+    /// Programs in drivers that these did not take.
+    pub(super) refused: BTreeSet<Attachment>,
     /// Has this agent put its programs at the host's sockets?
     pub(super) at_sockets: bool,
     /// Asks the event loop for a reconciliation.
@@ -85,7 +89,12 @@ impl Inner {
         // Before an upgrade can replace the file, after which the kernel calls it "deleted".
         let binary = std::env::current_exe().context("cannot find the running binary")?;
         let store = Store::open(&settings)?;
-        let links = Links::connect()?;
+        let mut links = Links::connect()?;
+        if config.xdp.is_used()
+            && let Err(error) = links.ask_drivers()
+        {
+            tracing::warn!(%error, "no device has the express lane ([xdp] in netd.toml)");
+        }
         let mut datapath = Datapath::open(
             &settings.bpffs,
             &Limits {
@@ -109,6 +118,8 @@ impl Inner {
             host,
             orphans: BTreeSet::new(),
             attached: BTreeSet::new(),
+            xdp: config.xdp.clone(),
+            refused: BTreeSet::new(),
             at_sockets: false,
             wake,
         })

@@ -142,7 +142,13 @@ impl Inner {
     async fn program(&mut self, snapshot: &Snapshot) -> Vec<ApiError> {
         let mut errors = Vec::new();
         let networks: Vec<&Network> = self.networks.live().map(|live| &live.network).collect();
-        let wanted = state::hooks(&networks, snapshot);
+        let mut wanted = state::hooks(&networks, snapshot);
+        let mut express = state::express(&wanted, snapshot, &self.xdp);
+        // What went may come back as another device.
+        self.refused
+            .retain(|attachment| express.hooks.contains(attachment));
+        express.hooks.retain(|hook| !self.refused.contains(hook));
+        wanted.extend(express.hooks);
         let pinned = match self.datapath.attached() {
             Ok(pinned) => pinned,
             Err(error) => return vec![ApiError::internal(error)],
@@ -154,6 +160,7 @@ impl Inner {
             .retain(|index| snapshot.links.contains_key(index));
         let prune = self.orphans.is_empty();
         let mut records = state::records(&networks, snapshot, &self.guests());
+        records.express = express.targets;
         for &attachment in wanted.difference(&self.attached.clone()) {
             let device = snapshot
                 .links
@@ -162,6 +169,10 @@ impl Inner {
             match self.datapath.attach(attachment, device) {
                 Ok(()) => {
                     self.attached.insert(attachment);
+                }
+                Err(error) if attachment.hook.is_optional() => {
+                    tracing::warn!(%error, "the device goes on without the express lane");
+                    self.refused.insert(attachment);
                 }
                 Err(error) => {
                     // The device may have gone since the snapshot; an event will follow.
@@ -447,11 +458,10 @@ impl Inner {
             }
         }
         let definitions: Vec<&Network> = networks.iter().map(|p| p.network).collect();
-        steps.extend(state::plan_hooks(
-            &state::hooks(&definitions, snapshot),
-            &self.attached,
-            snapshot,
-        ));
+        let mut hooks = state::hooks(&definitions, snapshot);
+        let express = state::express(&hooks, snapshot, &self.xdp);
+        hooks.extend(express.hooks.difference(&self.refused));
+        steps.extend(state::plan_hooks(&hooks, &self.attached, snapshot));
         steps.extend(late);
         Ok(steps)
     }

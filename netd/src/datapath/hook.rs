@@ -1,11 +1,14 @@
-//! Attaching programs to devices: TCX links, pinned.
+//! Attaching programs to devices: TCX and XDP links, pinned.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{
+    LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs,
+};
 
 use super::{Datapath, DatapathError, Result, chain, io};
 use crate::rpc::driver::{HookStatus, ProgramStatus};
@@ -27,11 +30,15 @@ pub enum Hook {
     TunnelIngress,
     /// A device without link-layer header, egress.
     TunnelEgress,
+    /// A port of a managed bridge, in its driver.
+    PortXdp,
+    /// Any other device with Ethernet frames, in its driver.
+    UplinkXdp,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::PortIngress,
         Self::BridgeIngress,
         Self::BridgeEgress,
@@ -39,6 +46,8 @@ impl Hook {
         Self::UplinkEgress,
         Self::TunnelIngress,
         Self::TunnelEgress,
+        Self::PortXdp,
+        Self::UplinkXdp,
     ];
 
     /// Name of the program.
@@ -52,20 +61,50 @@ impl Hook {
             Self::UplinkEgress => "uplink_egress",
             Self::TunnelIngress => "tunnel_ingress",
             Self::TunnelEgress => "tunnel_egress",
+            Self::PortXdp => "port_xdp",
+            Self::UplinkXdp => "uplink_xdp",
         }
     }
 
-    fn side(self) -> TcAttachType {
+    /// Does it do nothing that another hook would not do?
+    #[must_use]
+    pub fn is_optional(self) -> bool {
+        self.point() == Point::Xdp
+    }
+
+    fn point(self) -> Point {
         match self {
             Self::PortIngress | Self::BridgeIngress | Self::UplinkIngress | Self::TunnelIngress => {
-                TcAttachType::Ingress
+                Point::Tc(TcAttachType::Ingress)
             }
-            Self::BridgeEgress | Self::UplinkEgress | Self::TunnelEgress => TcAttachType::Egress,
+            Self::BridgeEgress | Self::UplinkEgress | Self::TunnelEgress => {
+                Point::Tc(TcAttachType::Egress)
+            }
+            Self::PortXdp | Self::UplinkXdp => Point::Xdp,
         }
     }
 
     fn from_program(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|hook| hook.program() == name)
+    }
+}
+
+/// Where in the kernel a program stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Point {
+    /// TC, at one side.
+    Tc(TcAttachType),
+    /// In the driver.
+    Xdp,
+}
+
+impl Point {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tc(TcAttachType::Egress) => "tcx egress",
+            Self::Tc(_) => "tcx ingress",
+            Self::Xdp => "xdp",
+        }
     }
 }
 
@@ -124,51 +163,29 @@ impl Datapath {
         let failed = |message: String| DatapathError::Attach {
             program: hook.program(),
             device: device.to_owned(),
-            hook: side_name(hook.side()),
+            hook: hook.point().name(),
             message,
         };
-        let program: &mut SchedClassifier = self
+        let program = self
             .ebpf
             .program_mut(hook.program())
-            .ok_or_else(|| failed("not in the object".to_owned()))?
-            .try_into()
-            .map_err(|error| failed(chain(&error)))?;
+            .ok_or_else(|| failed("not in the object".to_owned()))?;
         if path.exists() {
-            let replaced = PinnedLink::from_pin(&path)
-                .map_err(|error| (is_dead(&error), chain(&error)))
-                .and_then(|pinned| {
-                    SchedClassifierLink::try_from(FdLink::from(pinned))
-                        .map_err(|error| (is_dead(&error), chain(&error)))
-                })
-                .and_then(|link| {
-                    program
-                        .attach_to_link(link)
-                        .map_err(|error| (is_dead(&error), chain(&error)))
-                });
-            match replaced {
+            match replace(program, &path) {
                 // Dropping the handle of a pinned link leaves it attached.
-                Ok(id) => {
-                    return program
-                        .take_link(id)
-                        .map(drop)
-                        .map_err(|e| failed(chain(&e)));
-                }
-                Err((true, message)) => {
+                Ok(link) => return Ok(drop(link)),
+                Err(Refusal {
+                    dead: true,
+                    message,
+                }) => {
                     tracing::debug!(%attachment, message, "pinned link is dead, attaching anew");
                     std::fs::remove_file(&path).map_err(io("remove", &path))?;
                 }
                 // The earlier program stays in place.
-                Err((false, message)) => return Err(failed(message)),
+                Err(refusal) => return Err(failed(refusal.message)),
             }
         }
-        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = program
-            .attach_with_options(device, hook.side(), options)
-            .map_err(|error| failed(chain(&error)))?;
-        let link = program
-            .take_link(id)
-            .map_err(|error| failed(chain(&error)))?;
-        let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
+        let link = attach_anew(program, hook.point(), device).map_err(|e| failed(e.message))?;
         link.pin(&path)
             .map(drop)
             .map_err(|error| failed(chain(&error)))
@@ -187,24 +204,44 @@ impl Datapath {
         }
     }
 
-    /// The programs at both TCX hooks of a device, in the order they run; hooks without any are
-    /// left out.
+    /// The programs at a device, in the order they run; hooks without any are left out. `xdp` is
+    /// the kernel's number of the one in its driver.
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    pub fn hooks_of(&self, ifindex: u32, device: &str) -> Result<Vec<HookStatus>> {
+    pub fn hooks_of(
+        &self,
+        ifindex: u32,
+        device: &str,
+        xdp: Option<u32>,
+    ) -> Result<Vec<HookStatus>> {
         let own: BTreeSet<u32> = self
             .ebpf
             .programs()
             .filter_map(|(_, program)| program.info().ok().map(|info| info.id()))
             .collect();
         let mut hooks = Vec::new();
+        if let Some(id) = xdp {
+            // It may have gone since.
+            let info = loaded_programs().flatten().find(|info| info.id() == id);
+            let name = info.and_then(|info| info.name_as_str().map(str::to_owned));
+            hooks.push(HookStatus {
+                device: device.to_owned(),
+                ifindex,
+                hook: Point::Xdp.name().to_owned(),
+                programs: vec![ProgramStatus {
+                    id,
+                    name: name.unwrap_or_else(|| "?".to_owned()),
+                    ours: own.contains(&id),
+                }],
+            });
+        }
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {
             let (_, programs) = SchedClassifier::query_tcx(device, side).map_err(|error| {
                 DatapathError::Attach {
                     program: "query",
                     device: device.to_owned(),
-                    hook: side_name(side),
+                    hook: Point::Tc(side).name(),
                     message: chain(&error),
                 }
             })?;
@@ -220,12 +257,60 @@ impl Datapath {
                 hooks.push(HookStatus {
                     device: device.to_owned(),
                     ifindex,
-                    hook: side_name(side).to_owned(),
+                    hook: Point::Tc(side).name().to_owned(),
                     programs,
                 });
             }
         }
         Ok(hooks)
+    }
+}
+
+/// Why the kernel does not take a program.
+struct Refusal {
+    /// The device is gone.
+    dead: bool,
+    message: String,
+}
+
+impl<E: std::error::Error + 'static> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self {
+            dead: is_dead(&error),
+            message: chain(&error),
+        }
+    }
+}
+
+/// Put the program into the place of the one whose link is pinned.
+fn replace(program: &mut Program, path: &Path) -> std::result::Result<FdLink, Refusal> {
+    let pinned = FdLink::from(PinnedLink::from_pin(path)?);
+    if let Program::Xdp(xdp) = program {
+        let id = xdp.attach_to_link(XdpLink::try_from(pinned)?)?;
+        return Ok(xdp.take_link(id)?.try_into()?);
+    }
+    let tc: &mut SchedClassifier = program.try_into()?;
+    let id = tc.attach_to_link(SchedClassifierLink::try_from(pinned)?)?;
+    Ok(tc.take_link(id)?.try_into()?)
+}
+
+fn attach_anew(
+    program: &mut Program,
+    point: Point,
+    device: &str,
+) -> std::result::Result<FdLink, Refusal> {
+    match point {
+        Point::Xdp => {
+            let xdp: &mut Xdp = program.try_into()?;
+            let id = xdp.attach(device, XdpMode::Driver)?;
+            Ok(xdp.take_link(id)?.try_into()?)
+        }
+        Point::Tc(side) => {
+            let tc: &mut SchedClassifier = program.try_into()?;
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = tc.attach_with_options(device, side, options)?;
+            Ok(tc.take_link(id)?.try_into()?)
+        }
     }
 }
 
@@ -242,11 +327,4 @@ fn is_dead(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
-}
-
-fn side_name(side: TcAttachType) -> &'static str {
-    match side {
-        TcAttachType::Egress => "tcx egress",
-        _ => "tcx ingress",
-    }
 }

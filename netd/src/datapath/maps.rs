@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, BridgePort, CONTROL_FORWARDS, CONTROL_MAPPINGS, CONTROL_WHOLE_ADDRESSES, Control,
@@ -29,6 +29,7 @@ pub struct Maps {
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
     devices: HashMap<MapData, u32, Device>,
+    express: DevMapHash<MapData>,
     usage: HashMap<MapData, u32, Usage>,
     reserved: PortsMap,
     published: PortsMap,
@@ -48,6 +49,8 @@ pub struct Records {
     pub ports: BTreeMap<u32, BridgePort>,
     /// `devices` by ifindex.
     pub devices: BTreeMap<u32, Device>,
+    /// `express`: devices by ifindex.
+    pub express: BTreeSet<u32>,
     /// What is by IPv4 address.
     pub v4: FamilyRecords<Addr4>,
     /// What is by IPv6 address.
@@ -104,10 +107,10 @@ pub fn pinned_networks(dir: &Path) -> Result<BTreeMap<u32, Network>> {
         .collect()
 }
 
-pub(super) fn error(
+pub(super) fn error<E: std::error::Error + 'static>(
     operation: &'static str,
     map: &'static str,
-) -> impl Fn(MapError) -> DatapathError {
+) -> impl Fn(E) -> DatapathError {
     move |error| DatapathError::Map {
         operation,
         map,
@@ -123,6 +126,7 @@ impl Maps {
             networks: take(ebpf, "networks")?,
             ports: take(ebpf, "ports")?,
             devices: take(ebpf, "devices")?,
+            express: take(ebpf, "express")?,
             usage: take(ebpf, "usage")?,
             reserved: PortsMap::new("reserved", take(ebpf, "reserved")?),
             published: PortsMap::new("published", take(ebpf, "published")?),
@@ -166,6 +170,7 @@ impl Maps {
             self.guards.apply(wanted)?;
         }
         changed |= sync(&mut self.ports, "ports", &wanted.ports, prune)?;
+        self.open_express(&wanted.express)?;
         changed |= self.v4.apply(&wanted.v4, prune)?;
         changed |= self.v6.apply(&wanted.v6, prune)?;
         let mut published = Ports::default();
@@ -185,6 +190,29 @@ impl Maps {
             }
         })?;
         Ok(changed)
+    }
+
+    /// Let exactly these devices be sent what drivers received. Others are left to TC, so no flow
+    /// has to look again.
+    fn open_express(&mut self, wanted: &BTreeSet<u32>) -> Result<()> {
+        let held = self
+            .express
+            .keys()
+            .collect::<std::result::Result<BTreeSet<u32>, _>>();
+        let held = held.map_err(error("read", "express"))?;
+        for ifindex in held.difference(wanted) {
+            // The kernel removes a device that goes by itself.
+            match self.express.remove(*ifindex) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(error("remove from", "express")(e)),
+            }
+        }
+        for &ifindex in wanted.difference(&held) {
+            self.express
+                .insert(ifindex, ifindex, None, 0)
+                .map_err(error("write", "express"))?;
+        }
+        Ok(())
     }
 
     /// A network's flows are counted from its start on. The programs keep the count: an entry

@@ -36,7 +36,7 @@ pub use maps::Maps;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-ebpf"));
 
 /// Names of the maps in [`OBJECT`] that are pinned.
-pub const MAPS: [&str; 31] = [
+pub const MAPS: [&str; 32] = [
     "addresses4",
     "addresses6",
     "bindings4",
@@ -47,6 +47,7 @@ pub const MAPS: [&str; 31] = [
     "endpoints4",
     "endpoints6",
     "events",
+    "express",
     "flows4",
     "flows6",
     "forwards4",

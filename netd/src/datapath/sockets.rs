@@ -89,6 +89,7 @@ pub fn load(name: &str, program: &mut Program) -> Result<()> {
     let result = match program {
         Program::SchedClassifier(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::Xdp(program) => program.load(),
         _ => {
             return Err(DatapathError::Load(format!(
                 "{name}: a kind of program that netd has none of"

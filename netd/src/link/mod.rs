@@ -7,6 +7,7 @@
 
 mod advertised;
 mod collision;
+mod drivers;
 mod edge;
 mod error;
 mod netlink;
@@ -17,6 +18,7 @@ mod watch;
 
 pub use advertised::{RoutesAtRisk, routes_at_risk};
 pub use collision::{InUse, subnet_in_use};
+pub use drivers::Driver;
 pub use error::LinkError;
 pub use requests::{Links, effective_delay_ms};
 pub use snapshot::{Address, BridgeAttrs, Link, Route, Scope, Snapshot, port_state};

@@ -15,6 +15,7 @@ use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
+use super::drivers::Drivers;
 use super::error::LinkError;
 use super::netlink::Requests;
 use super::snapshot::{Address, Link, Route, Snapshot, ticks};
@@ -39,6 +40,8 @@ pub fn effective_delay_ms(stp: bool, delay_ms: u32) -> u32 {
 #[derive(Clone, Debug)]
 pub struct Links {
     pub(super) requests: Requests,
+    /// Asked what they can do, where anybody wants to know.
+    drivers: Option<Drivers>,
 }
 
 impl Links {
@@ -47,7 +50,21 @@ impl Links {
     pub fn connect() -> Result<Self, LinkError> {
         Ok(Self {
             requests: Requests::connect().map_err(LinkError::Socket)?,
+            drivers: None,
         })
+    }
+
+    /// From now on [`Link::driver`] says what drivers can do.
+    ///
+    /// # Errors
+    /// The kernel cannot tell (it can since Linux 6.3).
+    pub fn ask_drivers(&mut self) -> Result<(), LinkError> {
+        let drivers = Drivers::find().map_err(|source| LinkError::Dump {
+            what: "netdev family of generic netlink",
+            source,
+        })?;
+        self.drivers = Some(drivers);
+        Ok(())
     }
 
     /// Reads all devices, addresses and routes. The three lists are consistent each, not
@@ -67,6 +84,19 @@ impl Links {
             if let RouteNetlinkMessage::NewLink(message) = message {
                 let link = Link::from(message);
                 snapshot.links.insert(link.index, link);
+            }
+        }
+
+        if let Some(drivers) = &self.drivers {
+            // Nothing depends on it: a driver that is not known can do nothing.
+            let abilities = drivers.abilities().unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot ask what drivers can do with XDP");
+                Default::default()
+            });
+            for (index, driver) in abilities {
+                if let Some(link) = snapshot.links.get_mut(&index) {
+                    link.driver = driver;
+                }
             }
         }
 

@@ -9,12 +9,13 @@ use rtnetlink::packet_route::address::{
 };
 use rtnetlink::packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags,
-    LinkInfo, LinkLayerType, LinkMessage,
+    LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 
+use super::drivers::Driver;
 use crate::model::Mac;
 
 /// The values of [`Link::port_state`] (`BR_STATE_*` of linux/if_bridge.h).
@@ -63,6 +64,12 @@ pub struct Link {
     pub port_state: Option<u8>,
     /// Is it an isolated port of its bridge?
     pub isolated: bool,
+    /// `IFLA_QDISC`: what orders the packets that it sends.
+    pub qdisc: String,
+    /// The XDP program at its driver, or before the stack, by the kernel's number.
+    pub xdp: Option<u32>,
+    /// What its driver can do, where that was asked for ([`super::Links::ask_drivers`]).
+    pub driver: Driver,
 }
 
 /// What only bridges have.
@@ -179,6 +186,13 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::LinkInfo(infos) => link.take_infos(infos),
+                LinkAttribute::Qdisc(name) => link.qdisc = name,
+                LinkAttribute::Xdp(attributes) => {
+                    link.xdp = attributes.iter().find_map(|attribute| match attribute {
+                        LinkXdp::ProgId(id) => Some(*id),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }

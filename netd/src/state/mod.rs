@@ -6,6 +6,7 @@
 mod apply;
 mod conflict;
 mod desired;
+mod express;
 mod forwards;
 mod guards;
 mod guests;
@@ -16,5 +17,6 @@ mod tests;
 pub use apply::apply;
 pub use conflict::{Conflict, conflict};
 pub use desired::{BridgeSpec, RouteSpec, bridge_spec, hooks, records};
+pub use express::{Express, express};
 pub use guests::Guests;
 pub use plan::{InTheWay, Step, plan_bridge, plan_hooks};

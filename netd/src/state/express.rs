@@ -1,0 +1,144 @@
+//! Which devices have the express lane.
+
+use std::collections::BTreeSet;
+
+use crate::config::Xdp;
+use crate::datapath::{Attachment, Hook};
+use crate::link::{Link, Snapshot};
+
+/// What orders packets without holding any back for long: what a device has unless somebody chose
+/// otherwise. Frames from drivers pass it by, so nothing that limits or shapes is among these.
+const ORDINARY: [&str; 5] = ["noqueue", "pfifo_fast", "fq_codel", "fq", "mq"];
+
+/// The express lane at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Express {
+    /// The programs in drivers.
+    pub hooks: BTreeSet<Attachment>,
+    /// The devices that may be sent what drivers have received, by ifindex.
+    pub targets: BTreeSet<u32>,
+}
+
+/// The express lane of devices that have the programs `hooks`, as the administrator (`xdp`) and
+/// drivers allow.
+#[must_use]
+pub fn express(hooks: &BTreeSet<Attachment>, snapshot: &Snapshot, xdp: &Xdp) -> Express {
+    let mut express = Express::default();
+    for &Attachment { ifindex, hook } in hooks {
+        let Some(link) = snapshot.links.get(&ifindex) else {
+            continue;
+        };
+        let hook = match hook {
+            Hook::PortIngress => Hook::PortXdp,
+            Hook::UplinkIngress => Hook::UplinkXdp,
+            _ => continue,
+        };
+        let physical = hook == Hook::UplinkXdp && link.kind.is_none();
+        if link.driver.redirects && xdp.wants(&link.name, physical) {
+            express.hooks.insert(Attachment { ifindex, hook });
+        }
+        if may_be_sent(link) {
+            express.targets.insert(ifindex);
+        }
+    }
+    if express.hooks.is_empty() {
+        express.targets.clear();
+    }
+    express
+}
+
+fn may_be_sent(link: &Link) -> bool {
+    link.driver.sends && link.up && ORDINARY.contains(&link.qdisc.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Driver;
+
+    const ABLE: Driver = Driver {
+        redirects: true,
+        sends: true,
+    };
+
+    fn link(index: u32, name: &str, kind: Option<&str>, driver: Driver) -> (u32, Link) {
+        let link = Link {
+            index,
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+            up: true,
+            qdisc: "fq_codel".to_owned(),
+            driver,
+            ..Link::default()
+        };
+        (index, link)
+    }
+
+    fn at(ifindex: u32, hook: Hook) -> Attachment {
+        Attachment { ifindex, hook }
+    }
+
+    fn of(links: Vec<(u32, Link)>, hooks: &[Attachment], xdp: &Xdp) -> Express {
+        let snapshot = Snapshot {
+            links: links.into_iter().collect(),
+            ..Snapshot::default()
+        };
+        express(&hooks.iter().copied().collect(), &snapshot, xdp)
+    }
+
+    #[test]
+    fn devices_have_it_that_can_and_may() {
+        let hooks = [
+            at(1, Hook::UplinkIngress),
+            at(1, Hook::UplinkEgress),
+            at(2, Hook::UplinkIngress),
+            at(3, Hook::PortIngress),
+            at(4, Hook::PortIngress),
+            at(5, Hook::BridgeIngress),
+        ];
+        let links = || {
+            vec![
+                link(1, "eno1", None, ABLE),
+                link(2, "old0", None, Driver::default()),
+                link(3, "vnet0", Some("tun"), ABLE),
+                link(4, "vnet1", Some("tun"), ABLE),
+                link(5, "virbr0", Some("bridge"), Driver::default()),
+            ]
+        };
+        assert_eq!(of(links(), &hooks, &Xdp::default()), Express::default());
+        let physical = Xdp {
+            physical: true,
+            ..Xdp::default()
+        };
+        let express = of(links(), &hooks, &physical);
+        assert_eq!(express.hooks, [at(1, Hook::UplinkXdp)].into());
+        assert_eq!(express.targets, [1, 3, 4].into());
+        let ports = Xdp {
+            on: vec!["vnet*".to_owned(), "virbr0".to_owned()],
+            off: vec!["vnet1".to_owned()],
+            ..Xdp::default()
+        };
+        let express = of(links(), &hooks, &ports);
+        assert_eq!(express.hooks, [at(3, Hook::PortXdp)].into());
+        assert_eq!(express.targets, [1, 3, 4].into());
+    }
+
+    /// P56: what a driver cannot take, or a queue would have limited, goes by TC.
+    #[test]
+    fn p56_devices_are_sent_what_they_can_take() {
+        let hooks = [at(1, Hook::UplinkIngress), at(2, Hook::PortIngress)];
+        let physical = Xdp {
+            physical: true,
+            ..Xdp::default()
+        };
+        let targets = |change: fn(&mut Link)| {
+            let mut port = link(2, "vnet0", Some("tun"), ABLE);
+            change(&mut port.1);
+            of(vec![link(1, "eno1", None, ABLE), port], &hooks, &physical).targets
+        };
+        assert_eq!(targets(|_| {}), [1, 2].into());
+        assert_eq!(targets(|link| link.driver.sends = false), [1].into());
+        assert_eq!(targets(|link| link.qdisc = "htb".to_owned()), [1].into());
+        assert_eq!(targets(|link| link.up = false), [1].into());
+    }
+}
