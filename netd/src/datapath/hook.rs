@@ -173,7 +173,10 @@ impl Datapath {
         if path.exists() {
             match replace(program, &path) {
                 // Dropping the handle of a pinned link leaves it attached.
-                Ok(link) => return Ok(drop(link)),
+                Ok(link) => {
+                    drop(link);
+                    return Ok(());
+                }
                 Err(Refusal {
                     dead: true,
                     message,
