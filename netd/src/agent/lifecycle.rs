@@ -112,7 +112,7 @@ impl Inner {
             if self.host.detached.remove(&name).is_some() {
                 self.save_host();
             }
-            self.warn_of_listeners(uuid);
+            self.warn_of_listeners(uuid, None);
             return Ok(());
         };
         tracing::warn!(network = name, error = %first, "start failed, taking it back");

@@ -8,30 +8,46 @@ use procfs::process::FDTarget;
 
 use crate::model::{Family, ForwardProtocol, PortForward};
 
-/// A sentence for every socket of the host's that one of the forwards takes packets from. What
-/// cannot be read warns of nothing.
-pub(super) fn warnings(forwards: &[PortForward]) -> Vec<String> {
+/// A sentence for every socket of the host's that one of the forwards takes packets from, unless one
+/// of those in force `before` did so already, or the socket is of a process in `own`: those are the
+/// networks' dnsmasqs, which keep what guests ask the gateway. What cannot be read warns of nothing.
+pub(super) fn warnings(
+    forwards: &[PortForward],
+    before: &[PortForward],
+    own: &[u32],
+) -> Vec<String> {
     let mut warnings = Vec::new();
     for (protocol, sockets) in [
         (ForwardProtocol::Tcp, tcp as fn() -> Vec<(SocketAddr, u64)>),
         (ForwardProtocol::Udp, udp),
     ] {
-        let of_it: Vec<&PortForward> = forwards.iter().filter(|f| f.protocol == protocol).collect();
-        if of_it.is_empty() {
+        let of_it = |forward: &&PortForward| forward.protocol == protocol;
+        if !forwards.iter().any(|forward| of_it(&forward)) {
             continue;
         }
+        let takes = |forwards: &[PortForward], local| {
+            let mut forwards = forwards.iter().filter(of_it);
+            forwards.any(|forward| takes_from(forward, local))
+        };
         let mut found = sockets();
-        found.retain(|(local, _)| of_it.iter().any(|forward| takes_from(forward, *local)));
+        found.retain(|(local, _)| takes(forwards, *local) && !takes(before, *local));
         found.sort_unstable();
         found.dedup();
-        warnings.extend(found.into_iter().map(|(local, inode)| {
-            format!(
-                "{} listens on {protocol} port {} of the host ({}); what is sent there reaches \
-                 the guest from now on",
-                owner(inode),
+        warnings.extend(found.into_iter().filter_map(|(local, inode)| {
+            let owner = owner(inode);
+            if owner.as_ref().is_some_and(|(pid, _)| own.contains(pid)) {
+                return None;
+            }
+            let owner = owner.map_or_else(
+                || "somebody".to_owned(),
+                |(pid, command)| format!("{command} (pid {pid})"),
+            );
+            Some(format!(
+                "{owner} listens on {protocol} port {} of the host ({}); what is sent there \
+                 reaches the guest from now on",
                 local.port(),
                 local.ip()
-            )
+            ))
         }));
     }
     warnings
@@ -85,8 +101,8 @@ fn udp() -> Vec<(SocketAddr, u64)> {
         .collect()
 }
 
-/// The process that has the socket, as far as it can be told.
-fn owner(inode: u64) -> String {
+/// Number and command of the process that has the socket, as far as it can be told.
+fn owner(inode: u64) -> Option<(u32, String)> {
     let processes = procfs::process::all_processes().into_iter().flatten();
     for process in processes.flatten() {
         let has = process.fd().is_ok_and(|mut files| {
@@ -96,10 +112,11 @@ fn owner(inode: u64) -> String {
             let command = process
                 .stat()
                 .map_or_else(|_| "?".to_owned(), |stat| stat.comm);
-            return format!("{} (pid {})", command.escape_debug(), process.pid());
+            let pid = u32::try_from(process.pid()).ok()?;
+            return Some((pid, command.escape_debug().to_string()));
         }
     }
-    "somebody".to_owned()
+    None
 }
 
 #[cfg(test)]
@@ -132,15 +149,22 @@ mod tests {
             (ForwardProtocol::Tcp, tcp.local_addr().unwrap().port()),
             (ForwardProtocol::Udp, udp.local_addr().unwrap().port()),
         ] {
-            let found = warnings(&[forward(protocol, Some("127.0.0.1"), port)]);
+            let at_it = [forward(protocol, Some("127.0.0.1"), port)];
+            let found = warnings(&at_it, &[], &[]);
             let [warning] = found.as_slice() else {
                 panic!("{found:?}");
             };
             let pid = format!("(pid {})", std::process::id());
             assert!(warning.contains(&pid), "{warning}");
             // It keeps its clients where all addresses are published, and at another address.
-            assert!(warnings(&[forward(protocol, None, port)]).is_empty());
-            assert!(warnings(&[forward(protocol, Some("127.0.0.2"), port)]).is_empty());
+            assert!(warnings(&[forward(protocol, None, port)], &[], &[]).is_empty());
+            let elsewhere = [forward(protocol, Some("127.0.0.2"), port)];
+            assert!(warnings(&elsewhere, &[], &[]).is_empty());
+            // What was said once is not news, whomever the port leads to now.
+            assert!(warnings(&at_it, &at_it, &[]).is_empty());
+            assert_eq!(warnings(&at_it, &elsewhere, &[]), found);
+            // Nor does netd's own dnsmasq lose anything.
+            assert!(warnings(&at_it, &[], &[std::process::id()]).is_empty());
         }
     }
 }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::inner::{ActiveData, Inner};
 use super::listeners;
 use crate::datapath::ports::Ports;
+use crate::dnsmasq::Running;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{
     self, FormatOptions, ForwardProtocol, ForwardRange, MetadataElement, NETD_NAMESPACE, Network,
@@ -94,7 +95,7 @@ impl Inner {
         let old = self.run_with(uuid, new.clone())?;
         let errors = self.converge().await;
         if errors.is_empty() {
-            self.warn_of_listeners(uuid);
+            self.warn_of_listeners(uuid, Some(&old));
             return Ok(());
         }
         self.run_with(uuid, old.clone())?;
@@ -105,7 +106,7 @@ impl Inner {
             for error in self.converge().await {
                 tracing::error!(%error, "left behind by the change");
             }
-            self.warn_of_listeners(uuid);
+            self.warn_of_listeners(uuid, Some(&old));
             return Ok(());
         };
         tracing::warn!(network = old.name, %error, "a change failed, it was taken back");
@@ -161,17 +162,28 @@ impl Inner {
         Ok(())
     }
 
-    /// Say who waits at ports that the active network publishes.
-    pub(super) fn warn_of_listeners(&self, uuid: Uuid) {
+    /// Say who waits at ports that the active network publishes and did not when it was `before`.
+    pub(super) fn warn_of_listeners(&self, uuid: Uuid, before: Option<&Network>) {
         let live = self.networks.get(uuid).ok().and_then(|e| e.live.as_ref());
         let Some(network) = live.map(|live| &live.network) else {
             return;
         };
         // A definition whose metadata cannot be read is never started.
-        let extensions = network.extensions().unwrap_or_default();
-        for warning in listeners::warnings(&extensions.forwards) {
+        let said = |network: &Network| network.extensions().unwrap_or_default();
+        let (now, before) = (said(network), before.map(said).unwrap_or_default());
+        let own = self.dnsmasq_pids();
+        for warning in listeners::warnings(&now.forwards, &before.forwards, &own) {
             tracing::warn!(network = network.name, "{warning}");
         }
+    }
+
+    /// Numbers of the networks' dnsmasq processes.
+    fn dnsmasq_pids(&self) -> Vec<u32> {
+        let running = self
+            .networks
+            .live()
+            .filter_map(|live| live.dnsmasq.as_ref());
+        running.map(Running::pid).collect()
     }
 
     /// `netd forward add` and `delete`.
@@ -182,7 +194,7 @@ impl Inner {
             .await?;
         let warnings = match &change.action {
             ForwardAction::Add(forward) if affect.live => {
-                listeners::warnings(std::slice::from_ref(forward))
+                listeners::warnings(std::slice::from_ref(forward), &[], &self.dnsmasq_pids())
             }
             _ => Vec::new(),
         };
@@ -345,8 +357,8 @@ fn add(forwards: &mut Vec<PortForward>, new: &PortForward) {
     }
 }
 
-/// Take a range away, and its forward with the last one. The error is what follows the network's
-/// name.
+/// Take a range away, and its forward with the last one. The error, also where more than one forward
+/// is meant, is what follows the network's name.
 fn delete(
     forwards: &mut Vec<PortForward>,
     published: &Published,
@@ -356,31 +368,49 @@ fn delete(
         address,
         dev,
         ports,
+        guest,
     } = published;
     let is_it = |range: &ForwardRange| !range.exclude && Some((range.start, range.end)) == *ports;
-    let found = forwards.iter().position(|forward| {
+    let fits = |forward: &PortForward| {
         forward.protocol == *protocol
             && forward.address == *address
             && forward.dev == *dev
+            && guest.as_ref().is_none_or(|guest| forward.guest == *guest)
             && match ports {
                 Some(_) => forward.ranges.iter().any(is_it),
                 None => forward.ranges.is_empty(),
             }
-    });
-    let Some(found) = found else {
+    };
+    let found: Vec<usize> = (0..forwards.len())
+        .filter(|&number| fits(&forwards[number]))
+        .collect();
+    let [found] = found[..] else {
         let what = match (protocol, ports) {
-            (ForwardProtocol::All, _) => "no whole address".to_owned(),
-            (_, None) => format!("no {protocol} address"),
-            (_, Some((first, last))) if first == last => format!("no {protocol} port {first}"),
-            (_, Some((first, last))) => format!("no {protocol} range {first}-{last}"),
+            (ForwardProtocol::All, _) => "whole address".to_owned(),
+            (_, None) => format!("{protocol} address"),
+            (_, Some((first, last))) if first == last => format!("{protocol} port {first}"),
+            (_, Some((first, last))) => format!("{protocol} range {first}-{last}"),
         };
         let place = match (address, dev) {
             (Some(address), _) => format!(" at {address}"),
             (_, Some(dev)) => format!(" at {dev}"),
             (None, None) => String::new(),
         };
+        let guests: Vec<String> = found
+            .iter()
+            .map(|&number| forwards[number].guest.to_string())
+            .collect();
+        if !guests.is_empty() {
+            return Err(format!(
+                "publishes {what}{place} to {}; name one guest after the port",
+                guests.join(" and to ")
+            ));
+        }
+        let to = guest
+            .as_ref()
+            .map_or_else(String::new, |guest| format!(" to {guest}"));
         return Err(format!(
-            "publishes {what}{place}; `netd forward list` shows what it does"
+            "publishes no {what}{place}{to}; `netd forward list` shows what it does"
         ));
     };
     let forward = &mut forwards[found];
@@ -451,6 +481,7 @@ mod tests {
             address: None,
             dev: None,
             ports: Some(ports),
+            guest: None,
         }
     }
 
@@ -487,6 +518,32 @@ mod tests {
         assert!(error.contains("no tcp port 9005"), "{error}");
         delete(&mut forwards, &published((9000, 9010))).unwrap();
         assert_eq!(forwards[0].ranges, [ranges[2]]);
+    }
+
+    #[test]
+    fn a_port_of_two_guests_is_taken_from_the_one_that_is_named() {
+        let both = [
+            forward("10.0.0.5", &[range(53, 53, None, false)]),
+            forward("fd00::5", &[range(53, 53, None, false)]),
+        ];
+        let mut forwards = both.to_vec();
+        let error = delete(&mut forwards, &published((53, 53))).unwrap_err();
+        assert!(
+            error.contains("tcp port 53 to 10.0.0.5 and to fd00::5; name one"),
+            "{error}"
+        );
+        assert_eq!(forwards, both);
+        let of = |guest: &str| Published {
+            guest: Some(guest.to_owned().into()),
+            ..published((53, 53))
+        };
+        let error = delete(&mut forwards, &of("10.0.0.6")).unwrap_err();
+        assert!(error.contains("no tcp port 53 to 10.0.0.6"), "{error}");
+        delete(&mut forwards, &of("fd00::5")).unwrap();
+        assert_eq!(forwards, both[..1]);
+        // The other one needs no name any more.
+        delete(&mut forwards, &published((53, 53))).unwrap();
+        assert!(forwards.is_empty());
     }
 
     #[test]

@@ -346,6 +346,7 @@ Ports, address and device are named as they were when it was added.
 
 Examples:
   netd forward delete default tcp 8080
+  netd forward delete default udp 53 fd00::10
   netd forward delete default udp 6000-6010
   netd forward delete default all --address 203.0.113.5")]
     Delete(ForwardDeleteArgs),
@@ -399,6 +400,8 @@ pub struct ForwardDeleteArgs {
     pub protocol: String,
     /// PORT or FIRST-LAST; none for a whole address
     pub port: Option<String>,
+    /// The guest, without its port; needed where an IPv4 and an IPv6 guest have the port
+    pub guest: Option<String>,
     /// Where.
     #[command(flatten)]
     pub scope: ScopeArgs,

@@ -64,11 +64,16 @@ pub(super) async fn delete(
     args: &ForwardDeleteArgs,
 ) -> Result {
     let protocol = protocol(&args.protocol)?;
+    let guest = match args.guest.as_deref().map(parse_guest).transpose()? {
+        Some((_, Some(_))) => return Err("The guest is named without its port.".into()),
+        guest => guest.map(|(guest, _)| guest),
+    };
     let published = Published {
         protocol,
         address: args.scope.address,
         dev: args.scope.dev.clone(),
         ports: args.port.as_deref().map(parse_ports).transpose()?,
+        guest,
     };
     let action = ForwardAction::Delete(published);
     let (network, changed) = change(client, &args.network, &args.scope, action).await?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::ApiError;
-use crate::model::{ForwardProtocol, PortForward};
+use crate::model::{ForwardGuest, ForwardProtocol, PortForward};
 
 /// What clients are told about one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +187,7 @@ pub enum ForwardAction {
     Delete(Published),
 }
 
-/// What a forward publishes, without whom it leads to.
+/// What a forward publishes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// The protocol.
@@ -198,6 +198,8 @@ pub struct Published {
     pub dev: Option<String>,
     /// First and last port of one range; a forward without ranges has none.
     pub ports: Option<(u16, u16)>,
+    /// Whom it leads to; needed where a port leads to an IPv4 and to an IPv6 guest.
+    pub guest: Option<ForwardGuest>,
 }
 
 /// What a change did.
