@@ -1,4 +1,5 @@
-//! May this packet open a flow? The table of forward modes as a function.
+//! May this packet open a flow? The table of forward modes (`docs/guests.md`) as a function; IPv6 of a
+//! NAT network has mode `Route` unless it is translated, too.
 //!
 //! The source's own network is asked first, the destination's second. libvirt's chains ask the
 //! destination first, which lets an isolated guest send (one way) into a routed network and a

@@ -1,7 +1,6 @@
-//! IPv6 between guests, host and outside in every forward mode.
+//! IPv6 between guests, host and outside; who may talk to whom stands in `modes`.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,148 +20,11 @@ fn nat6(name: &str, number: u8) -> Network {
     Network::nat(name, number).forward(MASQUERADED).ipv6()
 }
 
-/// What is to happen between two parties.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
-    /// Delivered, with the sender's own address.
-    Plain,
-    /// Delivered, with the host's address on the way out.
-    Translated,
-    /// Refused by ICMP, and nothing was delivered.
-    Refused,
-}
-use Expected::{Plain, Refused, Translated};
-
-/// One party of the table.
-struct Party<'a> {
-    name: &'a str,
-    address: Ipv6Addr,
-    /// What a translated packet has for a source when it goes to this party.
-    host_address: Ipv6Addr,
-    netns: &'a Netns,
-    udp: Server,
-    tcp: Server,
-}
-
-fn networks() -> Vec<Network> {
-    vec![
-        Network::nat("nat", 1).ipv6(),
-        nat6("nat6", 2),
-        Network::route("route", 3).ipv6(),
-        Network::route("route-dev", 4)
-            .forward("<forward mode='route' dev='uplink'/>")
-            .ipv6(),
-        Network::isolated("isolated", 5).ipv6(),
-        Network::open("open", 6).ipv6(),
-        nat6("nat6-2", 7),
-    ]
-}
-
-/// The table: libvirt's, except that the source's network is asked first. IPv6 of a NAT network is
-/// routed unless the definition says otherwise.
-fn expected(from: &str, to: &str) -> Expected {
-    match (from, to) {
-        ("isolated", _) | (_, "isolated" | "nat6" | "nat6-2") => Refused,
-        ("nat6" | "nat6-2", "outside") => Translated,
-        (_, "outside") | ("outside", _) => Plain,
-        ("route-dev", _) | (_, "route-dev") => Refused,
-        ("nat6" | "nat6-2", _) => Translated,
-        ("nat" | "route" | "open", "nat" | "route" | "open") => Plain,
-        _ => unreachable!("{from} to {to} is not in the table"),
-    }
-}
-
 fn serve(netns: &Netns, address: Ipv6Addr) -> Result<(Server, Server)> {
     Ok((
         Server::udp(netns, at6(address, PORT))?,
         Server::tcp_echo(netns, at6(address, PORT))?,
     ))
-}
-
-/// Everybody who takes part, with servers running.
-fn parties<'a>(lab: &'a Lab, members: &'a [(Network, Guest)]) -> Result<Vec<Party<'a>>> {
-    let party = |name, netns, address, host_address| -> Result<Party<'a>> {
-        let (udp, tcp) = serve(netns, address)?;
-        Ok(Party {
-            name,
-            address,
-            host_address,
-            netns,
-            udp,
-            tcp,
-        })
-    };
-    let mut parties = vec![party("outside", &lab.wan, OUTSIDE6, HOST6)?];
-    for (number, (network, guest)) in (11..).zip(members) {
-        let (own, host) = (network.address6(number), network.address6(1));
-        parties.push(party(&network.name, guest.netns(), own, host)?);
-    }
-    Ok(parties)
-}
-
-/// Both protocols from one party to another: what happened, or why that cannot be said.
-fn probe(from: &Party, to: &Party) -> Result<Expected> {
-    let before = (to.udp.received(), to.tcp.received());
-    let target = at6(to.address, PORT);
-    let udp = match traffic::ask_udp(from.netns, target)? {
-        Verdict::Answered(seen) if seen.ip() == from.address => Plain,
-        Verdict::Answered(seen) if seen.ip() == to.host_address => Translated,
-        Verdict::Refused => Refused,
-        verdict => bail!("UDP: {verdict:?}"),
-    };
-    let tcp = from
-        .netns
-        .enter(|| TcpStream::connect_timeout(&target.into(), SOON))?;
-    match (udp, tcp) {
-        (Refused, Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
-            std::thread::sleep(Duration::from_millis(10));
-            let after = (to.udp.received(), to.tcp.received());
-            ensure!(after == before, "refused but delivered");
-        }
-        (Plain | Translated, Ok(_)) => {}
-        (udp, tcp) => bail!("UDP: {udp:?}, but TCP: {tcp:?}"),
-    }
-    let ping = from
-        .netns
-        .output(["ping", "-6", "-c1", "-W2", &to.address.to_string()])?;
-    let answered = ping.status.success();
-    ensure!(answered == (udp != Refused), "UDP: {udp:?}, but {ping:?}");
-    Ok(udp)
-}
-
-#[test]
-#[ignore = "needs root and network namespaces: cargo xtask test"]
-fn the_truth_table_holds_for_ipv6() {
-    check6(|lab| {
-        lab.agent.start()?;
-        let mut members = Vec::new();
-        for (number, network) in (1..).zip(networks()) {
-            lab.up(&network)?;
-            let guest = lab.member6(number, &network)?;
-            lab.route6(&network)?;
-            members.push((network, guest));
-        }
-        let sniffer = Sniffer::start6(&lab.wan)?;
-        let parties = parties(lab, &members)?;
-        let mut wrong = String::new();
-        for from in &parties {
-            for to in parties.iter().filter(|to| to.name != from.name) {
-                let (is, should) = (probe(from, to), expected(from.name, to.name));
-                if !matches!(&is, Ok(is) if *is == should) {
-                    wrong += &format!("{} -> {}: {is:?}, not {should:?}\n", from.name, to.name);
-                }
-            }
-        }
-        ensure!(wrong.is_empty(), "{wrong}");
-        // Networks 2 and 7 are masqueraded, 5 is isolated.
-        let hidden = |packet: &Ipv6| {
-            let [first, _, number, ..] = packet.source.segments();
-            first == 0xfd00 && [2, 5, 7].contains(&number)
-        };
-        let leaked: Vec<_> = sniffer.finish()?.into_iter().filter(hidden).collect();
-        ensure!(leaked.is_empty(), "seen outside: {leaked:?}");
-        Ok(())
-    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::packet::UDP;
+use crate::packet::{TCP, UDP};
 use crate::packet6::{ICMPV6, transport_checksum};
 
 /// An Ethernet frame with an IPv6 packet, built from what each layer is to hold. Lengths are
@@ -41,6 +41,17 @@ impl Frame6 {
         let sum = if sum == 0 { 0xffff } else { sum };
         payload[6..8].copy_from_slice(&sum.to_be_bytes());
         Self::ip(source.0, destination.0, UDP, payload)
+    }
+
+    /// A TCP segment with the control bits `control` and no data.
+    #[must_use]
+    pub fn tcp(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16), control: u8) -> Self {
+        let mut payload = [source.1.to_be_bytes(), destination.1.to_be_bytes()].concat();
+        payload.extend([0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, control, 0x20, 0]);
+        payload.extend([0; 4]);
+        let sum = transport_checksum(source.0, destination.0, TCP, &payload);
+        payload[16..18].copy_from_slice(&sum.to_be_bytes());
+        Self::ip(source.0, destination.0, TCP, payload)
     }
 
     /// An ICMPv6 message, whose checksum is filled in.
