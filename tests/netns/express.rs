@@ -108,7 +108,7 @@ fn datagrams_do_not_come_by_the_stack() {
 /// What a device is still to do its checksum of cannot go from driver to driver.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
-fn p29_unfinished_checksums_are_finished() {
+fn p30_unfinished_checksums_are_finished() {
     check(|lab| {
         let guest = start(lab, "'uplink', 'vnet*'")?;
         wait_for(lab, &["uplink", "vnet1"])?;

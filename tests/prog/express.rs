@@ -116,7 +116,7 @@ fn the_express_lane_writes_what_tc_writes() {
 /// A device is still to complete the checksum: only an skb knows.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn p29_partial_checksums_are_left_to_tc() {
+fn p30_partial_checksums_are_left_to_tc() {
     let mut lab = express_lab();
     settled(&mut lab, guest_to_server(UDP, 40000, 80));
     let mut frame = up(udp(GUEST, 40000, SERVER, 80)).bytes();
