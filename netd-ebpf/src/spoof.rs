@@ -57,6 +57,9 @@ pub fn check<F: Guards>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     if !has_own_mac(port, source.ifindex, source.smac) {
         return drops::drop(Reason::SpoofedMac);
     }
+    if port.flags & (PORT_GUARD_DHCP | PORT_GUARD_ND) != 0 && F::hides(packet) {
+        return drops::drop(Reason::Malformed);
+    }
     if port.flags & PORT_GUARD_DHCP != 0 && F::is_server(ctx, packet) {
         return drops::drop(Reason::ServerAnswer);
     }
@@ -71,6 +74,8 @@ pub fn check<F: Guards>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 
 /// What differs between the families.
 pub trait Guards: Rejects {
+    /// May the packet hide what it is from everybody but the one who puts it together?
+    fn hides(packet: &Packet<Self::Addr>) -> bool;
     /// Does the packet do what only a server or router may?
     fn is_server(ctx: &TcContext, packet: &Packet<Self::Addr>) -> bool;
     /// If it answers for an address of the link, is that its sender's own?
@@ -80,6 +85,12 @@ pub trait Guards: Rejects {
 }
 
 impl Guards for V4 {
+    /// Eight bytes are what the first fragment has at least, and they show the ports.
+    #[inline(always)]
+    fn hides(_: &Packet<u32>) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn is_server(_: &TcContext, packet: &Packet<u32>) -> bool {
         packet.key.proto == proto::UDP
@@ -107,6 +118,13 @@ impl Guards for V4 {
 }
 
 impl Guards for crate::family::V6 {
+    /// Behind extension headers without end, or that go on in the next fragment, a router
+    /// advertisement would pass (RFC 7113, section 2; RFC 7112 forbids such fragments).
+    #[inline(always)]
+    fn hides(packet: &Packet<Words>) -> bool {
+        packet.kind == Kind::Broken
+    }
+
     #[inline(always)]
     fn is_server(ctx: &TcContext, packet: &Packet<Words>) -> bool {
         if packet.key.proto == proto::ICMPV6 && packet.kind == Kind::Icmp {
@@ -127,9 +145,10 @@ impl Guards for crate::family::V6 {
         {
             return true;
         }
+        // Padding behind the packet is no part of the message, which may go on in a fragment.
         match ctx.load::<Words>(packet.l4() + 8) {
-            Ok(target) => claims(source, &target),
-            Err(_) => false,
+            Ok(target) if packet.l4() as u32 + 24 <= packet.end => claims(source, &target),
+            _ => false,
         }
     }
 

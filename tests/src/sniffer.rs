@@ -25,7 +25,7 @@ const BUFFER: usize = 64 << 20;
 /// Time to read what arrived before the end.
 const LEFT_OVER: Duration = Duration::from_secs(1);
 
-/// A running capture of one family's packets on all devices of one namespace.
+/// A running capture of packets, of one family or any, on all devices of one namespace.
 #[derive(Debug)]
 pub struct Sniffer<P = Ipv4> {
     stop: Arc<AtomicBool>,
@@ -49,6 +49,17 @@ impl Sniffer<Ipv6> {
     /// No packet socket can be opened.
     pub fn start6(netns: &Netns) -> Result<Self> {
         Self::with(netns, Ipv6::from_frame)
+    }
+}
+
+impl Sniffer<Vec<u8>> {
+    /// Starts to capture whole frames, but for their outermost VLAN tag, which the kernel takes off;
+    /// from the return on nothing is missed.
+    ///
+    /// # Errors
+    /// No packet socket can be opened.
+    pub fn frames(netns: &Netns) -> Result<Self> {
+        Self::with(netns, |frame| Some(frame.to_vec()))
     }
 }
 
