@@ -13,8 +13,10 @@ use crate::datapath::maps::Records;
 use crate::link::Link;
 use crate::model::{AntiSpoof, Extensions, HostAccess, Mac, Network};
 
-/// First byte of the MAC address that libvirt gives a guest's tap: the other five are the guest's.
-const TAP: u8 = 0xfe;
+/// How the MAC address begins that libvirt gives a guest's tap, for guests' addresses of the two
+/// ranges it chooses from, QEMU's (52:54:00) and Xen's (00:16:3e): only the first byte is not the
+/// guest's. That byte alone would not do, since one random address of 64 has it.
+const TAPS: [[u8; 3]; 2] = [[0xfe, 0x54, 0x00], [0xfe, 0x16, 0x3e]];
 
 /// `NETWORK_*` bits that follow from what the definition holds its guests to.
 pub(super) fn network_flags(network: &Network, extensions: &Extensions) -> u32 {
@@ -65,7 +67,10 @@ pub(super) fn port(
                 port.flags |= flag;
             }
         }
-        if let Some(mac) = link.mac.filter(|mac| mac.0[0] == TAP) {
+        if let Some(mac) = link
+            .mac
+            .filter(|mac| TAPS.iter().any(|tap| mac.0.starts_with(tap)))
+        {
             port.mac = mac.0;
         }
     }
@@ -96,6 +101,36 @@ pub(super) fn bind(records: &mut Records, network: &Network, bridge: u32, guests
                 let key = BindingKey { bridge, address };
                 records.v6.bindings.insert(key, binding);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::parse;
+
+    #[test]
+    fn a_tap_of_libvirts_tells_its_guest() {
+        let network =
+            parse("<network><name>n</name><ip address='10.0.0.1' prefix='24'/></network>");
+        let extensions = Extensions {
+            antispoof: Some(AntiSpoof::default()),
+            ..Extensions::default()
+        };
+        for (mac, known) in [
+            ([0xfe, 0x54, 0x00, 1, 2, 3], true),
+            ([0xfe, 0x16, 0x3e, 1, 2, 3], true),
+            // What the kernel or somebody else may have drawn.
+            ([0xfe, 0x11, 0x22, 1, 2, 3], false),
+            ([0x52, 0x54, 0x00, 1, 2, 3], false),
+        ] {
+            let link = Link {
+                mac: Some(Mac(mac)),
+                ..Link::default()
+            };
+            let port = port(network.as_ref().unwrap(), &extensions, 7, &link);
+            assert_eq!(port.mac, if known { mac } else { [0; 6] });
         }
     }
 }
