@@ -237,6 +237,54 @@ fn p39_an_edited_definition_moves_a_stream_with_its_next_packet() {
     });
 }
 
+/// Whichever of the two is looked at first, the port is free when the other one gets it. What cannot
+/// be is told, and the rest is done.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_port_moves_from_network_to_network() {
+    check(|lab| {
+        lab.agent.start()?;
+        let networks = [Network::nat("one", 1), Network::nat("two", 2)];
+        let publishing = |number: usize| {
+            let guest = format!("10.10.{}.11", number + 1);
+            networks[number].clone().with(&udp_to(&guest))
+        };
+        lab.up(&publishing(0))?;
+        lab.up(&networks[1])?;
+        for (from, to) in [(0, 1), (1, 0), (0, 1)] {
+            edit(lab, &networks[from])?;
+            edit(lab, &publishing(to))?;
+            lab.agent.ok(["reload"])?;
+            let list = lab.agent.ok(["forward", "list"])?;
+            let holders: Vec<_> = list
+                .lines()
+                .filter(|line| line.contains("8080"))
+                .filter_map(|line| line.split_whitespace().next())
+                .collect();
+            ensure!(holders == [networks[to].name.as_str()], "{list}");
+        }
+        // Both want it: the one that has it keeps it.
+        edit(lab, &publishing(0))?;
+        let said = lab.agent.fails(["reload"])?;
+        ensure!(
+            said.contains("network 'one': left as it runs") && said.contains("8080"),
+            "{said}"
+        );
+        // A file put there by hand is a network, with its link.
+        let config = lab.agent.config_dir();
+        let xml = Network::nat("three", 3).xml();
+        std::fs::write(config.join("networks/three.xml"), xml)?;
+        std::os::unix::fs::symlink("../networks/three.xml", config.join("autostart/three.xml"))?;
+        std::fs::write(config.join("networks/four.xml"), "<network>")?;
+        let said = lab.agent.fails(["reload"])?;
+        ensure!(said.contains("four.xml"), "{said}");
+        let info = lab.agent.ok(["net-info", "three"])?;
+        let autostart = info.lines().find(|line| line.starts_with("Autostart"));
+        ensure!(autostart.is_some_and(|l| l.ends_with("yes")), "{info}");
+        Ok(())
+    });
+}
+
 /// One port may lead to an IPv4 and to an IPv6 guest.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]

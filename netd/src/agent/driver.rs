@@ -12,7 +12,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::model::{self, FormatOptions, ForwardMode};
 use crate::rpc::driver::{
     Affect, Changed, Driver, Drops, ForwardChange, Lease, MapStatus, Metadata, NetworkForwards,
-    NetworkInfo, NetworkStatus, NewMetadata, Result, Status,
+    NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, Status,
 };
 
 impl Driver for Agent {
@@ -104,7 +104,7 @@ impl Driver for Agent {
         self.inner.lock().await.change_forward(change).await
     }
 
-    async fn reload(&self) -> Result<Vec<String>> {
+    async fn reload(&self) -> Result<Reloaded> {
         Ok(self.inner.lock().await.reload().await)
     }
 

@@ -9,8 +9,7 @@ use crate::datapath::ports::Ports;
 use crate::dnsmasq::Running;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{
-    self, FormatOptions, ForwardProtocol, ForwardRange, MetadataElement, NETD_NAMESPACE, Network,
-    PortForward,
+    self, FormatOptions, ForwardProtocol, ForwardRange, MetadataElement, Network, PortForward,
 };
 use crate::rpc::driver::{
     Affect, Changed, ForwardAction, ForwardChange, Metadata, NetworkForwards, NewMetadata,
@@ -42,7 +41,7 @@ impl Inner {
     }
 
     /// Change the definitions that `affect` names, all or none of them.
-    async fn change(
+    pub(super) async fn change(
         &mut self,
         uuid: Uuid,
         affect: Affect,
@@ -256,50 +255,6 @@ impl Inner {
         let with = |network: &Network| as_read_again(&with_metadata(network, what, new)?);
         self.change(uuid, affect, with).await.map(drop)
     }
-
-    /// Read the definitions on disk again, and let active networks do what theirs says to netd.
-    pub(super) async fn reload(&mut self) -> Vec<String> {
-        let (stored, errors) = self.store.load();
-        let mut lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        for stored in stored {
-            let network = stored.network;
-            let known = self.networks.get(network.uuid).ok();
-            let same = known.and_then(|entry| entry.config.as_ref()) == Some(&network);
-            if !network.uuid.is_nil() && same {
-                continue;
-            }
-            let name = network.name.clone();
-            lines.push(match self.define_network(network).await {
-                Ok(_) => format!("network '{name}': definition read"),
-                Err(error) => format!("network '{name}': not read: {error}"),
-            });
-        }
-        let differing: Vec<(Uuid, String, Option<MetadataElement>)> = self
-            .networks
-            .iter()
-            .filter_map(|(uuid, entry)| {
-                let live = &entry.live.as_ref()?.network;
-                let wanted = own_element(entry.config.as_ref()?);
-                (own_element(live) != wanted).then(|| (*uuid, live.name.clone(), wanted.cloned()))
-            })
-            .collect();
-        let live = Affect {
-            live: true,
-            config: false,
-        };
-        for (uuid, name, wanted) in differing {
-            let with = |network: &Network| {
-                let mut network = network.clone();
-                network.set_metadata(NETD_NAMESPACE, wanted.clone());
-                Ok(network)
-            };
-            lines.push(match self.change(uuid, live, with).await {
-                Ok(_) => format!("network '{name}': running with its definition's metadata"),
-                Err(error) => format!("network '{name}': left as it runs: {error}"),
-            });
-        }
-        lines
-    }
 }
 
 /// The definition as the next agent will read it from its own text: what cannot be written, such as
@@ -318,11 +273,6 @@ fn as_read_again(network: &Network) -> Result<Network> {
             format!("network '{}' could not be kept: {error}", network.name),
         )
     })
-}
-
-fn own_element(network: &Network) -> Option<&MetadataElement> {
-    let mut elements = network.metadata.iter();
-    elements.find(|element| element.namespace == NETD_NAMESPACE)
 }
 
 /// The network with a change of its forwards.

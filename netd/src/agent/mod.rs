@@ -14,6 +14,7 @@ mod live;
 mod lock;
 mod reconcile;
 mod registry;
+mod reload;
 mod teardown;
 
 use std::path::PathBuf;
@@ -84,8 +85,12 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                for line in agent.inner.lock().await.reload().await {
+                let reloaded = agent.inner.lock().await.reload().await;
+                for line in reloaded.done {
                     tracing::info!("{line}");
+                }
+                for line in reloaded.failed {
+                    tracing::error!("{line}");
                 }
                 continue;
             }

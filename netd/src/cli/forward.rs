@@ -195,15 +195,21 @@ fn rows(forwards: &[PortForward]) -> Vec<[String; 5]> {
 }
 
 pub(super) async fn reload(client: &mut Client, output: &mut Output) -> Result {
-    let lines = client
+    let reloaded = client
         .reload()
         .await
         .map_err(|error| Failure::new("Failed to read the definitions again", &error))?;
-    if lines.is_empty() {
-        output.extra("Nothing has changed.\n");
-    }
-    for line in lines {
+    for line in reloaded.done.iter() {
         output.data(format!("{line}\n"));
+    }
+    if let Some((first, others)) = reloaded.failed.split_first() {
+        let failure = Failure::from(first.as_str());
+        return Err(others
+            .iter()
+            .fold(failure, |failure, line| failure.and(line)));
+    }
+    if reloaded.done.is_empty() {
+        output.extra("Nothing has changed.\n");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::rpc::connection::URI;
 use crate::rpc::dispatch::PLAN_MAX;
-use crate::rpc::driver::{Changed, Drops, ForwardChange, NetworkForwards, Status};
+use crate::rpc::driver::{Changed, Drops, ForwardChange, NetworkForwards, Reloaded, Status};
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
     PROGRAM_REMOTE, Reader, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
@@ -278,11 +278,11 @@ impl Client {
         Ok(serde_json::from_str(&json)?)
     }
 
-    /// Has the definitions read again. Returns what changed.
-    pub async fn reload(&mut self) -> Result<Vec<String>> {
+    /// Has the definitions read again.
+    pub async fn reload(&mut self) -> Result<Reloaded> {
         let procedure = NetdProcedure::Reload as i32;
-        let lines: List<String, PLAN_MAX> = self.call(PROGRAM_NETD, procedure, &()).await?;
-        Ok(lines.0)
+        let json: String = self.call(PROGRAM_NETD, procedure, &()).await?;
+        Ok(serde_json::from_str(&json)?)
     }
 
     async fn remote<A: Encode + ?Sized, R: Decode>(

@@ -177,7 +177,7 @@ pub(super) async fn netd<D: Driver>(
             json(&driver.change_forward(&change).await?)
         }
         NetdProcedure::Drops => json(&driver.drops(arguments(payload)?).await?),
-        NetdProcedure::Reload => result(&List::<_, PLAN_MAX>(driver.reload().await?)),
+        NetdProcedure::Reload => json(&driver.reload().await?),
     }
 }
 

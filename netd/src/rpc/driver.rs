@@ -211,6 +211,15 @@ pub struct Changed {
     pub warnings: Vec<String>,
 }
 
+/// What came of reading the definitions again, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What is in effect now.
+    pub done: Vec<String>,
+    /// What stayed as it was, and why.
+    pub failed: Vec<String>,
+}
+
 /// Answer of `netd drops`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drops {
@@ -309,9 +318,8 @@ pub trait Driver: Send + Sync + 'static {
         &self,
         change: &ForwardChange,
     ) -> impl Future<Output = Result<Changed>> + Send;
-    /// Read the definitions on disk again and give active networks their port forwards. Returns
-    /// what changed and what could not, a line each.
-    fn reload(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
+    /// Read the definitions on disk again and give active networks their port forwards.
+    fn reload(&self) -> impl Future<Output = Result<Reloaded>> + Send;
     /// Why packets were dropped: counters, and the records behind number `since`.
     fn drops(&self, since: u64) -> impl Future<Output = Result<Drops>> + Send;
     /// What is attached where.

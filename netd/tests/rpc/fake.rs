@@ -8,7 +8,7 @@ use std::time::Duration;
 use netd::error::{ApiError, ErrorCode};
 use netd::rpc::driver::{
     Affect, Changed, Driver, DropRecord, DropStatus, Drops, ForwardAction, ForwardChange, Lease,
-    Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Result, Status,
+    Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, Status,
 };
 use uuid::Uuid;
 
@@ -373,7 +373,10 @@ impl Driver for Fake {
         })
     }
 
-    async fn reload(&self) -> Result<Vec<String>> {
-        Ok(vec!["network 'n1': definition read".to_owned()])
+    async fn reload(&self) -> Result<Reloaded> {
+        Ok(Reloaded {
+            done: vec!["network 'n1': definition read".to_owned()],
+            failed: vec!["network 'n2': not read: it is broken".to_owned()],
+        })
     }
 }

@@ -100,7 +100,16 @@ fn forwards_are_added_listed_and_deleted_by_the_command_line() {
         refused.code == Some(1) && refused.stderr.contains("publishes nothing"),
         "{refused:?}"
     );
-    assert_eq!(run("reload").stdout, "network 'n1': definition read\n\n");
+    let reload = run("reload");
+    assert!(
+        reload.stdout.contains("network 'n1': definition read"),
+        "{reload:?}"
+    );
+    assert!(
+        reload.stderr.contains("network 'n2': not read"),
+        "{reload:?}"
+    );
+    assert_eq!(reload.code, Some(1), "{reload:?}");
     for (words, message) in [
         ("forward add n1 tcp 80", "A port and a guest are needed"),
         (

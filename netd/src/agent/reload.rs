@@ -1,0 +1,98 @@
+//! Reading the definitions on disk again: `netd reload`, and SIGHUP.
+
+use uuid::Uuid;
+
+use super::inner::Inner;
+use crate::error::ApiError;
+use crate::model::{MetadataElement, NETD_NAMESPACE, Network};
+use crate::rpc::driver::{Affect, Reloaded};
+
+impl Inner {
+    /// Read the definitions on disk again, and let active networks do what theirs says to netd.
+    pub(super) async fn reload(&mut self) -> Reloaded {
+        let (stored, errors) = self.store.load();
+        let mut reloaded = Reloaded {
+            done: Vec::new(),
+            failed: errors.iter().map(ToString::to_string).collect(),
+        };
+        for stored in stored {
+            let known = self.networks.get(stored.network.uuid).ok();
+            let same = known.and_then(|entry| entry.config.as_ref()) == Some(&stored.network);
+            if !stored.network.uuid.is_nil() && same {
+                self.networks.entry(stored.network.uuid).autostart = stored.autostart;
+                continue;
+            }
+            let name = stored.network.name.clone();
+            match self.define_network(stored.network).await {
+                Ok(uuid) => {
+                    self.networks.entry(uuid).autostart = stored.autostart;
+                    let line = format!("network '{name}': definition read");
+                    reloaded.done.push(line);
+                }
+                Err(error) => {
+                    let line = format!("network '{name}': not read: {error}");
+                    reloaded.failed.push(line);
+                }
+            }
+        }
+        let mut waiting = self.differing();
+        // A port may have moved from one network to another, which gets it when the first one has
+        // given it up.
+        loop {
+            let count = waiting.len();
+            let mut refused = Vec::new();
+            for (uuid, name) in waiting {
+                match self.adopt_metadata(uuid).await {
+                    Ok(()) => reloaded.done.push(format!(
+                        "network '{name}': running with its definition's metadata"
+                    )),
+                    Err(error) => refused.push((uuid, name, error)),
+                }
+            }
+            if refused.is_empty() || refused.len() == count {
+                let lines = refused
+                    .into_iter()
+                    .map(|(_, name, error)| format!("network '{name}': left as it runs: {error}"));
+                reloaded.failed.extend(lines);
+                return reloaded;
+            }
+            waiting = refused
+                .into_iter()
+                .map(|(uuid, name, _)| (uuid, name))
+                .collect();
+        }
+    }
+
+    /// Active networks that run with something else than their definitions say to netd.
+    fn differing(&self) -> Vec<(Uuid, String)> {
+        self.networks
+            .iter()
+            .filter_map(|(uuid, entry)| {
+                let live = &entry.live.as_ref()?.network;
+                let config = entry.config.as_ref()?;
+                (own_element(live) != own_element(config)).then(|| (*uuid, live.name.clone()))
+            })
+            .collect()
+    }
+
+    /// Let an active network run with what its definition says to netd.
+    async fn adopt_metadata(&mut self, uuid: Uuid) -> Result<(), ApiError> {
+        let config = self.networks.get(uuid)?.config.as_ref();
+        let wanted = config.and_then(own_element).cloned();
+        let live = Affect {
+            live: true,
+            config: false,
+        };
+        let with = |network: &Network| {
+            let mut network = network.clone();
+            network.set_metadata(NETD_NAMESPACE, wanted.clone());
+            Ok(network)
+        };
+        self.change(uuid, live, with).await.map(drop)
+    }
+}
+
+fn own_element(network: &Network) -> Option<&MetadataElement> {
+    let mut elements = network.metadata.iter();
+    elements.find(|element| element.namespace == NETD_NAMESPACE)
+}
