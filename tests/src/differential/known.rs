@@ -227,7 +227,8 @@ pub const KNOWN: &[Known] = &[
         why: "an error to the host itself, or one that connection tracking leaves to it, lowers \
               the MTU that the stack uses towards an address; netd goes by the bridge's towards a \
               guest, and gives guests errors that connection tracking does not",
-        goes_on: true,
+        // The other end quotes what it got.
+        goes_on: false,
         applies: |difference| {
             let big = |arrival: &Arrival| is_error(arrival, (3, 4), (2, 0));
             let fits = |packet: &Vec<u8>| {
