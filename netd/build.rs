@@ -1,4 +1,4 @@
-//! Builds the eBPF programs, which the library embeds.
+//! Builds the eBPF programs: netd's, which the library embeds, and the benchmark's.
 //!
 //! A cargo call of its own instead of aya-build's, which leaves the BPF instruction set at its
 //! first version. The third (Linux 5.1) has 32-bit arithmetic and jumps and atomic operations
@@ -23,14 +23,17 @@ fn main() -> anyhow::Result<()> {
     for source in ["netd-common/src", "netd-ebpf/src", "netd-ebpf/Cargo.toml"] {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
-    let object = build(&root, &out.join("ebpf"), &arch)?;
-    // aya reads an aligned copy.
-    std::fs::copy(&object, out.join("netd-ebpf"))
-        .with_context(|| format!("cannot copy {}", object.display()))?;
+    let built = build(&root, &out.join("ebpf"), &arch)?;
+    // The library embeds the one, the benchmark the other.
+    for object in ["netd-ebpf", "netd-bench"] {
+        let built = built.join(object);
+        std::fs::copy(&built, out.join(object))
+            .with_context(|| format!("cannot copy {}", built.display()))?;
+    }
     Ok(())
 }
 
-/// Build the object; returns where it is.
+/// Build the objects; returns the directory they are in.
 fn build(root: &Path, target_dir: &Path, arch: &str) -> anyhow::Result<PathBuf> {
     let flags = [
         // What aya-ebpf takes the layout of pt_regs from.
@@ -61,5 +64,5 @@ fn build(root: &Path, target_dir: &Path, arch: &str) -> anyhow::Result<PathBuf> 
         "the eBPF programs do not build:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(target_dir.join(TARGET).join("release/netd-ebpf"))
+    Ok(target_dir.join(TARGET).join("release"))
 }

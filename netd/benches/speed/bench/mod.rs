@@ -1,0 +1,241 @@
+//! The benchmark: peers side by side in namespaces, measured in turn, round by round.
+
+mod agent;
+mod cpu;
+mod dialogue;
+mod packets;
+mod peer;
+mod plot;
+mod programs;
+mod report;
+mod rules;
+mod streams;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::Netns;
+
+pub use plot::plot;
+pub use report::Report;
+
+use peer::{Kind, Peer};
+use programs::Traffic;
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Effort {
+    /// How often each peer has its turn.
+    pub rounds: u32,
+    /// Packets of one measurement.
+    pub packets: u32,
+    /// Numbers of flows, powers of two.
+    pub flows: Vec<u32>,
+    /// Numbers of networks beside the measured one.
+    pub networks: Vec<u32>,
+    /// Numbers of forwards.
+    pub forwards: Vec<u32>,
+    /// Seconds of one TCP stream.
+    pub seconds: u32,
+    /// Connections of one measurement.
+    pub connections: u32,
+    /// Questions of one measurement of latency.
+    pub questions: u32,
+    /// Networks of an agent that is started again.
+    pub restarted: u32,
+}
+
+impl Effort {
+    /// Under four minutes.
+    pub fn short() -> Self {
+        Self {
+            rounds: 3,
+            packets: 300_000,
+            flows: vec![1, 1 << 12, 1 << 16, 1 << 20],
+            networks: vec![1, 100],
+            forwards: vec![1, 10_000],
+            seconds: 1,
+            connections: 1000,
+            questions: 3000,
+            restarted: 40,
+        }
+    }
+
+    /// Under half an hour.
+    pub fn full() -> Self {
+        Self {
+            rounds: 7,
+            packets: 2_000_000,
+            networks: vec![1, 100, 1000],
+            seconds: 3,
+            connections: 2000,
+            questions: 20_000,
+            restarted: 1000,
+            ..Self::short()
+        }
+    }
+
+    /// As little as shows that everything works.
+    pub fn smallest() -> Self {
+        Self {
+            rounds: 1,
+            packets: 2000,
+            flows: vec![1],
+            ..Self::short()
+        }
+    }
+
+    /// Flows that netd must have room for: those of the largest case, and those of others that
+    /// have not expired yet.
+    fn room(&self) -> u32 {
+        let most = self.flows.iter().copied().max().unwrap_or(1);
+        (most + most / 4).max(1 << 18)
+    }
+}
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Phase {
+    /// TCP streams.
+    Streams,
+    /// Short TCP connections.
+    Connections,
+    /// Time from question to answer.
+    Latency,
+    /// Small packets over the number of flows.
+    Flows,
+    /// Packets to published ports over the number of forwards.
+    Forwards,
+    /// Small packets over the number of networks.
+    Networks,
+    /// The agent's own times and memory.
+    Agent,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Streams,
+        Self::Connections,
+        Self::Latency,
+        Self::Flows,
+        Self::Forwards,
+        Self::Networks,
+        Self::Agent,
+    ];
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// How much of it.
+    pub effort: Effort,
+    /// Which parts.
+    pub phases: Vec<Phase>,
+    /// Set from outside: stop, and clean up.
+    pub interrupted: Arc<AtomicBool>,
+}
+
+impl Choice {
+    fn wants(&self, phase: Phase) -> bool {
+        self.phases.contains(&phase)
+    }
+
+    /// Calls `measure` with each peer, round by round.
+    fn rounds(
+        &self,
+        peers: &mut [Peer],
+        mut measure: impl FnMut(&mut Peer) -> Result<()>,
+    ) -> Result<()> {
+        for round in 1..=self.effort.rounds {
+            for peer in &mut *peers {
+                self.go_on()?;
+                measure(peer).with_context(|| format!("{}, round {round}", peer.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn go_on(&self) -> Result<()> {
+        ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
+        Ok(())
+    }
+}
+
+/// Builds the peers, measures, and removes them, also when something fails.
+///
+/// # Errors
+/// Not root, a tool is missing, or a peer does not forward. A peer that this kernel cannot have is
+/// no error but a line of the report.
+pub fn run(choice: &Choice) -> Result<Report> {
+    Netns::sweep()?;
+    let mut report = Report::new(choice)?;
+    let of_peers = |phase: &Phase| *phase != Phase::Agent;
+    if choice.phases.iter().any(of_peers) {
+        compare(choice, &mut report)?;
+    }
+    if choice.wants(Phase::Agent) {
+        progress("the agent itself");
+        agent::measure(choice, &mut report)?;
+    }
+    Ok(report)
+}
+
+fn compare(choice: &Choice, report: &mut Report) -> Result<()> {
+    let mut peers = Vec::new();
+    for kind in Kind::ALL {
+        choice.go_on()?;
+        progress(&format!("building {}", kind.name()));
+        match Peer::build(kind, choice.effort.room()) {
+            Ok(peer) => peers.push(peer),
+            Err(error) if kind == Kind::Flowtable => {
+                report.not_measured(kind.name(), "anything", &format!("{error:#}"));
+            }
+            Err(error) => return Err(error.context(format!("building the peer {}", kind.name()))),
+        }
+    }
+    if choice.wants(Phase::Streams) {
+        streams::measure(choice, &mut peers, report)?;
+    }
+    if choice.wants(Phase::Connections) {
+        dialogue::connections(choice, &mut peers, report)?;
+    }
+    if choice.wants(Phase::Latency) {
+        dialogue::latency(choice, &mut peers, report)?;
+    }
+    let by_packets = [Phase::Flows, Phase::Forwards, Phase::Networks];
+    if by_packets.into_iter().any(|phase| choice.wants(phase)) {
+        let mut traffic = Traffic::load()?;
+        for peer in &mut peers {
+            peer.prepare_for_frames(&mut traffic)?;
+        }
+        // Every device has changed: let the agent look at them before it is measured.
+        std::thread::sleep(Duration::from_secs(1));
+        if choice.wants(Phase::Flows) {
+            packets::over_flows(choice, &mut peers, &mut traffic, report)?;
+        }
+        if choice.wants(Phase::Forwards) {
+            packets::over_forwards(choice, &mut peers, &mut traffic, report)?;
+        }
+        if choice.wants(Phase::Networks) {
+            packets::over_networks(choice, &mut peers, &mut traffic, report)?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells on stderr where the benchmark is.
+fn progress(text: &str) {
+    eprintln!("bench: {text}");
+}
+
+/// Writes a file of results.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}

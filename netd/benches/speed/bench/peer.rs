@@ -1,0 +1,345 @@
+//! The peers: one hypervisor each, all there at once, of which all but one are idle.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use netd_tests::lab::{HOST, OUTSIDE};
+use netd_tests::published::{forward, forwards, range};
+use netd_tests::{Guest, Lab, Netns, Network};
+
+use super::programs::{Mac, Redirect, Traffic, redirect};
+use super::rules::{self, Published};
+
+/// The guest's address.
+pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
+/// The gateway's MAC address where a peer has no bridge.
+const NOBODY: Mac = [2, 0, 0, 0, 0, 1];
+/// Networks that are defined with one call of `netd`'s… there is one call for each; more of them
+/// than this are read by an agent that is started again.
+const BY_HAND: u32 = 200;
+
+/// What carries the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing: packets are counted at the other end of the first cable.
+    Empty,
+    /// XDP redirects from the guest's port to the uplink and back.
+    Limit,
+    /// The same at TC.
+    LimitTc,
+    /// The kernel routes, without any rule.
+    Plain,
+    /// The kernel translates, by the rules that libvirt makes.
+    Nft,
+    /// The same, with a flowtable for connections that are established.
+    Flowtable,
+    /// netd.
+    Netd,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Empty,
+        Self::Limit,
+        Self::LimitTc,
+        Self::Plain,
+        Self::Nft,
+        Self::Flowtable,
+        Self::Netd,
+    ];
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Limit => "limit",
+            Self::LimitTc => "limit-tc",
+            Self::Plain => "plain",
+            Self::Nft => "nft",
+            Self::Flowtable => "flowtable",
+            Self::Netd => "netd",
+        }
+    }
+}
+
+/// A hypervisor with one guest and the world outside.
+pub struct Peer {
+    /// What it is.
+    pub kind: Kind,
+    /// Its namespaces, and netd's agent where it is that.
+    pub lab: Lab,
+    /// Its guest.
+    pub guest: Guest,
+    network: Network,
+    others: u32,
+    published: Vec<Published>,
+    /// Kept: what is attached goes with it.
+    _redirect: Option<Ebpf>,
+}
+
+impl Peer {
+    /// Builds it; netd gets room for that many flows.
+    ///
+    /// # Errors
+    /// Not root, a tool is missing, or no packet gets through.
+    pub fn build(kind: Kind, room: u32) -> Result<Self> {
+        let network = Network::nat("default", 1);
+        let mut lab = match kind {
+            Kind::Netd => Lab::new()?,
+            _ => Lab::with_binary(Path::new("/bin/true"))?, // nobody starts it
+        };
+        match kind {
+            Kind::Empty | Kind::Limit => {}
+            Kind::Netd => {
+                let settings = format!("[flows]\nmax = {room}\n");
+                std::fs::write(lab.agent.config_dir().join("netd.toml"), settings)?;
+                lab.agent.start()?;
+                lab.up(&network)?;
+            }
+            Kind::LimitTc | Kind::Plain | Kind::Nft | Kind::Flowtable => {
+                bridge(&lab.hv, &network.bridge())?;
+                let address = format!("{}/24", network.gateway());
+                lab.hv.address(&network.bridge(), &address)?;
+                lab.hv.sysctl("net/ipv4/ip_forward", "1")?;
+            }
+        }
+        let guest = match kind {
+            Kind::Empty | Kind::Limit => {
+                let guest = lab.guest(1)?;
+                guest.address(&format!("{GUEST}/24"), None)?;
+                guest
+            }
+            _ => lab.member(1, &network)?,
+        };
+        let mut peer = Self {
+            kind,
+            lab,
+            guest,
+            network,
+            others: 0,
+            published: Vec::new(),
+            _redirect: None,
+        };
+        peer.finish()?;
+        Ok(peer)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if !self.translates() {
+            let subnet = self.network.subnet();
+            let way = ["ip", "route", "add", &subnet, "via", &HOST.to_string()];
+            self.lab.wan.run(way)?;
+        }
+        self.load_rules()?;
+        if matches!(self.kind, Kind::Limit | Kind::LimitTc) {
+            let (hv, port) = (&self.lab.hv, self.guest.port.as_str());
+            let redirects = [
+                Redirect {
+                    from: port,
+                    to: "uplink",
+                    macs: [hv.mac("uplink")?, self.lab.wan.mac("wan0")?],
+                },
+                Redirect {
+                    from: "uplink",
+                    to: port,
+                    macs: [self.gateway()?, self.guest.netns().mac("eth0")?],
+                },
+            ];
+            self._redirect = Some(redirect(hv, self.kind == Kind::LimitTc, &redirects)?);
+        }
+        if self.carries_tcp() {
+            self.guest.ping(&OUTSIDE.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Its name in tables.
+    pub fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// Do guests hide behind the host's address?
+    pub fn translates(&self) -> bool {
+        matches!(self.kind, Kind::Nft | Kind::Flowtable | Kind::Netd)
+    }
+
+    /// Can TCP pass? XDP on a cable of the kernel's sees segments without checksums, larger than
+    /// its frames.
+    pub fn carries_tcp(&self) -> bool {
+        !matches!(self.kind, Kind::Empty | Kind::Limit)
+    }
+
+    /// The address by which outside reaches the guest's flows.
+    pub fn address(&self) -> Ipv4Addr {
+        if self.translates() { HOST } else { GUEST }
+    }
+
+    /// MAC address of the guest's gateway.
+    ///
+    /// # Errors
+    /// The bridge is gone.
+    pub fn gateway(&self) -> Result<Mac> {
+        match self.kind {
+            Kind::Empty | Kind::Limit => Ok(NOBODY),
+            _ => self.lab.hv.mac(&self.network.bridge()),
+        }
+    }
+
+    /// Puts the counters in their places, and lets devices take frames that are not the stack's.
+    ///
+    /// # Errors
+    /// ethtool is missing, or the kernel refuses.
+    pub fn prepare_for_frames(&self, traffic: &mut Traffic) -> Result<()> {
+        let (hv, port) = (&self.lab.hv, self.guest.port.as_str());
+        // Such a frame reaches a device only where that polls, which GRO or XDP makes it do.
+        for device in [port, "uplink"] {
+            hv.run(["ethtool", "-K", device, "gro", "on"])?;
+        }
+        if self.kind == Kind::Empty {
+            traffic.count_at(hv, port)?;
+            return traffic.count_at(hv, "uplink");
+        }
+        traffic.count_at(&self.lab.wan, "wan0")?;
+        traffic.count_at(self.guest.netns(), "eth0")
+    }
+
+    /// Publishes that many ports, in place of those before.
+    ///
+    /// # Errors
+    /// The rules or the definition are refused.
+    pub fn publish(&mut self, number: u16) -> Result<()> {
+        self.published = (0..number).map(Published::new).collect();
+        if self.kind != Kind::Netd {
+            return self.load_rules();
+        }
+        let all: String = self
+            .published
+            .iter()
+            .map(|one| {
+                let ports = range(one.port, one.port, one.guest_port);
+                forward("udp", "", &one.guest.to_string(), &ports)
+            })
+            .collect();
+        self.lab
+            .agent
+            .define(&self.network.clone().with(&forwards(&all)).xml())?;
+        self.lab.agent.ok(["reload"])?;
+        Ok(())
+    }
+
+    /// Has that many other networks beside the guest's.
+    ///
+    /// # Errors
+    /// A device cannot be made, or netd refuses.
+    pub fn add_networks(&mut self, number: u32) -> Result<()> {
+        let more = self.others..number;
+        self.others = number;
+        match self.kind {
+            Kind::Empty | Kind::Limit => Ok(()),
+            Kind::Netd if number > BY_HAND => {
+                self.lab.agent.stop()?;
+                write_definitions(&self.lab, more)?;
+                self.lab.agent.start()
+            }
+            Kind::Netd => more.into_iter().try_for_each(|n| {
+                let (name, xml) = other_network(n, "");
+                self.lab.agent.up(&name, &xml)
+            }),
+            Kind::LimitTc | Kind::Plain | Kind::Nft | Kind::Flowtable => {
+                let mut batch = String::new();
+                for n in more {
+                    let (device, [a, b, c, _]) = (other_bridge(n), other_subnet(n).octets());
+                    let kind = "type bridge stp_state 0 forward_delay 0";
+                    // Writing to a string does not fail.
+                    let _ = writeln!(
+                        batch,
+                        "link add {device} {kind}\naddr add {a}.{b}.{c}.1/24 dev {device}\n\
+                         link set {device} up"
+                    );
+                }
+                let file = self.lab.agent.file("networks.ip", &batch)?;
+                self.lab.hv.run(["ip", "-batch", &file])?;
+                self.load_rules()
+            }
+        }
+    }
+
+    /// Loads the rules where there are any: they are one text with all networks and forwards.
+    fn load_rules(&self) -> Result<()> {
+        let flowtable = match self.kind {
+            Kind::Nft => None,
+            Kind::Flowtable => Some(self.network.bridge()),
+            _ => return Ok(()),
+        };
+        let other = |n| (other_bridge(n), format!("{}/24", other_subnet(n)));
+        // The guest's network stands in the middle, as on average it does.
+        let mut networks: Vec<_> = (0..self.others / 2).map(other).collect();
+        networks.push((self.network.bridge(), self.network.subnet()));
+        networks.extend((self.others / 2..self.others).map(other));
+        let text = rules::text(&networks, &self.published, flowtable.as_deref());
+        let file = self.lab.agent.file("rules.nft", &text)?;
+        self.lab
+            .hv
+            .run(["nft", "-f", &file])
+            .context("nft refuses the rules")?;
+        Ok(())
+    }
+}
+
+/// Writes definitions of further networks, to be started by the next agent.
+///
+/// # Errors
+/// They cannot be written.
+pub fn write_definitions(lab: &Lab, numbers: std::ops::Range<u32>) -> Result<()> {
+    let networks = lab.agent.config_dir().join("networks");
+    let autostart = lab.agent.config_dir().join("autostart");
+    for directory in [&networks, &autostart] {
+        std::fs::create_dir_all(directory)?;
+    }
+    for n in numbers {
+        let uuid = format!("<uuid>0ddba11a-0000-4000-8000-{n:012x}</uuid>");
+        let mac = format!(
+            "<mac address='52:54:01:00:{:02x}:{:02x}'/>",
+            n >> 8,
+            n & 255
+        );
+        let (name, xml) = other_network(n, &(uuid + &mac));
+        let file = networks.join(&name).with_extension("xml");
+        std::fs::write(&file, xml)?;
+        let link = autostart.join(&name).with_extension("xml");
+        std::os::unix::fs::symlink(&file, &link)
+            .with_context(|| format!("linking {}", link.display()))?;
+    }
+    Ok(())
+}
+
+/// Name and definition of another network, without dnsmasq.
+pub fn other_network(n: u32, more: &str) -> (String, String) {
+    let name = format!("other{n}");
+    let (device, [a, b, c, _]) = (other_bridge(n), other_subnet(n).octets());
+    let xml = format!(
+        "<network><name>{name}</name>{more}<forward mode='nat'/><bridge name='{device}'/>\
+         <dns enable='no'/><ip address='{a}.{b}.{c}.1' netmask='255.255.255.0'/></network>"
+    );
+    (name, xml)
+}
+
+fn other_bridge(n: u32) -> String {
+    format!("virbr{}", 100 + n)
+}
+
+fn other_subnet(n: u32) -> Ipv4Addr {
+    Ipv4Addr::new(10, 20 + (n >> 8) as u8, (n & 255) as u8, 0)
+}
+
+fn bridge(hv: &Netns, device: &str) -> Result<()> {
+    let add = format!("ip link add {device} type bridge stp_state 0 forward_delay 0");
+    hv.run(add.split(' '))?;
+    let up = hv.run(["ip", "link", "set", device, "up"])?;
+    ensure!(up.is_empty(), "{up}");
+    Ok(())
+}

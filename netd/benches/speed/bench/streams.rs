@@ -1,0 +1,94 @@
+//! TCP streams, by iperf3.
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::Netns;
+use netd_tests::lab::OUTSIDE;
+
+use super::peer::Peer;
+use super::report::{Case, Metric, Report};
+use super::{Choice, progress};
+
+/// Streams side by side.
+const STREAMS: [u32; 2] = [1, 8];
+/// iperf3's own port.
+const PORT: u16 = 5201;
+
+/// Both directions, one stream and several.
+///
+/// # Errors
+/// iperf3 is missing or fails.
+pub fn measure(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Result<()> {
+    for streams in STREAMS {
+        for (case, down) in [(Case::StreamsUp, false), (Case::StreamsDown, true)] {
+            progress(&format!("{streams} TCP streams, {}", case.name()));
+            choice.rounds(peers, |peer| {
+                if !peer.carries_tcp() {
+                    return Ok(());
+                }
+                let gigabits = stream(peer, streams, down, choice.effort.seconds)?;
+                report.add(
+                    case,
+                    streams.into(),
+                    peer.name(),
+                    Metric::Gigabits,
+                    gigabits,
+                );
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A server for one measurement; dropping it ends it.
+struct Server(Child);
+
+impl Server {
+    fn start(netns: &Netns) -> Result<Self> {
+        let mut command = netns.command("iperf3");
+        command.args(["-s", "-1", "-p", &PORT.to_string()]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let server = Self(command.spawn().context("starting iperf3")?);
+        let listening = format!(":{PORT:04X} 0000");
+        netd_tests::eventually(Duration::from_secs(5), || {
+            let tables = netns.enter(|| {
+                ["tcp", "tcp6"]
+                    .map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")))
+            })?;
+            let there = tables
+                .iter()
+                .flatten()
+                .any(|text| text.contains(&listening));
+            ensure!(there, "iperf3 does not listen");
+            Ok(())
+        })?;
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Gigabits a second that arrived.
+fn stream(peer: &Peer, streams: u32, down: bool, seconds: u32) -> Result<f64> {
+    let _server = Server::start(&peer.lab.wan)?;
+    let (to, port) = (OUTSIDE.to_string(), PORT.to_string());
+    let (seconds, streams) = (seconds.to_string(), streams.to_string());
+    let mut words = vec!["iperf3", "-J", "-c", &to, "-p", &port, "-t", &seconds];
+    words.extend(["-P", &streams]);
+    if down {
+        words.push("-R");
+    }
+    let text = peer.guest.netns().run(words)?;
+    let result: serde_json::Value = serde_json::from_str(&text)?;
+    let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
+    Ok(bits.with_context(|| format!("iperf3 says:\n{text}"))? / 1e9)
+}
