@@ -58,7 +58,7 @@ impl Effort {
             networks: vec![1, 100],
             forwards: vec![1, 10_000],
             seconds: 1,
-            connections: 1000,
+            connections: 3000,
             questions: 3000,
             restarted: 40,
         }
@@ -71,7 +71,7 @@ impl Effort {
             packets: 2_000_000,
             networks: vec![1, 100, 1000],
             seconds: 3,
-            connections: 2000,
+            connections: 5000,
             questions: 20_000,
             restarted: 1000,
             ..Self::short()

@@ -177,14 +177,16 @@ fn established(
 ) -> Result<()> {
     let there = up(peer, OUTSIDE_HOSTS)?;
     let back = down(peer)?;
-    // Each flow has a packet there, one back, and one that answers that: no timeout and no rule
-    // takes it for a new one then.
-    for (from, packets) in [
-        (inside(peer), &there),
-        (outside(peer), &back),
-        (inside(peer), &there),
-    ] {
-        traffic.send(from, packets, flows, flows, true)?;
+    if peer.translates() {
+        // Each flow has a packet there, one back, and one that answers that: no timeout and no
+        // rule takes it for a new one then.
+        for (from, packets) in [
+            (inside(peer), &there),
+            (outside(peer), &back),
+            (inside(peer), &there),
+        ] {
+            traffic.send(from, packets, flows, flows, true)?;
+        }
     }
     for (is_up, from, packets) in [(true, inside(peer), &there), (false, outside(peer), &back)] {
         traffic.send(from, packets, flows, WARM_UP, false)?;

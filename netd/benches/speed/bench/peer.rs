@@ -17,8 +17,8 @@ use super::rules::{self, Published};
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
 /// The gateway's MAC address where a peer has no bridge.
 const NOBODY: Mac = [2, 0, 0, 0, 0, 1];
-/// Networks that are defined with one call of `netd`'s… there is one call for each; more of them
-/// than this are read by an agent that is started again.
+/// More networks than this at once netd is not told one by one: an agent that is started again
+/// reads their definitions.
 const BY_HAND: u32 = 200;
 
 /// What carries the packets.
@@ -87,7 +87,9 @@ impl Peer {
     /// # Errors
     /// Not root, a tool is missing, or no packet gets through.
     pub fn build(kind: Kind, room: u32) -> Result<Self> {
-        let network = Network::nat("default", 1);
+        // The same one when it is defined again.
+        let network =
+            Network::nat("default", 1).with("<uuid>0ddba11a-0000-4000-8000-ffffffffffff</uuid>");
         let mut lab = match kind {
             Kind::Netd => Lab::new()?,
             _ => Lab::with_binary(Path::new("/bin/true"))?, // nobody starts it

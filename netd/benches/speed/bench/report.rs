@@ -70,7 +70,7 @@ impl Case {
             Self::FirstStart => "agent start that makes the networks",
             Self::Restart => "agent start that finds the networks",
             Self::ForwardAdd => "forward add --live",
-            Self::HostAdd => "net-update add ip-dhcp-host --live",
+            Self::HostAdd => "net-update add ip-dhcp-host --live, by virsh",
             Self::Memory => "agent's resident memory, 131072 flows",
             Self::IdleMemory => "agent's resident memory, no flows",
         }
