@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{binary, cargo, root, succeed};
 
@@ -20,10 +20,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         command.env("RUST_TEST_THREADS", TEST_THREADS);
     }
-    if !root::is_root() {
-        let host = host_triple()?.to_uppercase().replace(['-', '.'], "_");
-        command.env(format!("CARGO_TARGET_{host}_RUNNER"), "sudo --preserve-env");
-    }
+    root::runs_what_cargo_builds(&mut command)?;
     let (for_cargo, for_tests) = match arguments.iter().position(|word| word == "--") {
         Some(at) => (&arguments[..at], &arguments[at + 1..]),
         None => (arguments, [].as_slice()),
@@ -35,16 +32,6 @@ pub fn test(arguments: &[String]) -> Result<()> {
             .args(["--", "--include-ignored"])
             .args(for_tests),
     )
-}
-
-fn host_triple() -> Result<String> {
-    let output = Command::new("rustc")
-        .arg("-vV")
-        .output()
-        .context("rustc -vV")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc -vV names no host")?.to_owned())
 }
 
 /// Everything a reviewer should not have to look for.

@@ -1,5 +1,6 @@
 //! Work on netd itself: `cargo xtask COMMAND`.
 
+mod bench;
 mod checks;
 mod demo;
 mod differential;
@@ -55,6 +56,16 @@ enum Task {
         /// What to run
         #[command(flatten)]
         choice: differential::Choice,
+    },
+    /// Measure netd beside the kernel's routing, libvirt's rules and the least that eBPF can do
+    #[command(after_help = "Examples:
+  cargo xtask bench
+  cargo xtask bench --full --json full.json --svg full.svg
+  cargo xtask bench --only flows,latency")]
+    Bench {
+        /// What to measure
+        #[command(flatten)]
+        choice: bench::Choice,
     },
     /// Formatting, clippy (eBPF crate included), documentation, unused dependencies
     Lint,
@@ -112,6 +123,12 @@ fn perform(task: Task) -> Result<()> {
             root::again("differential-built", &choice.words()?)
         }
         Task::DifferentialBuilt { words } => differential::run(&words),
+        Task::Bench { choice } => {
+            setup::build_tools()?;
+            packages::install(packages::BENCH)?;
+            build()?;
+            bench::bench(&choice)
+        }
         Task::Test { arguments } => {
             setup::build_tools()?;
             packages::install(packages::TEST)?;

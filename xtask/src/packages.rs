@@ -31,6 +31,17 @@ pub const DEMO: &[Needed] = &[
 /// The comparison with the kernel's NAT, which is set up by nft.
 pub const DIFFERENTIAL: &[Needed] = &[needed("ip", "iproute2"), needed("nft", "nftables")];
 
+/// The benchmark: its peers, its streams, and the agent's changes by virsh.
+pub const BENCH: &[Needed] = &[
+    needed("dnsmasq", "dnsmasq-base"),
+    needed("ip", "iproute2"),
+    needed("busybox", "busybox"),
+    needed("ethtool", "ethtool"),
+    needed("iperf3", "iperf3"),
+    needed("nft", "nftables"),
+    needed("virsh", "libvirt-clients"),
+];
+
 /// The tests talk to the agent by virsh too.
 pub const TEST: &[Needed] = &[
     needed("dnsmasq", "dnsmasq-base"),

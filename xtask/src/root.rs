@@ -37,3 +37,22 @@ pub fn again(task: &str, arguments: &[String]) -> Result<()> {
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }
+
+/// Lets cargo start by sudo, where needed, what it has built as the user.
+pub fn runs_what_cargo_builds(cargo: &mut Command) -> Result<&mut Command> {
+    if !is_root() {
+        let host = host_triple()?.to_uppercase().replace(['-', '.'], "_");
+        cargo.env(format!("CARGO_TARGET_{host}_RUNNER"), "sudo --preserve-env");
+    }
+    Ok(cargo)
+}
+
+fn host_triple() -> Result<String> {
+    let output = Command::new("rustc")
+        .arg("-vV")
+        .output()
+        .context("rustc -vV")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
+}

@@ -2,12 +2,10 @@
 
 /// Words that the generator writes: Ethernet, IPv4 and UDP headers, and two bytes of payload.
 pub const HEADER_WORDS: usize = 11;
-/// Devices of a namespace, by ifindex, that `redirect` and `redirect_tc` know.
-pub const DEVICES: usize = 256;
 
 /// What the generator sends, and where in its flows it is.
 ///
-/// A flow is a port from [`FIRST_PORT`] on and, every [`PORTS`] flows, the next address.
+/// A flow is a port from 10000 on and, every [`PORTS`] flows, the next address.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Generator {
@@ -29,8 +27,6 @@ pub struct Generator {
     pub next: u32,
 }
 
-/// The first flow's port.
-pub const FIRST_PORT: u32 = 10_000;
 /// Ports of one address, a power of two.
 pub const PORTS: u32 = 1 << 15;
 

@@ -19,7 +19,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-use crate::layout::{DEVICES, FIRST_PORT, Generator, HEADER_WORDS, PORTS, Way};
+use crate::layout::{Generator, HEADER_WORDS, PORTS, Way};
 
 /// Offset of the EtherType.
 const ETHER_TYPE: usize = 12;
@@ -35,6 +35,11 @@ const PORT: usize = 34;
 const IPV4: u16 = 0x0800_u16.to_be();
 /// IPv4's number of UDP.
 const UDP: u8 = 17;
+
+/// The first flow's port.
+const FIRST_PORT: u32 = 10_000;
+/// Devices of a namespace that can be told apart, by ifindex.
+const DEVICES: usize = 256;
 
 /// The generator's settings.
 #[btf_map(name = "generator")]

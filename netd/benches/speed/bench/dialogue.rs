@@ -1,4 +1,5 @@
-//! Short connections, and the time from a question to its answer.
+//! Short connections, and the time from a question to its answer. Both ends share one processor:
+//! what it takes to wake another one up would be most of the time, and is nobody's merit.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -13,7 +14,7 @@ use netd_tests::lab::{OUTSIDE, at};
 
 use super::peer::Peer;
 use super::report::{Case, Metric, Report};
-use super::{Choice, progress};
+use super::{Choice, cpu, progress};
 
 /// The server's port.
 const PORT: u16 = 7000;
@@ -33,6 +34,7 @@ pub fn connections(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> 
         }
         let _server = Server::tcp(&peer.lab.wan)?;
         let took = peer.guest.netns().enter(|| -> Result<_> {
+            cpu::keep_to_one()?;
             let start = Instant::now();
             for _ in 0..number {
                 ask(&mut connect()?)?;
@@ -59,6 +61,7 @@ pub fn latency(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Resu
         let times = {
             let _server = Server::tcp(&peer.lab.wan)?;
             peer.guest.netns().enter(|| {
+                cpu::keep_to_one()?;
                 let mut stream = connect()?;
                 round_trips(number, || ask(&mut stream))
             })??
@@ -67,6 +70,7 @@ pub fn latency(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Resu
         let times = {
             let _server = Server::udp(&peer.lab.wan)?;
             peer.guest.netns().enter(|| {
+                cpu::keep_to_one()?;
                 let socket = UdpSocket::bind("0.0.0.0:0")?;
                 socket.connect(at(OUTSIDE, PORT))?;
                 socket.set_read_timeout(Some(PATIENCE))?;
@@ -159,6 +163,8 @@ impl<'a> Server<'a> {
         let thread = {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
+                // Where that fails, it fails for the client too, which says so.
+                let _ = cpu::keep_to_one();
                 while !stop.load(Ordering::Relaxed) {
                     serve();
                 }

@@ -1,6 +1,7 @@
 //! The benchmark: peers side by side in namespaces, measured in turn, round by round.
 
 mod agent;
+mod arguments;
 mod cpu;
 mod dialogue;
 mod packets;
@@ -11,23 +12,22 @@ mod report;
 mod rules;
 mod streams;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use netd_tests::Netns;
 
-pub use plot::plot;
-pub use report::Report;
+pub use arguments::perform;
 
 use peer::{Kind, Peer};
 use programs::Traffic;
+use report::Report;
 
 /// How much is measured.
 #[derive(Clone, Debug)]
-pub struct Effort {
+struct Effort {
     /// How often each peer has its turn.
     pub rounds: u32,
     /// Packets of one measurement.
@@ -49,11 +49,11 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// Under four minutes.
+    /// About four minutes.
     pub fn short() -> Self {
         Self {
             rounds: 3,
-            packets: 300_000,
+            packets: 200_000,
             flows: vec![1, 1 << 12, 1 << 16, 1 << 20],
             networks: vec![1, 100],
             forwards: vec![1, 10_000],
@@ -64,7 +64,7 @@ impl Effort {
         }
     }
 
-    /// Under half an hour.
+    /// About half an hour.
     pub fn full() -> Self {
         Self {
             rounds: 7,
@@ -98,7 +98,7 @@ impl Effort {
 
 /// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Phase {
+enum Phase {
     /// TCP streams.
     Streams,
     /// Short TCP connections.
@@ -130,7 +130,7 @@ impl Phase {
 
 /// What to measure.
 #[derive(Clone, Debug)]
-pub struct Choice {
+struct Choice {
     /// How much of it.
     pub effort: Effort,
     /// Which parts.
@@ -170,7 +170,7 @@ impl Choice {
 /// # Errors
 /// Not root, a tool is missing, or a peer does not forward. A peer that this kernel cannot have is
 /// no error but a line of the report.
-pub fn run(choice: &Choice) -> Result<Report> {
+fn run(choice: &Choice) -> Result<Report> {
     Netns::sweep()?;
     let mut report = Report::new(choice)?;
     let of_peers = |phase: &Phase| *phase != Phase::Agent;
@@ -192,7 +192,13 @@ fn compare(choice: &Choice, report: &mut Report) -> Result<()> {
         match Peer::build(kind, choice.effort.room()) {
             Ok(peer) => peers.push(peer),
             Err(error) if kind == Kind::Flowtable => {
-                report.not_measured(kind.name(), "anything", &format!("{error:#}"));
+                let said = format!("{error:#}");
+                let line = said.lines().find(|line| line.contains("Error: "));
+                let why = format!(
+                    "{} (the kernel needs NF_FLOW_TABLE and NFT_FLOW_OFFLOAD)",
+                    line.map_or(said.as_str(), |line| line.trim())
+                );
+                report.not_measured(kind.name(), "anything", &why);
             }
             Err(error) => return Err(error.context(format!("building the peer {}", kind.name()))),
         }
@@ -230,12 +236,4 @@ fn compare(choice: &Choice, report: &mut Report) -> Result<()> {
 /// Tells on stderr where the benchmark is.
 fn progress(text: &str) {
     eprintln!("bench: {text}");
-}
-
-/// Writes a file of results.
-///
-/// # Errors
-/// It cannot be written.
-pub fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }

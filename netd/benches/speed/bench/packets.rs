@@ -39,13 +39,12 @@ pub fn over_flows(
                  which is the whole machine's)"
             );
             let what = format!("{flows} flows");
-            for kind in [Kind::Nft, Kind::Flowtable] {
-                report.not_measured(kind.name(), &what, &why);
+            for peer in peers.iter().filter(|peer| is_tracked(peer)) {
+                report.not_measured(peer.name(), &what, &why);
             }
         }
         choice.rounds(peers, |peer| {
-            let tracked = matches!(peer.kind, Kind::Nft | Kind::Flowtable);
-            if tracked && tracked_at_most().is_some_and(|most| most < flows) {
+            if is_tracked(peer) && tracked_at_most().is_some_and(|most| most < flows) {
                 return Ok(());
             }
             established(choice, peer, traffic, flows, |up, run| {
@@ -257,6 +256,11 @@ impl Fresh {
         self.0 = Ipv4Addr::from_bits(self.0.to_bits() + 1);
         self.0
     }
+}
+
+/// Does netfilter track its connections?
+fn is_tracked(peer: &Peer) -> bool {
+    matches!(peer.kind, Kind::Nft | Kind::Flowtable)
 }
 
 /// Connections that netfilter tracks at most, where it says so.

@@ -110,9 +110,6 @@ pub enum Metric {
     Nanoseconds,
     /// Share of the packets that arrived.
     Delivered,
-    /// Delivered packets for the time that passed, in millions a second: other work of the machine
-    /// shows here.
-    ElapsedRate,
     /// TCP payload.
     Gigabits,
     /// Connections.
@@ -131,7 +128,6 @@ impl Metric {
             Self::Rate => "Mpps of one processor",
             Self::Nanoseconds => "ns of processor time a packet, generator subtracted",
             Self::Delivered => "share delivered",
-            Self::ElapsedRate => "Mpps of elapsed time",
             Self::Gigabits => "Gbit/s",
             Self::PerSecond => "connections/s",
             Self::Microseconds => "µs",
@@ -143,13 +139,13 @@ impl Metric {
     fn more_is_better(self) -> bool {
         matches!(
             self,
-            Self::Rate | Self::Delivered | Self::ElapsedRate | Self::Gigabits | Self::PerSecond
+            Self::Rate | Self::Delivered | Self::Gigabits | Self::PerSecond
         )
     }
 
     /// Is there a table of it?
     fn is_shown(self) -> bool {
-        !matches!(self, Self::Delivered | Self::ElapsedRate)
+        self != Self::Delivered
     }
 }
 
@@ -220,15 +216,11 @@ impl Report {
     /// Notes what became of packets.
     pub fn packets(&mut self, case: Case, at: u64, peer: &'static str, run: Run) {
         let (sent, delivered) = (run.sent as f64, run.delivered as f64);
-        let (busy, elapsed) = (
-            run.spent.busy.as_secs_f64(),
-            run.spent.elapsed.as_secs_f64(),
-        );
+        let busy = run.busy.as_secs_f64();
         for (metric, value) in [
             (Metric::Rate, delivered / busy / 1e6),
             (Metric::Nanoseconds, busy / sent * 1e9),
             (Metric::Delivered, delivered / sent),
-            (Metric::ElapsedRate, delivered / elapsed / 1e6),
         ] {
             self.add(case, at, peer, metric, value);
         }
@@ -237,13 +229,6 @@ impl Report {
     /// Notes what could not be measured, and why.
     pub fn not_measured(&mut self, peer: &str, what: &str, why: &str) {
         self.missing.insert(format!("{peer}: {what}: {why}"));
-    }
-
-    /// Share of the packets that arrived, measurement by measurement, with the peer's name.
-    pub fn delivered(&self) -> impl Iterator<Item = (&'static str, f64)> {
-        let shares = self.samples.iter();
-        let shares = shares.filter(|sample| sample.metric == Metric::Delivered);
-        shares.map(|sample| (sample.peer, sample.value))
     }
 
     /// Medians over a case's number, peer by peer.

@@ -9,7 +9,7 @@ use netd_tests::lab::OUTSIDE;
 
 use super::peer::Peer;
 use super::report::{Case, Metric, Report};
-use super::{Choice, progress};
+use super::{Choice, cpu, progress};
 
 /// Streams side by side.
 const STREAMS: [u32; 2] = [1, 8];
@@ -23,7 +23,7 @@ const PORT: u16 = 5201;
 pub fn measure(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Result<()> {
     for streams in STREAMS {
         for (case, down) in [(Case::StreamsUp, false), (Case::StreamsDown, true)] {
-            progress(&format!("{streams} TCP streams, {}", case.name()));
+            progress(&format!("{}, streams: {streams}", case.name()));
             choice.rounds(peers, |peer| {
                 if !peer.carries_tcp() {
                     return Ok(());
@@ -83,7 +83,12 @@ fn stream(peer: &Peer, streams: u32, down: bool, seconds: u32) -> Result<f64> {
     let (to, port) = (OUTSIDE.to_string(), PORT.to_string());
     let (seconds, streams) = (seconds.to_string(), streams.to_string());
     let mut words = vec!["iperf3", "-J", "-c", &to, "-p", &port, "-t", &seconds];
-    words.extend(["-P", &streams]);
+    // A processor for each end, where there are two: where they land decides more than who carries.
+    let processors = cpu::allowed()?;
+    let client = processors.last().context("no processor")?;
+    let server = processors.iter().rev().nth(1).unwrap_or(client);
+    let processors = format!("{client},{server}");
+    words.extend(["-P", &streams, "-A", &processors]);
     if down {
         words.push("-R");
     }

@@ -1,0 +1,52 @@
+//! `bench`: how fast netd is beside its peers.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::{binary, cargo, root, succeed};
+
+/// What to measure, and where to put it.
+#[derive(Args)]
+pub struct Choice {
+    /// A few rounds, a hundred networks: about four minutes (the default)
+    #[arg(long, conflicts_with = "full")]
+    short: bool,
+    /// More rounds of more packets, a thousand networks: about half an hour
+    #[arg(long)]
+    full: bool,
+    /// The only parts to measure, by comma: streams, connections, latency, flows, forwards,
+    /// networks, agent
+    #[arg(long)]
+    only: Option<String>,
+    /// Write every sample, and the machine, to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw packets per second to this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// Runs the benchmark of the package `netd`: as root, while the compiler is the user's.
+pub fn bench(choice: &Choice) -> Result<()> {
+    let mut command = cargo();
+    command
+        .args(["bench", "--package", "netd", "--bench", "speed", "--"])
+        .env("NETD_BIN", binary()?);
+    if choice.full {
+        command.arg("--full");
+    }
+    if let Some(parts) = &choice.only {
+        command.args(["--only", parts]);
+    }
+    for (flag, file) in [("--json", &choice.json), ("--svg", &choice.svg)] {
+        if let Some(file) = file {
+            // cargo starts it elsewhere.
+            let file = std::path::absolute(file)
+                .with_context(|| format!("the place of {}", file.display()))?;
+            command.arg(flag).arg(file);
+        }
+    }
+    succeed(root::runs_what_cargo_builds(&mut command)?)
+}
