@@ -68,7 +68,7 @@ impl Effort {
     pub fn full() -> Self {
         Self {
             rounds: 7,
-            packets: 2_000_000,
+            packets: 500_000,
             networks: vec![1, 100, 1000],
             seconds: 3,
             connections: 5000,

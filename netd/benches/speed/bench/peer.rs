@@ -10,6 +10,7 @@ use netd_tests::lab::{HOST, OUTSIDE};
 use netd_tests::published::{forward, forwards, range};
 use netd_tests::{Guest, Lab, Netns, Network};
 
+use super::agent;
 use super::programs::{Mac, Redirect, Traffic, redirect};
 use super::rules::{self, Published};
 
@@ -245,7 +246,7 @@ impl Peer {
             Kind::Netd if number > BY_HAND => {
                 self.lab.agent.stop()?;
                 write_definitions(&self.lab, more)?;
-                self.lab.agent.start()
+                self.lab.agent.start_within(agent::PATIENCE)
             }
             Kind::Netd => more.into_iter().try_for_each(|n| {
                 let (name, xml) = other_network(n, "");

@@ -112,6 +112,8 @@ pub enum Metric {
     Delivered,
     /// TCP payload.
     Gigabits,
+    /// TCP payload for the time that both ends had the processor.
+    GigabitsOfOne,
     /// Connections.
     PerSecond,
     /// Time.
@@ -129,6 +131,7 @@ impl Metric {
             Self::Nanoseconds => "ns of processor time a packet, generator subtracted",
             Self::Delivered => "share delivered",
             Self::Gigabits => "Gbit/s",
+            Self::GigabitsOfOne => "Gbit/s of processor time",
             Self::PerSecond => "connections/s",
             Self::Microseconds => "µs",
             Self::Milliseconds => "ms",
@@ -139,7 +142,7 @@ impl Metric {
     fn more_is_better(self) -> bool {
         matches!(
             self,
-            Self::Rate | Self::Delivered | Self::Gigabits | Self::PerSecond
+            Self::Rate | Self::Delivered | Self::Gigabits | Self::GigabitsOfOne | Self::PerSecond
         )
     }
 
@@ -228,6 +231,7 @@ impl Report {
 
     /// Notes what could not be measured, and why.
     pub fn not_measured(&mut self, peer: &str, what: &str, why: &str) {
+        let why = why.lines().collect::<Vec<_>>().join("; ");
         self.missing.insert(format!("{peer}: {what}: {why}"));
     }
 

@@ -1,4 +1,5 @@
-//! TCP streams, by iperf3.
+//! TCP streams, by iperf3. Both ends share one processor, as its scheduler would otherwise decide
+//! by chance what a segment costs.
 
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -28,14 +29,13 @@ pub fn measure(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Resu
                 if !peer.carries_tcp() {
                     return Ok(());
                 }
-                let gigabits = stream(peer, streams, down, choice.effort.seconds)?;
-                report.add(
-                    case,
-                    streams.into(),
-                    peer.name(),
-                    Metric::Gigabits,
-                    gigabits,
-                );
+                let both = stream(peer, streams, down, choice.effort.seconds)?;
+                for (metric, gigabits) in [Metric::Gigabits, Metric::GigabitsOfOne]
+                    .into_iter()
+                    .zip(both)
+                {
+                    report.add(case, streams.into(), peer.name(), metric, gigabits);
+                }
                 Ok(())
             })?;
         }
@@ -77,23 +77,28 @@ impl Drop for Server {
     }
 }
 
-/// Gigabits a second that arrived.
-fn stream(peer: &Peer, streams: u32, down: bool, seconds: u32) -> Result<f64> {
+/// Gigabits a second that arrived: of time that passed, and of time that both ends had the
+/// processor.
+fn stream(peer: &Peer, streams: u32, down: bool, seconds: u32) -> Result<[f64; 2]> {
     let _server = Server::start(&peer.lab.wan)?;
     let (to, port) = (OUTSIDE.to_string(), PORT.to_string());
     let (seconds, streams) = (seconds.to_string(), streams.to_string());
     let mut words = vec!["iperf3", "-J", "-c", &to, "-p", &port, "-t", &seconds];
-    // A processor for each end, where there are two: where they land decides more than who carries.
     let processors = cpu::allowed()?;
-    let client = processors.last().context("no processor")?;
-    let server = processors.iter().rev().nth(1).unwrap_or(client);
-    let processors = format!("{client},{server}");
-    words.extend(["-P", &streams, "-A", &processors]);
+    let last = processors.last().context("no processor")?;
+    let both = format!("{last},{last}");
+    words.extend(["-P", &streams, "-A", &both]);
     if down {
         words.push("-R");
     }
     let text = peer.guest.netns().run(words)?;
     let result: serde_json::Value = serde_json::from_str(&text)?;
-    let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
-    Ok(bits.with_context(|| format!("iperf3 says:\n{text}"))? / 1e9)
+    let number = |part: &str, name: &str| {
+        let number = result["end"][part][name].as_f64();
+        number.with_context(|| format!("iperf3 says no {part} {name}:\n{text}"))
+    };
+    let gigabits = number("sum_received", "bits_per_second")? / 1e9;
+    let ends = ["host_total", "remote_total"].map(|end| number("cpu_utilization_percent", end));
+    let [here, there] = ends;
+    Ok([gigabits, gigabits / ((here? + there?) / 100.0)])
 }
