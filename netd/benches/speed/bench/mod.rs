@@ -193,10 +193,10 @@ fn compare(choice: &Choice, report: &mut Report) -> Result<()> {
             Ok(peer) => peers.push(peer),
             Err(error) if kind == Kind::Flowtable => {
                 let said = format!("{error:#}");
-                let line = said.lines().find(|line| line.contains("Error: "));
+                let line = said.lines().find_map(|line| line.split_once("Error: "));
                 let why = format!(
-                    "{} (the kernel needs NF_FLOW_TABLE and NFT_FLOW_OFFLOAD)",
-                    line.map_or(said.as_str(), |line| line.trim())
+                    "nft: {} (the kernel needs NF_FLOW_TABLE and NFT_FLOW_OFFLOAD)",
+                    line.map_or(said.as_str(), |(_, line)| line.trim())
                 );
                 report.not_measured(kind.name(), "anything", &why);
             }

@@ -140,7 +140,7 @@ impl Traffic {
             .enter(|| cpu::spent(|| inject(program, device, number)))?
             .context("sending packets")?;
         // The last ones may be in a queue.
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
         Ok(Run {
             sent: number.into(),
             delivered: self.counted()? - before,
