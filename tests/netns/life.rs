@@ -1,11 +1,13 @@
 //! Agents come and go; networks, guests and packets do not notice.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
+use netd::datapath::pin_dir;
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Load, Server};
 use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
@@ -104,11 +106,87 @@ fn p49_kill_9_loses_no_packet() {
     });
 }
 
+/// The kernel's numbers of netd's programs, by device and hook.
+fn programs(lab: &Lab) -> Result<BTreeMap<String, u64>> {
+    let status: serde_json::Value = serde_json::from_str(&lab.agent.ok(["status", "--json"])?)?;
+    let hooks = status["hooks"].as_array().context("a list of hooks")?;
+    let of = |hook: &serde_json::Value| -> Option<(String, u64)> {
+        let programs = hook["programs"].as_array()?;
+        let ours = programs.iter().find(|program| program["ours"] == true)?;
+        let place = format!("{} {}", hook["device"], hook["hook"]);
+        Some((place, ours["id"].as_u64()?))
+    };
+    Ok(hooks.iter().filter_map(of).collect())
+}
+
+/// Lets the programs in place be another build's, for the next agent.
+fn of_another_build(lab: &Lab) -> Result<()> {
+    std::fs::remove_dir_all(pin_dir(&lab.agent.bpffs()).join("build"))?;
+    Ok(())
+}
+
+/// Nothing is loaded and replaced that is there already.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_restart_leaves_the_programs_in_place() {
+    check(|lab| {
+        let guest = lab.nat_guest()?;
+        let first = programs(lab)?;
+        ensure!(first.len() >= 5, "{first:?}");
+        lab.agent.stop()?;
+        lab.agent.start()?;
+        ensure!(
+            programs(lab)? == first,
+            "{:?}, not {first:?}",
+            programs(lab)?
+        );
+        lab.agent.kill()?;
+        // What changes meanwhile is seen to: a link that somebody removed, a device more.
+        let links = pin_dir(&lab.agent.bpffs()).join("links");
+        let gone = std::fs::read_dir(links)?.flatten().find(|link| {
+            link.file_name()
+                .to_string_lossy()
+                .ends_with("uplink_ingress")
+        });
+        std::fs::remove_file(gone.context("a link")?.path())?;
+        let late = lab.plugged(2, "virbr1")?;
+        lab.agent.start()?;
+        let now = programs(lab)?;
+        for (place, id) in &first {
+            let kept = now.get(place) == Some(id);
+            ensure!(
+                kept != place.contains("uplink\" \"tcx ingress"),
+                "{place}: {now:?}"
+            );
+        }
+        ensure!(now.len() == first.len() + 1, "{now:?}");
+        ensure!(
+            now.keys().any(|place| place.contains(&late.port)),
+            "{now:?}"
+        );
+        guest.ping(&OUTSIDE.to_string())?;
+        of_another_build(lab)?;
+        lab.agent.stop()?;
+        lab.agent.start()?;
+        let replaced = programs(lab)?;
+        let same = replaced
+            .iter()
+            .filter(|(place, id)| now.get(*place) == Some(id));
+        ensure!(
+            same.count() == 0 && replaced.len() == now.len(),
+            "{replaced:?}"
+        );
+        guest.ping(&OUTSIDE.to_string())?;
+        Ok(())
+    });
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn an_upgrade_loses_no_packet() {
     without_loss(|lab| {
         lab.agent.install()?;
+        of_another_build(lab)?;
         // The old agent's own file is gone now; what it starts must be the new one.
         lab.up(&Network::nat("other", 2).dhcp(""))?;
         let guest = lab.plugged(9, "virbr2")?;

@@ -105,7 +105,7 @@ pub fn load(flows: u32) -> Ebpf {
         .load(netd::datapath::OBJECT)
         .expect("the kernel takes the maps");
     for (name, program) in ebpf.programs_mut() {
-        if let Err(error) = netd::datapath::sockets::load(name, program) {
+        if let Err(error) = netd::datapath::programs::load(name, program) {
             panic!("{error}");
         }
     }

@@ -166,7 +166,9 @@ impl Inner {
             self.networks.entry(network.uuid).live = Some(live);
         }
         self.find_orphans().await;
+        self.adopt_programs().await;
         self.reconcile().await;
+        self.mark_programs();
         let autostart: Vec<_> = self
             .networks
             .iter()
@@ -179,6 +181,46 @@ impl Inner {
                 Ok(()) => tracing::info!(network = name, "started"),
                 Err(error) => tracing::error!(network = name, %error, "autostart failed"),
             }
+        }
+    }
+
+    /// An earlier agent's programs of this build need not be replaced.
+    async fn adopt_programs(&mut self) {
+        if !self.datapath.is_current() {
+            return;
+        }
+        let (pinned, snapshot) = match (self.datapath.attached(), self.links.snapshot().await) {
+            (Ok(pinned), Ok(snapshot)) => (pinned, snapshot),
+            // The reconciliation meets the same error, and tells of it.
+            _ => return,
+        };
+        for attachment in pinned {
+            let link = snapshot.links.get(&attachment.ifindex);
+            let in_place = link.is_some_and(|link| {
+                let looked = self.datapath.is_in_place(attachment, &link.name, link.xdp);
+                looked.unwrap_or_else(|error| {
+                    tracing::debug!(%attachment, %error, "attaching anew");
+                    false
+                })
+            });
+            if in_place {
+                self.attached.insert(attachment);
+            }
+        }
+        self.at_sockets = self.datapath.has_sockets();
+    }
+
+    /// Note that the next agent of this build need not replace the programs, if none is left of
+    /// another's.
+    fn mark_programs(&self) {
+        let all = self.datapath.attached();
+        let marked = match all {
+            Ok(pinned) if pinned.is_subset(&self.attached) => self.datapath.mark_current(),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = marked {
+            tracing::warn!(%error, "the next agent will take longer to start");
         }
     }
 

@@ -42,6 +42,13 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const LATE_LEASES: &str =
     "cannot watch the leases; forwards to guests by name follow them half a minute late";
 
+/// How long after its start the agent loads programs that nothing has needed yet: who waited for it
+/// goes first.
+const LOAD_LATER: Duration = Duration::from_secs(5);
+
+/// How long it leaves the word to others between two of them.
+const LOAD_PAUSE: Duration = Duration::from_millis(500);
+
 /// How long after a change of routes it does.
 const AFTER_ROUTES: Duration = Duration::from_secs(1);
 
@@ -76,6 +83,7 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
     let server = tokio::spawn(rpc::serve(listener, Arc::clone(&agent), stopped));
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), "ready");
+    let loading = tokio::spawn(load_programs(Arc::clone(&agent)));
 
     // Routes may make a device one that guests' traffic can leave by, but there can be many
     // changes of routes and neighbours a second: those wait for each other.
@@ -129,6 +137,7 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
         }
     }
     tracing::info!("stopping; networks stay up");
+    loading.abort();
     notify(&[sd_notify::NotifyState::Stopping]);
     // The receiver is gone only if the server has ended already.
     let _ = stop.send(true);
@@ -137,6 +146,25 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
         tracing::warn!(socket = %socket.display(), %error, "cannot remove the socket");
     }
     Ok(())
+}
+
+/// Loads the programs that no device needed at the start, so that the first one that does need not
+/// wait. Calls go in between.
+async fn load_programs(agent: Arc<Agent>) {
+    let mut pause = LOAD_LATER;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = LOAD_PAUSE;
+        let mut inner = agent.inner.lock().await;
+        match tokio::task::block_in_place(|| inner.datapath.load_next()) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::error!(%error, "devices that come later cannot be guarded");
+                return;
+            }
+        }
+    }
 }
 
 /// Waits for a change of leases; for ever where nobody can tell.

@@ -166,10 +166,7 @@ impl Datapath {
             hook: hook.point().name(),
             message,
         };
-        let program = self
-            .ebpf
-            .program_mut(hook.program())
-            .ok_or_else(|| failed("not in the object".to_owned()))?;
+        let program = self.program(hook.program())?;
         if path.exists() {
             match replace(program, &path) {
                 // Dropping the handle of a pinned link leaves it attached.
@@ -192,6 +189,26 @@ impl Datapath {
         link.pin(&path)
             .map(drop)
             .map_err(|error| failed(chain(&error)))
+    }
+
+    /// Does the program whose link is pinned see the packets of `device`, which has this number now?
+    /// The link may be an earlier device's.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn is_in_place(
+        &self,
+        Attachment { ifindex, hook }: Attachment,
+        device: &str,
+        xdp: Option<u32>,
+    ) -> Result<bool> {
+        let at = hook.point().name();
+        let hooks = self.hooks_of(ifindex, device, xdp)?;
+        let mut programs = hooks
+            .iter()
+            .filter(|status| status.hook == at)
+            .flat_map(|status| &status.programs);
+        Ok(programs.any(|program| program.ours && program.name == hook.program()))
     }
 
     /// Detach a program; one whose device has gone is forgotten.
@@ -218,24 +235,25 @@ impl Datapath {
         device: &str,
         xdp: Option<u32>,
     ) -> Result<Vec<HookStatus>> {
-        let own: BTreeSet<u32> = self
-            .ebpf
-            .programs()
-            .filter_map(|(_, program)| program.info().ok().map(|info| info.id()))
-            .collect();
+        // An earlier agent's of this build stay in place, with their links.
+        let is_ours = |name: &str| {
+            Hook::from_program(name)
+                .is_some_and(|hook| self.link_path(Attachment { ifindex, hook }).exists())
+        };
         let mut hooks = Vec::new();
         if let Some(id) = xdp {
             // It may have gone since.
             let info = loaded_programs().flatten().find(|info| info.id() == id);
             let name = info.and_then(|info| info.name_as_str().map(str::to_owned));
+            let name = name.unwrap_or_else(|| "?".to_owned());
             hooks.push(HookStatus {
                 device: device.to_owned(),
                 ifindex,
                 hook: Point::Xdp.name().to_owned(),
                 programs: vec![ProgramStatus {
                     id,
-                    name: name.unwrap_or_else(|| "?".to_owned()),
-                    ours: own.contains(&id),
+                    ours: is_ours(&name),
+                    name,
                 }],
             });
         }
@@ -250,10 +268,13 @@ impl Datapath {
             })?;
             let programs: Vec<_> = programs
                 .iter()
-                .map(|info| ProgramStatus {
-                    id: info.id(),
-                    name: info.name_as_str().unwrap_or("?").to_owned(),
-                    ours: own.contains(&info.id()),
+                .map(|info| {
+                    let name = info.name_as_str().unwrap_or("?");
+                    ProgramStatus {
+                        id: info.id(),
+                        ours: is_ours(name),
+                        name: name.to_owned(),
+                    }
                 })
                 .collect();
             if !programs.is_empty() {

@@ -20,6 +20,7 @@ pub mod log;
 pub mod maps;
 mod netns;
 pub mod ports;
+pub mod programs;
 pub mod sockets;
 mod sweep;
 
@@ -28,6 +29,8 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapInfo;
 use aya::{Ebpf, EbpfLoader};
 use netd_common::flow::{DEFAULT_TIMEOUTS, TIMEOUTS};
+
+use self::programs::Loaded;
 
 pub use hook::{Attachment, Hook};
 pub use maps::Maps;
@@ -184,6 +187,7 @@ pub fn pin_dir(bpffs: &Path) -> PathBuf {
 /// The loaded programs and open maps of one agent.
 pub struct Datapath {
     ebpf: Ebpf,
+    loaded: Loaded,
     dir: PathBuf,
     /// Flows of each family that the maps have room for.
     slots: u32,
@@ -230,22 +234,24 @@ impl Datapath {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| DatapathError::Load(chain(&error)))?;
-        for (name, program) in ebpf.programs_mut() {
-            sockets::load(name, program)?;
-        }
         let mut maps = Maps::take(&mut ebpf)?;
         let netns = netns::cookie().map_err(|error| {
             DatapathError::Load(format!("cannot tell the network namespace: {error}"))
         })?;
         maps.limit(limits, slots, netns)?;
         let events = events::Events::take(&mut ebpf)?;
-        let datapath = Self {
+        let mut datapath = Self {
             ebpf,
+            loaded: Loaded::new(),
             dir,
             slots,
             maps,
             events,
         };
+        if !datapath.is_current() {
+            datapath.forget_marks()?;
+            datapath.load_all()?;
+        }
         datapath.start_sweeping()?;
         Ok(datapath)
     }

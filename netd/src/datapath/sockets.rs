@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::{Datapath, DatapathError, Result, chain, io};
@@ -38,9 +38,7 @@ impl Datapath {
         for name in PROGRAMS {
             let path = self.socket_link(name);
             let program: &mut CgroupSockAddr = self
-                .ebpf
-                .program_mut(name)
-                .ok_or_else(|| failed(name, "not in the object".to_owned()))?
+                .program(name)?
                 .try_into()
                 .map_err(|error| failed(name, chain(&error)))?;
             // The mode stands for no flags: a link always leaves room for others, and the kernel
@@ -79,24 +77,6 @@ impl Datapath {
     pub fn has_sockets(&self) -> bool {
         PROGRAMS.iter().all(|name| self.socket_link(name).exists())
     }
-}
-
-/// Load a program of the object, whatever its type.
-///
-/// # Errors
-/// The kernel refuses it.
-pub fn load(name: &str, program: &mut Program) -> Result<()> {
-    let result = match program {
-        Program::SchedClassifier(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::Xdp(program) => program.load(),
-        _ => {
-            return Err(DatapathError::Load(format!(
-                "{name}: a kind of program that netd has none of"
-            )));
-        }
-    };
-    result.map_err(|error| DatapathError::Load(format!("{name}: {}", chain(&error))))
 }
 
 /// The root of the control groups (version 2), wherever they are mounted, if at all.

@@ -14,7 +14,7 @@ const PACKET: [u8; 64] = [0; 64];
 
 impl Datapath {
     /// Set the timer, with this object's program to be called.
-    pub(super) fn start_sweeping(&self) -> Result<()> {
+    pub(super) fn start_sweeping(&mut self) -> Result<()> {
         match self.call("sweep_start")? {
             0 => Ok(()),
             error => Err(DatapathError::Run {
@@ -29,7 +29,7 @@ impl Datapath {
     ///
     /// # Errors
     /// The kernel does not run the program.
-    pub fn sweep_all(&self) -> Result<u64> {
+    pub fn sweep_all(&mut self) -> Result<u64> {
         let mut removed = 0;
         for _ in 0..self.slots.div_ceil(VISITED) {
             removed += u64::from(self.call("sweep")?);
@@ -38,15 +38,13 @@ impl Datapath {
     }
 
     /// Run one of the programs that are attached to nothing.
-    fn call(&self, name: &'static str) -> Result<u32> {
+    fn call(&mut self, name: &'static str) -> Result<u32> {
         let failed = |message: String| DatapathError::Run {
             program: name,
             message,
         };
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(name)
-            .ok_or_else(|| failed("not in the object".to_owned()))?
+        let program: &mut SchedClassifier = self
+            .program(name)?
             .try_into()
             .map_err(|error| failed(chain(&error)))?;
         let result = program
