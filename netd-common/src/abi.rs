@@ -105,8 +105,8 @@ pub struct Flow<A> {
     pub flags: u8,
     /// Shift count of the sender's windows (RFC 7323, section 2); 0 unless it is TCP.
     pub wscale: u8,
-    /// Zero.
-    pub zero: u8,
+    /// Low bits of the [`tick`] when policy and path were last checked.
+    pub looked: u8,
     /// Managed bridge (ifindex) whose guest sends this direction; 0 for outside.
     pub in_network: u32,
     /// Managed bridge (ifindex) whose guest receives this direction; 0 for outside.
@@ -541,6 +541,11 @@ pub struct Control {
     pub netns: u64,
     /// How long flows may be silent, in [`tick`]s, by [`crate::flow::Timeout`].
     pub timeouts: [u32; crate::flow::TIMEOUTS],
+    /// For so many [`tick`]s after a look at policy and path a flow that is not silent for as long
+    /// needs none: not more than half of the shortest timeout, and below 128.
+    pub settled: u32,
+    /// Zero.
+    pub zero: u32,
 }
 
 /// The one entry of `moved`, which the programs keep.
@@ -646,7 +651,7 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Device>() == 32);
     assert!(size_of::<DropEvent>() == 64);
-    assert!(size_of::<Control>() == 96);
+    assert!(size_of::<Control>() == 104);
     assert!(size_of::<PeerKey<Addr6>>() == 32);
     assert!(size_of::<Peer<Addr6>>() == 20);
 };

@@ -32,19 +32,29 @@ pub fn find<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Ad
     F::flows().get_ptr_mut(key).map(|p| unsafe { &mut *p })
 }
 
-/// May the packet go on without a second look? Once a tick, at every change of definitions and
-/// paths, and when a packet may change the state, [`refresh`] looks.
+/// May the packet go on without a second look? Every few seconds, at every change of definitions
+/// and paths, and when a packet may change the state, [`refresh`] looks.
 #[inline(always)]
-pub fn is_fresh<A>(flow: &Flow<A>, packet: &Packet<A>) -> bool {
-    is_settled(flow) && !packet.notable && !packet.first && goes_this_way(flow, packet)
+pub fn is_fresh<A>(flow: &mut Flow<A>, packet: &Packet<A>) -> bool {
+    !packet.notable && !packet.first && goes_this_way(flow, packet) && is_settled(flow)
 }
 
-/// Was the flow looked at lately, and is there nothing that any packet would change?
+/// Was the flow looked at lately, and is there nothing that any packet would change? Then this one
+/// keeps it alive.
 #[inline(always)]
-pub fn is_settled<A>(flow: &Flow<A>) -> bool {
-    flow.last_seen == now()
-        && flow.epoch == maps::epoch()
-        && !State::from_u8(flow.state).is_moving(flow.flags & FLOW_REPLY != 0)
+pub fn is_settled<A>(flow: &mut Flow<A>) -> bool {
+    let now = now();
+    let (epoch, settled) = maps::epoch_and_settled();
+    // Who is silent for that long is alive yet, since no timeout is shorter.
+    let settled = flow.epoch == epoch
+        && now.wrapping_sub(flow.last_seen) <= settled
+        && u32::from((now as u8).wrapping_sub(flow.looked)) <= settled
+        && !State::from_u8(flow.state).is_moving(flow.flags & FLOW_REPLY != 0);
+    // A cache line is made dirty only when the clock has moved.
+    if settled && flow.last_seen != now {
+        flow.last_seen = now;
+    }
+    settled
 }
 
 /// Is the packet what goes in the entry's direction? Identifiers of ICMP are any numbers, those too
@@ -233,8 +243,9 @@ pub fn refresh<F: Rejects>(
     if flow.in_network == 0 && flow.out_network == 0 {
         // Answers to the host itself: there is no path to look after.
         flow.epoch = epoch;
+        flow.looked = now as u8;
         flow.last_seen = now;
-    } else if flow.last_seen != now || flow.epoch != epoch {
+    } else if flow.looked != now as u8 || flow.last_seen != now || flow.epoch != epoch {
         if !check_path::<F>(ctx, packet, flow, source, reply, confirm) {
             F::remove(&packet.key);
             return false;
@@ -257,6 +268,7 @@ pub fn refresh<F: Rejects>(
         } else {
             epoch
         };
+        flow.looked = now as u8;
         flow.last_seen = now;
     }
     advance(ctx, packet, flow, partner);

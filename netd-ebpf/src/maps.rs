@@ -295,6 +295,13 @@ pub fn epoch() -> u32 {
     control().map_or(0, |c| c.epoch).wrapping_add(moves)
 }
 
+/// [`epoch`], and for how many ticks a look at a flow holds good ([`Control::settled`]).
+#[inline(always)]
+pub fn epoch_and_settled() -> (u32, u32) {
+    let moves = MOVED.get(0).map_or(0, |m| m.epoch);
+    control().map_or((moves, 0), |c| (c.epoch.wrapping_add(moves), c.settled))
+}
+
 /// A guest is not where it was, or not who it was: let flows look again, once a tick (`now`).
 #[inline(always)]
 pub fn guest_moved(now: u32) {

@@ -127,7 +127,7 @@ fn fill<F: Rejects>(
     flow.in_network = source.bridge;
     flow.in_ifindex = source.ifindex;
     flow.in_mac = source.dmac;
-    flow.last_seen = now;
+    (flow.last_seen, flow.looked) = (now, now as u8);
     flow.counted = if source.bridge != 0 {
         source.bridge
     } else {
@@ -157,7 +157,7 @@ fn fill<F: Rejects>(
     back.flags = FLOW_REPLY;
     back.in_network = decision.to;
     back.in_ifindex = decision.to;
-    back.last_seen = now;
+    (back.last_seen, back.looked) = (now, now as u8);
     back.epoch = epoch.wrapping_sub(1);
     // From outside they come to the device that the packet leaves by.
     back.in_mac = maps::network(decision.to).map_or(flow.out_smac, |network| network.mac);
@@ -225,7 +225,7 @@ pub fn let_in<F: Rejects>(
     flow.in_network = source.bridge;
     flow.in_ifindex = inbound.device;
     flow.in_mac = source.dmac;
-    flow.last_seen = now;
+    (flow.last_seen, flow.looked) = (now, now as u8);
     flow.counted = inbound.bridge;
     if source.bridge != 0 {
         flow.in_ifindex = source.ifindex;
@@ -252,7 +252,7 @@ pub fn let_in<F: Rejects>(
     back.in_network = inbound.bridge;
     back.in_ifindex = inbound.bridge;
     back.in_mac = network.mac;
-    back.last_seen = now;
+    (back.last_seen, back.looked) = (now, now as u8);
     back.epoch = epoch.wrapping_sub(1);
     to_sender(back, source, epoch);
     if key.proto == proto::TCP {

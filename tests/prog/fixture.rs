@@ -416,6 +416,7 @@ fn compare_flows<A: Address>(
             wrong.push(format!("last seen at {}, it is {}", flow.last_seen, now()));
         }
         want.last_seen = flow.last_seen;
+        want.looked = flow.looked;
         want.slot = flow.slot;
         if (want.ack, want.edge) == (0, 0) {
             (want.ack, want.edge) = (flow.ack, flow.edge);

@@ -185,6 +185,7 @@ impl<A: Address> FromGuest<A> {
             port_diff: self.port_change(key.sport, shown.1),
             state: self.state as u8,
             last_seen: now(),
+            looked: now() as u8,
             ..Flow::default()
         };
         let back = Flow {
@@ -207,6 +208,7 @@ impl<A: Address> FromGuest<A> {
             port_diff: self.port_change(shown.1, key.sport),
             state: self.state as u8,
             last_seen: now(),
+            looked: now() as u8,
             ..Flow::default()
         };
         vec![(key, flow), (back_key, back)]

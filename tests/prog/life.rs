@@ -51,6 +51,47 @@ fn an_expired_flow_is_opened_anew() {
         .run(&mut lab);
 }
 
+/// A look at policy and path holds good for a while, unless the flow is silent for as long: then its
+/// own entry is all that a packet needs, and its time is kept.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_look_holds_good_for_a_while() {
+    const SETTLED: u32 = 7;
+    let mut lab = lab();
+    lab.change_control(|control| control.settled = SETTLED);
+    let flow = guest_to_server(UDP, 40000, 80).established();
+    let packet = up(udp(GUEST, 40000, SERVER, 80));
+    let entries = flow.entries(&lab);
+    for (silent, since_look, holds) in [
+        (0, 0, true),
+        (1, 1, true),
+        (SETTLED, SETTLED, true),
+        (0, SETTLED, true),
+        (0, SETTLED + 1, false),
+        (SETTLED + 1, SETTLED + 1, false),
+        (256, 256, false),
+    ] {
+        lab.start_of_tick();
+        let mut entries = entries.clone();
+        for (_, entry) in &mut entries {
+            entry.last_seen = now().wrapping_sub(silent);
+            entry.looked = now().wrapping_sub(since_look) as u8;
+        }
+        // Whoever looks finds nothing that allows the flow.
+        lab.clear_records();
+        lab.set_flows(&entries);
+        let name = format!("silent for {silent}, looked at {since_look} ago");
+        let fixture = Fixture::new(name, "port_ingress", "nat1", packet.bytes()).any_flows();
+        if holds {
+            fixture.redirect(out(packet.clone(), 40000)).run(&mut lab);
+            let after = lab.flow(&flow.key()).expect("the flow");
+            assert_eq!(after.last_seen, now(), "{silent} {since_look}");
+        } else {
+            fixture.run(&mut lab);
+        }
+    }
+}
+
 /// One direction keeps the other alive.
 #[test]
 #[ignore = "needs root: cargo xtask test"]

@@ -9,7 +9,7 @@ use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, BridgePort, CONTROL_FORWARDS, CONTROL_MAPPINGS, CONTROL_WHOLE_ADDRESSES, Control,
-    Device, DropCount, NETWORK_ENDPOINT_INDEPENDENT, Network, PortsWord, Usage,
+    Device, DropCount, NETWORK_ENDPOINT_INDEPENDENT, Network, PortsWord, Usage, ticks,
 };
 
 use super::bindings::{Bindings, Guards};
@@ -117,6 +117,11 @@ pub(super) fn error<E: std::error::Error + 'static>(
         message: chain(&error),
     }
 }
+
+/// For how long a look at a flow's policy and path holds good, when nothing is said to have changed
+/// (8 s): with an agent that tells of changes there is nothing to find, and without one they are
+/// found so late at most.
+const LOOK: u32 = ticks(8);
 
 impl Maps {
     /// Take the maps out of the loaded object.
@@ -261,6 +266,9 @@ impl Maps {
         self.change_control(|control| {
             control.max_per_network = limits.per_network;
             control.timeouts = limits.timeouts;
+            // Silence for so long is no end yet, whatever the flow.
+            let shortest = limits.timeouts.iter().min().copied().unwrap_or_default();
+            control.settled = LOOK.min(shortest / 2);
             control.slots = slots;
             control.netns = netns;
         })
