@@ -39,11 +39,13 @@ pub enum Kind {
     Flowtable,
     /// netd.
     Netd,
+    /// netd with its express lane on both devices.
+    NetdXdp,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Empty,
         Self::Limit,
         Self::LimitTc,
@@ -51,6 +53,7 @@ impl Kind {
         Self::Nft,
         Self::Flowtable,
         Self::Netd,
+        Self::NetdXdp,
     ];
 
     /// Its name in tables.
@@ -63,7 +66,13 @@ impl Kind {
             Self::Nft => "nft",
             Self::Flowtable => "flowtable",
             Self::Netd => "netd",
+            Self::NetdXdp => "netd-xdp",
         }
+    }
+
+    /// Is it netd, with whatever settings?
+    pub fn is_netd(self) -> bool {
+        matches!(self, Self::Netd | Self::NetdXdp)
     }
 }
 
@@ -91,14 +100,19 @@ impl Peer {
         // The same one when it is defined again.
         let network =
             Network::nat("default", 1).with("<uuid>0ddba11a-0000-4000-8000-ffffffffffff</uuid>");
-        let mut lab = match kind {
-            Kind::Netd => Lab::new()?,
-            _ => Lab::with_binary(Path::new("/bin/true"))?, // nobody starts it
+        let mut lab = if kind.is_netd() {
+            Lab::new()?
+        } else {
+            Lab::with_binary(Path::new("/bin/true"))? // nobody starts it
         };
         match kind {
             Kind::Empty | Kind::Limit => {}
-            Kind::Netd => {
-                let settings = format!("[flows]\nmax = {room}\n");
+            Kind::Netd | Kind::NetdXdp => {
+                let mut settings = format!("[flows]\nmax = {room}\n");
+                if kind == Kind::NetdXdp {
+                    settings.push_str("[xdp]\non = ['uplink', 'vnet*']\n");
+                    take_frames(&lab.wan, "wan0")?;
+                }
                 std::fs::write(lab.agent.config_dir().join("netd.toml"), settings)?;
                 lab.agent.start()?;
                 lab.up(&network)?;
@@ -114,6 +128,14 @@ impl Peer {
             Kind::Empty | Kind::Limit => {
                 let guest = lab.guest(1)?;
                 guest.address(&format!("{GUEST}/24"), None)?;
+                guest
+            }
+            Kind::NetdXdp => {
+                let guest = lab.guest(1)?;
+                take_frames(guest.netns(), "eth0")?;
+                lab.plug(&guest, &network.bridge())?;
+                let gateway = network.gateway().to_string();
+                guest.address(&format!("{GUEST}/24"), Some(&gateway))?;
                 guest
             }
             _ => lab.member(1, &network)?,
@@ -167,7 +189,7 @@ impl Peer {
 
     /// Do guests hide behind the host's address?
     pub fn translates(&self) -> bool {
-        matches!(self.kind, Kind::Nft | Kind::Flowtable | Kind::Netd)
+        matches!(self.kind, Kind::Nft | Kind::Flowtable) || self.kind.is_netd()
     }
 
     /// Can TCP pass? XDP on a cable of the kernel's sees segments without checksums, larger than
@@ -198,9 +220,8 @@ impl Peer {
     /// ethtool is missing, or the kernel refuses.
     pub fn prepare_for_frames(&self, traffic: &mut Traffic) -> Result<()> {
         let (hv, port) = (&self.lab.hv, self.guest.port.as_str());
-        // Such a frame reaches a device only where that polls, which GRO or XDP makes it do.
         for device in [port, "uplink"] {
-            hv.run(["ethtool", "-K", device, "gro", "on"])?;
+            take_frames(hv, device)?;
         }
         if self.kind == Kind::Empty {
             traffic.count_at(hv, port)?;
@@ -216,7 +237,7 @@ impl Peer {
     /// The rules or the definition are refused.
     pub fn publish(&mut self, number: u16) -> Result<()> {
         self.published = (0..number).map(Published::new).collect();
-        if self.kind != Kind::Netd {
+        if !self.kind.is_netd() {
             return self.load_rules();
         }
         let all: String = self
@@ -243,12 +264,12 @@ impl Peer {
         self.others = number;
         match self.kind {
             Kind::Empty | Kind::Limit => Ok(()),
-            Kind::Netd if number > BY_HAND => {
+            Kind::Netd | Kind::NetdXdp if number > BY_HAND => {
                 self.lab.agent.stop()?;
                 write_definitions(&self.lab, more)?;
                 self.lab.agent.start_within(agent::PATIENCE)
             }
-            Kind::Netd => more.into_iter().try_for_each(|n| {
+            Kind::Netd | Kind::NetdXdp => more.into_iter().try_for_each(|n| {
                 let (name, xml) = other_network(n, "");
                 self.lab.agent.up(&name, &xml)
             }),
@@ -291,6 +312,13 @@ impl Peer {
             .context("nft refuses the rules")?;
         Ok(())
     }
+}
+
+/// A frame that is not the stack's reaches a device only where that polls, which GRO or XDP makes it
+/// do.
+fn take_frames(netns: &Netns, device: &str) -> Result<()> {
+    netns.run(["ethtool", "-K", device, "gro", "on"])?;
+    Ok(())
 }
 
 /// Writes definitions of further networks, to be started by the next agent.

@@ -145,5 +145,6 @@ fn colour(kind: Kind) -> &'static str {
         Kind::Nft => "#aa3377",
         Kind::Flowtable => "#66ccee",
         Kind::Netd => "#228833",
+        Kind::NetdXdp => "#ee6677",
     }
 }
