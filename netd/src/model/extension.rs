@@ -102,6 +102,8 @@ static KNOWN: Mutex<VecDeque<Known>> = Mutex::new(VecDeque::new());
 const LONG: usize = 4096;
 /// … so many of them.
 const KNOWN_MOST: usize = 16;
+/// Most of them that are of one network.
+const KNOWN_OF_ONE: usize = 3;
 
 /// All that the reading of a network's elements looks at, and what came of it.
 struct Known {
@@ -164,6 +166,13 @@ impl Network {
             return;
         }
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        // A definition, what runs, and one on its way to take their place.
+        let mut own = known.iter().filter(|k| k.name == self.name).count();
+        known.retain(|k| {
+            let goes = k.name == self.name && own >= KNOWN_OF_ONE;
+            own -= usize::from(goes);
+            !goes
+        });
         if known.len() == KNOWN_MOST {
             known.pop_front();
         }
