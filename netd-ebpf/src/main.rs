@@ -48,6 +48,7 @@ mod ipv6;
 mod leaving;
 mod mapping;
 mod maps;
+mod nd;
 mod open;
 mod outside;
 mod packet;

@@ -12,15 +12,19 @@ use crate::maps::Seen;
 use crate::packet::{self, ETH, Kind, ifindex};
 use crate::path::{Hook, transmit};
 use crate::stage::{self, Stages};
-use crate::{PASS, REJECT, arp, drops, forward, fragment, mapping, maps, open, reject};
+use crate::{PASS, REJECT, arp, drops, forward, fragment, mapping, maps, nd, open, reject};
 
 /// Ingress of a device that is no part of a managed network; `l3` is the length of its
 /// link-layer header.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
     if !packet::is_for_us(ctx) {
-        // Requests are broadcast.
-        return if l3 == ETH { arp::answer(ctx) } else { PASS };
+        // Requests are broadcast, solicitations multicast.
+        return match l3 {
+            ETH if V6::is(ctx) => nd::answer(ctx),
+            ETH => arp::answer(ctx),
+            _ => PASS,
+        };
     }
     if l3 == ETH && !packet::take_off_priority_tag(ctx) {
         return drops::finish(ctx, drops::drop(Reason::VlanTag));
@@ -54,6 +58,13 @@ fn packet_from_outside<F: Stages>(ctx: &TcContext, l3: usize, here: u32) -> i32 
         && flow::is_fresh(flow, packet)
     {
         return transmit::<F>(ctx, l3, packet, flow, Hook::Uplink, F::ZERO);
+    }
+    // Neighbours ask by unicast whether somebody is still there.
+    if F::INDEX == V6::INDEX && packet.kind == Kind::Icmp && l3 == ETH {
+        match nd::answer(ctx) {
+            PASS => {}
+            answer => return answer,
+        }
     }
     let (dmac, smac) = match packet::macs(ctx) {
         Some(macs) if l3 == ETH => macs,

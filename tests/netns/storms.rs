@@ -137,10 +137,10 @@ fn p33_jumbo_frames_stay_where_they_fit() {
         let (told4, told6) = (told.0.finish()?, told.1.finish()?);
         let mtu = (UPLINK as u16).to_be_bytes();
         let too_big = told4.iter().filter(|packet| packet.icmp() == Some((3, 4)));
-        let too_big: Vec<_> = too_big.map(|packet| packet.payload[6..8] == *mtu).collect();
+        let too_big: Vec<_> = too_big.map(|packet| packet.payload[6..8] == mtu).collect();
         ensure!(too_big == [true; 5], "IPv4: told {too_big:?}");
         let too_big = told6.iter().filter(|packet| packet.icmp() == Some((2, 0)));
-        let too_big: Vec<_> = too_big.map(|packet| packet.payload[6..8] == *mtu).collect();
+        let too_big: Vec<_> = too_big.map(|packet| packet.payload[6..8] == mtu).collect();
         ensure!(too_big == [true; 5], "IPv6: told {too_big:?}");
         let (v4, v6) = largest(&ears.0.finish()?, &ears.1.finish()?);
         ensure!(

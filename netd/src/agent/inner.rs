@@ -1,6 +1,7 @@
 //! What the agent holds, and its start.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -71,6 +72,8 @@ pub struct Inner {
     pub(super) attached: BTreeSet<Attachment>,
     /// Devices that have the express lane, as the administrator says.
     pub(super) xdp: Xdp,
+    /// Devices that listen to neighbours' solicitations for published addresses.
+    pub(super) listeners: BTreeSet<(u32, Ipv6Addr)>,
     /// Programs in drivers that these did not take.
     pub(super) refused: BTreeSet<Attachment>,
     /// Has this agent put its programs at the host's sockets?
@@ -119,6 +122,7 @@ impl Inner {
             orphans: BTreeSet::new(),
             attached: BTreeSet::new(),
             xdp: config.xdp.clone(),
+            listeners: BTreeSet::new(),
             refused: BTreeSet::new(),
             at_sockets: false,
             wake,

@@ -1,6 +1,7 @@
 //! Making the kernel what the active networks ask for.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -196,6 +197,7 @@ impl Inner {
         if let Err(error) = self.datapath.maps.apply(&records, prune) {
             errors.push(ApiError::internal(error));
         }
+        errors.extend(self.listen(state::listeners(&records, snapshot)).await);
         if let Err(error) = self.watch_sockets(records.has_forwards()) {
             errors.push(ApiError::internal(error));
         }
@@ -210,6 +212,28 @@ impl Inner {
             match self.datapath.detach(attachment) {
                 Ok(()) => {
                     self.attached.remove(&attachment);
+                }
+                Err(error) => errors.push(ApiError::internal(error)),
+            }
+        }
+        errors
+    }
+
+    /// Let exactly these devices listen to neighbours' solicitations, as far as this agent knows.
+    async fn listen(&mut self, wanted: BTreeSet<(u32, Ipv6Addr)>) -> Vec<ApiError> {
+        let mut errors = Vec::new();
+        let all: Vec<_> = self.listeners.union(&wanted).copied().collect();
+        for (index, address) in all {
+            let on = wanted.contains(&(index, address));
+            if on == self.listeners.contains(&(index, address)) {
+                continue;
+            }
+            match self.links.listen_for(index, address, on).await {
+                Ok(()) if on => {
+                    self.listeners.insert((index, address));
+                }
+                Ok(()) => {
+                    self.listeners.remove(&(index, address));
                 }
                 Err(error) => errors.push(ApiError::internal(error)),
             }

@@ -1,5 +1,6 @@
 //! `netd teardown`: remove everything an agent with these settings set up. No agent needed.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use super::lock;
 use crate::datapath::{bpffs, maps, pin_dir};
 use crate::dnsmasq;
 use crate::link::{Links, sysctl};
-use crate::model::{Family, Mac};
+use crate::model::{Family, Mac, Network, in_subnet};
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -56,6 +57,8 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
             errors.push(error.to_string());
         }
     }
+    let networks: Vec<&Network> = active.iter().map(|record| &record.network).collect();
+    stop_listening(&networks, &links, errors).await;
     for record in active {
         let network = record.network;
         if let Err(error) = delete_bridge(&links, &network, record.data.bridge).await {
@@ -76,6 +79,35 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
         Err(error) => errors.push(error.to_string()),
     }
     Ok(())
+}
+
+/// Let no device listen any more to solicitations for what the networks publish.
+async fn stop_listening(networks: &[&Network], links: &Links, errors: &mut Vec<String>) {
+    let mut published = Vec::new();
+    for network in networks {
+        // What cannot be read was never published.
+        let extensions = network.extensions().unwrap_or_default();
+        published.extend(extensions.forwards.iter().filter_map(|f| match f.address {
+            Some(IpAddr::V6(address)) => Some(address),
+            _ => None,
+        }));
+    }
+    if published.is_empty() {
+        return;
+    }
+    let snapshot = match links.snapshot().await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return errors.push(error.to_string()),
+    };
+    for address in published {
+        for own in &snapshot.addresses {
+            if in_subnet(address.into(), own.address, own.prefix)
+                && let Err(error) = links.listen_for(own.index, address, false).await
+            {
+                errors.push(error.to_string());
+            }
+        }
+    }
 }
 
 /// Delete the bridges that no record led to: their programs go with the pins, and a bridge without

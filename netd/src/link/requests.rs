@@ -1,7 +1,7 @@
 //! Asking the kernel about devices, and changing them.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::{
@@ -10,7 +10,9 @@ use rtnetlink::packet_route::address::{
 use rtnetlink::packet_route::link::{
     BridgeStpState, InfoBridgePort, LinkAttribute, LinkExtentMask, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
+};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
@@ -345,6 +347,42 @@ impl Links {
             result => {
                 self.named(index, &format!("forget neighbour {address} on"), result)
                     .await
+            }
+        }
+    }
+
+    /// Has a device listen to solicitations for an address that no device has, or no longer. The
+    /// kernel joins the group they are sent to; it does not answer them unless `proxy_ndp` is on.
+    pub async fn listen_for(
+        &self,
+        index: u32,
+        address: Ipv6Addr,
+        on: bool,
+    ) -> Result<(), LinkError> {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = index;
+        message.header.family = AddressFamily::Inet6;
+        message.header.flags = NeighbourFlags::Proxy;
+        message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet6(
+            address,
+        ))];
+        let result = if on {
+            let message = RouteNetlinkMessage::NewNeighbour(message);
+            self.requests.change(message, NLM_F_CREATE).await
+        } else {
+            let message = RouteNetlinkMessage::DelNeighbour(message);
+            self.requests.change(message, 0).await
+        };
+        match result {
+            // The device, or the entry, went before.
+            Err(error)
+                if !on && matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) =>
+            {
+                Ok(())
+            }
+            result => {
+                let action = format!("listen for solicitations for {address} on");
+                self.named(index, &action, result).await
             }
         }
     }

@@ -19,7 +19,7 @@ mod tests;
 pub mod types;
 mod xml;
 
-pub use address::{network_address, subnet_of};
+pub use address::{in_subnet, network_address, subnet_of};
 pub use check::{check_define, check_interface_name, check_name, check_start};
 pub use error::XmlError;
 pub use extension::{Extensions, Filtering, Mapping, NETD_NAMESPACE, NatBehaviour};

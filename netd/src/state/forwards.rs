@@ -1,14 +1,15 @@
 //! What is published, as the programs look it up.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netd_common::abi::{Forward, ForwardKey};
 
 use super::guests::Guests;
 use crate::datapath::family::FamilyRecords;
 use crate::datapath::maps::Records;
-use crate::link::Snapshot;
-use crate::model::{ForwardGuest, ForwardProtocol, Network, PortForward, Span};
+use crate::link::{Address, Snapshot};
+use crate::model::{ForwardGuest, ForwardProtocol, Network, PortForward, Span, in_subnet};
 
 /// Whose forwards are added, and where that network and its guests are.
 pub(super) struct At<'a> {
@@ -124,6 +125,25 @@ fn claim_address<A: Copy + Ord>(
     if !is_own && !published.is_loopback() {
         records.pools.insert((address, len), bridge);
     }
+}
+
+/// Published IPv6 addresses that no device has, and the devices that are to listen to neighbours'
+/// solicitations for them: those whose own subnets they are in.
+pub fn listeners(records: &Records, snapshot: &Snapshot) -> BTreeSet<(u32, Ipv6Addr)> {
+    let mut listeners = BTreeSet::new();
+    for ((address, _), bridge) in &records.v6.pools {
+        let address = Ipv6Addr::from(*address);
+        let uplink = records.networks.get(bridge).map_or(0, |n| n.uplink);
+        let has = |own: &&Address| in_subnet(address.into(), own.address, own.prefix);
+        let devices = snapshot.addresses.iter().filter(has).map(|own| own.index);
+        listeners.extend(
+            devices
+                .filter(|index| uplink == 0 || uplink == *index)
+                .filter(|index| !records.networks.contains_key(index))
+                .map(|index| (index, address)),
+        );
+    }
+    listeners
 }
 
 /// The prefixes that the ports from `first` to `last` consist of: a port, and how many of its bits

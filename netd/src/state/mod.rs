@@ -18,5 +18,6 @@ pub use apply::apply;
 pub use conflict::{Conflict, conflict};
 pub use desired::{BridgeSpec, RouteSpec, bridge_spec, hooks, records};
 pub use express::{Express, express};
+pub use forwards::listeners;
 pub use guests::Guests;
 pub use plan::{InTheWay, Step, plan_bridge, plan_hooks};
