@@ -85,11 +85,18 @@ fn parts4(packet: &[u8]) -> Result<Parts<'_>, String> {
     })
 }
 
+const CUT_EXTENSION: &str = "extension header is cut short";
+
+/// The length that an IPv6 header tells.
+fn length6(packet: &[u8]) -> usize {
+    40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]))
+}
+
 fn parts6(packet: &[u8]) -> Result<Parts<'_>, String> {
     if packet.len() < 40 {
         return Err("IPv6 header is cut short".to_owned());
     }
-    let end = 40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+    let end = length6(packet);
     let mut parts = Parts {
         src: &packet[8..24],
         dst: &packet[24..40],
@@ -106,7 +113,7 @@ fn parts6(packet: &[u8]) -> Result<Parts<'_>, String> {
             _ => return Ok(parts),
         };
         let head = packet.get(parts.start..parts.start + 4);
-        let head = head.ok_or("extension header is cut short")?;
+        let head = head.ok_or(CUT_EXTENSION)?;
         if parts.protocol == 44 {
             parts.fragment |= u16::from_be_bytes([head[2], head[3]]) & 0xfff9 != 0;
         }
@@ -195,7 +202,11 @@ fn transport(parts: &Parts<'_>, segment: &[u8]) -> Result<(), String> {
 /// The packet that an ICMP error quotes: its header, and its transport checksum where all of it
 /// is there.
 fn quoted(packet: &[u8]) -> Result<(), String> {
-    let parts = parts(packet)?;
+    let parts = match parts(packet) {
+        // A quote of the first bytes may end in the middle of an extension header.
+        Err(why) if why == CUT_EXTENSION && packet.len() < length6(packet) => return Ok(()),
+        parts => parts?,
+    };
     // SCTP's covers all of the packet, and is quoted as it was before translation: nobody reads it.
     if parts.end <= packet.len() && parts.protocol != 132 {
         transport(&parts, &packet[parts.start..parts.end])
