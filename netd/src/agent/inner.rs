@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::registry::{Live, Port, Registry};
 use crate::config::{Config, Xdp};
-use crate::datapath::{Attachment, Datapath, Limits, log};
+use crate::datapath::{Attachment, Datapath, Hook, Limits, bpffs, log, maps};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
 use crate::model::Family;
@@ -173,6 +173,7 @@ impl Inner {
         self.adopt_programs().await;
         self.reconcile().await;
         self.mark_programs();
+        self.clear_other_layouts().await;
         let autostart: Vec<_> = self
             .networks
             .iter()
@@ -212,6 +213,49 @@ impl Inner {
             }
         }
         self.at_sockets = self.datapath.has_sockets();
+    }
+
+    /// Another version's programs stand behind this one's, with maps that nobody keeps any more. They
+    /// go once every bridge that they guard is guarded by these, or gone.
+    async fn clear_other_layouts(&self) {
+        let (current, snapshot) = (self.datapath.dir(), self.links.snapshot().await);
+        let layouts = bpffs::other_layouts(&self.settings.bpffs, current);
+        let (layouts, snapshot) = match (layouts, snapshot) {
+            (Ok(layouts), Ok(snapshot)) => (layouts, snapshot),
+            (Err(error), _) => return tracing::error!(%error, "cannot look for other versions"),
+            (_, Err(error)) => return tracing::error!(%error, "cannot look for other versions"),
+        };
+        let is_guarded = |index: u32| {
+            let hook = Hook::BridgeIngress;
+            self.attached.contains(&Attachment {
+                ifindex: index,
+                hook,
+            })
+        };
+        for layout in layouts {
+            let needed = match maps::pinned_networks(&layout) {
+                Ok(networks) => networks
+                    .keys()
+                    .any(|index| snapshot.links.contains_key(index) && !is_guarded(*index)),
+                Err(error) => {
+                    tracing::error!(%error, "cannot tell what another version's programs guard");
+                    true
+                }
+            };
+            let path = layout.display();
+            if needed {
+                tracing::error!(
+                    %path,
+                    "programs of another version stay in place, since this agent knows nothing of \
+                     a network that they guard; `netd teardown` removes them"
+                );
+                continue;
+            }
+            tracing::info!(%path, "removing programs and maps of another version");
+            for error in bpffs::remove_layout(&layout) {
+                tracing::error!(%error, "programs of another version are left");
+            }
+        }
     }
 
     /// Note that the next agent of this build need not replace the programs, if none is left of

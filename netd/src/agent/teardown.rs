@@ -113,10 +113,16 @@ async fn stop_listening(networks: &[&Network], links: &Links, errors: &mut Vec<S
 /// Delete the bridges that no record led to: their programs go with the pins, and a bridge without
 /// them would let everything through.
 async fn delete_guarded_bridges(settings: &Settings, links: &Links, errors: &mut Vec<String>) {
-    let guarded = match maps::pinned_networks(&pin_dir(&settings.bpffs)) {
-        Ok(guarded) => guarded,
-        Err(error) => return errors.push(error.to_string()),
-    };
+    let current = pin_dir(&settings.bpffs);
+    let mut layouts = bpffs::other_layouts(&settings.bpffs, &current).unwrap_or_default();
+    layouts.push(current);
+    let mut guarded = Vec::new();
+    for layout in layouts {
+        match maps::pinned_networks(&layout) {
+            Ok(networks) => guarded.extend(networks),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
     let snapshot = match links.snapshot().await {
         Ok(snapshot) => snapshot,
         Err(error) => return errors.push(error.to_string()),

@@ -68,6 +68,27 @@ pub fn clear(dir: &Path) -> Vec<super::DatapathError> {
     errors
 }
 
+/// The pins of every layout below `dir` but `current`.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn other_layouts(dir: &Path, current: &Path) -> Result<Vec<PathBuf>> {
+    let mut errors = Vec::new();
+    let mut layouts = entries(dir, &mut errors);
+    layouts.retain(|path| is_layout(path) && path != current);
+    errors.pop().map_or(Ok(layouts), Err)
+}
+
+/// Remove the pins of one layout, which detaches the programs.
+///
+/// # Errors
+/// All that could not be removed; the rest is.
+pub fn remove_layout(path: &Path) -> Vec<super::DatapathError> {
+    let mut errors = Vec::new();
+    remove_tree(path, &mut errors);
+    errors
+}
+
 /// Is this a directory that [`super::pin_dir`] named, in this version or another?
 fn is_layout(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
