@@ -189,7 +189,9 @@ impl Inner {
     pub(super) async fn change_forward(&mut self, change: &ForwardChange) -> Result<Changed> {
         let uuid = self.uuid_of(&change.network)?;
         let affect = self
-            .change(uuid, change.affect, |network| act(network, &change.action))
+            .change(uuid, change.affect, |network| {
+                kept(act(network, &change.action)?)
+            })
             .await?;
         let warnings = match &change.action {
             ForwardAction::Add(forward) if affect.live => {
@@ -255,6 +257,19 @@ impl Inner {
         let with = |network: &Network| as_read_again(&with_metadata(network, what, new)?);
         self.change(uuid, affect, with).await.map(drop)
     }
+}
+
+/// A definition whose forwards were changed. These are checked and can be written, so that all that
+/// could keep the next agent from reading them is their number.
+fn kept(network: Network) -> Result<Network> {
+    let options = FormatOptions {
+        inactive: true,
+        connections: None,
+    };
+    if model::fits(&model::format(&network, options)) {
+        return Ok(network);
+    }
+    as_read_again(&network)
 }
 
 /// The definition as the next agent will read it from its own text: what cannot be written, such as
@@ -510,6 +525,26 @@ mod tests {
             let error = as_read_again(&changed).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidArg, "{error}");
         }
+    }
+
+    #[test]
+    fn more_forwards_than_can_be_read_are_refused() {
+        let network = model::parse("<network><name>n</name><ip address='10.0.0.1'/></network>");
+        let with = |count: u16| {
+            let ports: Vec<u16> = (1..=count).collect();
+            let forwards = ports.chunks(1000).map(|ports| {
+                let ranges = ports
+                    .iter()
+                    .map(|port| range(*port, *port, Some(60_000), false));
+                forward("web", &ranges.collect::<Vec<_>>())
+            });
+            let mut network = network.clone().unwrap();
+            network.set_forwards(forwards.collect()).unwrap();
+            network
+        };
+        assert_eq!(kept(with(40_000)), Ok(with(40_000)));
+        let error = kept(with(60_000)).unwrap_err();
+        assert!(error.to_string().contains("could not be kept"), "{error}");
     }
 
     #[test]

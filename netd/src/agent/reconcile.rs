@@ -261,7 +261,7 @@ impl Inner {
             return;
         }
         if let Err(error) = self.datapath.maps.raise_epoch() {
-            tracing::error!(%error, "flows may use an old path for a second");
+            tracing::error!(%error, "flows may use an old path for some seconds");
         }
     }
 

@@ -31,3 +31,4 @@ pub use port_forward::{
     Span, find_clash,
 };
 pub use types::*;
+pub use xml::fits;

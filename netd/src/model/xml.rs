@@ -38,6 +38,12 @@ pub fn open(text: &str) -> Result<Document<'_>, XmlError> {
         .map_err(|error| XmlError::Malformed(printable(&error.to_string())))
 }
 
+/// Is a text that netd has written within the limits of what is read, as far as a glance shows? Every
+/// tag is followed by one text at most.
+pub fn fits(text: &str) -> bool {
+    text.len() <= MAX_TEXT && text.matches('<').count() < MAX_NODES as usize / 2
+}
+
 /// The parser's messages show characters of the text as they are. A client of libvirt's cannot
 /// hold a NUL, and a terminal would obey what is meant for it.
 fn printable(text: &str) -> String {
