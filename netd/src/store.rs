@@ -1,7 +1,8 @@
 //! Definitions, autostart links and records of active networks on disk.
 //!
-//! Every file is written beside its place, synced and renamed into it, so that at any moment the
-//! last good version is there. What cannot be read is reported and left as it is. A store expects
+//! Every file is written beside its place and renamed into it, so that at any moment the last good
+//! version is there; definitions and links are synced, since they outlive a power failure, records of
+//! what runs are not. What cannot be read is reported and left as it is. A store expects
 //! to be the only one on its directories; the agent sees to that before it opens one.
 
 mod file;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::model::{self, FormatOptions, Network, XmlError};
 use crate::settings::Settings;
+use file::Lasting;
 
 /// Stands at the top of every definition on disk.
 const HEADER: &str = "<!--
@@ -150,22 +152,22 @@ impl Store {
 
     /// Writes a definition in place of the one of that name.
     pub fn save(&self, network: &Network) -> Result<(), StoreError> {
-        write_network(&self.networks, network, true)
+        write_network(&self.networks, network, Lasting::Always)
     }
 
     /// Removes a definition and its autostart link; nothing happens where there is none.
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
         let path = path(&self.networks, name, "xml", "remove")?;
         // The link first: a link without a definition would be a fault.
-        file::remove(&self.autostart_link(name))?;
-        file::remove(&path)
+        file::remove(&self.autostart_link(name), Lasting::Always)?;
+        file::remove(&path, Lasting::Always)
     }
 
     /// Makes or removes the link that starts a network with the agent.
     pub fn set_autostart(&self, name: &str, autostart: bool) -> Result<(), StoreError> {
         let link = path(&self.autostart, name, "xml", "link")?;
         if !autostart {
-            return file::remove(&link);
+            return file::remove(&link, Lasting::Always);
         }
         let target = path(&self.networks, name, "xml", "link")?;
         target
@@ -180,12 +182,17 @@ impl Store {
     /// Writes the record of an active network: its live definition and the agent's data. Each of
     /// the two files is whole at any moment; after an error they may be of different calls.
     pub fn save_active<T: Serialize>(&self, network: &Network, data: &T) -> Result<(), StoreError> {
-        let path = path(&self.active, &network.name, "json", "write")?;
+        // The data before the definition: a record is complete once its definition is there.
+        self.save_active_data(&network.name, data)?;
+        write_network(&self.active, network, Lasting::ThisBoot)
+    }
+
+    /// Writes the agent's data on an active network anew; its definition stays as it was.
+    pub fn save_active_data<T: Serialize>(&self, name: &str, data: &T) -> Result<(), StoreError> {
+        let path = path(&self.active, name, "json", "write")?;
         let json =
             serde_json::to_vec_pretty(data).map_err(|error| file::failed("write", &path, error))?;
-        // The data before the definition: a record is complete once its definition is there.
-        file::write(&path, &json)?;
-        write_network(&self.active, network, false)
+        file::write(&path, &json, Lasting::ThisBoot)
     }
 
     /// Reads the records of all active networks, as [`Store::load`] does with definitions. A
@@ -216,8 +223,9 @@ impl Store {
     /// Removes the record of a network that is no longer active.
     pub fn remove_active(&self, name: &str) -> Result<(), StoreError> {
         let definition = path(&self.active, name, "xml", "remove")?;
-        file::remove(&definition)?;
-        file::remove(&self.active.join(file_name(name, "json")))
+        file::remove(&definition, Lasting::ThisBoot)?;
+        let data = self.active.join(file_name(name, "json"));
+        file::remove(&data, Lasting::ThisBoot)
     }
 
     /// Writes what the agent changed on the host and has to give back, for this boot. Nothing to
@@ -227,11 +235,11 @@ impl Store {
         data: &T,
     ) -> Result<(), StoreError> {
         if *data == T::default() {
-            return file::remove(&self.host);
+            return file::remove(&self.host, Lasting::ThisBoot);
         }
         let json = serde_json::to_vec_pretty(data)
             .map_err(|error| file::failed("write", &self.host, error))?;
-        file::write(&self.host, &json)
+        file::write(&self.host, &json, Lasting::ThisBoot)
     }
 
     /// Reads what [`Store::save_host`] wrote; the default when nothing was written since boot.
@@ -263,13 +271,14 @@ fn path(
     Ok(dir.join(file_name(name, extension)))
 }
 
-/// Writes a definition; one that could not be read again is refused.
-fn write_network(dir: &Path, network: &Network, inactive: bool) -> Result<(), StoreError> {
+/// Writes a definition, the live one in a record of this boot; one that could not be read again is
+/// refused.
+fn write_network(dir: &Path, network: &Network, lasting: Lasting) -> Result<(), StoreError> {
     let path = path(dir, &network.name, "xml", "write")?;
     let text = model::format(
         network,
         FormatOptions {
-            inactive,
+            inactive: lasting == Lasting::Always,
             connections: None,
         },
     );
@@ -277,7 +286,7 @@ fn write_network(dir: &Path, network: &Network, inactive: bool) -> Result<(), St
     if text.len() as u64 > MAX_FILE {
         return Err(file::failed("write", &path, Reason::TooLarge));
     }
-    file::write(&path, text.as_bytes())
+    file::write(&path, text.as_bytes(), lasting)
 }
 
 fn load_networks(dir: &Path) -> (Vec<Network>, Vec<StoreError>) {

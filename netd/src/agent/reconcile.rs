@@ -378,7 +378,7 @@ impl Inner {
                 bridge: live.bridge,
                 ports: live.ports.clone(),
             };
-            if let Err(error) = self.store.save_active(&live.network, &data) {
+            if let Err(error) = self.store.save_active_data(&live.network.name, &data) {
                 tracing::error!(%error, "ports may not be given back after a restart");
             }
         }

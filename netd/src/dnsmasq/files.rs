@@ -5,17 +5,37 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-/// Replace `path` by `content` with the given mode: temporary file, fsync, rename, fsync of the
-/// directory.
+use tempfile::NamedTempFile;
+
+/// Replace `path` by `content` with the given mode. After a power failure it may be damaged, so this is
+/// for what every start writes anew.
 pub(super) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut temp = tempfile::Builder::new().prefix(".netd-").tempfile_in(dir)?;
-    temp.write_all(content)?;
-    temp.as_file()
-        .set_permissions(Permissions::from_mode(mode))?;
+    finished(path, content, mode)?
+        .persist(path)
+        .map_err(|e| e.error)?;
+    Ok(())
+}
+
+/// Replace `path` by `content`, which is on the disk when this returns.
+pub(super) fn write_durable(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let temp = finished(path, content, mode)?;
     temp.as_file().sync_all()?;
     temp.persist(path).map_err(|e| e.error)?;
-    File::open(dir)?.sync_all()
+    File::open(parent(path)?)?.sync_all()
+}
+
+/// A file beside `path` that has its content and mode.
+fn finished(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    let mut temp = builder.prefix(".netd-").tempfile_in(parent(path)?)?;
+    temp.write_all(content)?;
+    let permissions = Permissions::from_mode(mode);
+    temp.as_file().set_permissions(permissions)?;
+    Ok(temp)
+}
+
+fn parent(path: &Path) -> io::Result<&Path> {
+    Ok(path.parent().ok_or(io::ErrorKind::InvalidInput)?)
 }
 
 /// Create `dir` and its parents, open to every reader whatever the umask: dnsmasq reads its host

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::files::{create_public_dir, write_atomic};
+use super::files::{create_public_dir, write_durable};
 use super::leases::{StoredLease, interface_name, load};
 use super::{HELPER_BRIDGE_VARIABLE, HELPER_DIR_VARIABLE, MAX_STATUS_BYTES};
 
@@ -251,7 +251,7 @@ fn save(path: &Path, leases: &[StoredLease]) -> Result<(), HelperError> {
     if content.len() as u64 > MAX_STATUS_BYTES {
         return Err(failed(io::ErrorKind::FileTooLarge.into()));
     }
-    write_atomic(path, &content, 0o644).map_err(failed)
+    write_durable(path, &content, 0o644).map_err(failed)
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> HelperError {

@@ -59,7 +59,7 @@ fn at_risk(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::{Link, Route};
+    use crate::link::{Dump, Link, Route};
 
     fn host(advertised: &[(u32, bool)]) -> Snapshot {
         let link = |index: u32| Link {
@@ -74,11 +74,12 @@ mod tests {
             table: 254,
             advertised,
         });
-        Snapshot {
+        let dump = Dump {
             links: (1..5).map(|index| (index, link(index))).collect(),
             routes: routes.collect(),
-            ..Snapshot::default()
-        }
+            ..Dump::default()
+        };
+        dump.into()
     }
 
     /// `accept_ra` is the device's number, less one; eth4 has gone.

@@ -96,7 +96,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::link::{Address, Link, Route, Scope};
+    use crate::link::{Address, Dump, Link, Route, Scope};
 
     fn link(index: u32, name: &str) -> Link {
         Link {
@@ -126,8 +126,8 @@ mod tests {
         }
     }
 
-    fn host() -> Snapshot {
-        Snapshot {
+    fn host() -> Dump {
+        Dump {
             links: [(2, link(2, "eth0")), (3, link(3, "virbr0"))].into(),
             addresses: vec![
                 address(2, [10, 1, 2, 3], 16),
@@ -143,7 +143,8 @@ mod tests {
     }
 
     fn check(subnet: [u8; 4], prefix: u8) -> Option<String> {
-        subnet_in_use((subnet.into(), prefix), Some("virbr0"), &host()).map(|used| used.to_string())
+        subnet_in_use((subnet.into(), prefix), Some("virbr0"), &host().into())
+            .map(|used| used.to_string())
     }
 
     #[test]
@@ -171,9 +172,9 @@ mod tests {
     #[test]
     fn the_own_bridge_does_not_count_but_another_does() {
         let subnet = (IpAddr::from([192, 168, 122, 0]), 24);
-        assert_eq!(subnet_in_use(subnet, Some("virbr0"), &host()), None);
+        assert_eq!(subnet_in_use(subnet, Some("virbr0"), &host().into()), None);
         for other in [None, Some("virbr1"), Some("eth0")] {
-            let used = subnet_in_use(subnet, other, &host()).unwrap();
+            let used = subnet_in_use(subnet, other, &host().into()).unwrap();
             assert_eq!(used.interface, "virbr0");
         }
     }
@@ -188,20 +189,21 @@ mod tests {
             table: 254,
             advertised: false,
         };
-        let mut snapshot = host();
-        snapshot.addresses.push(Address {
+        let mut dump = host();
+        dump.addresses.push(Address {
             index: 2,
             address: ip("2001:db8:1::2"),
             prefix: 64,
             primary: true,
             scope: Scope::Global,
         });
-        snapshot.routes.extend([
+        dump.routes.extend([
             route("::", 0),
             route("2000::", 3),
             route("fd00:1::", 48),
             route("fe80::", 64),
         ]);
+        let snapshot = Snapshot::from(dump);
         let check = |subnet: &str, prefix| {
             subnet_in_use((ip(subnet), prefix), Some("virbr0"), &snapshot)
                 .map(|used| used.to_string())
@@ -225,8 +227,8 @@ mod tests {
 
     #[test]
     fn families_do_not_meet() {
-        let mut snapshot = Snapshot::default();
-        snapshot.addresses.push(Address {
+        let mut dump = Dump::default();
+        dump.addresses.push(Address {
             index: 1,
             address: "::".parse().unwrap(),
             prefix: 0,
@@ -234,7 +236,7 @@ mod tests {
             scope: Scope::Global,
         });
         let subnet = (IpAddr::from([192, 168, 122, 0]), 24);
-        assert_eq!(subnet_in_use(subnet, None, &snapshot), None);
+        assert_eq!(subnet_in_use(subnet, None, &dump.into()), None);
     }
 
     /// Bit by bit: two subnets share an address unless a bit that both fix differs.
@@ -259,17 +261,18 @@ mod tests {
         #[test]
         fn agrees_with_the_bits(ours in near(), theirs in near(), as_route: bool) {
             let theirs_text = Ipv4Addr::from(theirs.0).octets();
-            let mut snapshot = Snapshot {
+            let mut dump = Dump {
                 links: [(7, link(7, "lan"))].into(),
-                ..Snapshot::default()
+                ..Dump::default()
             };
             if as_route {
-                snapshot.routes.push(route(Some(7), theirs_text, theirs.1, None));
+                dump.routes.push(route(Some(7), theirs_text, theirs.1, None));
             } else {
-                snapshot.addresses.push(address(7, theirs_text, theirs.1));
+                dump.addresses.push(address(7, theirs_text, theirs.1));
             }
             let expected = share_an_address(ours, theirs) && !(as_route && theirs.1 <= 1);
-            let found = subnet_in_use((Ipv4Addr::from(ours.0).into(), ours.1), None, &snapshot);
+            let ours_is = (Ipv4Addr::from(ours.0).into(), ours.1);
+            let found = subnet_in_use(ours_is, None, &dump.into());
             prop_assert_eq!(found.is_some(), expected);
             if let Some(used) = found {
                 prop_assert_eq!(&used.interface, "lan");

@@ -155,7 +155,7 @@ fn is_lost_port(error: &LinkError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::BridgeAttrs;
+    use crate::link::{BridgeAttrs, Dump};
 
     fn bridge(stp: bool) -> Link {
         Link {
@@ -182,11 +182,11 @@ mod tests {
     }
 
     fn edge_ports(links: Vec<Link>) -> Vec<u32> {
-        let mut snapshot = Snapshot::default();
+        let mut dump = Dump::default();
         for link in links {
-            snapshot.links.insert(link.index, link);
+            dump.links.insert(link.index, link);
         }
-        snapshot.edge_ports(1)
+        Snapshot::from(dump).edge_ports(1)
     }
 
     #[test]

@@ -21,5 +21,5 @@ pub use collision::{InUse, subnet_in_use};
 pub use drivers::Driver;
 pub use error::LinkError;
 pub use requests::{Links, effective_delay_ms};
-pub use snapshot::{Address, BridgeAttrs, Link, Route, Scope, Snapshot, port_state};
+pub use snapshot::{Address, BridgeAttrs, Dump, Link, Route, Scope, Snapshot, port_state};
 pub use watch::{Change, Watch};

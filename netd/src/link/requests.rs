@@ -20,7 +20,7 @@ use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, Rout
 use super::drivers::Drivers;
 use super::error::LinkError;
 use super::netlink::Requests;
-use super::snapshot::{Address, Link, Route, Snapshot, ticks};
+use super::snapshot::{Address, Dump, Link, Route, Snapshot, ticks};
 use crate::model::Mac;
 
 /// The least and the greatest forward delay the kernel's STP works with
@@ -72,7 +72,7 @@ impl Links {
     /// Reads all devices, addresses and routes. The three lists are consistent each, not
     /// with one another: an address may name a device that is already gone.
     pub async fn snapshot(&self) -> Result<Snapshot, LinkError> {
-        let mut snapshot = Snapshot::default();
+        let mut dump = Dump::default();
 
         let mut request = LinkMessage::default();
         // Nobody here reads counters, and they are most of the answer's bytes.
@@ -85,7 +85,7 @@ impl Links {
         for message in links {
             if let RouteNetlinkMessage::NewLink(message) = message {
                 let link = Link::from(message);
-                snapshot.links.insert(link.index, link);
+                dump.links.insert(link.index, link);
             }
         }
 
@@ -96,7 +96,7 @@ impl Links {
                 Default::default()
             });
             for (index, driver) in abilities {
-                if let Some(link) = snapshot.links.get_mut(&index) {
+                if let Some(link) = dump.links.get_mut(&index) {
                     link.driver = driver;
                 }
             }
@@ -105,7 +105,7 @@ impl Links {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         for message in self.dump("addresses", request).await? {
             if let RouteNetlinkMessage::NewAddress(message) = message {
-                snapshot.addresses.extend(Address::parse(message));
+                dump.addresses.extend(Address::parse(message));
             }
         }
 
@@ -118,11 +118,11 @@ impl Links {
                 if let RouteNetlinkMessage::NewRoute(message) = message
                     && message.header.address_family == family
                 {
-                    snapshot.routes.extend(Route::parse(message));
+                    dump.routes.extend(Route::parse(message));
                 }
             }
         }
-        Ok(snapshot)
+        Ok(dump.into())
     }
 
     /// The index of the device that has this name now, if there is one.

@@ -1,7 +1,8 @@
 //! What the host has at one moment: devices, addresses and routes, as plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
 
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
@@ -127,9 +128,9 @@ pub struct Route {
     pub advertised: bool,
 }
 
-/// The host's devices, addresses and routes of both families.
+/// The host's devices, addresses and routes of both families, as the kernel told them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct Dump {
     /// By index.
     pub links: BTreeMap<u32, Link>,
     /// In the kernel's order.
@@ -138,25 +139,63 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
 }
 
+/// A [`Dump`] in which devices are found by name, ports by bridge and addresses by device, so that to
+/// look at every network takes one pass, however many there are. Read-only, since what it finds by
+/// would not follow.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    dump: Dump,
+    names: HashMap<String, u32>,
+    ports: HashMap<u32, Vec<u32>>,
+    addresses: HashMap<u32, Vec<usize>>,
+}
+
+impl From<Dump> for Snapshot {
+    fn from(dump: Dump) -> Self {
+        let mut snapshot = Self {
+            dump,
+            ..Self::default()
+        };
+        for link in snapshot.dump.links.values() {
+            snapshot.names.insert(link.name.clone(), link.index);
+            if let Some(controller) = link.controller {
+                let ports = snapshot.ports.entry(controller).or_default();
+                ports.push(link.index);
+            }
+        }
+        for (at, address) in snapshot.dump.addresses.iter().enumerate() {
+            let own = snapshot.addresses.entry(address.index).or_default();
+            own.push(at);
+        }
+        snapshot
+    }
+}
+
+impl Deref for Snapshot {
+    type Target = Dump;
+
+    fn deref(&self) -> &Dump {
+        &self.dump
+    }
+}
+
 impl Snapshot {
     /// The device called `name`.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+        self.dump.links.get(self.names.get(name)?)
     }
 
-    /// The devices that belong to `bridge`.
+    /// The devices that belong to `bridge`, by index.
     pub fn ports_of(&self, bridge: u32) -> impl Iterator<Item = &Link> {
-        self.links
-            .values()
-            .filter(move |link| link.controller == Some(bridge))
+        let ports = self.ports.get(&bridge).into_iter().flatten();
+        ports.filter_map(|port| self.dump.links.get(port))
     }
 
-    /// The addresses of a device.
+    /// The addresses of a device, in the kernel's order.
     pub fn addresses_of(&self, index: u32) -> impl Iterator<Item = &Address> {
-        self.addresses
-            .iter()
-            .filter(move |address| address.index == index)
+        let own = self.addresses.get(&index).into_iter().flatten();
+        own.filter_map(|&at| self.dump.addresses.get(at))
     }
 }
 

@@ -54,7 +54,7 @@ fn may_be_sent(link: &Link) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Driver;
+    use crate::link::{Driver, Dump};
 
     const ABLE: Driver = Driver {
         redirects: true,
@@ -79,11 +79,11 @@ mod tests {
     }
 
     fn of(links: Vec<(u32, Link)>, hooks: &[Attachment], xdp: &Xdp) -> Express {
-        let snapshot = Snapshot {
+        let dump = Dump {
             links: links.into_iter().collect(),
-            ..Snapshot::default()
+            ..Dump::default()
         };
-        express(&hooks.iter().copied().collect(), &snapshot, xdp)
+        express(&hooks.iter().copied().collect(), &dump.into(), xdp)
     }
 
     #[test]

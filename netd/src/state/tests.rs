@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use super::Guests;
 use super::*;
+use crate::datapath::maps::Records;
 use crate::datapath::{Attachment, Hook};
-use crate::link::{Address, BridgeAttrs, Link, Route, Scope, Snapshot};
+use crate::link::{Address, BridgeAttrs, Dump, Link, Route, Scope};
 use crate::model::{self, Mac, Network};
 
 const UPLINK: u32 = 2;
@@ -47,8 +48,33 @@ fn address(index: u32, address: [u8; 4], prefix: u8) -> Address {
     }
 }
 
-fn host() -> Snapshot {
-    let mut host = Snapshot::default();
+fn plan_bridge(
+    spec: &BridgeSpec,
+    host: &Dump,
+    known: Option<u32>,
+    remembered: &[(u32, String)],
+) -> Result<(Vec<Step>, Vec<Step>), InTheWay> {
+    super::plan_bridge(spec, &host.clone().into(), known, remembered)
+}
+
+fn plan_hooks(
+    wanted: &BTreeSet<Attachment>,
+    attached: &BTreeSet<Attachment>,
+    host: &Dump,
+) -> Vec<Step> {
+    super::plan_hooks(wanted, attached, &host.clone().into())
+}
+
+fn records(networks: &[&Network], host: &Dump, guests: &Guests) -> Records {
+    super::records(networks, &host.clone().into(), guests)
+}
+
+fn hooks(networks: &[&Network], host: &Dump) -> BTreeSet<Attachment> {
+    super::hooks(networks, &host.clone().into())
+}
+
+fn host() -> Dump {
+    let mut host = Dump::default();
     host.links.insert(
         1,
         Link {
@@ -66,7 +92,7 @@ fn host() -> Snapshot {
 }
 
 /// The host after the network was started and a guest plugged in.
-fn running() -> Snapshot {
+fn running() -> Dump {
     let mut host = host();
     let spec = bridge_spec(&network("<forward/>")).unwrap();
     host.links.insert(
@@ -414,8 +440,8 @@ proptest! {
 }
 
 /// What the kernel does with a step.
-fn carry_out(host: &mut Snapshot, step: &Step) {
-    let bridge = |host: &mut Snapshot| host.links.remove(&BRIDGE).unwrap();
+fn carry_out(host: &mut Dump, step: &Step) {
+    let bridge = |host: &mut Dump| host.links.remove(&BRIDGE).unwrap();
     match step {
         Step::CreateBridge { name, mac, mtu } => {
             let new = Link {

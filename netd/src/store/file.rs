@@ -12,6 +12,16 @@ use super::{MAX_FILE, Reason, StoreError};
 const NEW_PREFIX: &str = ".new-";
 const NEW_SUFFIX: &str = ".tmp";
 
+/// How long what is written has to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    /// It is on the disk when the call returns, and there after a power failure.
+    Always,
+    /// It tells of what is gone after a reboot as well: another process sees all of it or nothing,
+    /// and nobody waits for a disk.
+    ThisBoot,
+}
+
 /// An error of an operation on a path.
 pub fn failed(operation: &'static str, path: &Path, reason: impl Into<Reason>) -> StoreError {
     StoreError {
@@ -37,7 +47,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), StoreError> {
         let name = entry.file_name();
         let name = name.as_bytes();
         if name.starts_with(NEW_PREFIX.as_bytes()) && name.ends_with(NEW_SUFFIX.as_bytes()) {
-            remove(&entry.path())?;
+            remove(&entry.path(), Lasting::ThisBoot)?;
         }
     }
     Ok(())
@@ -81,8 +91,8 @@ pub fn read(path: &Path) -> Result<String, StoreError> {
     String::from_utf8(bytes).map_err(|_| cannot(Reason::NotText))
 }
 
-/// Puts a file in its place, complete and on the disk, or leaves the one that was there.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+/// Puts a file in its place, complete, or leaves the one that was there.
+pub fn write(path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), StoreError> {
     let dir = parent(path);
     let put = || -> io::Result<()> {
         // Created with mode 0600, and removed again unless it gets its place.
@@ -91,12 +101,14 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
             .suffix(NEW_SUFFIX)
             .tempfile_in(dir)?;
         file.write_all(bytes)?;
-        file.as_file().sync_all()?;
+        if lasting == Lasting::Always {
+            file.as_file().sync_all()?;
+        }
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };
     put().map_err(|error| failed("write", path, error))?;
-    sync_dir(dir)
+    sync_dir(dir, lasting)
 }
 
 /// Puts a symbolic link in its place, whatever was there.
@@ -112,7 +124,7 @@ pub fn link(target: &Path, path: &Path) -> Result<(), StoreError> {
             .map_err(|error| error.error)
     };
     put().map_err(|error| failed("link", path, error))?;
-    sync_dir(dir)
+    sync_dir(dir, Lasting::Always)
 }
 
 /// Is there a symbolic link?
@@ -125,16 +137,19 @@ pub fn is_link(path: &Path) -> Result<bool, StoreError> {
 }
 
 /// Removes a file or link; one that is not there is as good as removed.
-pub fn remove(path: &Path) -> Result<(), StoreError> {
+pub fn remove(path: &Path, lasting: Lasting) -> Result<(), StoreError> {
     match fs::remove_file(path) {
-        Ok(()) => sync_dir(parent(path)),
+        Ok(()) => sync_dir(parent(path), lasting),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("remove", path, error)),
     }
 }
 
 /// Makes what was renamed or removed in a directory survive a crash.
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+fn sync_dir(dir: &Path, lasting: Lasting) -> Result<(), StoreError> {
+    if lasting == Lasting::ThisBoot {
+        return Ok(());
+    }
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| failed("sync", dir, error))
