@@ -1,6 +1,7 @@
 //! Agents come and go; networks, guests and packets do not notice.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -439,8 +440,16 @@ fn networks_marked_for_it_start_with_the_agent() {
             default(),
             Network::nat("broken", 2),
             Network::nat("other", 3),
+            Network::nat("same-subnet", 3),
+            Network::nat("no-dns", 6).dns(),
+            Network::nat("zzz", 7),
         ] {
-            lab.agent.define(&network.xml())?;
+            let xml = network.xml();
+            let xml = match network.name.as_str() {
+                "same-subnet" => xml.replace("virbr3", "virbr5"),
+                _ => xml,
+            };
+            lab.agent.define(&xml)?;
             lab.agent.ok(["net-autostart", &network.name])?;
         }
         lab.agent.define(&Network::nat("manual", 4).xml())?;
@@ -449,15 +458,31 @@ fn networks_marked_for_it_start_with_the_agent() {
         lab.agent.stop()?;
         lab.hv
             .run(["ip", "link", "add", "virbr2", "type", "bridge"])?;
+        let everywhere = at(Ipv4Addr::UNSPECIFIED, 53);
+        let port_53 = Server::udp(&lab.hv, everywhere)?;
         lab.agent.start()?;
-        netd_tests::eventually(Duration::from_secs(5), || {
-            let active = lab.agent.ok(["net-list", "--name"])?;
-            let active: Vec<_> = active.split_whitespace().collect();
-            // One that cannot start does not keep others from it.
-            ensure!(active == ["default", "other"], "{active:?}");
-            Ok(())
-        })?;
-        ensure!(lab.agent.log().contains("broken"), "{}", lab.agent.log());
+        // One that cannot start does not keep others from it, whether it is found out before
+        // anything is made, by what starts with it, or last of all.
+        let active = lab.agent.ok(["net-list", "--name"])?;
+        let active: Vec<_> = active.split_whitespace().collect();
+        ensure!(active == ["default", "other", "zzz"], "{active:?}");
+        let log = lab.agent.log();
+        for (name, why) in [
+            ("broken", "bridge name 'virbr2' already in use"),
+            ("same-subnet", "in use by interface virbr3 (10.10.3.0/24)"),
+            ("no-dns", "Address already in use"),
+        ] {
+            let told = |line: &str| {
+                let failed = line.contains("autostart failed");
+                failed && line.contains(name) && line.contains(why)
+            };
+            ensure!(log.lines().any(told), "{name}: {log}");
+        }
+        for bridge in ["virbr5", "virbr6"] {
+            let there = lab.hv.run(["ip", "link", "show", bridge]);
+            ensure!(there.is_err(), "{bridge} is left");
+        }
+        drop(port_53);
         lab.hv.run(["ip", "link", "del", "virbr2"])?;
         lab.agent.ok(["net-autostart", "default", "--disable"])?;
         ensure!(!link.is_symlink(), "{} is still there", link.display());

@@ -174,15 +174,17 @@ impl Inner {
         self.reconcile().await;
         self.mark_programs();
         self.clear_other_layouts().await;
-        let autostart: Vec<_> = self
+        let mut autostart: Vec<_> = self
             .networks
             .iter()
             .filter(|(_, entry)| entry.autostart && entry.live.is_none())
-            .filter_map(|(uuid, entry)| Some((*uuid, entry.network()?.name.clone())))
-            .filter(|(_, name)| !self.host.stopped.contains(name))
+            .filter_map(|(_, entry)| entry.config.clone())
+            .filter(|network| !self.host.stopped.contains(&network.name))
             .collect();
-        for (uuid, name) in autostart {
-            match self.start(uuid).await {
+        // Of two that want the same, it is always the same one that starts.
+        autostart.sort_by(|a, b| a.name.cmp(&b.name));
+        for (name, result) in self.activate_all(autostart).await {
+            match result {
                 Ok(()) => tracing::info!(network = name, "started"),
                 Err(error) => tracing::error!(network = name, %error, "autostart failed"),
             }

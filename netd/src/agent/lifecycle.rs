@@ -1,7 +1,9 @@
 //! Defining, starting and stopping networks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use futures_util::stream::{self, StreamExt as _};
 use uuid::Uuid;
 
 use super::inner::{ActiveData, Inner};
@@ -13,6 +15,9 @@ use crate::link::{LinkError, Links, Snapshot, subnet_in_use, sysctl};
 use crate::model::{self, Family, ForwardMode, Network};
 use crate::rpc::driver::Result;
 use crate::state;
+
+/// dnsmasq processes that start at the same time.
+const DNSMASQS: usize = 4;
 
 fn invalid(detail: impl std::fmt::Display) -> ApiError {
     ApiError::new(ErrorCode::OperationInvalid, detail)
@@ -77,21 +82,83 @@ impl Inner {
 
     /// Bring a network up whole, or leave nothing of it.
     async fn activate(&mut self, network: Network) -> Result<()> {
+        let name = network.name.clone();
+        let mut outcomes = self.activate_all(vec![network]).await;
+        match outcomes.pop() {
+            Some((_, result)) => result,
+            None => Err(ApiError::internal(format_args!(
+                "network '{name}' was not started"
+            ))),
+        }
+    }
+
+    /// Bring networks up, each whole or nothing of it, in one pass over the host. Returns what
+    /// became of each, by name.
+    pub(super) async fn activate_all(
+        &mut self,
+        networks: Vec<Network>,
+    ) -> Vec<(String, Result<()>)> {
+        let mut outcomes = Vec::new();
+        let mut snapshot = match self.snapshot().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                let refused = |network: Network| (network.name, Err(error.clone()));
+                return networks.into_iter().map(refused).collect();
+            }
+        };
+        let mut prepared = Vec::new();
+        for network in networks {
+            let (uuid, name) = (network.uuid, network.name.clone());
+            match self.prepare(network, &mut snapshot).await {
+                Ok(()) => prepared.push((uuid, name)),
+                Err(error) => outcomes.push((name, Err(error))),
+            }
+        }
+        if prepared.is_empty() {
+            return outcomes;
+        }
+        let failures = self.converge().await;
+        let up = prepared
+            .iter()
+            .map(|(uuid, _)| *uuid)
+            .filter(|uuid| !failures.iter().any(|failure| failure.concerns(*uuid)))
+            .collect();
+        let mut without_dnsmasq = self.start_dnsmasq(up).await;
+        let mut have_ports = false;
+        for (uuid, name) in prepared {
+            let of_host = failures.iter().find(|failure| failure.concerns(uuid));
+            let failed = of_host.map(|failure| failure.error.clone());
+            let Some(error) = failed.or_else(|| without_dnsmasq.remove(&uuid)) else {
+                have_ports |= self.host.detached.remove(&name).is_some();
+                self.warn_of_listeners(uuid, None);
+                outcomes.push((name, Ok(())));
+                continue;
+            };
+            tracing::warn!(network = name, %error, "start failed, taking it back");
+            for error in self.deactivate(uuid).await {
+                tracing::error!(network = name, %error, "left behind by the failed start");
+            }
+            outcomes.push((name, Err(error)));
+        }
+        if have_ports {
+            self.save_host();
+        }
+        outcomes
+    }
+
+    /// Look whether a network can start, and note that it is to run. What it takes of the host is
+    /// taken in `snapshot` from then on.
+    async fn prepare(&mut self, network: Network, snapshot: &mut Snapshot) -> Result<()> {
         model::check_start(&network)?;
-        let snapshot = self.snapshot().await?;
-        check_host(&network, &snapshot)?;
+        check_host(&network, snapshot)?;
         self.check_published(&network)?;
         // Refused here, before anything is made, when its files could not be written.
         if dnsmasq::wants_dnsmasq(&network) {
             self.dnsmasq.binary().await?;
             dnsmasq::process::paths(&self.settings, &network)?;
         }
-        let ports = self
-            .host
-            .detached
-            .get(&network.name)
-            .cloned()
-            .unwrap_or_default();
+        let ports = self.host.detached.get(&network.name);
+        let ports = ports.cloned().unwrap_or_default();
         // The record first: an agent that dies half way finds it and finishes the start.
         self.store.save_active(
             &network,
@@ -100,45 +167,47 @@ impl Inner {
                 ports: ports.clone(),
             },
         )?;
-        let (uuid, name) = (network.uuid, network.name.clone());
+        if let Some(spec) = state::bridge_spec(&network) {
+            let behind = spec.routes.iter().map(|route| route.destination);
+            snapshot.announce(&spec.name, spec.addresses.iter().copied().chain(behind));
+        }
+        let uuid = network.uuid;
         self.networks.entry(uuid).live = Some(Live::new(network, ports));
-        let mut errors = self.converge().await;
-        if errors.is_empty()
-            && let Err(error) = self.start_dnsmasq(uuid).await
-        {
-            errors.push(error);
-        }
-        let Some(first) = errors.into_iter().next() else {
-            if self.host.detached.remove(&name).is_some() {
-                self.save_host();
-            }
-            self.warn_of_listeners(uuid, None);
-            return Ok(());
-        };
-        tracing::warn!(network = name, error = %first, "start failed, taking it back");
-        for error in self.deactivate(uuid).await {
-            tracing::error!(network = name, %error, "left behind by the failed start");
-        }
-        Err(first)
+        Ok(())
     }
 
-    async fn start_dnsmasq(&mut self, uuid: Uuid) -> Result<()> {
-        let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
-            return Ok(());
-        };
-        if !dnsmasq::wants_dnsmasq(&live.network) {
-            return Ok(());
+    /// Start the dnsmasq of every one of these networks that is to have one, a few at a time. Returns
+    /// what failed.
+    async fn start_dnsmasq(&mut self, networks: BTreeSet<Uuid>) -> BTreeMap<Uuid, ApiError> {
+        let mut starts = Vec::new();
+        let (dnsmasq, settings, binary) = (&self.dnsmasq, &self.settings, &self.binary);
+        for live in self.networks.live() {
+            let network = &live.network;
+            if !networks.contains(&network.uuid) || !dnsmasq::wants_dnsmasq(network) {
+                continue;
+            }
+            if let Some(bridge) = network.bridge.name.as_deref() {
+                let start = dnsmasq.start(network, bridge, settings, binary);
+                starts.push(async { (network.uuid, start.await) });
+            }
         }
-        let Some(bridge) = live.network.bridge.name.clone() else {
-            return Ok(());
-        };
-        let running = self
-            .dnsmasq
-            .start(&live.network, &bridge, &self.settings, &self.binary)
-            .await?;
-        live.dnsmasq = Some(running.clone());
-        self.watch_dnsmasq(running);
-        Ok(())
+        let starts = stream::iter(starts).buffer_unordered(DNSMASQS);
+        let started: Vec<_> = starts.collect().await;
+        let mut failed = BTreeMap::new();
+        for (uuid, result) in started {
+            match result {
+                Ok(running) => {
+                    if let Some(live) = &mut self.networks.entry(uuid).live {
+                        live.dnsmasq = Some(running.clone());
+                    }
+                    self.watch_dnsmasq(running);
+                }
+                Err(error) => {
+                    failed.insert(uuid, error.into());
+                }
+            }
+        }
+        failed
     }
 
     /// Take a network down, past all errors, which are returned. A bridge that cannot be removed
@@ -163,7 +232,12 @@ impl Inner {
         if let Err(error) = self.store.remove_active(&network.name) {
             errors.push(error.into());
         }
-        errors.extend(self.converge().await);
+        errors.extend(
+            self.converge()
+                .await
+                .into_iter()
+                .map(|failure| failure.error),
+        );
         // Its flows are dead to the programs from here on; this gives back their memory.
         if let Err(error) = self.datapath.sweep_all() {
             errors.push(ApiError::internal(error));

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::inner::{ActiveData, Inner};
 use super::listeners;
+use super::reconcile::Failure;
 use crate::datapath::ports::Ports;
 use crate::dnsmasq::Running;
 use crate::error::{ApiError, ErrorCode};
@@ -92,17 +93,20 @@ impl Inner {
         // The record first: an agent that dies half way goes on with it.
         self.store.save_active(&new, &data)?;
         let old = self.run_with(uuid, new.clone())?;
-        let errors = self.converge().await;
-        if errors.is_empty() {
+        let failures = self.converge().await;
+        if failures.is_empty() {
             self.warn_of_listeners(uuid, Some(&old));
             return Ok(());
         }
         self.run_with(uuid, old.clone())?;
         let without = self.converge().await;
         // What does not work without the change either is not its fault.
-        let Some(error) = errors.into_iter().find(|error| !without.contains(error)) else {
+        let mut own = failures
+            .into_iter()
+            .filter(|failure| !without.contains(failure));
+        let Some(Failure { error, .. }) = own.next() else {
             self.run_with(uuid, new)?;
-            for error in self.converge().await {
+            for Failure { error, .. } in self.converge().await {
                 tracing::error!(%error, "left behind by the change");
             }
             self.warn_of_listeners(uuid, Some(&old));
@@ -112,7 +116,7 @@ impl Inner {
         if let Err(error) = self.store.save_active(&old, &data) {
             tracing::error!(network = old.name, %error, "the record stays changed");
         }
-        for error in without {
+        for Failure { error, .. } in without {
             tracing::error!(%error, "left behind by the change");
         }
         Err(error)

@@ -1,10 +1,12 @@
 //! Making the kernel what the active networks ask for.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::inner::{ActiveData, Inner};
 use super::registry::Port;
@@ -49,6 +51,38 @@ pub(super) fn check_forwarding(family: Family, snapshot: &Snapshot) -> Result<()
     }
 }
 
+/// Something that could not be made what the networks ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The only network that lacks it; `None` where any may.
+    pub network: Option<Uuid>,
+    /// What and why.
+    pub error: ApiError,
+}
+
+impl Failure {
+    /// One that any network may suffer from.
+    pub fn of_all(error: impl Display) -> Self {
+        Self {
+            network: None,
+            error: ApiError::internal(error),
+        }
+    }
+
+    /// One of a network.
+    pub fn of(network: Uuid, error: impl Display) -> Self {
+        Self {
+            network: Some(network),
+            error: ApiError::internal(error),
+        }
+    }
+
+    /// Does a network lack something by it?
+    pub fn concerns(&self, network: Uuid) -> bool {
+        self.network.is_none_or(|only| only == network)
+    }
+}
+
 /// A network whose steps are planned.
 pub(super) struct Planned<'a> {
     /// Its definition.
@@ -66,18 +100,18 @@ impl Inner {
     pub async fn reconcile(&mut self) {
         // Nobody else makes room for new records while nobody asks for them.
         self.datapath.events.drain();
-        for error in self.converge().await {
+        for Failure { error, .. } in self.converge().await {
             tracing::error!(%error, "cannot make the host what the networks ask for");
         }
         self.tend_dnsmasq().await;
     }
 
     /// One pass of links, programs and maps over all active networks. Returns what failed.
-    pub(super) async fn converge(&mut self) -> Vec<ApiError> {
-        let mut errors = Vec::new();
+    pub(super) async fn converge(&mut self) -> Vec<Failure> {
+        let mut failures = Vec::new();
         let mut snapshot = match self.links.snapshot().await {
             Ok(snapshot) => snapshot,
-            Err(error) => return vec![ApiError::internal(error)],
+            Err(error) => return vec![Failure::of_all(error)],
         };
         let mut late = Vec::new();
         let mut changed = false;
@@ -85,19 +119,20 @@ impl Inner {
             let Some(spec) = state::bridge_spec(&live.network) else {
                 continue;
             };
+            let uuid = live.network.uuid;
             let (before, after) =
                 match state::plan_bridge(&spec, &snapshot, live.bridge, &live.ports) {
                     Ok(steps) => steps,
                     Err(error) => {
-                        errors.push(ApiError::internal(error));
+                        failures.push(Failure::of(uuid, error));
                         continue;
                     }
                 };
-            late.extend(after);
+            late.extend(after.into_iter().map(|step| (uuid, step)));
             for step in before {
                 changed = true;
                 if let Err(error) = state::apply(&self.links, &step).await {
-                    errors.push(ApiError::internal(error));
+                    failures.push(Failure::of(uuid, error));
                     break;
                 }
                 tracing::debug!(%step, "done");
@@ -106,14 +141,14 @@ impl Inner {
         if changed {
             match self.links.snapshot().await {
                 Ok(new) => snapshot = new,
-                Err(error) => errors.push(ApiError::internal(error)),
+                Err(error) => failures.push(Failure::of_all(error)),
             }
         }
-        errors.extend(self.program(&snapshot).await);
+        failures.extend(self.program(&snapshot).await);
         let plugged = !late.is_empty();
-        for step in late {
+        for (uuid, step) in late {
             if let Err(error) = state::apply(&self.links, &step).await {
-                errors.push(ApiError::internal(error));
+                failures.push(Failure::of(uuid, error));
             } else {
                 tracing::debug!(%step, "done");
             }
@@ -123,25 +158,28 @@ impl Inner {
             // started.
             match self.links.snapshot().await {
                 Ok(new) => snapshot = new,
-                Err(error) => errors.push(ApiError::internal(error)),
+                Err(error) => failures.push(Failure::of_all(error)),
             }
         }
         for family in FAMILIES {
             if let Err(error) = self.forwarding(family, &snapshot) {
-                errors.push(error);
+                failures.push(Failure {
+                    network: None,
+                    error,
+                });
             }
         }
-        errors.extend(self.hurry_ports(&snapshot).await);
-        errors.extend(self.isolate_ports(&snapshot).await);
+        failures.extend(self.hurry_ports(&snapshot).await);
+        failures.extend(self.isolate_ports(&snapshot).await);
         self.remember_ports(&snapshot);
-        errors
+        failures
     }
 
     /// Attach programs and fill the maps. New hooks come before the records that lead packets to
     /// them (a device is used for masquerading only once its egress is guarded), and records go
     /// before the hooks they belong to.
-    async fn program(&mut self, snapshot: &Snapshot) -> Vec<ApiError> {
-        let mut errors = Vec::new();
+    async fn program(&mut self, snapshot: &Snapshot) -> Vec<Failure> {
+        let mut failures = Vec::new();
         let networks: Vec<&Network> = self.networks.live().map(|live| &live.network).collect();
         let mut wanted = state::hooks(&networks, snapshot);
         let mut express = state::express(&wanted, snapshot, &self.xdp);
@@ -152,7 +190,7 @@ impl Inner {
         wanted.extend(express.hooks);
         let pinned = match self.datapath.attached() {
             Ok(pinned) => pinned,
-            Err(error) => return vec![ApiError::internal(error)],
+            Err(error) => return vec![Failure::of_all(error)],
         };
         // Somebody may have removed a pin, which detaches the program.
         self.attached
@@ -176,30 +214,37 @@ impl Inner {
                     self.refused.insert(attachment);
                 }
                 Err(error) => {
-                    // The device may have gone since the snapshot; an event will follow.
-                    errors.push(ApiError::internal(error));
                     records.devices.remove(&attachment.ifindex);
+                    // It may have gone since the snapshot; an event will follow.
+                    let there = self.links.index_of(device).await;
+                    if there.is_ok_and(|index| index != Some(attachment.ifindex)) {
+                        tracing::debug!(%error, "the device has gone");
+                        continue;
+                    }
+                    let network = self.behind(attachment.ifindex, snapshot);
+                    let error = ApiError::internal(error);
+                    failures.push(Failure { network, error });
                 }
             }
         }
         // Before networks get flows.
         if let Err(error) = Ports::read().and_then(|ports| self.datapath.maps.reserve(&ports)) {
-            errors.push(ApiError::internal(error));
+            failures.push(Failure::of_all(error));
         }
         // Before flows look again, which they do when the maps change.
         if prune {
             let gone = self.datapath.maps.forget_endpoints_without(&records);
             match gone {
-                Ok(gone) => errors.extend(self.forget_neighbours(&records, gone).await),
-                Err(error) => errors.push(ApiError::internal(error)),
+                Ok(gone) => failures.extend(self.forget_neighbours(&records, gone).await),
+                Err(error) => failures.push(Failure::of_all(error)),
             }
         }
         if let Err(error) = self.datapath.maps.apply(&records, prune) {
-            errors.push(ApiError::internal(error));
+            failures.push(Failure::of_all(error));
         }
-        errors.extend(self.listen(state::listeners(&records, snapshot)).await);
+        failures.extend(self.listen(state::listeners(&records, snapshot)).await);
         if let Err(error) = self.watch_sockets(records.has_forwards()) {
-            errors.push(ApiError::internal(error));
+            failures.push(Failure::of_all(error));
         }
         let gone = |a: &&Attachment| !snapshot.links.contains_key(&a.ifindex);
         let stale: Vec<Attachment> = pinned
@@ -213,15 +258,27 @@ impl Inner {
                 Ok(()) => {
                     self.attached.remove(&attachment);
                 }
-                Err(error) => errors.push(ApiError::internal(error)),
+                Err(error) => failures.push(Failure::of_all(error)),
             }
         }
-        errors
+        failures
+    }
+
+    /// The network whose bridge, or a port of it, a device is.
+    fn behind(&self, device: u32, snapshot: &Snapshot) -> Option<Uuid> {
+        let link = snapshot.links.get(&device)?;
+        let bridge = match link.controller {
+            Some(controller) => snapshot.links.get(&controller)?,
+            None => link,
+        };
+        let is_its = |network: &&Network| network.bridge.name.as_ref() == Some(&bridge.name);
+        let mut networks = self.networks.live().map(|live| &live.network);
+        Some(networks.find(is_its)?.uuid)
     }
 
     /// Let exactly these devices listen to neighbours' solicitations, as far as this agent knows.
-    async fn listen(&mut self, wanted: BTreeSet<(u32, Ipv6Addr)>) -> Vec<ApiError> {
-        let mut errors = Vec::new();
+    async fn listen(&mut self, wanted: BTreeSet<(u32, Ipv6Addr)>) -> Vec<Failure> {
+        let mut failures = Vec::new();
         let all: Vec<_> = self.listeners.union(&wanted).copied().collect();
         for (index, address) in all {
             let on = wanted.contains(&(index, address));
@@ -235,10 +292,10 @@ impl Inner {
                 Ok(()) => {
                     self.listeners.remove(&(index, address));
                 }
-                Err(error) => errors.push(ApiError::internal(error)),
+                Err(error) => failures.push(Failure::of_all(error)),
             }
         }
-        errors
+        failures
     }
 
     /// The host's own sockets are looked at while something is published. An earlier agent's
@@ -295,21 +352,21 @@ impl Inner {
     /// Guests whose ports are gone may come back at another, or somebody else with their address.
     /// Until then packets for them are not to be sent to the MAC address that the host remembers:
     /// the bridge does not know it any more, and would show them to everybody.
-    async fn forget_neighbours(&self, records: &Records, gone: Vec<IpAddr>) -> Vec<ApiError> {
-        let mut errors = Vec::new();
+    async fn forget_neighbours(&self, records: &Records, gone: Vec<IpAddr>) -> Vec<Failure> {
+        let mut failures = Vec::new();
         for address in gone {
             if let Some(bridge) = records.bridge_of(address)
                 && let Err(error) = self.links.forget_neighbour(bridge, address).await
             {
-                errors.push(ApiError::internal(error));
+                failures.push(Failure::of_all(error));
             }
         }
-        errors
+        failures
     }
 
     /// Guests' ports of bridges with `stp='on' delay='0'` forward at once.
-    async fn hurry_ports(&self, snapshot: &Snapshot) -> Vec<ApiError> {
-        let mut errors = Vec::new();
+    async fn hurry_ports(&self, snapshot: &Snapshot) -> Vec<Failure> {
+        let mut failures = Vec::new();
         for live in self.networks.live() {
             let Some(spec) = state::bridge_spec(&live.network) else {
                 continue;
@@ -322,15 +379,15 @@ impl Inner {
                 continue;
             }
             if let Err(error) = self.links.forward_ports_now(bridge.index, &ports).await {
-                errors.push(ApiError::internal(error));
+                failures.push(Failure::of(live.network.uuid, error));
             }
         }
-        errors
+        failures
     }
 
     /// Ports of networks with `<port isolated='yes'/>` are isolated from each other.
-    async fn isolate_ports(&self, snapshot: &Snapshot) -> Vec<ApiError> {
-        let mut errors = Vec::new();
+    async fn isolate_ports(&self, snapshot: &Snapshot) -> Vec<Failure> {
+        let mut failures = Vec::new();
         for live in self.networks.live() {
             let name = live.network.bridge.name.as_deref();
             let Some(bridge) = name.and_then(|name| snapshot.by_name(name)) else {
@@ -344,12 +401,14 @@ impl Inner {
                 .filter(|port| !port.isolated)
             {
                 match self.links.isolate(port.index).await {
-                    Err(error) if !error.is_gone() => errors.push(ApiError::internal(error)),
+                    Err(error) if !error.is_gone() => {
+                        failures.push(Failure::of(live.network.uuid, error))
+                    }
                     _ => {}
                 }
             }
         }
-        errors
+        failures
     }
 
     /// Note the ports of every bridge that is there, so that they can be given back.

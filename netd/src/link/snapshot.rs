@@ -186,6 +186,32 @@ impl Snapshot {
         self.dump.links.get(self.names.get(name)?)
     }
 
+    /// Count a bridge as there that is about to be made, and its subnets (address and length of the
+    /// prefix) as taken.
+    pub fn announce(&mut self, name: &str, subnets: impl IntoIterator<Item = (IpAddr, u8)>) {
+        // The kernel's numbers are positive as i32, so none of them is met.
+        let last = self.dump.links.last_key_value().map(|(index, _)| *index);
+        let index = last.map_or(0, |last| last + 1).max(1 << 31);
+        let link = Link {
+            index,
+            name: name.to_owned(),
+            ..Link::default()
+        };
+        self.names.insert(name.to_owned(), index);
+        self.dump.links.insert(index, link);
+        for (address, prefix) in subnets {
+            let own = self.addresses.entry(index).or_default();
+            own.push(self.dump.addresses.len());
+            self.dump.addresses.push(Address {
+                index,
+                address,
+                prefix,
+                primary: true,
+                scope: Scope::Global,
+            });
+        }
+    }
+
     /// The devices that belong to `bridge`, by index.
     pub fn ports_of(&self, bridge: u32) -> impl Iterator<Item = &Link> {
         let ports = self.ports.get(&bridge).into_iter().flatten();
