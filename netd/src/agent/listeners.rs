@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use procfs::net::{TcpNetEntry, TcpState, UdpNetEntry};
 use procfs::process::FDTarget;
 
+use crate::link::{self, Listener, Speaks};
 use crate::model::{Family, ForwardProtocol, PortForward};
 
 /// A sentence for every socket of the host's that one of the forwards takes packets from, unless one
@@ -17,9 +17,9 @@ pub(super) fn warnings(
     own: &[u32],
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    for (protocol, sockets) in [
-        (ForwardProtocol::Tcp, tcp as fn() -> Vec<(SocketAddr, u64)>),
-        (ForwardProtocol::Udp, udp),
+    for (protocol, speaks) in [
+        (ForwardProtocol::Tcp, Speaks::Tcp),
+        (ForwardProtocol::Udp, Speaks::Udp),
     ] {
         let of_it = |forward: &&PortForward| forward.protocol == protocol;
         if !forwards.iter().any(|forward| of_it(&forward)) {
@@ -29,12 +29,15 @@ pub(super) fn warnings(
             let mut forwards = forwards.iter().filter(of_it);
             forwards.any(|forward| takes_from(forward, local))
         };
-        let mut found = sockets();
-        found.retain(|(local, _)| takes(forwards, *local) && !takes(before, *local));
+        let mut found = link::listeners(speaks).unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot tell who listens");
+            Vec::new()
+        });
+        found.retain(|listener| takes(forwards, listener.local) && !takes(before, listener.local));
         found.sort_unstable();
         found.dedup();
-        warnings.extend(found.into_iter().filter_map(|(local, inode)| {
-            let owner = owner(inode);
+        warnings.extend(found.into_iter().filter_map(|Listener { local, inode }| {
+            let owner = owner(inode.into());
             if owner.as_ref().is_some_and(|(pid, _)| own.contains(pid)) {
                 return None;
             }
@@ -80,25 +83,6 @@ fn hears(forward: &PortForward, local: IpAddr) -> bool {
             Some(address) => address == local,
             None => forward.dev.is_none() && !local.is_loopback(),
         }
-}
-
-fn tcp() -> Vec<(SocketAddr, u64)> {
-    let both = [procfs::net::tcp(), procfs::net::tcp6()];
-    let entries = both.into_iter().flatten().flatten();
-    entries
-        .filter(|entry: &TcpNetEntry| entry.state == TcpState::Listen)
-        .map(|entry| (entry.local_address, entry.inode))
-        .collect()
-}
-
-fn udp() -> Vec<(SocketAddr, u64)> {
-    let both = [procfs::net::udp(), procfs::net::udp6()];
-    let entries = both.into_iter().flatten().flatten();
-    entries
-        // A connected one has a peer of its own.
-        .filter(|entry: &UdpNetEntry| entry.remote_address.port() == 0)
-        .map(|entry| (entry.local_address, entry.inode))
-        .collect()
 }
 
 /// Number and command of the process that has the socket, as far as it can be told.

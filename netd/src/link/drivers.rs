@@ -7,10 +7,8 @@ use std::num::NonZeroU32;
 
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use rtnetlink::packet_core::{
-    DecodeError, DefaultNla, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-    Nla, NlasIterator, Parseable, ParseableParametrized,
+    DecodeError, DefaultNla, Emitable, Nla, NlasIterator, Parseable, ParseableParametrized,
 };
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// What a driver can do. Some say so only for as long as it is true: a veth's sends nothing of
 /// others' unless its peer receives as hardware would (with an XDP program of its own, or GRO).
@@ -24,9 +22,6 @@ pub struct Driver {
 
 /// The protocol's number (linux/netlink.h).
 const NETLINK_GENERIC: NonZeroU32 = NonZeroU32::new(16).unwrap();
-
-/// Longer than any datagram of the kernel's here.
-const DATAGRAM: usize = 64 << 10;
 
 /// Numbers of linux/genetlink.h.
 mod control {
@@ -84,45 +79,13 @@ impl Drivers {
     }
 }
 
-/// What the calling thread's network namespace has of something.
+/// All objects that the question is about.
 ///
-/// By a socket of its own, and not by one as in `netlink.rs`: the answers of this family are
-/// several without being marked as such (NLM_F_MULTI), and netlink-proto takes the first for the
-/// last. The kernel has put the answers into the socket before it returns from the sending.
+/// By a socket of its own, and not by one as in `netlink.rs`: the answers of this family are several
+/// without being marked as such (NLM_F_MULTI), and netlink-proto takes the first for the last.
 fn dump(question: Attributes) -> io::Result<Vec<Attributes>> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(rustix::net::Protocol::from_raw(NETLINK_GENERIC)),
-    )?;
-    let mut message = NetlinkMessage::from(GenlMessage::from_payload(question));
-    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    message.finalize();
-    let mut request = vec![0; message.buffer_len()];
-    message.serialize(&mut request);
-    rustix::net::send(&socket, &request, SendFlags::empty())?;
-    let mut objects = Vec::new();
-    let mut buffer = vec![0; DATAGRAM];
-    loop {
-        let (_, length) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::TRUNC)?;
-        let mut datagram = buffer.get(..length).ok_or(io::ErrorKind::FileTooLarge)?;
-        while !datagram.is_empty() {
-            let answer = NetlinkMessage::<GenlMessage<Attributes>>::deserialize(datagram)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            match answer.payload {
-                NetlinkPayload::InnerMessage(object) => objects.push(object.payload),
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::Done(done) if done.code < 0 => {
-                    return Err(io::Error::from_raw_os_error(-done.code));
-                }
-                NetlinkPayload::Done(_) => return Ok(objects),
-                _ => {}
-            }
-            let length = (answer.header.length as usize).next_multiple_of(4);
-            datagram = datagram.get(length..).unwrap_or_default();
-        }
-    }
+    let objects = super::dump::objects(NETLINK_GENERIC, GenlMessage::from_payload(question))?;
+    Ok(objects.into_iter().map(|object| object.payload).collect())
 }
 
 /// A message of any generic family: a command and attributes.

@@ -8,11 +8,13 @@
 mod advertised;
 mod collision;
 mod drivers;
+mod dump;
 mod edge;
 mod error;
 mod netlink;
 mod requests;
 mod snapshot;
+mod sockets;
 pub mod sysctl;
 mod watch;
 
@@ -22,4 +24,5 @@ pub use drivers::Driver;
 pub use error::LinkError;
 pub use requests::{Links, effective_delay_ms};
 pub use snapshot::{Address, BridgeAttrs, Dump, Link, Route, Scope, Snapshot, port_state};
+pub use sockets::{Listener, Speaks, listeners};
 pub use watch::{Change, Watch};
