@@ -542,7 +542,7 @@ pub struct Control {
     /// How long flows may be silent, in [`tick`]s, by [`crate::flow::Timeout`].
     pub timeouts: [u32; crate::flow::TIMEOUTS],
     /// For so many [`tick`]s after a look at policy and path a flow that is not silent for as long
-    /// needs none: not more than half of the shortest timeout, and below 128.
+    /// needs none: not more than [`crate::flow::surely_alive`], and below 128.
     pub settled: u32,
     /// Zero.
     pub zero: u32,

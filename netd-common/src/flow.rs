@@ -89,16 +89,16 @@ impl State {
         )
     }
 
-    /// Does the next packet of this direction change the state, whatever it is? Then it must be
-    /// looked at.
+    /// Is each packet of this direction to be looked at? The next one changes the state, whatever it
+    /// is, or the flow is over and lives for some seconds yet.
     #[inline(always)]
     #[must_use]
     pub fn is_moving(self, reply: bool) -> bool {
         match self {
             Self::New => reply,
             Self::Answered => !reply,
-            Self::FinWait | Self::LastAck => true,
-            Self::Established | Self::CloseWait | Self::TimeWait | Self::Close => false,
+            Self::FinWait | Self::LastAck | Self::Close => true,
+            Self::Established | Self::CloseWait | Self::TimeWait => false,
         }
     }
 }
@@ -232,6 +232,31 @@ impl Timeout {
     }
 }
 
+/// The timeouts of flows whose packets are not all looked at ([`State::is_moving`]).
+const UNMOVED: [Timeout; 13] = [
+    Timeout::TcpSynSent,
+    Timeout::TcpSynRecv,
+    Timeout::TcpEstablished,
+    Timeout::TcpCloseWait,
+    Timeout::TcpTimeWait,
+    Timeout::Udp,
+    Timeout::UdpStream,
+    Timeout::Icmp,
+    Timeout::SctpOpening,
+    Timeout::SctpEstablished,
+    Timeout::Generic,
+    Timeout::Gre,
+    Timeout::GreStream,
+];
+
+/// Who is silent for no longer than this, in the timeouts' unit, is alive, unless each of the flow's
+/// packets is looked at anyway.
+#[must_use]
+pub fn surely_alive(timeouts: &[u32; TIMEOUTS]) -> u32 {
+    let all = UNMOVED.map(|timeout| timeouts[timeout as usize]);
+    all.into_iter().fold(u32::MAX, u32::min)
+}
+
 /// Ticks between `seen` and `now`. They wrap; a time in the future (a tick later, read on another
 /// CPU) counts as now.
 #[inline(always)]
@@ -253,6 +278,35 @@ pub fn expired(timeout: u32, a: u32, b: u32, now: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flows_that_packets_do_not_move_have_the_timeouts_of_such() {
+        for protocol in 0..=255 {
+            let mut known = vec![State::New];
+            let mut at = 0;
+            while let Some(&state) = known.get(at) {
+                at += 1;
+                for reply in [false, true] {
+                    let timeout = Timeout::of(protocol, state);
+                    if !state.is_moving(reply) {
+                        assert!(
+                            UNMOVED.contains(&timeout),
+                            "{protocol} {state:?} {timeout:?}"
+                        );
+                    }
+                    for (control, fins) in (0..=255).flat_map(|c| (0..4).map(move |f| (c, f))) {
+                        let next = after(state, protocol, reply, control, fins);
+                        if !known.contains(&next) {
+                            known.push(next);
+                        }
+                    }
+                }
+            }
+        }
+        // As they are, nothing but an association that opens is shorter than 30 s.
+        let opening = ticks(10);
+        assert_eq!(surely_alive(&DEFAULT_TIMEOUTS), opening);
+    }
 
     #[test]
     fn udp_becomes_a_stream_when_its_answer_is_answered() {

@@ -11,6 +11,7 @@ use netd_common::abi::{
     Addr4, Addr6, BridgePort, CONTROL_FORWARDS, CONTROL_MAPPINGS, CONTROL_WHOLE_ADDRESSES, Control,
     Device, DropCount, NETWORK_ENDPOINT_INDEPENDENT, Network, PortsWord, Usage, ticks,
 };
+use netd_common::flow::surely_alive;
 
 use super::bindings::{Bindings, Guards};
 use super::family::{Family, FamilyRecords};
@@ -266,9 +267,7 @@ impl Maps {
         self.change_control(|control| {
             control.max_per_network = limits.per_network;
             control.timeouts = limits.timeouts;
-            // Silence for so long is no end yet, whatever the flow.
-            let shortest = limits.timeouts.iter().min().copied().unwrap_or_default();
-            control.settled = LOOK.min(shortest / 2);
+            control.settled = LOOK.min(surely_alive(&limits.timeouts));
             control.slots = slots;
             control.netns = netns;
         })
@@ -450,4 +449,16 @@ pub(super) fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
         changed = true;
     }
     Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use netd_common::flow::DEFAULT_TIMEOUTS;
+
+    use super::*;
+
+    #[test]
+    fn the_default_timeouts_shorten_no_look() {
+        assert!(surely_alive(&DEFAULT_TIMEOUTS) >= LOOK);
+    }
 }
