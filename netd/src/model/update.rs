@@ -66,6 +66,26 @@ impl UpdateCommand {
         (Self::AddFirst, "add-first"),
     ];
 
+    /// The command of this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        Self::ALL.get(place).map(|(command, _)| *command)
+    }
+
+    /// The command of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(_, own)| *own == name);
+        found.map(|(command, _)| *command)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self as u32 + 1
+    }
+
     /// How much of the entry has to be given.
     fn extent(self) -> Extent {
         match self {
@@ -91,6 +111,26 @@ impl Section {
         (Self::DnsTxt, "dns-txt"),
         (Self::DnsSrv, "dns-srv"),
     ];
+
+    /// The section of this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        Self::ALL.get(place).map(|(section, _)| *section)
+    }
+
+    /// The section of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(_, own)| *own == name);
+        found.map(|(section, _)| *section)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self as u32 + 1
+    }
 
     /// Its name.
     #[must_use]

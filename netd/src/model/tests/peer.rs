@@ -80,13 +80,12 @@ fn update_cases() {
         let [case, section, command, update, network, expected] = fields[..] else {
             continue;
         };
-        let Some((section, _)) = Section::ALL.iter().find(|(_, name)| *name == section) else {
+        let Some(section) = Section::from_name(section) else {
             continue;
         };
-        let command = UpdateCommand::ALL.iter().find(|(_, name)| *name == command);
         let update = Update {
-            command: command.unwrap().0,
-            section: *section,
+            command: UpdateCommand::from_name(command).unwrap(),
+            section,
             parent_index: Some(0),
             xml: file("updates", update),
         };

@@ -18,24 +18,12 @@ const BEFORE: &str = "<network><name>net</name><forward mode='nat' dev='eth0'/><
     <ip address='10.1.0.1' prefix='24'/>\
     <portgroup name='red'/><portgroup name='blue' default='yes'/></network>";
 
-fn section(name: &str) -> Section {
-    let found = Section::ALL.iter().find(|(_, other)| *other == name);
-    found.unwrap_or_else(|| panic!("no section {name}")).0
-}
-
-fn command(name: &str) -> UpdateCommand {
-    let found = UpdateCommand::ALL.iter().find(|(_, other)| *other == name);
-    found.unwrap_or_else(|| panic!("no command {name}")).0
-}
-
 /// The definition after "COMMAND SECTION", which may end in the index of an `<ip>`.
 fn update(what: &str, xml: &str) -> Result<Network, UpdateError> {
     let mut words = what.split(' ');
-    let command = command(words.next().unwrap());
-    let section = section(words.next().unwrap());
     let update = Update {
-        command,
-        section,
+        command: UpdateCommand::from_name(words.next().unwrap()).unwrap(),
+        section: Section::from_name(words.next().unwrap()).unwrap(),
         parent_index: words.next().map(|index| index.parse().unwrap()),
         xml: xml.to_owned(),
     };
@@ -234,6 +222,27 @@ fn every_section_with_every_command() {
     ] {
         let network = update(what, xml).unwrap_or_else(|error| panic!("{what} {xml}: {error}"));
         assert_eq!(difference(&network), expected, "{what} {xml}");
+    }
+}
+
+#[test]
+fn numbers_are_libvirts() {
+    for (command, name) in UpdateCommand::ALL {
+        assert_eq!(UpdateCommand::from_number(command.number()), Some(command));
+        assert_eq!(UpdateCommand::from_name(name), Some(command));
+    }
+    for (section, name) in Section::ALL {
+        assert_eq!(Section::from_number(section.number()), Some(section));
+        assert_eq!(Section::from_name(name), Some(section));
+        assert_eq!(section.name(), name);
+    }
+    let numbers = [UpdateCommand::Modify, UpdateCommand::AddFirst].map(UpdateCommand::number);
+    assert_eq!(numbers, [1, 4]);
+    let numbers = [Section::Bridge, Section::IpDhcpHost, Section::DnsSrv].map(Section::number);
+    assert_eq!(numbers, [1, 4, 12]);
+    for number in [0, 13, u32::MAX] {
+        assert_eq!(UpdateCommand::from_number(number), None);
+        assert_eq!(Section::from_number(number), None);
     }
 }
 
