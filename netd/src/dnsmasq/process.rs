@@ -241,8 +241,8 @@ impl Dnsmasq {
     /// Nothing happens where nothing differs.
     ///
     /// # Errors
-    /// As [`Dnsmasq::start`]; or the process is gone. What cannot be written as files leaves
-    /// `running` as it is.
+    /// As [`Dnsmasq::start`]; or the process is gone. What cannot be written as files, or what
+    /// dnsmasq does not understand, leaves `running` as it is.
     pub async fn reload(
         &self,
         network: &Network,
@@ -254,6 +254,8 @@ impl Dnsmasq {
         let paths = paths(settings, network)?;
         let texts = Texts::new(network, &paths)?;
         if !holds(&paths.conf(&network.name), &texts.conf)? {
+            // Before the one that runs is stopped.
+            try_out(&self.binary().await?, network, &paths, &texts.conf).await?;
             return self.start(network, bridge, settings, helper).await;
         }
         if texts.write_changed_hosts(network, &paths)? {
@@ -521,6 +523,39 @@ impl Texts {
             (paths.addnhosts(&network.name), &self.names),
         ]
     }
+}
+
+/// Let dnsmasq read a configuration without acting upon it.
+async fn try_out(binary: &Path, network: &Network, paths: &Paths, conf: &str) -> Result<()> {
+    let failed = |problem: String| Error::NotStarted {
+        network: network.name.clone(),
+        problem,
+    };
+    let dir = &paths.dir;
+    let written = || {
+        use std::io::Write;
+        let mut file = tempfile::Builder::new().prefix(".netd-").tempfile_in(dir)?;
+        file.write_all(conf.as_bytes())?;
+        Ok(file)
+    };
+    let file = written().map_err(|e| io_error("write a file in", dir, e))?;
+    let output = Command::new(binary)
+        .arg("--test")
+        .arg(conf_argument(file.path()))
+        .env_clear()
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(START_LIMIT, output)
+        .await
+        .map_err(|_| failed("--test does not end".to_owned()))?
+        .map_err(|e| io_error("run", binary, e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(failed(words.trim().replace('\n', "; ")))
 }
 
 /// Run dnsmasq until it has become a daemon, or said why not.
