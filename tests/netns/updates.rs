@@ -379,7 +379,7 @@ fn what_fails_changes_nothing() {
             (
                 "add dns-txt --live --config",
                 "<txt name='a' value='b'/>",
-                "no such option",
+                "no such option; the change was taken back",
             ),
             ("add dns-txt --live --config", &long, "makes a line of"),
             (

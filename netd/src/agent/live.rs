@@ -116,7 +116,8 @@ impl Inner {
         for error in without {
             tracing::error!(%error, "left behind by the change");
         }
-        Err(error)
+        let message = format!("{error}; the change was taken back");
+        Err(ApiError::verbatim(error.code, message))
     }
 
     /// Put a definition in the place of the one that an active network runs with; returns that.
@@ -266,14 +267,19 @@ impl Inner {
 /// A definition whose forwards were changed. These are checked and can be written, so that all that
 /// could keep the next agent from reading them is their number.
 fn kept(network: Network) -> Result<Network> {
+    if fits(&network) {
+        return Ok(network);
+    }
+    as_read_again(&network)
+}
+
+/// Is the definition within the limits of what is read, as far as a glance at its text shows?
+pub(super) fn fits(network: &Network) -> bool {
     let options = FormatOptions {
         inactive: true,
         connections: None,
     };
-    if model::fits(&model::format(&network, options)) {
-        return Ok(network);
-    }
-    as_read_again(&network)
+    model::fits(&model::format(network, options))
 }
 
 /// The definition as the next agent will read it from its own text: what cannot be written, such as

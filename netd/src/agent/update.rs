@@ -4,10 +4,10 @@ use uuid::Uuid;
 
 use super::guests::follows_leases;
 use super::inner::Inner;
-use super::live::read_again;
+use super::live::{fits, read_again};
 use super::registry::Entry;
 use crate::error::ApiError;
-use crate::model::{Network, Update};
+use crate::model::{Network, Update, XmlError};
 use crate::rpc::driver::{Affect, Result};
 
 impl Inner {
@@ -18,7 +18,7 @@ impl Inner {
         update: &Update,
         affect: Affect,
     ) -> Result<()> {
-        let with = |network: &Network| Ok(read_again(&update.apply(network)?)?);
+        let with = |network: &Network| Ok(kept(update.apply(network)?)?);
         self.change(uuid, affect, with).await.map(drop)
     }
 
@@ -53,6 +53,18 @@ impl Inner {
             }
         }
     }
+}
+
+/// The changed definition as the next agent will read it. Its metadata is what it was: it is read
+/// again only where all of it may be too long together.
+fn kept(mut network: Network) -> std::result::Result<Network, XmlError> {
+    let metadata = std::mem::take(&mut network.metadata);
+    let mut network = read_again(&network)?;
+    network.metadata = metadata;
+    if fits(&network) {
+        return Ok(network);
+    }
+    read_again(&network)
 }
 
 /// Do devices, programs or maps depend on what differs? That takes a look at the whole host, which a

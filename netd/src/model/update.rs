@@ -3,6 +3,7 @@
 //! Only the entry is looked at here, as by libvirt: is it there, is it not there yet? Whether the
 //! definition still makes sense is for those to find out who read it again and check it.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::error::XmlError;
@@ -323,8 +324,9 @@ impl Update {
         if address.is_none() && names.is_empty() {
             return Err(element.error("give its ip or a <hostname>").into());
         }
+        let names: HashSet<String> = names.into_iter().collect();
         entries.remove_only(&at(address), |other| {
-            Some(other.ip) == address || names.iter().any(|name| other.hostnames.contains(name))
+            Some(other.ip) == address || other.hostnames.iter().any(|name| names.contains(name))
         })
     }
 
