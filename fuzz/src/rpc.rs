@@ -8,7 +8,7 @@ use bytes::Bytes;
 use netd::rpc::message::{HEADER_LEN, Message, Reader};
 use netd::rpc::procedures::{
     AutostartArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply, NetdProcedure,
-    NetworkRef, OpenArgs, Procedure, XmlArgs, XmlDescArgs,
+    NetworkRef, OpenArgs, Procedure, UpdateArgs, XmlArgs, XmlDescArgs,
 };
 use netd::rpc::remote_error::RemoteError;
 use netd::rpc::xdr::{Decode, Encode, STRING_MAX, from_bytes, to_bytes};
@@ -55,6 +55,7 @@ fn payload(bytes: &Bytes) {
     decode::<XmlArgs>(bytes);
     decode::<XmlDescArgs>(bytes);
     decode::<AutostartArgs>(bytes);
+    decode::<UpdateArgs>(bytes);
     decode::<LeasesArgs>(bytes);
     decode::<IdentityArgs>(bytes);
     decode::<String>(bytes);

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use netd::config::{Config, FLOWS, SECONDS};
 use netd::dnsmasq::{Paths, addnhosts, conf, hostsfile, lease_helper, leases as lease_file};
-use netd::model::{FormatOptions, Network, check_define, check_start, format, parse};
+use netd::model::{
+    FormatOptions, Network, Section, Update, UpdateCommand, check_define, check_start, format,
+    parse,
+};
 use netd_common::abi::ticks;
 
 /// Longest message about anything.
@@ -59,6 +62,44 @@ pub fn network_xml(data: &[u8]) {
     if defined.is_ok() && started.is_ok() {
         network.extensions().expect("checked");
         files(&network);
+    }
+}
+
+/// What [`network_update`] changes.
+const UPDATED: &str = "<network><name>n</name><forward dev='e'/><dns><txt name='t' value='v'/>\
+    <srv service='s' protocol='tcp'/><host ip='10.0.0.9'><hostname>h</hostname></host></dns>\
+    <ip address='10.0.0.1' prefix='24'><dhcp><range start='10.0.0.2' end='10.0.0.8'/>\
+    <host mac='52:54:00:00:00:01' name='h' ip='10.0.0.9'/></dhcp></ip>\
+    <ip family='ipv6' address='fd00::1' prefix='64'/><portgroup name='p'/></network>";
+
+/// Input: numbers of a command, a section and an `<ip>`, a byte each, then an entry.
+pub fn network_update(data: &[u8]) {
+    let Some((&[command, section, place], text)) = data.split_first_chunk() else {
+        return;
+    };
+    let command = UpdateCommand::from_number(command.into());
+    let section = Section::from_number(section.into());
+    let (Some(command), Some(section), Ok(text)) = (command, section, std::str::from_utf8(text))
+    else {
+        return;
+    };
+    let update = Update {
+        command,
+        section,
+        parent_index: Some(place.into()).filter(|_| place < 0x80),
+        xml: text.to_owned(),
+    };
+    let network = parse(UPDATED).expect("it is right");
+    match update.apply(&network) {
+        Ok(changed) => {
+            let canonical = format(&changed, FormatOptions::default());
+            // The whole may break a rule, which is found out then.
+            match parse(&canonical) {
+                Ok(again) => assert_eq!(format(&again, FormatOptions::default()), canonical),
+                Err(error) => shown(&error),
+            }
+        }
+        Err(error) => shown(&error),
     }
 }
 

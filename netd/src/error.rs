@@ -33,6 +33,8 @@ pub enum ErrorCode {
     OperationInvalid = 55,
     /// VIR_ERR_CONFIG_UNSUPPORTED
     ConfigUnsupported = 67,
+    /// VIR_ERR_OPERATION_UNSUPPORTED
+    OperationUnsupported = 84,
     /// VIR_ERR_NO_NETWORK_METADATA
     NoNetworkMetadata = 111,
 }
@@ -61,6 +63,7 @@ impl ErrorCode {
             Self::OperationDenied => "operation forbidden: ",
             Self::NoNetwork => "Network not found: ",
             Self::OperationInvalid => "Requested operation is not valid: ",
+            Self::OperationUnsupported => "Operation not supported: ",
             Self::ConfigUnsupported => "unsupported configuration: ",
             Self::NoNetworkMetadata => "metadata not found: ",
             Self::XmlDetail | Self::System | Self::Rpc | Self::InvalidMac => "",

@@ -252,7 +252,13 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
         ip: Some("192.168.122.50".parse().unwrap()),
         ..DhcpHost::default()
     }];
-    running.reload(&network, &settings).unwrap();
+    let reload = async |network: &Network| {
+        Dnsmasq::new()
+            .reload(network, "virbr0", &settings, helper(), running.clone())
+            .await
+            .unwrap()
+    };
+    assert_eq!(topology.on_host(async || reload(&network).await.pid()), pid);
     eventually("the reservation is honoured", || {
         topology.lease(&[]).as_deref() == Some("192.168.122.50")
     });

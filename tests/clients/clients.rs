@@ -187,6 +187,61 @@ fn verbs_that_only_ask_say_the_same() {
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
+fn entries_are_changed_alike() {
+    check(|lab| {
+        lab.agent.start()?;
+        let file = definition(&lab.agent)?;
+        lab.agent.ok(["net-define", &file])?;
+        let entry = "<host mac='52:54:00:00:00:07' name='seven' ip='10.10.1.7'/>";
+        let entry_file = lab.agent.file("entry.xml", entry)?;
+        let update = |command: &'static str, xml: &'static str| {
+            ["net-update", "default", command, "ip-dhcp-host", xml]
+        };
+        let add = update("add", entry);
+        let delete = update("delete", "<host name='seven'/>");
+        // Of a network that does not run, and then of one that does.
+        for before in [[].as_slice(), &["net-start", "default"]] {
+            if !before.is_empty() {
+                lab.agent.ok(before.iter().copied())?;
+            }
+            well(lab, &[&delete], &add)?;
+            ill(lab, &[], &add)?;
+            well(lab, &[], &update("modify", entry))?;
+            well(lab, &[&add], &delete)?;
+            ill(lab, &[], &delete)?;
+        }
+        let from_file = [
+            "net-update",
+            "default",
+            "add-first",
+            "ip-dhcp-host",
+            &entry_file,
+        ];
+        well(lab, &[&delete], &from_file)?;
+        let all = |words: &[&'static str]| [words, &["--live", "--config"]].concat();
+        lab.agent.cli(delete)?;
+        well(lab, &[&all(&delete)], &all(&add))?;
+        well(lab, &[&all(&add)], &all(&delete))?;
+        ill(lab, &[], &all(&delete))?;
+        for (section, xml) in [
+            ("ip", "<ip address='10.9.9.1'/>"),
+            ("ip-dhcp-host", "<range/>"),
+            ("dns-host", "<host"),
+            ("nothing", entry),
+        ] {
+            ill(lab, &[], &["net-update", "default", "add", section, xml])?;
+        }
+        ill(
+            lab,
+            &[],
+            &["net-update", "default", "put", "dns-txt", entry],
+        )?;
+        ill(lab, &[], &["net-update", "nobody", "add", "dns-txt", entry]).map(drop)
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
 fn net_edit_changes_what_the_editor_changed() {
     check(|lab| {
         let editor = lab.agent.script(

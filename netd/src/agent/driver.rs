@@ -9,7 +9,7 @@ use super::reconcile::Planned;
 use crate::datapath::bpffs;
 use crate::dnsmasq::{Running, leases};
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{self, FormatOptions, ForwardMode};
+use crate::model::{self, FormatOptions, ForwardMode, Update};
 use crate::rpc::driver::{
     Affect, Changed, Driver, Drops, ForwardChange, Lease, MapStatus, Metadata, NetworkForwards,
     NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, Status,
@@ -94,6 +94,10 @@ impl Driver for Agent {
     ) -> Result<()> {
         let mut inner = self.inner.lock().await;
         inner.set_metadata(uuid, what, new, affect).await
+    }
+
+    async fn update(&self, uuid: Uuid, update: &Update, affect: Affect) -> Result<()> {
+        self.inner.lock().await.update(uuid, update, affect).await
     }
 
     async fn forwards(&self, name: Option<&str>) -> Result<Vec<NetworkForwards>> {

@@ -54,7 +54,8 @@ impl Inner {
     }
 }
 
-fn follows_leases(network: &Network) -> bool {
+/// Does a forward of the network go by a name, or are its ports guarded?
+pub(super) fn follows_leases(network: &Network) -> bool {
     let extensions = network.extensions().unwrap_or_default();
     let mut forwards = extensions.forwards.iter();
     extensions.antispoof.is_some()

@@ -172,6 +172,7 @@ impl Inner {
         self.find_orphans().await;
         self.adopt_programs().await;
         self.reconcile().await;
+        self.finish_updates().await;
         self.mark_programs();
         self.clear_other_layouts().await;
         let mut autostart: Vec<_> = self

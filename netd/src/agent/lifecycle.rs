@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::inner::{ActiveData, Inner};
 use super::reconcile::{check_forwarding, needs_forwarding};
 use super::registry::Live;
-use crate::dnsmasq;
+use crate::dnsmasq::{self, Running};
 use crate::error::{ApiError, ErrorCode};
 use crate::link::{LinkError, Links, Snapshot, subnet_in_use, sysctl};
 use crate::model::{self, Family, ForwardMode, Network};
@@ -208,6 +208,43 @@ impl Inner {
             }
         }
         failed
+    }
+
+    /// Let an active network's dnsmasq serve what its definition says: start it, tell it, or stop
+    /// it.
+    pub(super) async fn serve(&mut self, uuid: Uuid) -> Result<()> {
+        let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
+            return Ok(());
+        };
+        let (network, settings) = (&live.network, &self.settings);
+        let Some(bridge) = &network.bridge.name else {
+            return Ok(());
+        };
+        let running = live.dnsmasq.clone().filter(Running::is_alive);
+        let before = running.as_ref().map(Running::pid);
+        let now = match (dnsmasq::wants_dnsmasq(network), running) {
+            (false, None) => return Ok(()),
+            (false, Some(running)) => {
+                dnsmasq::process::stop_network(network, settings, Some(running)).await?;
+                live.dnsmasq = None;
+                return Ok(());
+            }
+            (true, None) => {
+                let started = self.dnsmasq.start(network, bridge, settings, &self.binary);
+                started.await?
+            }
+            (true, Some(running)) => {
+                let dnsmasq = &self.dnsmasq;
+                dnsmasq
+                    .reload(network, bridge, settings, &self.binary, running)
+                    .await?
+            }
+        };
+        live.dnsmasq = Some(now.clone());
+        if before != Some(now.pid()) {
+            self.watch_dnsmasq(now);
+        }
+        Ok(())
     }
 
     /// Take a network down, past all errors, which are returned. A bridge that cannot be removed

@@ -1,5 +1,5 @@
-//! Changes of a network that take effect while it runs: what its definition says to netd, its
-//! description and its title.
+//! Changes of a network that take effect while it runs: the way all of them go, and what its
+//! definition says to netd, its description and its title.
 
 use uuid::Uuid;
 
@@ -11,6 +11,7 @@ use crate::dnsmasq::Running;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{
     self, FormatOptions, ForwardProtocol, ForwardRange, MetadataElement, Network, PortForward,
+    XmlError,
 };
 use crate::rpc::driver::{
     Affect, Changed, ForwardAction, ForwardChange, Metadata, NetworkForwards, NewMetadata,
@@ -93,20 +94,20 @@ impl Inner {
         // The record first: an agent that dies half way goes on with it.
         self.store.save_active(&new, &data)?;
         let old = self.run_with(uuid, new.clone())?;
-        let failures = self.converge().await;
+        let failures = self.take_effect(uuid, &old).await;
         if failures.is_empty() {
             self.warn_of_listeners(uuid, Some(&old));
             return Ok(());
         }
         self.run_with(uuid, old.clone())?;
-        let without = self.converge().await;
+        let without = self.take_effect(uuid, &new).await;
         // What does not work without the change either is not its fault.
         let mut own = failures
             .into_iter()
             .filter(|failure| !without.contains(failure));
         let Some(Failure { error, .. }) = own.next() else {
             self.run_with(uuid, new)?;
-            for Failure { error, .. } in self.converge().await {
+            for Failure { error, .. } in self.take_effect(uuid, &old).await {
                 tracing::error!(%error, "left behind by the change");
             }
             self.warn_of_listeners(uuid, Some(&old));
@@ -119,7 +120,8 @@ impl Inner {
         for Failure { error, .. } in without {
             tracing::error!(%error, "left behind by the change");
         }
-        Err(error)
+        let message = format!("{error}; the change was taken back");
+        Err(ApiError::verbatim(error.code, message))
     }
 
     /// Put a definition in the place of the one that an active network runs with; returns that.
@@ -174,6 +176,9 @@ impl Inner {
         // A definition whose metadata cannot be read is never started.
         let said = |network: &Network| network.extensions().unwrap_or_default();
         let (now, before) = (said(network), before.map(said).unwrap_or_default());
+        if now.forwards == before.forwards {
+            return;
+        }
         let own = self.dnsmasq_pids();
         for warning in listeners::warnings(&now.forwards, &before.forwards, &own) {
             tracing::warn!(network = network.name, "{warning}");
@@ -266,27 +271,35 @@ impl Inner {
 /// A definition whose forwards were changed. These are checked and can be written, so that all that
 /// could keep the next agent from reading them is their number.
 fn kept(network: Network) -> Result<Network> {
-    let options = FormatOptions {
-        inactive: true,
-        connections: None,
-    };
-    if model::fits(&model::format(&network, options)) {
+    if fits(&network) {
         return Ok(network);
     }
     as_read_again(&network)
 }
 
+/// Is the definition within the limits of what is read, as far as a glance at its text shows?
+pub(super) fn fits(network: &Network) -> bool {
+    let options = FormatOptions {
+        inactive: true,
+        connections: None,
+    };
+    model::fits(&model::format(network, options))
+}
+
 /// The definition as the next agent will read it from its own text: what cannot be written, such as
-/// control characters, is refused here and not lost there.
+/// control characters, breaks the rules for the whole, or is too large, is refused here and not lost
+/// there.
+pub(super) fn read_again(network: &Network) -> std::result::Result<Network, XmlError> {
+    let options = FormatOptions {
+        inactive: true,
+        connections: None,
+    };
+    model::parse(&model::format(network, options))
+}
+
+/// The same for what is no entry of a definition, but an argument of a call.
 fn as_read_again(network: &Network) -> Result<Network> {
-    let text = model::format(
-        network,
-        FormatOptions {
-            inactive: true,
-            connections: None,
-        },
-    );
-    model::parse(&text).map_err(|error| {
+    read_again(network).map_err(|error| {
         ApiError::new(
             ErrorCode::InvalidArg,
             format!("network '{}' could not be kept: {error}", network.name),

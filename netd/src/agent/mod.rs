@@ -16,6 +16,7 @@ mod reconcile;
 mod registry;
 mod reload;
 mod teardown;
+mod update;
 
 use std::path::PathBuf;
 use std::sync::Arc;

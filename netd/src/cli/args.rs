@@ -136,6 +136,18 @@ Examples:
   netd net-edit default
   EDITOR=nano netd net-edit default")]
     NetEdit(NetworkArg),
+    /// Change an entry of a network's definition, in effect at once where it runs
+    #[command(after_help = "\
+Sections are ip-dhcp-host, ip-dhcp-range, forward-interface, portgroup, dns-host, dns-txt and dns-srv;
+commands are add-last (or add), add-first, delete and modify. To delete an entry, so much of it is
+enough that it can be told from others.
+
+Examples:
+  netd net-update default add ip-dhcp-host \\
+      \"<host mac='52:54:00:12:34:56' name='web' ip='192.168.122.10'/>\" --live --config
+  netd net-update default delete dns-txt \"<txt name='example'/>\"
+  netd net-update default add-last ip-dhcp-range range.xml --parent-index 1")]
+    NetUpdate(UpdateArgs),
     /// List DHCP leases
     #[command(after_help = "\
 Examples:
@@ -307,6 +319,31 @@ pub struct DumpxmlArgs {
     /// The stored definition instead of what runs
     #[arg(long)]
     pub inactive: bool,
+}
+
+/// Arguments of `net-update`.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// add-first, add-last (or add), delete or modify
+    pub command: String,
+    /// The section
+    pub section: String,
+    /// The entry: XML, or the name of a file with it
+    pub xml: String,
+    /// Which <ip> holds the entry, counted from 0
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub parent_index: Option<i32>,
+    /// Change the definition of the next start
+    #[arg(long)]
+    pub config: bool,
+    /// Change what runs
+    #[arg(long)]
+    pub live: bool,
+    /// Change what runs, or the definition where nothing does (the default)
+    #[arg(long)]
+    pub current: bool,
 }
 
 /// Arguments of `net-dhcp-leases`.

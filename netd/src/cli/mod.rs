@@ -11,6 +11,7 @@ mod networks;
 mod output;
 mod status;
 mod table;
+mod update;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -142,6 +143,7 @@ pub async fn execute(
         Command::NetAutostart(args) => networks::autostart(client, output, &args).await,
         Command::NetDumpxml(args) => networks::dumpxml(client, output, &args).await,
         Command::NetEdit(args) => edit::edit(client, output, &args.network).await,
+        Command::NetUpdate(args) => update::update(client, output, &args).await,
         Command::NetDhcpLeases(args) => networks::leases(client, output, &args).await,
         Command::NetUuid(args) => networks::uuid(client, output, &args.network).await,
         Command::NetName(args) => networks::name(client, output, &args.network).await,

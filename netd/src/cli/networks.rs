@@ -141,8 +141,8 @@ pub(super) async fn info(client: &mut Client, output: &mut Output, network: &str
     Ok(())
 }
 
-/// The text of FILE; no network needs more than one string of the protocol holds.
-fn read_xml(file: &Path) -> std::result::Result<String, Failure> {
+/// The text of FILE, "-" being standard input; no network needs more than one string of the protocol holds.
+pub(super) fn read_xml(file: &Path) -> std::result::Result<String, Failure> {
     let name = file.display();
     let mut bytes = Vec::new();
     let limit = STRING_MAX as u64 + 1;

@@ -50,6 +50,9 @@ const MAX_HELPER_PATH: usize = 240;
 /// guests need to configure themselves is there, too; until then their IPv6 addresses are static.
 const ADVERTISE: bool = false;
 
+/// Mode of the host files, which dnsmasq reads as a user of its own.
+const HOST_FILE: u32 = 0o644;
+
 /// Where to look besides PATH, which often lacks the administrator's directories.
 const MORE_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
@@ -231,6 +234,36 @@ impl Dnsmasq {
             }
         }
     }
+
+    /// Let `running` serve what `network` says now. DHCP hosts and DNS hosts stand in files that it
+    /// reads again when it is told to. What stands in its configuration needs another process, which
+    /// goes on with the leases: only root may read that file, and dnsmasq has given up root.
+    /// Nothing happens where nothing differs.
+    ///
+    /// # Errors
+    /// As [`Dnsmasq::start`]; or the process is gone. What cannot be written as files, or what
+    /// dnsmasq does not understand, leaves `running` as it is.
+    pub async fn reload(
+        &self,
+        network: &Network,
+        bridge: &str,
+        settings: &Settings,
+        helper: &Path,
+        running: Running,
+    ) -> Result<Running> {
+        let paths = paths(settings, network)?;
+        let texts = Texts::new(network, &paths)?;
+        if !holds(&paths.conf(&network.name), &texts.conf)? {
+            // Before the one that runs is stopped.
+            try_out(&self.binary().await?, network, &paths, &texts.conf).await?;
+            return self.start(network, bridge, settings, helper).await;
+        }
+        if texts.write_changed_hosts(network, &paths)? {
+            let told = running.signal(Signal::HUP);
+            told.map_err(|e| running.signal_error("told to reload", e))?;
+        }
+        Ok(running)
+    }
 }
 
 /// A running dnsmasq, held by a pidfd. Clones mean the same process.
@@ -268,18 +301,6 @@ impl Running {
             .map_err(|e| failed(e.into_parts().1))?;
         let _ready = fd.readable().await.map_err(failed)?;
         Ok(())
-    }
-
-    /// Rewrite the host files of `network` and have dnsmasq read them: DHCP reservations and DNS
-    /// hosts. Any other change needs a new start.
-    ///
-    /// # Errors
-    /// As for the files in [`Dnsmasq::start`]; or the process is gone.
-    pub fn reload(&self, network: &Network, settings: &Settings) -> Result<()> {
-        let paths = paths(settings, network)?;
-        Texts::new(network, &paths)?.write_hosts(network, &paths)?;
-        self.signal(Signal::HUP)
-            .map_err(|e| self.signal_error("told to reload", e))
     }
 
     /// End the process: SIGTERM, after a second SIGKILL. Removes the pid file.
@@ -478,9 +499,63 @@ impl Texts {
     /// dnsmasq reads these again after it has given up root.
     fn write_hosts(&self, network: &Network, paths: &Paths) -> Result<()> {
         warn_when_private(&paths.dir);
-        write(&paths.hostsfile(&network.name), &self.hosts, 0o644)?;
-        write(&paths.addnhosts(&network.name), &self.names, 0o644)
+        for (path, text) in self.host_files(network, paths) {
+            write(&path, text, HOST_FILE)?;
+        }
+        Ok(())
     }
+
+    /// Write those that differ; was there any?
+    fn write_changed_hosts(&self, network: &Network, paths: &Paths) -> Result<bool> {
+        let mut changed = false;
+        for (path, text) in self.host_files(network, paths) {
+            if !holds(&path, text)? {
+                write(&path, text, HOST_FILE)?;
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn host_files(&self, network: &Network, paths: &Paths) -> [(PathBuf, &str); 2] {
+        [
+            (paths.hostsfile(&network.name), &self.hosts),
+            (paths.addnhosts(&network.name), &self.names),
+        ]
+    }
+}
+
+/// Let dnsmasq read a configuration without acting upon it.
+async fn try_out(binary: &Path, network: &Network, paths: &Paths, conf: &str) -> Result<()> {
+    let failed = |problem: String| Error::NotStarted {
+        network: network.name.clone(),
+        problem,
+    };
+    let dir = &paths.dir;
+    let written = || {
+        use std::io::Write;
+        let mut file = tempfile::Builder::new().prefix(".netd-").tempfile_in(dir)?;
+        file.write_all(conf.as_bytes())?;
+        Ok(file)
+    };
+    let file = written().map_err(|e| io_error("write a file in", dir, e))?;
+    let output = Command::new(binary)
+        .arg("--test")
+        .arg(conf_argument(file.path()))
+        .env_clear()
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(START_LIMIT, output)
+        .await
+        .map_err(|_| failed("--test does not end".to_owned()))?
+        .map_err(|e| io_error("run", binary, e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(failed(words.trim().replace('\n', "; ")))
 }
 
 /// Run dnsmasq until it has become a daemon, or said why not.
@@ -688,6 +763,15 @@ fn remove_own_files(network: &Network, paths: &Paths) -> Result<()> {
     all.iter()
         .map(|path| remove(path))
         .fold(Ok(()), Result::and)
+}
+
+/// Does a file hold this text?
+fn holds(path: &Path, text: &str) -> Result<bool> {
+    match read_bounded(path, text.len() as u64) {
+        Ok(content) => Ok(content.is_some_and(|content| content == text.as_bytes())),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Ok(false),
+        Err(e) => Err(io_error("read", path, e)),
+    }
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {

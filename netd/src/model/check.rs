@@ -77,8 +77,7 @@ pub fn check_start(network: &Network) -> Result<(), XmlError> {
     let missing = checker.not_acted_upon();
     if !missing.is_empty() {
         return Err(XmlError::Unsupported(format!(
-            "network '{}' cannot be started: netd does not act upon {} yet; remove {} from the \
-             definition",
+            "network '{}' cannot run with this definition: netd does not act upon {} yet; remove {}",
             network.name.escape_debug(),
             missing.join(", "),
             if missing.len() == 1 { "it" } else { "them" },

@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use roxmltree::Node;
@@ -21,7 +22,7 @@ use roxmltree::Node;
 use super::error::XmlError;
 use super::guard::{self, AntiSpoof, HostAccess};
 use super::port_forward::{self, PortForward};
-use super::types::{ForwardMode, Ip, MetadataElement, Network};
+use super::types::{ForwardMode, MetadataElement, Network};
 use super::xml::{self, METADATA_LEVEL};
 
 /// Namespace of the elements that speak to netd.
@@ -109,7 +110,8 @@ const KNOWN_OF_ONE: usize = 3;
 struct Known {
     name: String,
     mode: ForwardMode,
-    ips: Vec<Ip>,
+    /// The bridge's addresses, with the lengths of their prefixes.
+    addresses: Vec<(IpAddr, u8)>,
     elements: Vec<MetadataElement>,
     said: Result<Arc<Extensions>, XmlError>,
 }
@@ -122,11 +124,15 @@ fn is_long(elements: &[&MetadataElement]) -> bool {
         >= LONG
 }
 
+fn addresses(network: &Network) -> impl Iterator<Item = (IpAddr, u8)> {
+    network.ips.iter().map(|ip| (ip.address, ip.prefix_len()))
+}
+
 impl Known {
     fn is_of(&self, network: &Network, elements: &[&MetadataElement]) -> bool {
         self.name == network.name
             && self.mode == network.mode()
-            && self.ips == network.ips
+            && self.addresses.iter().copied().eq(addresses(network))
             && self.elements.iter().eq(elements.iter().copied())
     }
 }
@@ -179,7 +185,7 @@ impl Network {
         known.push_back(Known {
             name: self.name.clone(),
             mode: self.mode(),
-            ips: self.ips.clone(),
+            addresses: addresses(self).collect(),
             elements: elements.into_iter().cloned().collect(),
             said,
         });

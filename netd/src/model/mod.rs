@@ -3,7 +3,7 @@
 //! No I/O happens here. [`parse()`] reads XML into [`Network`], [`format()`] prints the canonical
 //! text, and [`check_define`] and [`check_start`] hold the rules that apply when a definition is
 //! stored or started. The three layers stay apart because a definition may be readable, and may
-//! even be kept, without being startable.
+//! even be kept, without being startable. An [`Update`] changes one entry of a definition.
 
 mod address;
 mod check;
@@ -17,6 +17,7 @@ mod port_forward;
 #[cfg(test)]
 mod tests;
 pub mod types;
+mod update;
 mod xml;
 
 pub use address::{in_subnet, network_address, subnet_of};
@@ -31,4 +32,5 @@ pub use port_forward::{
     Span, find_clash,
 };
 pub use types::*;
+pub use update::{Section, Update, UpdateCommand, UpdateError};
 pub use xml::fits;

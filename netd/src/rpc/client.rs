@@ -9,16 +9,20 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use uuid::Uuid;
 
+use crate::model::Update;
 use crate::rpc::connection::URI;
 use crate::rpc::dispatch::PLAN_MAX;
-use crate::rpc::driver::{Changed, Drops, ForwardChange, NetworkForwards, Reloaded, Status};
+use crate::rpc::driver::{
+    Affect, Changed, Drops, ForwardChange, NetworkForwards, Reloaded, Status,
+};
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
     PROGRAM_REMOTE, Reader, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
 };
 use crate::rpc::procedures::{
-    AutostartArgs, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListReply, NetdProcedure,
-    NetworkRef, OpenArgs, Procedure, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
+    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, LeaseRecord, LeasesArgs, LeasesReply, ListArgs,
+    ListReply, NetdProcedure, NetworkRef, OpenArgs, Procedure, UpdateArgs, XML_INACTIVE,
+    XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
 use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::{self, Decode, Encode, List, XdrError};
@@ -175,6 +179,26 @@ impl Client {
     /// Removes a definition.
     pub async fn undefine(&mut self, network: &NetworkRef) -> Result<()> {
         self.remote(Procedure::NetworkUndefine, network).await
+    }
+
+    /// Changes one entry of its definition.
+    pub async fn update(
+        &mut self,
+        network: &NetworkRef,
+        update: &Update,
+        affect: Affect,
+    ) -> Result<()> {
+        let place = update.parent_index.and_then(|index| index.try_into().ok());
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        let args = UpdateArgs {
+            network: network.clone(),
+            command: update.command.number(),
+            section: update.section.number(),
+            parent_index: place.unwrap_or(-1),
+            xml: update.xml.clone(),
+            flags: flag(affect.live, AFFECT_LIVE) | flag(affect.config, AFFECT_CONFIG),
+        };
+        self.remote(Procedure::NetworkUpdate, &args).await
     }
 
     /// Makes a network start with the agent, or not.

@@ -428,6 +428,7 @@ fn is_network_call(procedure: Procedure) -> bool {
         | Procedure::NetworkLookupByUuid
         | Procedure::NetworkSetAutostart
         | Procedure::NetworkUndefine
+        | Procedure::NetworkUpdate
         | Procedure::NumOfDefinedNetworks
         | Procedure::NumOfNetworks
         | Procedure::NetworkIsActive

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::error::{ApiError, ErrorCode};
+use crate::model::{Section, Update, UpdateCommand};
 use crate::rpc::driver::{Affect, Driver, Metadata, NetworkInfo, NewMetadata};
 use crate::rpc::message::{HEADER_LEN, MESSAGE_MAX};
 use crate::rpc::procedures::{
@@ -11,7 +12,8 @@ use crate::rpc::procedures::{
     LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE, LIST_NO_AUTOSTART, LIST_PERSISTENT,
     LIST_TRANSIENT, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListReply,
     METADATA_DESCRIPTION, METADATA_ELEMENT, METADATA_TITLE, NETWORKS_MAX, NetdProcedure,
-    NetworkRef, Procedure, SetMetadataArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
+    NetworkRef, Procedure, SetMetadataArgs, UpdateArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs,
+    XmlDescArgs,
 };
 use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::{self, Decode, Encode, List};
@@ -125,6 +127,7 @@ pub(super) async fn network<D: Driver>(
             result(&bridge)
         }
         Procedure::NetworkGetDhcpLeases => leases(driver, arguments(payload)?).await,
+        Procedure::NetworkUpdate => update(driver, arguments(payload)?).await,
         Procedure::NetworkSetMetadata => set_metadata(driver, arguments(payload)?).await,
         Procedure::NetworkGetMetadata => {
             let GetMetadataArgs {
@@ -200,6 +203,7 @@ fn changes_something(procedure: Procedure) -> bool {
             | Procedure::NetworkUndefine
             | Procedure::NetworkSetAutostart
             | Procedure::NetworkSetMetadata
+            | Procedure::NetworkUpdate
     )
 }
 
@@ -253,6 +257,32 @@ async fn set_metadata<D: Driver>(driver: &D, args: SetMetadataArgs) -> Answer {
             .set_metadata(network.uuid, &what, &new, affect)
             .await?,
     )
+}
+
+async fn update<D: Driver>(driver: &D, args: UpdateArgs) -> Answer {
+    let UpdateArgs {
+        network,
+        command,
+        section,
+        parent_index,
+        xml,
+        flags,
+    } = args;
+    let affect = affect(flags, "networkUpdate")?;
+    let refuse = |detail: String| ApiError::new(ErrorCode::NoSupport, detail);
+    let update = Update {
+        command: UpdateCommand::from_number(command).ok_or_else(|| {
+            refuse(format!(
+                "unrecognized network update command code {command}"
+            ))
+        })?,
+        section: Section::from_number(section)
+            .ok_or_else(|| refuse(format!("can't update unrecognized section {section}")))?,
+        // libvirt takes any negative one for none.
+        parent_index: usize::try_from(parent_index).ok(),
+        xml,
+    };
+    result(&driver.update(network.uuid, &update, affect).await?)
 }
 
 async fn info<D: Driver>(driver: &D, payload: Bytes) -> Result<NetworkInfo, RemoteError> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::ApiError;
-use crate::model::{ForwardGuest, ForwardProtocol, PortForward};
+use crate::model::{ForwardGuest, ForwardProtocol, PortForward, Update};
 
 /// What clients are told about one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -306,6 +306,14 @@ pub trait Driver: Send + Sync + 'static {
         uuid: Uuid,
         what: &Metadata,
         new: &NewMetadata,
+        affect: Affect,
+    ) -> impl Future<Output = Result<()>> + Send;
+    /// Change one entry of a definition (`net-update`), in effect at once where the network is
+    /// active; all of it is done, or nothing.
+    fn update(
+        &self,
+        uuid: Uuid,
+        update: &Update,
         affect: Affect,
     ) -> impl Future<Output = Result<()>> + Send;
     /// The port forwards of the network named, or of all networks, by name.

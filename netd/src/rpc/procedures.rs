@@ -105,6 +105,8 @@ procedures! {
         GetLibVersion = 157 "virConnectGetLibVersion",
         /// `i32 need_results, u32 flags → NET[], u32`
         ListAllNetworks = 283 "virConnectListAllNetworks",
+        /// `NET, u32 command, u32 section, i32 parentIndex, str xml, u32 flags → ()`
+        NetworkUpdate = 291 "virNetworkUpdate",
         /// `NET, str? mac, i32 need_results, u32 flags → LEASE[], u32`
         NetworkGetDhcpLeases = 341 "virNetworkGetDHCPLeases",
         /// `() → ()`
@@ -150,9 +152,9 @@ pub const XML_VALIDATE: u32 = 1;
 /// GET_XML_DESC: the definition of the next start.
 pub const XML_INACTIVE: u32 = 1;
 
-/// GET_METADATA and SET_METADATA: what runs.
+/// GET_METADATA, SET_METADATA and UPDATE: what runs.
 pub const AFFECT_LIVE: u32 = 1;
-/// GET_METADATA and SET_METADATA: the definition of the next start.
+/// GET_METADATA, SET_METADATA and UPDATE: the definition of the next start.
 pub const AFFECT_CONFIG: u32 = 2;
 /// Type of metadata: `<description>`.
 pub const METADATA_DESCRIPTION: i32 = 0;
@@ -261,6 +263,25 @@ xdr_struct! {
         pub network: NetworkRef,
         /// 0 is off.
         pub autostart: i32,
+    }
+}
+
+xdr_struct! {
+    /// Arguments of UPDATE.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct UpdateArgs {
+        /// Which network.
+        pub network: NetworkRef,
+        /// A number of [`crate::model::UpdateCommand`].
+        pub command: u32,
+        /// A number of [`crate::model::Section`].
+        pub section: u32,
+        /// Which `<ip>`; -1 leaves it to the agent.
+        pub parent_index: i32,
+        /// The entry.
+        pub xml: String,
+        /// `AFFECT_` bits.
+        pub flags: u32,
     }
 }
 
@@ -472,11 +493,7 @@ mod tests {
         for procedure in Procedure::ALL {
             assert_eq!(Procedure::from_number(*procedure as i32), Some(*procedure));
         }
-        assert_eq!(
-            Procedure::from_number(291),
-            None,
-            "NETWORK_UPDATE is not spoken"
-        );
+        assert_eq!(Procedure::from_number(313), None, "events are not spoken");
         assert_eq!(Procedure::from_number(-1), None);
     }
 
@@ -549,6 +566,7 @@ mod tests {
             let _ = from_bytes::<ListReply>(raw.clone());
             let _ = from_bytes::<LeasesArgs>(raw.clone());
             let _ = from_bytes::<LeasesReply>(raw.clone());
+            let _ = from_bytes::<UpdateArgs>(raw.clone());
             let _ = from_bytes::<SetMetadataArgs>(raw.clone());
             let _ = from_bytes::<GetMetadataArgs>(raw.clone());
             let _ = from_bytes::<IdentityArgs>(raw);

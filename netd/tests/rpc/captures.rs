@@ -11,7 +11,8 @@ use netd::rpc::driver::Driver;
 use netd::rpc::message::{Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY};
 use netd::rpc::procedures::{
     AutostartArgs, GetMetadataArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply,
-    NETWORKS_MAX, NetworkRef, OpenArgs, Procedure, SetMetadataArgs, XmlArgs, XmlDescArgs,
+    NETWORKS_MAX, NetworkRef, OpenArgs, Procedure, SetMetadataArgs, UpdateArgs, XmlArgs,
+    XmlDescArgs,
 };
 use netd::rpc::remote_error::RemoteError;
 use netd::rpc::xdr::{Decode, Encode, List, XdrError, from_bytes, to_bytes};
@@ -132,6 +133,7 @@ fn round(message: &Message) -> Option<Result<Bytes, XdrError>> {
             | P::NetworkUndefine,
             true,
         ) => again::<NetworkRef>(payload),
+        (P::NetworkUpdate, true) => again::<UpdateArgs>(payload),
         (P::NetworkSetMetadata, true) => again::<SetMetadataArgs>(payload),
         (P::NetworkGetMetadata, true) => again::<GetMetadataArgs>(payload),
         (P::NetworkGetMetadata, false) => again::<String>(payload),

@@ -175,7 +175,6 @@ fn virsh_is_told_what_is_not_there_yet() {
     let unsupported = "error: unknown procedure: ";
     said("net-event --event lifecycle", unsupported);
     said("net-port-list n1", unsupported);
-    said("net-update n1 add dns-host <host/>", unsupported);
     said("nodeinfo", "error: ");
     said("list", "error: ");
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use netd::error::{ApiError, ErrorCode};
+use netd::model::Update;
 use netd::rpc::driver::{
     Affect, Changed, Driver, DropRecord, DropStatus, Drops, ForwardAction, ForwardChange, Lease,
     Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, Status,
@@ -19,6 +20,8 @@ pub struct Fake {
     networks: Mutex<Vec<Network>>,
     /// Metadata, by what it is and where it stands.
     metadata: Mutex<BTreeMap<String, String>>,
+    /// Changes of entries that were made, and of which definitions.
+    pub updates: Mutex<Vec<(Update, Affect)>>,
     /// Changes of forwards that were made.
     pub changes: Mutex<Vec<ForwardChange>>,
     /// Starts that were finished.
@@ -331,6 +334,16 @@ impl Driver for Fake {
             Some(text) => kept.insert(key, text.clone()),
             None => kept.remove(&key),
         };
+        Ok(())
+    }
+
+    async fn update(&self, uuid: Uuid, update: &Update, affect: Affect) -> Result<()> {
+        let network = self.by_uuid(uuid).await?;
+        if affect.live && !network.active {
+            let detail = format!("network '{}' is not running", network.name);
+            return error(ErrorCode::OperationInvalid, &detail);
+        }
+        self.updates.lock().unwrap().push((update.clone(), affect));
         Ok(())
     }
 

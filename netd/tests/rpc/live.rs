@@ -1,14 +1,17 @@
-//! What changes while a network runs: forwards by netd's own calls, metadata by libvirt's.
+//! What changes while a network runs: forwards by netd's own calls, metadata and entries by
+//! libvirt's.
 
+use netd::model::{Section, Update, UpdateCommand};
+use netd::rpc::driver::Affect;
 use netd::rpc::procedures::{
     AFFECT_CONFIG, AFFECT_LIVE, GetMetadataArgs, METADATA_DESCRIPTION, METADATA_ELEMENT,
-    SetMetadataArgs,
+    OPEN_READ_ONLY, SetMetadataArgs, UpdateArgs,
 };
 use netd::rpc::server::Limits;
 use netd::rpc::xdr::from_bytes;
 
-use crate::raw::{Raw, against, n1, numbers};
-use crate::{Server, netd, ran};
+use crate::raw::{Raw, against, n1, numbers, open_args};
+use crate::{Server, netd, ran, virsh};
 
 const GET: i32 = 445;
 const SET: i32 = 444;
@@ -128,5 +131,112 @@ fn forwards_are_added_listed_and_deleted_by_the_command_line() {
             refused.code == Some(1) && refused.stderr.contains(message),
             "{refused:?}"
         );
+    }
+}
+
+const UPDATE: i32 = 291;
+const HOST: &str = "<host ip='192.168.177.60'><hostname>foo</hostname></host>";
+
+fn update_args(command: u32, section: u32, parent_index: i32, flags: u32) -> UpdateArgs {
+    UpdateArgs {
+        network: n1(),
+        command,
+        section,
+        parent_index,
+        xml: HOST.to_owned(),
+        flags,
+    }
+}
+
+#[test]
+fn an_entry_is_changed_as_it_is_asked_for() {
+    let server = Server::start();
+    let socket = server.socket.clone();
+    server.runtime.block_on(async {
+        let mut raw = Raw::open(&socket).await;
+        raw.ok(UPDATE, &update_args(3, 10, -1, 0)).await;
+        raw.ok(UPDATE, &update_args(2, 4, 1, AFFECT_LIVE | AFFECT_CONFIG))
+            .await;
+        for (args, code, words) in [
+            (
+                update_args(3, 10, -1, 4),
+                (8, 19),
+                "unsupported flags (0x4)",
+            ),
+            (update_args(0, 10, -1, 0), (3, 20), "command code 0"),
+            (update_args(5, 10, -1, 0), (3, 20), "command code 5"),
+            (update_args(3, 0, -1, 0), (3, 20), "unrecognized section 0"),
+            (
+                update_args(3, 13, -1, 0),
+                (3, 20),
+                "unrecognized section 13",
+            ),
+        ] {
+            let error = raw.fails(UPDATE, &args).await;
+            assert_eq!(numbers(&error), code, "{}", error.text());
+            assert!(error.text().contains(words), "{}", error.text());
+        }
+        let mut reader = Raw::connect(&socket).await;
+        let read_only = open_args("network:///system", OPEN_READ_ONLY);
+        reader.ok(1, &read_only).await;
+        let error = reader.fails(UPDATE, &update_args(3, 10, -1, 0)).await;
+        assert_eq!(numbers(&error), (29, 19));
+    });
+    let updates = server.driver.updates.lock().unwrap();
+    let update = |command, section, parent_index, live, config| {
+        let xml = HOST.to_owned();
+        let update = Update {
+            command,
+            section,
+            parent_index,
+            xml,
+        };
+        (update, Affect { live, config })
+    };
+    let (add, delete) = (UpdateCommand::AddLast, UpdateCommand::Delete);
+    assert_eq!(
+        *updates,
+        [
+            update(add, Section::DnsHost, None, false, false),
+            update(delete, Section::IpDhcpHost, Some(1), true, true),
+        ]
+    );
+}
+
+#[test]
+fn net_update_says_what_virsh_says() {
+    let server = Server::start();
+    let file = server.file("host.xml", HOST).display().to_string();
+    let missing = server.dir.path().join("missing.xml").display().to_string();
+    for words in [
+        ["n1", "add", "dns-host", HOST].as_slice(),
+        &["n1", "add-last", "dns-host", &file, "--live"],
+        &["n1", "add-first", "dns-host", HOST, "--config"],
+        &["n1", "modify", "dns-host", HOST, "--live", "--config"],
+        &["n1", "delete", "dns-host", HOST, "--current"],
+        &["n1", "add", "ip-dhcp-host", HOST, "--parent-index", "1"],
+        &["n1", "add", "ip-dhcp-host", HOST, "--parent-index", "-1"],
+        &["default", "add", "portgroup", "<portgroup name='a'/>"],
+        &["default", "add", "dns-host", HOST, "--live"],
+        &["nobody", "add", "dns-host", HOST],
+        &["n1", "none-such", "dns-host", HOST],
+        &["n1", "add", "dns", HOST],
+        &["n1", "add", "dns-host", &missing],
+        &["n1", "add", "dns-host", HOST, "--current", "--live"],
+        &["n1", "add", "dns-host", HOST, "--current", "--config"],
+    ] {
+        let before = server.driver.updates.lock().unwrap().len();
+        let ours = ran(netd(&server.socket).arg("net-update").args(words));
+        let Some(mut virsh) = virsh(&server.socket) else {
+            return;
+        };
+        let theirs = ran(virsh.arg("net-update").args(words));
+        assert_eq!(ours, theirs, "{words:?}");
+        let updates = server.driver.updates.lock().unwrap();
+        match updates[before..] {
+            [] => assert_ne!(ours.code, Some(0), "{words:?}"),
+            [ref ours, ref theirs] => assert_eq!(ours, theirs, "{words:?}"),
+            ref other => panic!("{words:?}: {other:?}"),
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! `<dns>`.
 
-use super::element::Element;
+use std::net::IpAddr;
+
+use super::element::{Element, Extent};
 use crate::model::error::XmlError;
 use crate::model::types::{Dns, DnsForwarder, DnsHost, DnsSrv, DnsTxt};
 
@@ -16,8 +18,14 @@ pub fn dns(element: Element<'_>) -> Result<Option<Dns>, XmlError> {
             .children("forwarder")
             .map(forwarder)
             .collect::<Result<_, _>>()?,
-        txts: element.children("txt").map(txt).collect::<Result<_, _>>()?,
-        srvs: element.children("srv").map(srv).collect::<Result<_, _>>()?,
+        txts: element
+            .children("txt")
+            .map(|e| txt(e, Extent::Whole))
+            .collect::<Result<_, _>>()?,
+        srvs: element
+            .children("srv")
+            .map(|e| srv(e, Extent::Whole))
+            .collect::<Result<_, _>>()?,
         hosts: element
             .children("host")
             .map(host)
@@ -44,33 +52,43 @@ fn forwarder(element: Element<'_>) -> Result<DnsForwarder, XmlError> {
     Ok(forwarder)
 }
 
-fn txt(element: Element<'_>) -> Result<DnsTxt, XmlError> {
+/// Reads `<txt>`; a part of it is its name.
+pub fn txt(element: Element<'_>, extent: Extent) -> Result<DnsTxt, XmlError> {
     let name = element.required("name")?;
     if name.is_empty() || name.contains([' ', ',']) {
         return Err(element.bad("name", "a name without blanks and commas"));
     }
     Ok(DnsTxt {
         name: name.to_owned(),
-        value: Some(element.required("value")?.to_owned()),
+        value: match extent {
+            Extent::Whole => Some(element.required("value")?.to_owned()),
+            Extent::Part => element.attr("value").map(str::to_owned),
+        },
     })
 }
 
-fn srv(element: Element<'_>) -> Result<DnsSrv, XmlError> {
+/// Reads `<srv>`; in a part of it service and protocol may be empty.
+pub fn srv(element: Element<'_>, extent: Extent) -> Result<DnsSrv, XmlError> {
     let is_one_of = |text: &str, more: &[u8]| {
         text.bytes()
             .all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
     };
-    let service = element.required("service")?;
-    if service.is_empty() || service.len() > MAX_SERVICE || !is_one_of(service, b"_+/*-") {
+    let named = |name| match extent {
+        Extent::Whole => element.required(name).map(Some),
+        Extent::Part => Ok(element.attr(name)),
+    };
+    let is_service = |text: &str| text.len() <= MAX_SERVICE && is_one_of(text, b"_+/*-");
+    let service = named("service")?;
+    if service.is_some_and(|text| text.is_empty() || !is_service(text)) {
         return Err(element.bad("service", "letters, digits and _+/*- (at most 482)"));
     }
-    let protocol = element.required("protocol")?;
-    if protocol.is_empty() || !is_one_of(protocol, b"+/-") {
+    let protocol = named("protocol")?;
+    if protocol.is_some_and(|text| text.is_empty() || !is_one_of(text, b"+/-")) {
         return Err(element.bad("protocol", "letters, digits and +/-"));
     }
     let srv = DnsSrv {
-        service: service.to_owned(),
-        protocol: protocol.to_owned(),
+        service: service.unwrap_or_default().to_owned(),
+        protocol: protocol.unwrap_or_default().to_owned(),
         domain: element.non_empty("domain").map(str::to_owned),
         target: element.non_empty("target").map(str::to_owned),
         port: element.number("port")?,
@@ -81,7 +99,7 @@ fn srv(element: Element<'_>) -> Result<DnsSrv, XmlError> {
         return Err(element.bad("port", "from 1 to 65535"));
     }
     let has_number = srv.port.is_some() || srv.priority.is_some() || srv.weight.is_some();
-    if has_number && srv.target.is_none() {
+    if has_number && srv.target.is_none() && extent == Extent::Whole {
         return Err(element.error("port, priority and weight need a target"));
     }
     Ok(DnsSrv {
@@ -92,17 +110,23 @@ fn srv(element: Element<'_>) -> Result<DnsSrv, XmlError> {
     })
 }
 
-fn host(element: Element<'_>) -> Result<DnsHost, XmlError> {
+/// Reads `<host>` of `<dns>`.
+pub fn host(element: Element<'_>) -> Result<DnsHost, XmlError> {
     element.required("ip")?;
-    let ip = element
-        .ip("ip")?
-        .ok_or_else(|| element.bad("ip", "an IP address"))?;
-    let hostnames: Vec<String> = element.children("hostname").map(Element::text).collect();
+    let (ip, hostnames) = host_fields(element)?;
+    let ip = ip.ok_or_else(|| element.bad("ip", "an IP address"))?;
     if hostnames.is_empty() {
         return Err(element.error("needs at least one <hostname>"));
     }
+    Ok(DnsHost { ip, hostnames })
+}
+
+/// Reads what is given of `<host>` of `<dns>`: its address and its names.
+pub fn host_fields(element: Element<'_>) -> Result<(Option<IpAddr>, Vec<String>), XmlError> {
+    let ip = element.ip("ip")?;
+    let hostnames: Vec<String> = element.children("hostname").map(Element::text).collect();
     if hostnames.iter().any(String::is_empty) {
         return Err(element.error("a <hostname> is empty"));
     }
-    Ok(DnsHost { ip, hostnames })
+    Ok((ip, hostnames))
 }

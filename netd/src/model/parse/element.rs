@@ -9,6 +9,15 @@ use roxmltree::Node;
 use crate::model::XmlError;
 use crate::model::xml;
 
+/// How much of an element has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that a definition needs.
+    Whole,
+    /// Enough to find it by in a definition.
+    Part,
+}
+
 /// An element of a network's definition.
 #[derive(Clone, Copy)]
 pub struct Element<'a> {

@@ -67,7 +67,7 @@ fn interfaces(element: Element<'_>) -> Result<Vec<String>, XmlError> {
         names.push(dev.to_owned());
     }
     for (index, interface) in element.children("interface").enumerate() {
-        let dev = interface.required("dev")?;
+        let dev = interface_device(interface)?;
         match first {
             Some(first) if index == 0 => {
                 if dev != first {
@@ -85,6 +85,11 @@ fn interfaces(element: Element<'_>) -> Result<Vec<String>, XmlError> {
         }
     }
     Ok(names)
+}
+
+/// Reads `<interface>`: the name of the device.
+pub fn interface_device(element: Element<'_>) -> Result<&str, XmlError> {
+    element.required("dev")
 }
 
 fn addresses(element: Element<'_>) -> Result<Vec<PciAddress>, XmlError> {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::element::Element;
+use super::element::{Element, Extent};
 use crate::model::address::{
     broadcast_address, check_range, in_subnet, netmask_len, network_address,
 };
@@ -105,7 +105,7 @@ fn dhcp(element: Element<'_>, ip: &Ip) -> Result<Dhcp, XmlError> {
             .collect::<Result<_, _>>()?,
         hosts: element
             .children("host")
-            .map(|e| host(e, ip))
+            .map(|e| host(e, ip, Extent::Whole))
             .collect::<Result<_, _>>()?,
         bootp: match element.child("bootp") {
             Some(e) if ip.address.is_ipv4() => Some(bootp(e)?),
@@ -114,7 +114,8 @@ fn dhcp(element: Element<'_>, ip: &Ip) -> Result<Dhcp, XmlError> {
     })
 }
 
-fn range(element: Element<'_>, ip: &Ip) -> Result<DhcpRange, XmlError> {
+/// Reads `<range>` of the `<dhcp>` of `ip`.
+pub fn range(element: Element<'_>, ip: &Ip) -> Result<DhcpRange, XmlError> {
     let end_of = |name| -> Result<IpAddr, XmlError> {
         element.required(name)?;
         element
@@ -151,7 +152,8 @@ fn range(element: Element<'_>, ip: &Ip) -> Result<DhcpRange, XmlError> {
     })
 }
 
-fn host(element: Element<'_>, ip: &Ip) -> Result<DhcpHost, XmlError> {
+/// Reads `<host>` of the `<dhcp>` of `ip`.
+pub fn host(element: Element<'_>, ip: &Ip, extent: Extent) -> Result<DhcpHost, XmlError> {
     let is_v6 = ip.address.is_ipv6();
     if let Some(mac) = element.parsed::<Mac>("mac", "a MAC address")? {
         if mac.is_multicast() {
@@ -173,10 +175,17 @@ fn host(element: Element<'_>, ip: &Ip) -> Result<DhcpHost, XmlError> {
         return Err(element.bad("name", "a host name, starting with a letter or digit"));
     }
     let known_by = if is_v6 { "id" } else { "mac" };
-    if element.attr(known_by).is_none() && name.is_none() {
-        return Err(element.error(format!("one of {known_by} and name must be given")));
+    let is_known = element.attr(known_by).is_some() || name.is_some();
+    match extent {
+        Extent::Whole if !is_known => {
+            return Err(element.error(format!("one of {known_by} and name must be given")));
+        }
+        Extent::Part if !is_known && element.attr("ip").is_none() => {
+            return Err(element.error(format!("one of {known_by}, name and ip must be given")));
+        }
+        Extent::Whole => drop(element.required("ip")?),
+        Extent::Part => {}
     }
-    element.required("ip")?;
     let owned = |name| element.attr(name).map(str::to_owned);
     Ok(DhcpHost {
         mac: owned("mac"),

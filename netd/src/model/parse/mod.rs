@@ -1,10 +1,10 @@
 //! From text to [`Network`]: the rules that hold for every definition, whatever its mode.
 
-mod dns;
-mod element;
-mod forward;
-mod ip;
-mod port;
+pub(super) mod dns;
+pub(super) mod element;
+pub(super) mod forward;
+pub(super) mod ip;
+pub(super) mod port;
 
 use uuid::Uuid;
 

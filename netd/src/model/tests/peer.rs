@@ -68,6 +68,41 @@ fn canonical_cases() {
     assert!(cases >= 32, "only {cases} cases were found");
 }
 
+/// libvirt's own cases of `net-update`, which stop short of reading the result again.
+#[test]
+fn update_cases() {
+    let Some(peer) = peer_data() else { return };
+    let dir = peer.join("libvirt-11.3.0/update");
+    let file = |folder: &str, name: &str| read(&dir.join(format!("{folder}/{name}.xml")));
+    let mut cases = 0;
+    for line in read(&dir.join("cases.tsv")).lines() {
+        let fields: Vec<_> = line.split('\t').collect();
+        let [case, section, command, update, network, expected] = fields[..] else {
+            continue;
+        };
+        let Some(section) = Section::from_name(section) else {
+            continue;
+        };
+        let update = Update {
+            command: UpdateCommand::from_name(command).unwrap(),
+            section,
+            parent_index: Some(0),
+            xml: file("updates", update),
+        };
+        cases += 1;
+        let result = update.apply(&parse(&file("networks", network)).unwrap());
+        if expected == "-" {
+            result.expect_err(case);
+            continue;
+        }
+        let network = result.unwrap_or_else(|error| panic!("{case}: {error}"));
+        let text = format(&network, FormatOptions::default());
+        let expected = file("expected", expected);
+        assert_eq!(text.trim_end(), expected.trim_end(), "{case}");
+    }
+    assert!(cases >= 30, "only {cases} cases were found");
+}
+
 #[test]
 fn networks_of_other_suites_round_trip() {
     let Some(peer) = peer_data() else { return };

@@ -1,0 +1,137 @@
+//! `net-update`, and what a running network does about a change of its definition.
+
+use uuid::Uuid;
+
+use super::guests::follows_leases;
+use super::inner::Inner;
+use super::live::{fits, read_again};
+use super::reconcile::Failure;
+use super::registry::Entry;
+use crate::model::{Network, Update, XmlError};
+use crate::rpc::driver::{Affect, Result};
+
+impl Inner {
+    /// `net-update`.
+    pub(super) async fn update(
+        &mut self,
+        uuid: Uuid,
+        update: &Update,
+        affect: Affect,
+    ) -> Result<()> {
+        let with = |network: &Network| Ok(kept(update.apply(network)?)?);
+        self.change(uuid, affect, with).await.map(drop)
+    }
+
+    /// Put in force what an active network runs with now and did not when it was `before`. Returns
+    /// what failed.
+    pub(super) async fn take_effect(&mut self, uuid: Uuid, before: &Network) -> Vec<Failure> {
+        let live = self.networks.get(uuid).ok().and_then(|e| e.live.as_ref());
+        let Some(now) = live.map(|live| &live.network) else {
+            return Vec::new();
+        };
+        let serves_otherwise = before.ips != now.ips || before.dns != now.dns;
+        let mut failures = if reaches_kernel(before, now) {
+            self.converge().await
+        } else {
+            Vec::new()
+        };
+        if serves_otherwise {
+            let failed = self.serve(uuid).await.err();
+            let network = Some(uuid);
+            failures.extend(failed.map(|error| Failure { network, error }));
+        }
+        failures
+    }
+
+    /// Let adopted dnsmasqs serve what their networks say: an earlier agent may have died after it
+    /// noted a change and before it told them.
+    pub(super) async fn finish_updates(&mut self) {
+        let has_one = |entry: &Entry| entry.live.as_ref().is_some_and(|l| l.dnsmasq.is_some());
+        let served = self.networks.iter().filter(|(_, entry)| has_one(entry));
+        let served: Vec<Uuid> = served.map(|(uuid, _)| *uuid).collect();
+        for uuid in served {
+            if let Err(error) = self.serve(uuid).await {
+                tracing::error!(%error, "DHCP and DNS go on as they were");
+            }
+        }
+    }
+}
+
+/// The changed definition as the next agent will read it. Its metadata is what it was: it is read
+/// again only where all of it may be too long together.
+fn kept(mut network: Network) -> std::result::Result<Network, XmlError> {
+    let metadata = std::mem::take(&mut network.metadata);
+    let mut network = read_again(&network)?;
+    network.metadata = metadata;
+    if fits(&network) {
+        return Ok(network);
+    }
+    read_again(&network)
+}
+
+/// Do devices, programs or maps depend on what differs? That takes a look at the whole host, which a
+/// new DHCP host, say, needs only where guards or forwards go by it.
+fn reaches_kernel(before: &Network, now: &Network) -> bool {
+    let mut rest = before.clone();
+    rest.dns.clone_from(&now.dns);
+    for (ip, now) in rest.ips.iter_mut().zip(&now.ips) {
+        ip.dhcp.clone_from(&now.dhcp);
+    }
+    rest != *now || (before.ips != now.ips && (follows_leases(before) || follows_leases(now)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model;
+
+    fn network(metadata: &str, dhcp: &str) -> Network {
+        let text = format!(
+            "<network><name>n</name><metadata>{metadata}</metadata>\
+             <ip address='10.0.0.1' prefix='24'><dhcp>{dhcp}</dhcp></ip></network>"
+        );
+        model::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn dhcp_hosts_reach_the_kernel_where_something_goes_by_them() {
+        let host = "<host mac='52:54:00:00:00:01' name='web' ip='10.0.0.5'/>";
+        let forward = |guest: &str| {
+            format!(
+                "<n:forwards xmlns:n='urn:netd:network:1'>\
+                 <n:portForward proto='tcp' guest='{guest}'><n:range start='80'/></n:portForward>\
+                 </n:forwards>"
+            )
+        };
+        let guard = "<n:antispoof xmlns:n='urn:netd:network:1'/>".to_owned();
+        for (metadata, reaches) in [
+            (String::new(), false),
+            (forward("10.0.0.5"), false),
+            (forward("web"), true),
+            (guard, true),
+        ] {
+            let (before, now) = (network(&metadata, ""), network(&metadata, host));
+            assert_eq!(reaches_kernel(&before, &now), reaches, "{metadata}");
+            assert!(!reaches_kernel(&now, &now), "{metadata}");
+        }
+        assert!(reaches_kernel(
+            &network("", host),
+            &network(&forward("web"), host)
+        ));
+    }
+
+    #[test]
+    fn a_definition_that_breaks_its_rules_is_not_kept() {
+        let text = "<network><name>n</name><forward mode='nat' dev='eth0'/>\
+                    <ip address='10.0.0.1' prefix='24'/></network>";
+        let mut two = model::parse(text).unwrap();
+        assert_eq!(read_again(&two).as_ref(), Ok(&two));
+        two.forward
+            .as_mut()
+            .unwrap()
+            .interfaces
+            .push("eth1".to_owned());
+        let error = read_again(&two).unwrap_err();
+        assert!(error.to_string().contains("takes one device"), "{error}");
+    }
+}

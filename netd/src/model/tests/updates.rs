@@ -1,0 +1,572 @@
+//! Changes of single entries: each section with each command, and what is refused.
+
+use super::*;
+use crate::error::{ApiError, ErrorCode};
+
+/// What the changes are made to.
+const BEFORE: &str = "<network><name>net</name><forward mode='nat' dev='eth0'/><bridge name='br0'/>\
+    <dns><txt name='a' value='1'/><txt name='b' value='2'/>\
+    <srv service='ldap' protocol='tcp' target='x' port='389'/>\
+    <srv service='ldap' protocol='tcp' target='y' port='390'/>\
+    <host ip='10.0.0.9'><hostname>p</hostname><hostname>q</hostname></host>\
+    <host ip='10.0.0.8'><hostname>q</hostname></host></dns>\
+    <ip family='ipv6' address='fd00::1' prefix='64'/>\
+    <ip address='10.0.0.1' prefix='24'><dhcp>\
+    <range start='10.0.0.100' end='10.0.0.150'/>\
+    <host mac='52:54:00:00:00:01' name='web' ip='10.0.0.11'/>\
+    <host mac='52:54:00:00:00:02' name='db' ip='10.0.0.12'/></dhcp></ip>\
+    <ip address='10.1.0.1' prefix='24'/>\
+    <portgroup name='red'/><portgroup name='blue' default='yes'/></network>";
+
+/// The definition after "COMMAND SECTION", which may end in the index of an `<ip>`.
+fn update(what: &str, xml: &str) -> Result<Network, UpdateError> {
+    let mut words = what.split(' ');
+    let update = Update {
+        command: UpdateCommand::from_name(words.next().unwrap()).unwrap(),
+        section: Section::from_name(words.next().unwrap()).unwrap(),
+        parent_index: words.next().map(|index| index.parse().unwrap()),
+        xml: xml.to_owned(),
+    };
+    update.apply(&parse(BEFORE).unwrap())
+}
+
+/// The lines that a change adds to the canonical text and removes from it, as a diff shows them.
+fn difference(after: &Network) -> String {
+    let text = |network: &Network| format(network, FormatOptions::default());
+    let (before, after) = (text(&parse(BEFORE).unwrap()), text(after));
+    let (before, after): (Vec<_>, Vec<_>) = (before.lines().collect(), after.lines().collect());
+    let same =
+        |pairs: &mut dyn Iterator<Item = (&&str, &&str)>| pairs.take_while(|(a, b)| a == b).count();
+    let head = same(&mut before.iter().zip(&after));
+    let most = before.len().min(after.len()) - head;
+    let tail = same(&mut before.iter().rev().zip(after.iter().rev())).min(most);
+    let lines = |sign: &str, lines: &[&str]| {
+        let end = lines.len() - tail;
+        let lines = lines[head..end].iter();
+        lines.map(|line| format!("{sign}{}", line.trim())).collect()
+    };
+    let gone: Vec<String> = lines("-", &before);
+    let new: Vec<String> = lines("+", &after);
+    gone.into_iter().chain(new).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn every_section_with_every_command() {
+    for (what, xml, expected) in [
+        (
+            "add-last ip-dhcp-host",
+            "<host mac='52:54:00:00:00:03' ip='10.0.0.13'/>",
+            "+<host mac='52:54:00:00:00:03' ip='10.0.0.13'/>",
+        ),
+        (
+            "add-first ip-dhcp-host",
+            "<host name='new' ip='10.0.0.13'/>",
+            "+<host name='new' ip='10.0.0.13'/>",
+        ),
+        (
+            "modify ip-dhcp-host",
+            "<host mac='52:54:00:00:00:02' ip='10.0.0.14'/>",
+            "-<host mac='52:54:00:00:00:02' name='db' ip='10.0.0.12'/> \
+             +<host mac='52:54:00:00:00:02' ip='10.0.0.14'/>",
+        ),
+        (
+            // The card tells more than the name, which the other entry has.
+            "modify ip-dhcp-host",
+            "<host mac='52:54:0:0:0:2' name='web' ip='10.0.0.14'/>",
+            "-<host mac='52:54:00:00:00:02' name='db' ip='10.0.0.12'/> \
+             +<host mac='52:54:0:0:0:2' name='web' ip='10.0.0.14'/>",
+        ),
+        (
+            "modify ip-dhcp-host",
+            "<host name='web' ip='10.0.0.14'/>",
+            "-<host mac='52:54:00:00:00:01' name='web' ip='10.0.0.11'/> \
+             +<host name='web' ip='10.0.0.14'/>",
+        ),
+        (
+            "delete ip-dhcp-host",
+            "<host mac='52:54:0:0:0:2'/>",
+            "-<host mac='52:54:00:00:00:02' name='db' ip='10.0.0.12'/>",
+        ),
+        (
+            "delete ip-dhcp-host",
+            "<host ip='10.0.0.11'/>",
+            "-<host mac='52:54:00:00:00:01' name='web' ip='10.0.0.11'/>",
+        ),
+        (
+            "delete ip-dhcp-host",
+            "<host name='db'/>",
+            "-<host mac='52:54:00:00:00:02' name='db' ip='10.0.0.12'/>",
+        ),
+        (
+            "add-last ip-dhcp-range",
+            "<range start='10.0.0.160' end='10.0.0.170'/>",
+            "+<range start='10.0.0.160' end='10.0.0.170'/>",
+        ),
+        (
+            "add-first ip-dhcp-range",
+            "<range start='10.0.0.60' end='10.0.0.70'><lease expiry='1' unit='hours'/></range>",
+            "+<range start='10.0.0.60' end='10.0.0.70'> +<lease expiry='1' unit='hours'/> +</range>",
+        ),
+        (
+            "delete ip-dhcp-range",
+            "<range start='10.0.0.100' end='10.0.0.150'/>",
+            "-<range start='10.0.0.100' end='10.0.0.150'/>",
+        ),
+        (
+            "add-last ip-dhcp-range 2",
+            "<range start='10.1.0.60' end='10.1.0.70'/>",
+            "+<dhcp> +<range start='10.1.0.60' end='10.1.0.70'/> +</dhcp>",
+        ),
+        (
+            "add-last ip-dhcp-host 0",
+            "<host id='0:1' ip='fd00::5'/>",
+            "+<dhcp> +<host id='0:1' ip='fd00::5'/> +</dhcp>",
+        ),
+        (
+            "delete forward-interface",
+            "<interface dev='eth0'/>",
+            "-<forward dev='eth0' mode='nat'> -<interface dev='eth0'/> -</forward> \
+             +<forward mode='nat'/>",
+        ),
+        (
+            "add-first forward-interface",
+            "<interface dev='eth1'/>",
+            "-<forward dev='eth0' mode='nat'> +<forward dev='eth1' mode='nat'> \
+             +<interface dev='eth1'/>",
+        ),
+        (
+            "add-last forward-interface",
+            "<interface dev='eth1'/>",
+            "+<interface dev='eth1'/>",
+        ),
+        (
+            "add-last portgroup",
+            "<portgroup name='green'/>",
+            "+<portgroup name='green'> +</portgroup>",
+        ),
+        (
+            "add-first portgroup",
+            "<portgroup name='green'/>",
+            "+<portgroup name='green'> +</portgroup>",
+        ),
+        (
+            "modify portgroup",
+            "<portgroup name='blue'/>",
+            "-<portgroup name='blue' default='yes'> +<portgroup name='blue'>",
+        ),
+        (
+            "delete portgroup",
+            "<portgroup name='blue'/>",
+            "-<portgroup name='blue' default='yes'> -</portgroup>",
+        ),
+        (
+            "add-last dns-host",
+            "<host ip='10.0.0.7'><hostname>q</hostname></host>",
+            "+<host ip='10.0.0.7'> +<hostname>q</hostname> +</host>",
+        ),
+        (
+            "add-first dns-host",
+            "<host ip='10.0.0.7'><hostname>r</hostname></host>",
+            "+<host ip='10.0.0.7'> +<hostname>r</hostname> +</host>",
+        ),
+        (
+            "modify dns-host",
+            "<host ip='10.0.0.8'><hostname>r</hostname></host>",
+            "-<hostname>q</hostname> +<hostname>r</hostname>",
+        ),
+        (
+            "delete dns-host",
+            "<host ip='10.0.0.8'/>",
+            "-<host ip='10.0.0.8'> -<hostname>q</hostname> -</host>",
+        ),
+        (
+            "delete dns-host",
+            "<host><hostname>p</hostname></host>",
+            "-<host ip='10.0.0.9'> -<hostname>p</hostname> -<hostname>q</hostname> -</host>",
+        ),
+        (
+            "add-last dns-txt",
+            "<txt name='c' value='3'/>",
+            "+<txt name='c' value='3'/>",
+        ),
+        (
+            "add-first dns-txt",
+            "<txt name='c' value=''/>",
+            "+<txt name='c' value=''/>",
+        ),
+        (
+            "modify dns-txt",
+            "<txt name='b' value='3'/>",
+            "-<txt name='b' value='2'/> +<txt name='b' value='3'/>",
+        ),
+        (
+            "delete dns-txt",
+            "<txt name='a'/>",
+            "-<txt name='a' value='1'/>",
+        ),
+        (
+            "add-last dns-srv",
+            "<srv service='ldap' protocol='udp'/>",
+            "+<srv service='ldap' protocol='udp'/>",
+        ),
+        (
+            "add-first dns-srv",
+            "<srv service='sip' protocol='tcp'/>",
+            "+<srv service='sip' protocol='tcp'/>",
+        ),
+        (
+            "delete dns-srv",
+            "<srv service='ldap' port='390'/>",
+            "-<srv service='ldap' protocol='tcp' target='y' port='390'/>",
+        ),
+    ] {
+        let network = update(what, xml).unwrap_or_else(|error| panic!("{what} {xml}: {error}"));
+        assert_eq!(difference(&network), expected, "{what} {xml}");
+    }
+}
+
+#[test]
+fn numbers_are_libvirts() {
+    for (command, name) in UpdateCommand::ALL {
+        assert_eq!(UpdateCommand::from_number(command.number()), Some(command));
+        assert_eq!(UpdateCommand::from_name(name), Some(command));
+    }
+    for (section, name) in Section::ALL {
+        assert_eq!(Section::from_number(section.number()), Some(section));
+        assert_eq!(Section::from_name(name), Some(section));
+        assert_eq!(section.name(), name);
+    }
+    let numbers = [UpdateCommand::Modify, UpdateCommand::AddFirst].map(UpdateCommand::number);
+    assert_eq!(numbers, [1, 4]);
+    let numbers = [Section::Bridge, Section::IpDhcpHost, Section::DnsSrv].map(Section::number);
+    assert_eq!(numbers, [1, 4, 12]);
+    for number in [0, 13, u32::MAX] {
+        assert_eq!(UpdateCommand::from_number(number), None);
+        assert_eq!(Section::from_number(number), None);
+    }
+}
+
+#[test]
+fn the_place_of_an_entry() {
+    let host = "<host mac='52:54:00:00:00:03' ip='10.0.0.13'/>";
+    for (command, place) in [("add-first", 0), ("add-last", 2)] {
+        let network = update(&format!("{command} ip-dhcp-host"), host).unwrap();
+        let hosts = &network.ips[1].dhcp.hosts;
+        assert_eq!(hosts[place].mac.as_deref(), Some("52:54:00:00:00:03"));
+    }
+    // Without DHCP anywhere it is the first IPv4 one, or else the first.
+    let v6 = "<ip family='ipv6' address='fd00::1' prefix='64'/>";
+    for (ips, place, entry) in [
+        (format!("{v6}<ip address='10.0.0.1' prefix='24'/>"), 1, host),
+        (v6.to_owned(), 0, "<host id='0:1' ip='fd00::5'/>"),
+    ] {
+        let update = Update {
+            command: UpdateCommand::AddLast,
+            section: Section::IpDhcpHost,
+            parent_index: None,
+            xml: entry.to_owned(),
+        };
+        let changed = update.apply(&parse(&network(&ips)).unwrap()).unwrap();
+        assert_eq!(changed.ips[place].dhcp.hosts.len(), 1, "{ips}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_libvirts_numbers() {
+    use ErrorCode::{OperationInvalid, OperationUnsupported, Xml, XmlDetail};
+    for (what, xml, code, words) in [
+        (
+            "add-last ip-dhcp-host",
+            "<host",
+            XmlDetail,
+            "cannot be read",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<range/>",
+            Xml,
+            "unexpected element <range>, expecting <host>",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<host mac='52:54:00:00:00:03'/>",
+            Xml,
+            "'ip' is missing",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<host ip='10.0.0.13'/>",
+            Xml,
+            "one of mac and name",
+        ),
+        (
+            "delete ip-dhcp-host",
+            "<host/>",
+            Xml,
+            "one of mac, name and ip",
+        ),
+        (
+            "add-last ip-dhcp-host 3",
+            "<host name='x' ip='10.0.0.13'/>",
+            OperationInvalid,
+            "index 3",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<host mac='52:54:0:0:0:1' ip='10.0.0.13'/>",
+            OperationInvalid,
+            "there is an existing dhcp host entry in network 'net'",
+        ),
+        (
+            "add-first ip-dhcp-host",
+            "<host name='x' ip='10.0.0.11'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "add-first ip-dhcp-host",
+            "<host name='db' ip='10.0.0.13'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "modify ip-dhcp-host",
+            "<host mac='52:54:00:00:00:03' name='x' ip='10.0.0.13'/>",
+            OperationInvalid,
+            "couldn't locate a matching dhcp host entry",
+        ),
+        (
+            "delete ip-dhcp-host",
+            "<host mac='52:54:00:00:00:01' ip='10.0.0.12'/>",
+            OperationInvalid,
+            "couldn't locate",
+        ),
+        (
+            "modify ip-dhcp-range",
+            "<range start='10.0.0.100' end='10.0.0.150'/>",
+            OperationUnsupported,
+            "cannot be modified",
+        ),
+        (
+            "add-last ip-dhcp-range",
+            "<range start='10.0.0.100' end='10.0.0.150'/>",
+            OperationInvalid,
+            "existing dhcp range entry",
+        ),
+        (
+            "add-last ip-dhcp-range",
+            "<range start='10.1.0.2' end='10.1.0.3'/>",
+            Xml,
+            "not within",
+        ),
+        (
+            "delete ip-dhcp-range",
+            "<range start='10.0.0.100' end='10.0.0.151'/>",
+            OperationInvalid,
+            "couldn't locate",
+        ),
+        (
+            "modify forward-interface",
+            "<interface dev='eth0'/>",
+            OperationUnsupported,
+            "modified",
+        ),
+        (
+            "add-last forward-interface",
+            "<interface dev='eth0'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "delete forward-interface",
+            "<interface dev='eth1'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "add-last forward-interface",
+            "<interface/>",
+            Xml,
+            "'dev' is missing",
+        ),
+        (
+            "add-last portgroup",
+            "<portgroup name='red'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "modify portgroup",
+            "<portgroup name='green'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "delete portgroup",
+            "<portgroup name='green'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "add-last dns-host",
+            "<host ip='10.0.0.8'><hostname>z</hostname></host>",
+            OperationInvalid,
+            "existing DNS HOST record",
+        ),
+        (
+            "add-last dns-host",
+            "<host ip='10.0.0.7'/>",
+            Xml,
+            "at least one <hostname>",
+        ),
+        (
+            "modify dns-host",
+            "<host><hostname>p</hostname></host>",
+            Xml,
+            "'ip' is missing",
+        ),
+        (
+            "modify dns-host",
+            "<host ip='10.0.0.7'><hostname>p</hostname></host>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "delete dns-host",
+            "<host/>",
+            Xml,
+            "give its ip or a <hostname>",
+        ),
+        (
+            "delete dns-host",
+            "<host><hostname>q</hostname></host>",
+            OperationInvalid,
+            "multiple matching DNS HOST records",
+        ),
+        (
+            "delete dns-host",
+            "<host ip='10.0.0.7'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "add-last dns-txt",
+            "<txt name='a' value='9'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "modify dns-txt",
+            "<txt name='a'/>",
+            Xml,
+            "'value' is missing",
+        ),
+        (
+            "modify dns-txt",
+            "<txt name='c' value='9'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "delete dns-txt",
+            "<txt name='c'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "delete dns-txt",
+            "<txt value='1'/>",
+            Xml,
+            "'name' is missing",
+        ),
+        (
+            "modify dns-srv",
+            "<srv service='ldap' protocol='tcp'/>",
+            OperationUnsupported,
+            "cannot be modified",
+        ),
+        (
+            "add-last dns-srv",
+            "<srv service='ldap' protocol='tcp' target='x' port='389'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "delete dns-srv",
+            "<srv service='ldap'/>",
+            OperationInvalid,
+            "multiple matching",
+        ),
+        (
+            "delete dns-srv",
+            "<srv service='sip'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "add-last dns-srv",
+            "<srv service='ldap'/>",
+            Xml,
+            "'protocol' is missing",
+        ),
+    ] {
+        let error = update(what, xml).expect_err(&format!("{what} {xml}"));
+        let error = ApiError::from(error);
+        assert_eq!(error.code, code, "{what} {xml}: {error}");
+        assert!(error.message.contains(words), "{what} {xml}: {error}");
+    }
+    for section in ["bridge", "domain", "ip", "forward", "forward-pf"] {
+        for (_, command) in UpdateCommand::ALL {
+            let error = update(&format!("{command} {section}"), "<x/>").unwrap_err();
+            let error = ApiError::from(error);
+            assert_eq!(error.code, OperationUnsupported, "{section}");
+            let words = format!("Operation not supported: can't update '{section}' section");
+            assert!(error.message.starts_with(&words), "{error}");
+        }
+    }
+}
+
+#[test]
+fn messages_hold_no_more_than_a_terminal_takes() {
+    let long = "x".repeat(100_000);
+    for text in [long.as_str(), "a\u{9b}31m"] {
+        for (what, xml) in [
+            ("delete ip-dhcp-host", format!("<host name='{text}'/>")),
+            (
+                "add-last portgroup",
+                format!("<{}/>", &text.replace('\u{9b}', "")),
+            ),
+            ("delete portgroup", format!("<portgroup name='{text}'/>")),
+            (
+                "delete forward-interface",
+                format!("<interface dev='{text}'/>"),
+            ),
+            (
+                "delete dns-host",
+                format!("<host><hostname>{text}</hostname></host>"),
+            ),
+            ("delete dns-txt", format!("<txt name='{text}'/>")),
+        ] {
+            let error = update(what, &xml).unwrap_err().to_string();
+            assert!(
+                error.len() < 500 && !error.contains('\u{9b}'),
+                "{what}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_last_entry_takes_its_element_with_it() {
+    let only = "<dns><txt name='a' value='1'/></dns><ip address='10.0.0.1' prefix='24'/>";
+    let before = parse(&network(only)).unwrap();
+    let update = Update {
+        command: UpdateCommand::Delete,
+        section: Section::DnsTxt,
+        parent_index: None,
+        xml: "<txt name='a'/>".to_owned(),
+    };
+    let after = update.apply(&before).unwrap();
+    assert_eq!(after.dns, None);
+    assert_eq!(parse(&format(&after, FormatOptions::default())), Ok(after));
+}

@@ -1,0 +1,455 @@
+//! `net-update` of a network that runs: what guests notice, and what they must not notice.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::lab::{HOST, OUTSIDE, at, check};
+use netd_tests::published::{forward, forwards, range};
+use netd_tests::traffic::{self, Load, Server};
+use netd_tests::{Guest, Lab, Network, eventually};
+
+const ECHO: u16 = 7;
+const HOST_ENTRY: &str = "<host mac='52:54:00:00:00:01' name='web' ip='10.10.1.50'/>";
+
+/// `net-update default …`, the words separated by blanks and the entry last.
+fn update(lab: &Lab, words: &str, xml: &str) -> Result<String> {
+    lab.agent.ok(arguments(words, xml))
+}
+
+/// The same where it is to fail.
+fn refused(lab: &Lab, words: &str, xml: &str) -> Result<String> {
+    lab.agent.fails(arguments(words, xml))
+}
+
+fn arguments<'a>(words: &'a str, xml: &'a str) -> Vec<&'a str> {
+    let mut arguments = vec!["net-update", "default"];
+    let (what, options) = words.split_at(words.find(" --").unwrap_or(words.len()));
+    arguments.extend(what.split_whitespace());
+    arguments.push(xml);
+    arguments.extend(options.split_whitespace());
+    arguments
+}
+
+/// The number of the one dnsmasq.
+fn dnsmasq(lab: &Lab) -> Result<i32> {
+    let all = lab.dnsmasqs()?;
+    ensure!(all.len() == 1, "{all:?}");
+    Ok(all[0])
+}
+
+/// The network stopped and started, its guests plugged in again by that.
+fn restart(lab: &Lab) -> Result<()> {
+    lab.agent.ok(["net-destroy", "default"])?;
+    lab.agent.ok(["net-start", "default"])?;
+    Ok(())
+}
+
+/// The network's definition: what runs, or with an option that of the next start.
+fn dumped(lab: &Lab, options: &[&str]) -> Result<String> {
+    lab.agent
+        .ok([&["net-dumpxml", "default"], options].concat())
+}
+
+/// What a name server says to a question of any type.
+fn ask(guest: &Guest, kind: &str, name: &str) -> Result<String> {
+    let kind = format!("-type={kind}");
+    let command = [
+        "timeout",
+        "10",
+        "busybox",
+        "nslookup",
+        &kind,
+        name,
+        "10.10.1.1",
+    ];
+    let output = guest.netns().output(command)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Gives the address back and gets one, as a guest that boots again.
+fn boot(guest: &Guest) -> Result<Ipv4Addr> {
+    guest.netns().run(["ip", "addr", "flush", "dev", "eth0"])?;
+    Ok(guest.dhcp()?.address)
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_dhcp_host_counts_at_once_and_nobody_notices() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let _echo = Server::tcp_echo(&lab.wan, at(OUTSIDE, ECHO))?;
+        let _udp = Server::udp(&lab.wan, at(OUTSIDE, ECHO))?;
+        let (guest, other) = (lab.plugged(1, "virbr1")?, lab.plugged(2, "virbr1")?);
+        let first = boot(&guest)?;
+        ensure!(first.octets()[3] >= 100, "{first}");
+        boot(&other)?;
+        let loads = [
+            Load::tcp(other.netns(), at(OUTSIDE, ECHO))?,
+            Load::udp(other.netns(), at(OUTSIDE, ECHO))?,
+            Load::new_udp_flows(other.netns(), at(OUTSIDE, ECHO))?,
+        ];
+        let before = dnsmasq(lab)?;
+
+        let said = lab
+            .agent
+            .virsh(arguments("add ip-dhcp-host --live", HOST_ENTRY))?;
+        ensure!(said.status.success(), "{said:?}");
+        let second = boot(&guest)?;
+        ensure!(second == Ipv4Addr::new(10, 10, 1, 50), "{second}");
+        let moved = HOST_ENTRY.replace(".50", ".60");
+        update(lab, "modify ip-dhcp-host --live", &moved)?;
+        let third = boot(&guest)?;
+        ensure!(third == Ipv4Addr::new(10, 10, 1, 60), "{third}");
+        update(lab, "delete ip-dhcp-host --live", "<host name='web'/>")?;
+        let last = boot(&guest)?;
+        ensure!(last.octets()[3] >= 100, "still a host: {last}");
+
+        ensure!(dnsmasq(lab)? == before, "dnsmasq was replaced");
+        for load in loads {
+            let report = load.finish()?;
+            ensure!(report.lost.is_empty() && report.sent > 50, "{report:?}");
+        }
+        let xml = lab.agent.ok(["net-dumpxml", "default"])?;
+        ensure!(!xml.contains("<host"), "{xml}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn each_definition_has_its_own_entries() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let guest = lab.plugged(1, "virbr1")?;
+        update(lab, "add ip-dhcp-host --config", HOST_ENTRY)?;
+        ensure!(boot(&guest)?.octets()[3] >= 100, "in effect at once");
+        let live = "<host mac='52:54:00:00:00:02' ip='10.10.1.70'/>";
+        update(lab, "add ip-dhcp-host --current", live)?;
+        let (runs, starts) = (dumped(lab, &[])?, dumped(lab, &["--inactive"])?);
+        ensure!(runs.contains(".70") && !runs.contains(".50"), "{runs}");
+        ensure!(
+            starts.contains(".50") && !starts.contains(".70"),
+            "{starts}"
+        );
+        // The record of what runs outlives the agent.
+        lab.agent.kill()?;
+        lab.agent.start()?;
+        ensure!(dumped(lab, &[])? == runs && dumped(lab, &["--inactive"])? == starts);
+        restart(lab)?;
+        ensure!(dumped(lab, &[])?.contains(".50"), "{}", dumped(lab, &[])?);
+        let address = boot(&guest)?;
+        ensure!(address == Ipv4Addr::new(10, 10, 1, 50), "{address}");
+        update(lab, "add ip-dhcp-host --live --config", live)?;
+        ensure!(dumped(lab, &[])?.contains(".70") && dumped(lab, &["--inactive"])?.contains(".70"));
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn dns_hosts_are_answered_at_once() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::nat("default", 1).dns();
+        lab.up(&network)?;
+        let guest = lab.member(1, &network)?;
+        let before = dnsmasq(lab)?;
+        let server = network.gateway();
+        ensure!(guest.resolve("printer.lan", server).is_err());
+        let host = |ip: &str| format!("<host ip='{ip}'><hostname>printer.lan</hostname></host>");
+        update(lab, "add dns-host --live --config", &host("10.10.1.9"))?;
+        ensure!(guest.resolve("printer.lan", server)? == network.address(9));
+        let lp = "<host ip='10.10.1.9'><hostname>lp.lan</hostname></host>";
+        update(lab, "modify dns-host --live", lp)?;
+        ensure!(guest.resolve("lp.lan", server)? == network.address(9));
+        ensure!(
+            guest.resolve("printer.lan", server).is_err(),
+            "the old name stays"
+        );
+        update(lab, "delete dns-host --live", "<host ip='10.10.1.9'/>")?;
+        ensure!(
+            guest.resolve("lp.lan", server).is_err(),
+            "it is still known"
+        );
+        ensure!(dnsmasq(lab)? == before, "dnsmasq was replaced");
+        restart(lab)?;
+        ensure!(guest.resolve("printer.lan", server)? == network.address(9));
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn ranges_and_records_replace_dnsmasq_alone() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let _udp = Server::udp(&lab.wan, at(OUTSIDE, ECHO))?;
+        let (guest, other) = (lab.plugged(1, "virbr1")?, lab.plugged(2, "virbr1")?);
+        let leased = boot(&other)?;
+        lab.leases_with("default", leased)?;
+        let load = Load::udp(other.netns(), at(OUTSIDE, ECHO))?;
+        let bridge = lab.hv.ifindex("virbr1")?;
+
+        let range = "<range start='10.10.1.10' end='10.10.1.19'/>";
+        let mut last = dnsmasq(lab)?;
+        let mut replaced = |what: &str| -> Result<()> {
+            let now = dnsmasq(lab)?;
+            ensure!(now != last, "{what}: not replaced");
+            last = now;
+            Ok(())
+        };
+        update(lab, "add-first ip-dhcp-range --live", range)?;
+        replaced("the new range")?;
+        let old = "<range start='10.10.1.100' end='10.10.1.200'/>";
+        update(lab, "delete ip-dhcp-range --live", old)?;
+        replaced("the old range")?;
+        let address = boot(&guest)?;
+        ensure!((10..=19).contains(&address.octets()[3]), "{address}");
+        lab.leases_with("default", leased)?;
+
+        let txt = "<txt name='note.lan' value='hello there'/>";
+        update(lab, "add dns-txt --live", txt)?;
+        replaced("a text")?;
+        let said = ask(&guest, "txt", "note.lan")?;
+        ensure!(said.contains("hello there"), "{said}");
+        let txt = txt.replace("hello there", "good bye");
+        update(lab, "modify dns-txt --live", &txt)?;
+        let said = ask(&guest, "txt", "note.lan")?;
+        ensure!(said.contains("good bye"), "{said}");
+        update(lab, "delete dns-txt --live", "<txt name='note.lan'/>")?;
+        let said = ask(&guest, "txt", "note.lan")?;
+        ensure!(!said.contains("good bye"), "{said}");
+
+        let srv = "<srv service='ldap' protocol='tcp' domain='lan' target='d.lan' port='389'/>";
+        update(lab, "add dns-srv --live", srv)?;
+        let said = ask(&guest, "srv", "_ldap._tcp.lan")?;
+        ensure!(said.contains("389 d.lan"), "{said}");
+        update(lab, "delete dns-srv --live", "<srv service='ldap'/>")?;
+        let said = ask(&guest, "srv", "_ldap._tcp.lan")?;
+        ensure!(!said.contains("389"), "{said}");
+
+        ensure!(lab.hv.ifindex("virbr1")? == bridge, "another bridge");
+        let report = load.finish()?;
+        ensure!(report.lost.is_empty() && report.sent > 50, "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn dhcp_and_dns_come_and_go_with_their_last_entry() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::nat("default", 1);
+        lab.up(&network)?;
+        let guest = lab.plugged(1, "virbr1")?;
+        ensure!(lab.dnsmasqs()?.is_empty());
+        update(lab, "add ip-dhcp-host --live", HOST_ENTRY)?;
+        let address = boot(&guest)?;
+        ensure!(address == network.address(50), "{address}");
+        update(lab, "delete ip-dhcp-host --live", "<host name='web'/>")?;
+        ensure!(lab.dnsmasqs()?.is_empty(), "{:?}", lab.dnsmasqs()?);
+        // Neither does the agent start it again.
+        std::thread::sleep(Duration::from_secs(1));
+        ensure!(lab.dnsmasqs()?.is_empty(), "{:?}", lab.dnsmasqs()?);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn guards_and_forwards_follow_dhcp_hosts() {
+    check(|lab| {
+        lab.agent.start()?;
+        let guard = "<netd:antispoof/>";
+        let web = forward("udp", "", "web", &range(8080, 8080, 80));
+        let metadata = forwards(&web)
+            .replace("<netd:forwards ", "<netd:network ")
+            .replace(
+                "</netd:forwards>",
+                &format!("</netd:forwards>{guard}</netd:network>"),
+            );
+        let metadata = metadata.replacen("'>", "'><netd:forwards>", 1);
+        let network = Network::nat("default", 1).dhcp("").with(&metadata);
+        lab.up(&network)?;
+        let (guest, other) = (lab.plugged(1, "virbr1")?, lab.plugged(2, "virbr1")?);
+        guest.address("10.10.1.50/24", Some("10.10.1.1"))?;
+        other.address("10.10.1.60/24", Some("10.10.1.1"))?;
+        let passes = |guest: &Guest| -> Result<bool> {
+            // A kernel that has asked in vain does not ask again for a second.
+            guest.netns().run(["ip", "neigh", "flush", "dev", "eth0"])?;
+            Ok(guest.try_ping(&OUTSIDE.to_string())?.status.success())
+        };
+        let anywhere = at(Ipv4Addr::UNSPECIFIED, 80);
+        let servers = [
+            Server::udp(guest.netns(), anywhere)?,
+            Server::udp(other.netns(), anywhere)?,
+        ];
+        let heard = |place: usize| -> Result<bool> {
+            let before = servers[place].received();
+            traffic::ask_udp(&lab.wan, at(HOST, 8080))?;
+            Ok(servers[place].received() > before)
+        };
+        ensure!(!passes(&guest)? && !passes(&other)?, "not guarded");
+
+        update(lab, "add ip-dhcp-host --live", HOST_ENTRY)?;
+        ensure!(passes(&guest)?, "the address is not the guest's");
+        ensure!(heard(0)?, "not published");
+        let moved = "<host mac='52:54:00:00:00:02' name='web' ip='10.10.1.60'/>";
+        update(lab, "modify ip-dhcp-host --live", moved)?;
+        ensure!(passes(&other)?, "the new address is not the guest's");
+        ensure!(heard(1)?, "not published to the new guest");
+        ensure!(!passes(&guest)?, "the old entry counts");
+        update(lab, "delete ip-dhcp-host --live", "<host ip='10.10.1.60'/>")?;
+        ensure!(
+            !passes(&other)? && !heard(1)?,
+            "an entry that is gone counts"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn the_device_of_a_network_changes_while_it_runs() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::nat("default", 1);
+        lab.up(&network)?;
+        let guest = lab.member(1, &network)?;
+        let passes =
+            || -> Result<bool> { Ok(guest.try_ping(&OUTSIDE.to_string())?.status.success()) };
+        ensure!(passes()?, "no way out");
+        let device = |command: &str, device: &str| {
+            let words = format!("{command} forward-interface --live");
+            update(lab, &words, &format!("<interface dev='{device}'/>"))
+        };
+        device("add", "elsewhere")?;
+        ensure!(!passes()?, "it leaves by another device");
+        let words = "add forward-interface --live";
+        let error = refused(lab, words, "<interface dev='uplink'/>")?;
+        ensure!(error.contains("takes one device"), "{error}");
+        device("delete", "elsewhere")?;
+        device("add", "uplink")?;
+        ensure!(passes()?, "not by its device");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn what_fails_changes_nothing() {
+    check(|lab| {
+        // A dnsmasq that understands no new configuration once it is told so.
+        let broken = lab.directory().join("broken");
+        let script = format!(
+            "#!/bin/sh\n\
+             if [ -e {} ] && [ \"$1\" = --test ]; then echo 'no such option' >&2; exit 1; fi\n\
+             exec /usr/sbin/dnsmasq \"$@\"\n",
+            broken.display()
+        );
+        let script = lab.agent.script("dnsmasq", &script)?;
+        lab.agent.set_env("NETD_DNSMASQ", &script);
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let guest = lab.plugged(1, "virbr1")?;
+        update(lab, "add ip-dhcp-host --config", HOST_ENTRY)?;
+        let state = || -> Result<_> {
+            let starts = lab.agent.ok(["net-dumpxml", "default", "--inactive"])?;
+            let runs = lab.agent.ok(["net-dumpxml", "default"])?;
+            let file = lab.directory().join("etc/networks/default.xml");
+            let read = |path| std::fs::read_to_string(path).context("a definition");
+            let record = lab.directory().join("run/networks/default.xml");
+            Ok((starts, runs, read(file)?, read(record)?, dnsmasq(lab)?))
+        };
+        let before = state()?;
+        std::fs::write(&broken, "")?;
+        let long = format!("<txt name='a' value='{}'/>", "x".repeat(2000));
+        for (words, xml, why) in [
+            // There is one in the definition, but not in what runs.
+            (
+                "add ip-dhcp-host --live --config",
+                HOST_ENTRY,
+                "there is an existing",
+            ),
+            (
+                "add dns-txt --live --config",
+                "<txt name='a' value='b'/>",
+                "no such option; the change was taken back",
+            ),
+            ("add dns-txt --live --config", &long, "makes a line of"),
+            (
+                "add portgroup --live --config",
+                "<portgroup name='a'/>",
+                "<portgroup>",
+            ),
+            (
+                "add ip --live",
+                "<ip address='10.9.9.1'/>",
+                "Operation not supported",
+            ),
+            (
+                "add ip-dhcp-range --live --parent-index 1",
+                "<range start='10.10.1.2' end='10.10.1.3'/>",
+                "index 1",
+            ),
+        ] {
+            let error = refused(lab, words, xml)?;
+            ensure!(error.contains(why), "{words}: {error}");
+            ensure!(
+                error.contains("Failed to update network default"),
+                "{error}"
+            );
+            ensure!(state()? == before, "{words} left something behind");
+        }
+        ensure!(boot(&guest)?.octets()[3] >= 100);
+        lab.agent.ok(["net-destroy", "default"])?;
+        refused(lab, "delete ip-dhcp-host --live", HOST_ENTRY)?;
+        update(lab, "delete ip-dhcp-host", HOST_ENTRY)?;
+        update(lab, "add portgroup", "<portgroup name='a'/>")?;
+        let xml = lab.agent.ok(["net-dumpxml", "default"])?;
+        ensure!(
+            xml.contains("<portgroup name='a'>") && !xml.contains("<host"),
+            "{xml}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn the_next_agent_finishes_what_one_did_not() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        let guest = lab.plugged(1, "virbr1")?;
+        let before = dnsmasq(lab)?;
+        // As left by one that died when it had noted a change and told nobody.
+        lab.agent.kill()?;
+        let record = lab.directory().join("run/networks/default.xml");
+        let text = std::fs::read_to_string(&record)?;
+        ensure!(text.contains("</dhcp>"), "{text}");
+        std::fs::write(
+            &record,
+            text.replace("</dhcp>", &format!("{HOST_ENTRY}</dhcp>")),
+        )?;
+        lab.agent.start()?;
+        let address = boot(&guest)?;
+        ensure!(address == Ipv4Addr::new(10, 10, 1, 50), "{address}");
+        ensure!(dnsmasq(lab)? == before, "dnsmasq was replaced");
+        lab.agent.kill()?;
+        let text = std::fs::read_to_string(&record)?;
+        std::fs::write(&record, text.replace(".200'", ".210'"))?;
+        lab.agent.start()?;
+        ensure!(dnsmasq(lab)? != before, "the range is the old one");
+        eventually(Duration::from_secs(5), || {
+            let address = boot(&guest)?;
+            ensure!(address == Ipv4Addr::new(10, 10, 1, 50), "{address}");
+            Ok(())
+        })
+    });
+}
