@@ -30,7 +30,7 @@ use report::Report;
 struct Effort {
     /// How often each peer has its turn.
     pub rounds: u32,
-    /// Packets of one measurement.
+    /// Packets of one measurement, or fewer where they take long.
     pub packets: u32,
     /// Numbers of flows, powers of two.
     pub flows: Vec<u32>,
@@ -64,13 +64,12 @@ impl Effort {
         }
     }
 
-    /// About half an hour.
+    /// About 25 minutes.
     pub fn full() -> Self {
         Self {
             rounds: 7,
             packets: 500_000,
             networks: vec![1, 100, 1000],
-            seconds: 3,
             connections: 5000,
             questions: 20_000,
             restarted: 1000,
