@@ -23,7 +23,7 @@ pub struct Choice {
     /// Write every sample, and the machine, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw packets per second to this file
+    /// Draw packets and TCP per second to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }

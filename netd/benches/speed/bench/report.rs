@@ -133,7 +133,8 @@ pub enum Metric {
 }
 
 impl Metric {
-    fn unit(self) -> &'static str {
+    /// Its name in tables and files; the first word is the unit.
+    pub fn unit(self) -> &'static str {
         match self {
             Self::Rate => "Mpps of one processor",
             Self::Nanoseconds => "ns of processor time a packet, generator subtracted",
@@ -244,10 +245,10 @@ impl Report {
     }
 
     /// Medians over a case's number, peer by peer.
-    pub fn curves(&self, case: Case) -> BTreeMap<&'static str, Vec<(u64, f64)>> {
+    pub fn curves(&self, case: Case, metric: Metric) -> BTreeMap<&'static str, Vec<(u64, f64)>> {
         let mut curves: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for ((_, _, at), peers) in
-            self.table(|sample| sample.case == case && sample.metric == Metric::Rate)
+            self.table(|sample| sample.case == case && sample.metric == metric)
         {
             for (peer, values) in peers {
                 curves.entry(peer).or_default().push((at, median(&values)));
