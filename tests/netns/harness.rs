@@ -67,6 +67,28 @@ fn traffic_is_carried_and_its_losses_are_counted() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
+fn large_segments_cross_whole_between_a_tap_and_its_guest() -> Result<()> {
+    let (lab, _other) = plain_router()?;
+    let guest = lab.guest_at_tap(2)?;
+    lab.plug(&guest, "br0")?;
+    guest.address("192.168.122.12/24", Some("192.168.122.1"))?;
+    guest.ping(&OUTSIDE.to_string())?;
+    let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, 8))?;
+    traffic::transfer(guest.netns(), at(OUTSIDE, 8), 1 << 20)?;
+    for card in [
+        guest.netns().counters("eth0")?,
+        lab.hv.counters(&guest.port)?,
+    ] {
+        // Acknowledgements count, too.
+        let sent = card.sent_bytes / card.sent_packets;
+        let received = card.received_bytes / card.received_packets;
+        ensure!(sent > 3000 && received > 3000, "cut: {card:?}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
 fn verdicts_and_captures_tell_the_truth() -> Result<()> {
     let (lab, guest) = plain_router()?;
     let sniffer = Sniffer::start(&lab.wan)?;

@@ -7,7 +7,7 @@ use std::process::Output;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::Netns;
+use crate::{Netns, Relay, Tap};
 
 /// What a DHCP client does with a lease: the script sees it in its environment.
 const DHCP_SCRIPT: &str = r#"#!/bin/sh
@@ -28,6 +28,9 @@ esac
 /// One guest. Its cable ends in the hypervisor as [`Guest::port`].
 #[derive(Debug)]
 pub struct Guest {
+    /// Between its card and its port, where that is a tap device. It goes first: a device that a
+    /// monitor still holds would keep the namespace.
+    relay: Option<Relay>,
     netns: Netns,
     /// Device in the hypervisor.
     pub port: String,
@@ -65,20 +68,54 @@ impl Guest {
     /// # Errors
     /// The cable cannot be made.
     pub fn new(hv: &Netns, number: u8, directory: PathBuf) -> Result<Self> {
-        let guest = Self {
+        let guest = Self::without_card(number, directory)?;
+        hv.veth(&guest.port, &guest.netns, "eth0")?;
+        guest.switch_on(hv)?;
+        Ok(guest)
+    }
+
+    /// The same with a tap device for a port, as a virtual machine has it. The guest's card is one,
+    /// too, and a [`Relay`] joins them.
+    ///
+    /// # Errors
+    /// The devices cannot be made, or tc is missing.
+    pub fn at_tap(hv: &Netns, number: u8, directory: PathBuf) -> Result<Self> {
+        let mut guest = Self::without_card(number, directory)?;
+        let (port, card) = (Tap::new(hv, &guest.port)?, Tap::new(&guest.netns, "eth0")?);
+        // As libvirt leaves it: the guest's address with another first byte, which no bridge takes
+        // for its own, and no queue.
+        let mac = guest.mac.replacen("52", "fe", 1);
+        hv.run(["ip", "link", "set", &guest.port, "address", &mac])?;
+        let queue = format!("tc qdisc replace dev {} root noqueue", guest.port);
+        hv.run(queue.split(' '))?;
+        guest.relay = Some(Relay::start(port, card)?);
+        guest.switch_on(hv)?;
+        Ok(guest)
+    }
+
+    fn without_card(number: u8, directory: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&directory)?;
+        Ok(Self {
+            relay: None,
             netns: Netns::new(&format!("vm{number}"))?,
             port: format!("vnet{number}"),
             mac: format!("52:54:00:00:00:{number:02}"),
             hostname: format!("vm{number}"),
             directory,
-        };
-        fs::create_dir_all(&guest.directory)?;
-        hv.veth(&guest.port, &guest.netns, "eth0")?;
-        guest
-            .netns
-            .run(["ip", "link", "set", "eth0", "address", &guest.mac, "up"])?;
-        hv.run(["ip", "link", "set", &guest.port, "up"])?;
-        Ok(guest)
+        })
+    }
+
+    fn switch_on(&self, hv: &Netns) -> Result<()> {
+        self.netns
+            .run(["ip", "link", "set", "eth0", "address", &self.mac, "up"])?;
+        hv.run(["ip", "link", "set", &self.port, "up"])?;
+        Ok(())
+    }
+
+    /// What moves frames between the guest's card and its port, where that is a tap device.
+    #[must_use]
+    pub fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
     }
 
     /// The guest's namespace.

@@ -87,6 +87,18 @@ impl Lab {
         )
     }
 
+    /// A guest at a tap device, not plugged in.
+    ///
+    /// # Errors
+    /// The number is in use.
+    pub fn guest_at_tap(&self, number: u8) -> Result<Guest> {
+        Guest::at_tap(
+            &self.hv,
+            number,
+            self.directory().join(format!("vm{number}")),
+        )
+    }
+
     /// A guest whose port is in the bridge, as a hypervisor's driver leaves it.
     ///
     /// # Errors

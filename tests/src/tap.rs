@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Result, ensure};
+use rustix::io::Errno;
 
 use crate::Netns;
 
@@ -14,9 +15,12 @@ const SET_INTERFACE: rustix::ioctl::Opcode = 0x4004_54ca;
 const SET_OFFLOAD: rustix::ioctl::Opcode = 0x4004_54d0;
 /// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
 const FLAGS: u16 = 0x0002 | 0x1000 | 0x4000;
-/// `TUN_F_CSUM | TUN_F_TSO4`: what the guest can take from us unfinished.
-const OFFLOADS: usize = 1 | 2;
+/// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_USO4 | TUN_F_USO6`: what the guest can take from us
+/// unfinished. Linux has the last two since 6.2.
+const OFFLOADS: usize = 1 | 2 | 4 | 0x20 | 0x40;
 const HEADER: usize = 10;
+/// Header and frame at most.
+const LONGEST: usize = 70_000;
 const NEEDS_CHECKSUM: u8 = 1;
 const TCP_V4: u8 = 1;
 
@@ -107,11 +111,9 @@ impl Tap {
     /// # Errors
     /// The device went away.
     pub fn receive(&mut self) -> Result<Option<(Offload, Vec<u8>)>> {
-        let mut bytes = vec![0; 70_000];
-        let length = match self.0.read(&mut bytes) {
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error).context("reading from the tap device"),
+        let mut bytes = vec![0; LONGEST];
+        let Some(length) = self.read(&mut bytes)? else {
+            return Ok(None);
         };
         ensure!(length >= HEADER, "{length} bytes are no frame");
         let frame = bytes[HEADER..length].to_vec();
@@ -122,5 +124,48 @@ impl Tap {
             headers: number(2),
         };
         Ok(Some((offload, frame)))
+    }
+
+    /// Moves the next frame, as it is, into another device: what the header says of one that the
+    /// kernel hands out is what it takes from a monitor. Returns whether there was one.
+    ///
+    /// # Errors
+    /// One of the devices went away.
+    pub(crate) fn pass_on(&self, to: &Self, buffer: &mut Buffer) -> Result<bool> {
+        let Some(length) = self.read(&mut buffer.0)? else {
+            return Ok(false);
+        };
+        match (&to.0).write(&buffer.0[..length]) {
+            // A device that is down takes nothing, like a card without a link.
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {}
+            written => {
+                written.context("writing to the tap device")?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn read(&self, bytes: &mut [u8]) -> Result<Option<usize>> {
+        match (&self.0).read(bytes) {
+            Ok(length) => Ok(Some(length)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error).context("reading from the tap device"),
+        }
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Room for a frame on its way from one device to another.
+#[derive(Debug)]
+pub(crate) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    pub(crate) fn new() -> Self {
+        Self(vec![0; LONGEST])
     }
 }

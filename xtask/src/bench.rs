@@ -10,10 +10,10 @@ use crate::{binary, cargo, root, succeed};
 /// What to measure, and where to put it.
 #[derive(Args)]
 pub struct Choice {
-    /// A few rounds, a hundred networks: about four minutes (the default)
+    /// A few rounds, a hundred networks: about five minutes (the default)
     #[arg(long, conflicts_with = "full")]
     short: bool,
-    /// More rounds of more packets, a thousand networks: about half an hour
+    /// More rounds of more packets, a thousand networks: about 25 minutes
     #[arg(long)]
     full: bool,
     /// The only parts to measure, by comma: streams, connections, latency, flows, forwards,
@@ -23,7 +23,7 @@ pub struct Choice {
     /// Write every sample, and the machine, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw packets per second to this file
+    /// Draw packets and TCP per second to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }

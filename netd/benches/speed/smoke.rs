@@ -9,10 +9,10 @@ use serde_json::Value;
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
-fn the_smallest_benchmark_delivers_its_packets() -> Result<()> {
+fn the_smallest_benchmark_gets_through() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let (json, svg) = (directory.path().join("json"), directory.path().join("svg"));
-    let words = ["bench", "--smallest", "--only", "flows", "--json"];
+    let words = ["bench", "--smallest", "--only", "latency,flows", "--json"];
     let words = words.map(Into::into).into_iter();
     let files = [json.clone().into(), "--svg".into(), svg.clone().into()];
     bench::perform(words.chain(files))?;
@@ -31,6 +31,18 @@ fn the_smallest_benchmark_delivers_its_packets() -> Result<()> {
             delivered.iter().all(|share| (0.99..1.01).contains(share)),
             "{peer}: {delivered:?} of the packets"
         );
+    }
+    for peer in ["limit-tc", "plain", "nft", "netd"] {
+        let (at_taps, others): (Vec<_>, Vec<_>) = samples
+            .iter()
+            .filter(|sample| sample["peer"] == peer && sample["unit"] == "µs")
+            .partition(|sample| {
+                sample["case"]
+                    .as_str()
+                    .is_some_and(|case| case.contains("tap"))
+            });
+        // By TCP and UDP, median and 99th percentile.
+        assert_eq!((at_taps.len(), others.len()), (4, 4), "{peer}");
     }
     assert!(fs::read_to_string(&svg)?.contains("<polyline"));
     Ok(())

@@ -12,10 +12,10 @@ use super::{Choice, Effort, Phase, plot};
 /// Measure netd beside its peers, in network namespaces.
 #[derive(Parser)]
 struct Arguments {
-    /// A few rounds, a hundred networks: about four minutes (the default)
+    /// A few rounds, a hundred networks: about five minutes (the default)
     #[arg(long, conflicts_with_all = ["full", "smallest"])]
     short: bool,
-    /// More rounds of more packets, a thousand networks: about half an hour
+    /// More rounds of more packets, a thousand networks: about 25 minutes
     #[arg(long, conflicts_with = "smallest")]
     full: bool,
     /// As little as shows that everything works; the figures mean nothing
@@ -27,7 +27,7 @@ struct Arguments {
     /// Write every sample, and the machine, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw packets per second to this file
+    /// Draw packets and TCP per second to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// cargo gives it to every benchmark

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use netd_tests::Netns;
 use netd_tests::lab::{OUTSIDE, at};
 
-use super::peer::Peer;
+use super::peer::{Cable, Peer};
 use super::report::{Case, Metric, Report};
 use super::{Choice, cpu, progress};
 
@@ -25,11 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A connection fails.
-pub fn connections(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Result<()> {
-    progress("short TCP connections");
+pub fn connections(
+    choice: &Choice,
+    cable: Cable,
+    peers: &mut [Peer],
+    report: &mut Report,
+) -> Result<()> {
+    progress(Case::Connections(cable).name());
     let number = choice.effort.connections;
     choice.rounds(peers, |peer| {
-        if !peer.carries_tcp() {
+        if !peer.kind.carries_tcp() {
             return Ok(());
         }
         let _server = Server::tcp(&peer.lab.wan)?;
@@ -42,7 +47,8 @@ pub fn connections(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> 
             Ok(start.elapsed())
         })??;
         let rate = f64::from(number) / took.as_secs_f64();
-        report.add(Case::Connections, 1, peer.name(), Metric::PerSecond, rate);
+        let case = Case::Connections(cable);
+        report.add(case, 1, peer.name(), Metric::PerSecond, rate);
         Ok(())
     })
 }
@@ -51,11 +57,16 @@ pub fn connections(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> 
 ///
 /// # Errors
 /// An answer does not come.
-pub fn latency(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Result<()> {
-    progress("latency");
+pub fn latency(
+    choice: &Choice,
+    cable: Cable,
+    peers: &mut [Peer],
+    report: &mut Report,
+) -> Result<()> {
+    progress("questions and answers");
     let number = choice.effort.questions;
     choice.rounds(peers, |peer| {
-        if !peer.carries_tcp() {
+        if !peer.kind.carries_tcp() {
             return Ok(());
         }
         let times = {
@@ -66,7 +77,8 @@ pub fn latency(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Resu
                 round_trips(number, || ask(&mut stream))
             })??
         };
-        note(report, peer, [Case::LatencyTcp, Case::LatencyTcp99], times);
+        let cases = [Case::LatencyTcp(cable), Case::LatencyTcp99(cable)];
+        note(report, peer, cases, times);
         let times = {
             let _server = Server::udp(&peer.lab.wan)?;
             peer.guest.netns().enter(|| {
@@ -81,7 +93,8 @@ pub fn latency(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Resu
                 })
             })??
         };
-        note(report, peer, [Case::LatencyUdp, Case::LatencyUdp99], times);
+        let cases = [Case::LatencyUdp(cable), Case::LatencyUdp99(cable)];
+        note(report, peer, cases, times);
         Ok(())
     })
 }

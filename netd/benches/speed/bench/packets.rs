@@ -94,8 +94,7 @@ pub fn over_forwards(
             };
             traffic.send(outside(peer), &there, USUAL, USUAL, true)?;
             traffic.send(inside(peer), &back, USUAL, USUAL, true)?;
-            traffic.send(outside(peer), &there, USUAL, WARM_UP, false)?;
-            let run = traffic.send(outside(peer), &there, USUAL, choice.effort.packets, false)?;
+            let run = scattered(choice, traffic, outside(peer), &there, USUAL)?;
             report.packets(Case::Forwards, at, name, run);
             Ok(())
         })?;
@@ -188,11 +187,23 @@ fn established(
         }
     }
     for (is_up, from, packets) in [(true, inside(peer), &there), (false, outside(peer), &back)] {
-        traffic.send(from, packets, flows, WARM_UP, false)?;
-        let run = traffic.send(from, packets, flows, choice.effort.packets, false)?;
-        tell(is_up, run);
+        tell(is_up, scattered(choice, traffic, from, packets, flows)?);
     }
     Ok(())
+}
+
+/// Sends as many packets as are wished for, or as take a second, after some that do not count.
+fn scattered(
+    choice: &Choice,
+    traffic: &mut Traffic,
+    from: (&netd_tests::Netns, &str),
+    packets: &Packets,
+    flows: u32,
+) -> Result<Run> {
+    let warm_up = traffic.send(from, packets, flows, WARM_UP, false)?;
+    let in_a_second = (f64::from(WARM_UP) / warm_up.busy.as_secs_f64()) as u32;
+    let number = choice.effort.packets.min(in_a_second);
+    traffic.send(from, packets, flows, number, false)
 }
 
 fn inside(peer: &Peer) -> (&netd_tests::Netns, &'static str) {

@@ -10,9 +10,9 @@ use netd_tests::lab::{HOST, OUTSIDE};
 use netd_tests::published::{forward, forwards, range};
 use netd_tests::{Guest, Lab, Netns, Network};
 
-use super::agent;
 use super::programs::{Mac, Redirect, Traffic, redirect};
 use super::rules::{self, Published};
+use super::{agent, cpu};
 
 /// The guest's address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
@@ -70,10 +70,25 @@ impl Kind {
         }
     }
 
+    /// Can TCP pass? XDP on a cable of the kernel's sees segments without checksums, larger than
+    /// its frames.
+    pub fn carries_tcp(self) -> bool {
+        !matches!(self, Self::Empty | Self::Limit)
+    }
+
     /// Is it netd, with whatever settings?
     pub fn is_netd(self) -> bool {
         matches!(self, Self::Netd | Self::NetdXdp)
     }
+}
+
+/// What joins a guest to its hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cable {
+    /// A veth pair, which takes the generator's frames.
+    Veth,
+    /// A tap device, as a virtual machine has it.
+    Tap,
 }
 
 /// A hypervisor with one guest and the world outside.
@@ -92,11 +107,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Builds it; netd gets room for that many flows.
+    /// Builds it; netd gets room for that many flows. What moves frames at a tap shares the processor
+    /// with both ends.
     ///
     /// # Errors
     /// Not root, a tool is missing, or no packet gets through.
-    pub fn build(kind: Kind, room: u32) -> Result<Self> {
+    pub fn build(kind: Kind, cable: Cable, room: u32) -> Result<Self> {
         // The same one when it is defined again.
         let network =
             Network::nat("default", 1).with("<uuid>0ddba11a-0000-4000-8000-ffffffffffff</uuid>");
@@ -124,22 +140,23 @@ impl Peer {
                 lab.hv.sysctl("net/ipv4/ip_forward", "1")?;
             }
         }
-        let guest = match kind {
-            Kind::Empty | Kind::Limit => {
-                let guest = lab.guest(1)?;
-                guest.address(&format!("{GUEST}/24"), None)?;
-                guest
-            }
-            Kind::NetdXdp => {
-                let guest = lab.guest(1)?;
-                take_frames(guest.netns(), "eth0")?;
-                lab.plug(&guest, &network.bridge())?;
-                let gateway = network.gateway().to_string();
-                guest.address(&format!("{GUEST}/24"), Some(&gateway))?;
-                guest
-            }
-            _ => lab.member(1, &network)?,
+        let guest = match cable {
+            Cable::Veth => lab.guest(1)?,
+            Cable::Tap => lab.guest_at_tap(1)?,
         };
+        if let Some(relay) = guest.relay() {
+            cpu::keep(relay.thread())?;
+        }
+        let address = format!("{GUEST}/24");
+        if matches!(kind, Kind::Empty | Kind::Limit) {
+            guest.address(&address, None)?;
+        } else {
+            if kind == Kind::NetdXdp {
+                take_frames(guest.netns(), "eth0")?;
+            }
+            lab.plug(&guest, &network.bridge())?;
+            guest.address(&address, Some(&network.gateway().to_string()))?;
+        }
         let mut peer = Self {
             kind,
             lab,
@@ -176,7 +193,7 @@ impl Peer {
             ];
             self._redirect = Some(redirect(hv, self.kind == Kind::LimitTc, &redirects)?);
         }
-        if self.carries_tcp() {
+        if self.kind.carries_tcp() {
             self.guest.ping(&OUTSIDE.to_string())?;
         }
         Ok(())
@@ -190,12 +207,6 @@ impl Peer {
     /// Do guests hide behind the host's address?
     pub fn translates(&self) -> bool {
         matches!(self.kind, Kind::Nft | Kind::Flowtable) || self.kind.is_netd()
-    }
-
-    /// Can TCP pass? XDP on a cable of the kernel's sees segments without checksums, larger than
-    /// its frames.
-    pub fn carries_tcp(&self) -> bool {
-        !matches!(self.kind, Kind::Empty | Kind::Limit)
     }
 
     /// The address by which outside reaches the guest's flows.

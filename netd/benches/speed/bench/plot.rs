@@ -1,18 +1,24 @@
-//! A picture of packets per second, as SVG.
+//! A picture of packets and of TCP per second, as SVG.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::peer::Kind;
-use super::report::{Case, Report};
+use super::peer::{Cable, Kind};
+use super::report::{Case, Metric, Report};
 
-/// The pictures side by side.
-const PANELS: [Case; 4] = [
-    Case::FlowsUp,
-    Case::FlowsDown,
-    Case::Forwards,
-    Case::NetworksUp,
+/// The pictures, row by row.
+const PANELS: [(Case, Metric); 8] = [
+    (Case::FlowsUp, Metric::Rate),
+    (Case::FlowsDown, Metric::Rate),
+    (Case::Forwards, Metric::Rate),
+    (Case::NetworksUp, Metric::Rate),
+    (Case::StreamsUp(Cable::Veth), Metric::GigabitsOfOne),
+    (Case::StreamsDown(Cable::Veth), Metric::GigabitsOfOne),
+    (Case::StreamsUp(Cable::Tap), Metric::GigabitsOfOne),
+    (Case::StreamsDown(Cable::Tap), Metric::GigabitsOfOne),
 ];
+/// Pictures side by side.
+const COLUMNS: usize = 4;
 /// Of one picture, without margins.
 const WIDTH: f64 = 260.0;
 const HEIGHT: f64 = 240.0;
@@ -21,34 +27,37 @@ const MARGIN: f64 = 60.0;
 /// Lines across.
 const GRID: u32 = 4;
 
-/// Draws the medians over flows, published ports and networks. A case that was not measured has no
-/// picture.
+/// Draws the medians over flows, published ports, networks and streams. A case that was not measured
+/// has no picture.
 pub fn plot(report: &Report) -> String {
     let panels: Vec<_> = PANELS
         .into_iter()
-        .map(|case| (case, report.curves(case)))
-        .filter(|(_, curves)| !curves.is_empty())
+        .map(|(case, metric)| (case, metric, report.curves(case, metric)))
+        .filter(|(.., curves)| !curves.is_empty())
         .collect();
-    let width = panels.len().max(1) as f64 * (WIDTH + MARGIN) + MARGIN;
-    let height = HEIGHT + 3.0 * MARGIN;
+    let rows = panels.len().div_ceil(COLUMNS).max(1) as f64;
+    let width = panels.len().clamp(1, COLUMNS) as f64 * (WIDTH + MARGIN) + MARGIN;
+    let height = rows * (HEIGHT + 2.0 * MARGIN) + MARGIN;
     // Writing to a string does not fail.
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    for (number, (case, curves)) in panels.iter().enumerate() {
-        let left = MARGIN + number as f64 * (WIDTH + MARGIN);
-        let _ = writeln!(svg, "<g transform=\"translate({left} {MARGIN})\">");
-        svg += &panel(*case, curves);
+    for (number, (case, metric, curves)) in panels.iter().enumerate() {
+        let left = MARGIN + (number % COLUMNS) as f64 * (WIDTH + MARGIN);
+        let top = MARGIN + (number / COLUMNS) as f64 * (HEIGHT + 2.0 * MARGIN);
+        let _ = writeln!(svg, "<g transform=\"translate({left} {top})\">");
+        svg += &panel(*case, *metric, curves);
         svg += "</g>\n";
     }
     svg += &legend(height - MARGIN / 2.0);
     svg + "</svg>\n"
 }
 
-/// One picture: the number on a logarithmic axis, millions of packets a second from zero.
-fn panel(case: Case, curves: &BTreeMap<&'static str, Vec<(u64, f64)>>) -> String {
+/// One picture: the number on a logarithmic axis, the metric from zero.
+fn panel(case: Case, metric: Metric, curves: &BTreeMap<&'static str, Vec<(u64, f64)>>) -> String {
+    let unit = metric.unit().split(' ').next().unwrap_or_default();
     let points = || curves.values().flatten();
     let most = points()
         .map(|(_, rate)| *rate)
@@ -87,7 +96,7 @@ fn panel(case: Case, curves: &BTreeMap<&'static str, Vec<(u64, f64)>>) -> String
     let _ = writeln!(
         svg,
         "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\
-         <text x=\"-34\" y=\"{}\" text-anchor=\"middle\" transform=\"rotate(-90 -34 {})\">Mpps</text>",
+         <text x=\"-34\" y=\"{}\" text-anchor=\"middle\" transform=\"rotate(-90 -34 {})\">{unit}</text>",
         WIDTH / 2.0,
         HEIGHT + 34.0,
         case.counts(),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Choice;
-use super::peer::Kind;
+use super::peer::{Cable, Kind};
 use super::programs::Run;
 
 /// Less than this share of the packets at the other end is worth a mark.
@@ -32,13 +32,13 @@ pub enum Case {
     NetworksUp,
     NetworksDown,
     NetworksOpened,
-    StreamsUp,
-    StreamsDown,
-    Connections,
-    LatencyTcp,
-    LatencyTcp99,
-    LatencyUdp,
-    LatencyUdp99,
+    StreamsUp(Cable),
+    StreamsDown(Cable),
+    Connections(Cable),
+    LatencyTcp(Cable),
+    LatencyTcp99(Cable),
+    LatencyUdp(Cable),
+    LatencyUdp99(Cable),
     NetStart,
     FirstStart,
     Restart,
@@ -51,6 +51,7 @@ pub enum Case {
 impl Case {
     /// Its name in tables and files.
     pub fn name(self) -> &'static str {
+        use Cable::{Tap, Veth};
         match self {
             Self::FlowsUp => "small packets, guest to outside",
             Self::FlowsDown => "small packets, outside to guest",
@@ -59,13 +60,20 @@ impl Case {
             Self::NetworksUp => "small packets, guest to outside, other networks",
             Self::NetworksDown => "small packets, outside to guest, other networks",
             Self::NetworksOpened => "first packets, guest to outside, other networks",
-            Self::StreamsUp => "TCP, guest to outside",
-            Self::StreamsDown => "TCP, outside to guest",
-            Self::Connections => "short TCP connections, guest to outside",
-            Self::LatencyTcp => "TCP question and answer, median",
-            Self::LatencyTcp99 => "TCP question and answer, 99th percentile",
-            Self::LatencyUdp => "UDP question and answer, median",
-            Self::LatencyUdp99 => "UDP question and answer, 99th percentile",
+            Self::StreamsUp(Veth) => "TCP, guest to outside",
+            Self::StreamsUp(Tap) => "TCP, guest at a tap to outside",
+            Self::StreamsDown(Veth) => "TCP, outside to guest",
+            Self::StreamsDown(Tap) => "TCP, outside to guest at a tap",
+            Self::Connections(Veth) => "short TCP connections, guest to outside",
+            Self::Connections(Tap) => "short TCP connections, guest at a tap to outside",
+            Self::LatencyTcp(Veth) => "TCP question and answer, median",
+            Self::LatencyTcp(Tap) => "TCP question and answer, guest at a tap, median",
+            Self::LatencyTcp99(Veth) => "TCP question and answer, 99th percentile",
+            Self::LatencyTcp99(Tap) => "TCP question and answer, guest at a tap, 99th percentile",
+            Self::LatencyUdp(Veth) => "UDP question and answer, median",
+            Self::LatencyUdp(Tap) => "UDP question and answer, guest at a tap, median",
+            Self::LatencyUdp99(Veth) => "UDP question and answer, 99th percentile",
+            Self::LatencyUdp99(Tap) => "UDP question and answer, guest at a tap, 99th percentile",
             Self::NetStart => "net-start until dnsmasq answers",
             Self::FirstStart => "agent start that makes the networks",
             Self::Restart => "agent start that finds the networks",
@@ -81,7 +89,7 @@ impl Case {
         match self {
             Self::FlowsUp | Self::FlowsDown => "flows",
             Self::Forwards | Self::ForwardsOpened => "published ports",
-            Self::StreamsUp | Self::StreamsDown => "streams",
+            Self::StreamsUp(_) | Self::StreamsDown(_) => "streams",
             Self::NetworksUp
             | Self::NetworksDown
             | Self::NetworksOpened
@@ -92,11 +100,11 @@ impl Case {
             | Self::IdleMemory
             | Self::ForwardAdd
             | Self::HostAdd => "networks",
-            Self::Connections
-            | Self::LatencyTcp
-            | Self::LatencyTcp99
-            | Self::LatencyUdp
-            | Self::LatencyUdp99 => "at a time",
+            Self::Connections(_)
+            | Self::LatencyTcp(_)
+            | Self::LatencyTcp99(_)
+            | Self::LatencyUdp(_)
+            | Self::LatencyUdp99(_) => "at a time",
         }
     }
 }
@@ -125,7 +133,8 @@ pub enum Metric {
 }
 
 impl Metric {
-    fn unit(self) -> &'static str {
+    /// Its name in tables and files; the first word is the unit.
+    pub fn unit(self) -> &'static str {
         match self {
             Self::Rate => "Mpps of one processor",
             Self::Nanoseconds => "ns of processor time a packet, generator subtracted",
@@ -236,10 +245,10 @@ impl Report {
     }
 
     /// Medians over a case's number, peer by peer.
-    pub fn curves(&self, case: Case) -> BTreeMap<&'static str, Vec<(u64, f64)>> {
+    pub fn curves(&self, case: Case, metric: Metric) -> BTreeMap<&'static str, Vec<(u64, f64)>> {
         let mut curves: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for ((_, _, at), peers) in
-            self.table(|sample| sample.case == case && sample.metric == Metric::Rate)
+            self.table(|sample| sample.case == case && sample.metric == metric)
         {
             for (peer, values) in peers {
                 curves.entry(peer).or_default().push((at, median(&values)));

@@ -5,10 +5,10 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netd_tests::Netns;
 use netd_tests::lab::OUTSIDE;
+use netd_tests::{Netns, Relay};
 
-use super::peer::Peer;
+use super::peer::{Cable, Peer};
 use super::report::{Case, Metric, Report};
 use super::{Choice, cpu, progress};
 
@@ -21,12 +21,20 @@ const PORT: u16 = 5201;
 ///
 /// # Errors
 /// iperf3 is missing or fails.
-pub fn measure(choice: &Choice, peers: &mut [Peer], report: &mut Report) -> Result<()> {
+pub fn measure(
+    choice: &Choice,
+    cable: Cable,
+    peers: &mut [Peer],
+    report: &mut Report,
+) -> Result<()> {
     for streams in STREAMS {
-        for (case, down) in [(Case::StreamsUp, false), (Case::StreamsDown, true)] {
+        for (case, down) in [
+            (Case::StreamsUp(cable), false),
+            (Case::StreamsDown(cable), true),
+        ] {
             progress(&format!("{}, streams: {streams}", case.name()));
             choice.rounds(peers, |peer| {
-                if !peer.carries_tcp() {
+                if !peer.kind.carries_tcp() {
                     return Ok(());
                 }
                 let both = stream(peer, streams, down, choice.effort.seconds)?;
@@ -77,21 +85,20 @@ impl Drop for Server {
     }
 }
 
-/// Gigabits a second that arrived: of time that passed, and of time that both ends had the
-/// processor.
+/// Gigabits a second that arrived: of time that passed, and of time that both ends and what helps
+/// them had the processor.
 fn stream(peer: &Peer, streams: u32, down: bool, seconds: u32) -> Result<[f64; 2]> {
     let _server = Server::start(&peer.lab.wan)?;
     let (to, port) = (OUTSIDE.to_string(), PORT.to_string());
     let (seconds, streams) = (seconds.to_string(), streams.to_string());
     let mut words = vec!["iperf3", "-J", "-c", &to, "-p", &port, "-t", &seconds];
-    let processors = cpu::allowed()?;
-    let last = processors.last().context("no processor")?;
-    let both = format!("{last},{last}");
+    let both = cpu::measured().map(|cpu| format!("{cpu},{cpu}"))?;
     words.extend(["-P", &streams, "-A", &both]);
     if down {
         words.push("-R");
     }
-    let text = peer.guest.netns().run(words)?;
+    let relay = peer.guest.relay().map(Relay::thread);
+    let (text, helped) = cpu::helped(relay, || peer.guest.netns().run(words))?;
     let result: serde_json::Value = serde_json::from_str(&text)?;
     let number = |part: &str, name: &str| {
         let number = result["end"][part][name].as_f64();
@@ -100,5 +107,6 @@ fn stream(peer: &Peer, streams: u32, down: bool, seconds: u32) -> Result<[f64; 2
     let gigabits = number("sum_received", "bits_per_second")? / 1e9;
     let ends = ["host_total", "remote_total"].map(|end| number("cpu_utilization_percent", end));
     let [here, there] = ends;
-    Ok([gigabits, gigabits / ((here? + there?) / 100.0)])
+    let helpers = helped.as_secs_f64() / number("sum_received", "seconds")?;
+    Ok([gigabits, gigabits / ((here? + there?) / 100.0 + helpers)])
 }
