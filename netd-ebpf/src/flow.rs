@@ -262,12 +262,7 @@ pub fn refresh<F: Rejects>(
         } else {
             flow.in_mac = source.dmac;
         }
-        // An unresolved path is looked at again by the next packet.
-        flow.epoch = if path::is_makeshift(flow) {
-            epoch.wrapping_sub(1)
-        } else {
-            epoch
-        };
+        flow.epoch = path::epoch_after_look(flow, packet.key.proto, epoch);
         flow.looked = now as u8;
         flow.last_seen = now;
     }

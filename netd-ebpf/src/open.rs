@@ -143,11 +143,7 @@ fn fill<F: Rejects>(
     if source.bridge == 0 {
         flow.in_ifindex = maps::network(decision.to).map_or(0, |n| n.uplink);
     }
-    flow.epoch = if flow.out_ifindex == 0 {
-        epoch.wrapping_sub(1)
-    } else {
-        epoch
-    };
+    flow.epoch = path::epoch_after_look(flow, key.proto, epoch);
 
     // The answering direction. Until a packet of it was seen, guests answer by their bridge.
     back.new_src = key.dst;
@@ -235,11 +231,7 @@ pub fn let_in<F: Rejects>(
         return false;
     }
     path::ask_for_guest::<F>(flow, confirm);
-    flow.epoch = if path::is_makeshift(flow) {
-        epoch.wrapping_sub(1)
-    } else {
-        epoch
-    };
+    flow.epoch = path::epoch_after_look(flow, key.proto, epoch);
 
     back.new_src = key.dst;
     back.new_dst = key.src;

@@ -12,7 +12,7 @@ use netd_common::Reason;
 use netd_common::abi::{
     DEVICE_ETHERNET, Endpoint, FLOW_FORWARD, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks,
 };
-use netd_common::flow::proto;
+use netd_common::flow::{State, proto};
 
 use crate::family::{Family, V4, V6};
 use crate::maps::Routing;
@@ -250,10 +250,16 @@ pub fn ask_for_guest<F: Family>(flow: &mut Flow<F::Addr>, confirm: &mut F::Addr)
     }
 }
 
-/// Is the way not to be trusted with the next packet, too, without a second look?
+/// The epoch for a flow that was just looked at: not this one where its next packet must not go on
+/// without a look, since the way is makeshift or the flow has only seconds to live.
 #[inline(always)]
-pub fn is_makeshift<A>(flow: &Flow<A>) -> bool {
-    flow.out_ifindex == 0 || (flow.out_network != 0 && flow.out_dmac == [0; 6])
+pub fn epoch_after_look<A>(flow: &Flow<A>, protocol: u8, epoch: u32) -> u32 {
+    let makeshift = flow.out_ifindex == 0 || (flow.out_network != 0 && flow.out_dmac == [0; 6]);
+    if makeshift || State::from_u8(flow.state).is_brief(protocol) {
+        epoch.wrapping_sub(1)
+    } else {
+        epoch
+    }
 }
 
 /// Where a program runs, as far as handing a packet to the stack differs.

@@ -158,6 +158,9 @@ fn config_alone_waits_for_the_next_start() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p49_a_connection_through_a_forward_outlives_a_killed_agent() {
     check6(|lab| {
+        // A look at a flow holds good for no longer than the shortest timeout.
+        let settings = lab.agent.config_dir().join("netd.toml");
+        std::fs::write(settings, "[timeouts]\nudp = 5\n")?;
         lab.agent.start()?;
         let to = |guest: &str| forward("tcp", "", guest, &range(PUBLIC, PUBLIC, INSIDE));
         let both = to("10.10.1.11") + &to("fd00:10:1::b");
@@ -188,11 +191,11 @@ fn p49_a_connection_through_a_forward_outlives_a_killed_agent() {
         lab.agent.kill()?;
         talk("without")?;
         // Longer than a flow goes without a second look.
-        std::thread::sleep(Duration::from_secs(10));
+        std::thread::sleep(Duration::from_secs(7));
         talk("without, later")?;
         lab.agent.start()?;
         talk("with the next one")?;
-        std::thread::sleep(Duration::from_secs(10));
+        std::thread::sleep(Duration::from_secs(7));
         talk("later")
     });
 }

@@ -290,3 +290,58 @@ fn p52_a_second_address_disturbs_nobody_and_may_go() {
         Ok(())
     });
 }
+
+/// A flow that runs goes by the second uplink soon after `change`: long before it would be looked at
+/// for its own sake.
+fn moves_to_the_second(lab: &Lab, guest: &Guest, far: &Netns, change: &[&str]) -> Result<()> {
+    let _server = Server::udp(far, at(FAR, PORT))?;
+    let flow = Flow::new(guest, FAR)?;
+    let came_by_it = || -> Result<u64> {
+        let before = far.counters("far1")?.received_packets;
+        flow.seen()?;
+        Ok(far.counters("far1")?.received_packets - before)
+    };
+    ensure!(came_by_it()? == 0, "it goes by the second uplink already");
+    for line in change {
+        lab.hv.run(line.split(' '))?;
+    }
+    eventually(SOON, || {
+        ensure!(came_by_it()? == 1, "it still goes by the first uplink");
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_rule_leads_running_flows_elsewhere_at_once() {
+    with_two(|lab, guest, far| {
+        let route = format!("ip route add 203.0.113.0/24 via {ROUTER} table 100");
+        lab.hv.run(route.split(' '))?;
+        let rule = "to 203.0.113.0/24 lookup 100";
+        let add = format!("ip rule add {rule}");
+        moves_to_the_second(lab, guest, far, &[&add])?;
+        for line in [&format!("ip rule del {rule}"), "ip route flush table 100"] {
+            lab.hv.run(line.split(' '))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_next_hop_that_is_replaced_moves_running_flows_at_once() {
+    with_two(|lab, guest, far| {
+        // Else the kernel announces the routes of a next hop that changes as well.
+        lab.hv.sysctl("net/ipv4/nexthop_compat_mode", "0")?;
+        for line in [
+            &format!("ip nexthop add id 7 via {OUTSIDE} dev uplink"),
+            "ip route replace 203.0.113.0/24 nhid 7",
+        ] {
+            lab.hv.run(line.split(' '))?;
+        }
+        let replace = format!("ip nexthop replace id 7 via {ROUTER} dev uplink2");
+        moves_to_the_second(lab, guest, far, &[&replace])?;
+        lab.hv.run(["ip", "nexthop", "flush"])?;
+        lab.hv.sysctl("net/ipv4/nexthop_compat_mode", "1")
+    });
+}

@@ -175,8 +175,9 @@ impl<A: Address> FromGuest<A> {
             out_mtu: self.far.mtu,
             flags: if nat == 0 { 0 } else { nat | FLOW_MASQUERADE },
             counted: index(self.near.bridge),
-            // A way that only the stack knows is looked at again each time.
-            epoch: if self.far.device.is_empty() {
+            // A way that only the stack knows is looked at again each time, and so is an association
+            // that opens.
+            epoch: if self.far.device.is_empty() || self.state.is_brief(self.proto) {
                 epoch.wrapping_sub(1)
             } else {
                 epoch

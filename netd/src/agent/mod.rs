@@ -139,6 +139,9 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
     }
     tracing::info!("stopping; networks stay up");
     loading.abort();
+    if let Err(error) = agent.inner.lock().await.datapath.maps.leave_alone() {
+        tracing::warn!(%error, "flows will find changed paths half a minute late");
+    }
     notify(&[sd_notify::NotifyState::Stopping]);
     // The receiver is gone only if the server has ended already.
     let _ = stop.send(true);

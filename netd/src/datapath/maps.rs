@@ -119,10 +119,12 @@ pub(super) fn error<E: std::error::Error + 'static>(
     }
 }
 
-/// For how long a look at a flow's policy and path holds good, when nothing is said to have changed
-/// (8 s): with an agent that tells of changes there is nothing to find, and without one they are
-/// found so late at most.
-const LOOK: u32 = ticks(8);
+/// For how long a look at a flow's policy and path holds good while an agent tells of changes: there
+/// is nothing to find then.
+const LOOK: u32 = ticks(30);
+
+/// For how long it does when the agent has stopped: changes are found so late at most.
+const LOOK_ALONE: u32 = ticks(8);
 
 impl Maps {
     /// Take the maps out of the loaded object.
@@ -271,6 +273,14 @@ impl Maps {
             control.slots = slots;
             control.netns = netns;
         })
+    }
+
+    /// Nobody tells of changes from now on: let flows look for them more often.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn leave_alone(&mut self) -> Result<()> {
+        self.change_control(|control| control.settled = control.settled.min(LOOK_ALONE))
     }
 
     /// Hand out none of these ports from now on.

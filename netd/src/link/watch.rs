@@ -22,7 +22,7 @@ use super::error::LinkError;
 pub enum Change {
     /// Devices or addresses changed.
     Links,
-    /// Routes or neighbours changed: paths worked out from them may be wrong now.
+    /// Routes, rules, next hops or neighbours changed: paths worked out from them may be wrong now.
     Routes,
     /// The kernel had more to tell than the socket could hold: look at everything again.
     Overrun,
@@ -32,14 +32,21 @@ pub enum Change {
 
 /// Subscribed groups of the kernel's announcements, all of them numbers that fit into the mask of
 /// a netlink address.
-const GROUPS: [MulticastGroup; 6] = [
+const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Nexthop,
     MulticastGroup::Neigh,
 ];
+
+/// Numbers of linux/rtnetlink.h that libc does not have.
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 
 /// The protocol's number is zero, which is "no protocol given".
 const NETLINK_ROUTE: Option<rustix::net::Protocol> = None;
@@ -181,7 +188,12 @@ impl Pending {
                 libc::RTM_NEWLINK | libc::RTM_DELLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR => {
                     self.links = true;
                 }
-                libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.routes = true,
+                libc::RTM_NEWROUTE
+                | libc::RTM_DELROUTE
+                | libc::RTM_NEWRULE
+                | libc::RTM_DELRULE
+                | RTM_NEWNEXTHOP
+                | RTM_DELNEXTHOP => self.routes = true,
                 libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
                     self.routes |= neighbours.changed(body, kind == libc::RTM_NEWNEIGH);
                 }
