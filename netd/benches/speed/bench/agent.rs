@@ -38,9 +38,11 @@ pub fn measure(choice: &Choice, report: &mut Report) -> Result<()> {
         })?;
         note(report, Case::NetStart, 1, took);
 
-        let port = 20_000 + round;
-        let add = format!("forward add default tcp {port} 10.10.1.11:80 --live");
-        note(report, Case::ForwardAdd, 1, until(|| call(&lab, &add))?);
+        for (case, first) in [(Case::FirstForward, 20_000), (Case::ForwardAdd, 30_000)] {
+            let port = first + round;
+            let add = format!("forward add default tcp {port} 10.10.1.11:80 --live");
+            note(report, case, 1, until(|| call(&lab, &add))?);
+        }
         let host = format!(
             "<host mac='52:54:00:00:01:{round:02x}' ip='10.10.1.{}'/>",
             20 + round

@@ -88,13 +88,6 @@ impl Effort {
             ..Self::short()
         }
     }
-
-    /// Flows that netd must have room for: those of the largest case, and those of others that
-    /// have not expired yet.
-    fn room(&self) -> u32 {
-        let most = self.flows.iter().copied().max().unwrap_or(1);
-        (most + most / 4).max(1 << 18)
-    }
 }
 
 /// A part of the benchmark.
@@ -224,7 +217,7 @@ fn build(choice: &Choice, cable: Cable, report: &mut Report) -> Result<Vec<Peer>
         }
         choice.go_on()?;
         progress(&format!("building {}", kind.name()));
-        match Peer::build(kind, cable, choice.effort.room()) {
+        match Peer::build(kind, cable, peer::ROOM) {
             Ok(peer) => peers.push(peer),
             Err(error) if kind == Kind::Flowtable => {
                 let said = format!("{error:#}");

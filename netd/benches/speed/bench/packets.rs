@@ -43,6 +43,9 @@ pub fn over_flows(
                 report.not_measured(peer.name(), &what, &why);
             }
         }
+        for peer in &mut *peers {
+            peer.make_room(flows, traffic)?;
+        }
         choice.rounds(peers, |peer| {
             if is_tracked(peer) && tracked_at_most().is_some_and(|most| most < flows) {
                 return Ok(());
@@ -52,6 +55,9 @@ pub fn over_flows(
                 report.packets(case, flows.into(), peer.name(), run);
             })
         })?;
+    }
+    for peer in peers {
+        peer.make_room(1, traffic)?;
     }
     Ok(())
 }

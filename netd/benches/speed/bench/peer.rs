@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
@@ -18,6 +19,9 @@ use super::{agent, cpu};
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
 /// The gateway's MAC address where a peer has no bridge.
 const NOBODY: Mac = [2, 0, 0, 0, 0, 1];
+/// Flows that netd has room for, unless a case is larger: twice what it has by itself, since flows of
+/// one case live on into the next.
+pub const ROOM: u32 = 1 << 18;
 /// More networks than this at once netd is not told one by one: an agent that is started again
 /// reads their definitions.
 const BY_HAND: u32 = 200;
@@ -100,6 +104,7 @@ pub struct Peer {
     /// Its guest.
     pub guest: Guest,
     network: Network,
+    room: u32,
     others: u32,
     published: Vec<Published>,
     /// Kept: what is attached goes with it.
@@ -162,6 +167,7 @@ impl Peer {
             lab,
             guest,
             network,
+            room,
             others: 0,
             published: Vec::new(),
             _redirect: None,
@@ -240,6 +246,27 @@ impl Peer {
         }
         traffic.count_at(&self.lab.wan, "wan0")?;
         traffic.count_at(self.guest.netns(), "eth0")
+    }
+
+    /// Gives netd's table the size for that many flows: a larger one costs each packet more, so a peer
+    /// whose table has another size is built anew. It has no other networks and publishes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::build`] and [`Self::prepare_for_frames`].
+    pub fn make_room(&mut self, flows: u32, traffic: &mut Traffic) -> Result<()> {
+        let room = if flows > ROOM / 2 {
+            flows + flows / 4
+        } else {
+            ROOM
+        };
+        if !self.kind.is_netd() || room == self.room {
+            return Ok(());
+        }
+        *self = Self::build(self.kind, Cable::Veth, room)?;
+        self.prepare_for_frames(traffic)?;
+        // Every device has changed: let the agent look at them before it is measured.
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(())
     }
 
     /// Publishes that many ports, in place of those before.

@@ -42,6 +42,7 @@ pub enum Case {
     NetStart,
     FirstStart,
     Restart,
+    FirstForward,
     ForwardAdd,
     HostAdd,
     Memory,
@@ -77,7 +78,8 @@ impl Case {
             Self::NetStart => "net-start until dnsmasq answers",
             Self::FirstStart => "agent start that makes the networks",
             Self::Restart => "agent start that finds the networks",
-            Self::ForwardAdd => "forward add --live",
+            Self::FirstForward => "forward add --live, the first of all",
+            Self::ForwardAdd => "forward add --live, another one",
             Self::HostAdd => "net-update add ip-dhcp-host --live, by virsh",
             Self::Memory => "agent's resident memory, 131072 flows",
             Self::IdleMemory => "agent's resident memory, no flows",
@@ -98,6 +100,7 @@ impl Case {
             | Self::Restart
             | Self::Memory
             | Self::IdleMemory
+            | Self::FirstForward
             | Self::ForwardAdd
             | Self::HostAdd => "networks",
             Self::Connections(_)
