@@ -87,7 +87,7 @@ fn datagrams_do_not_come_by_the_stack() {
         wait_for(lab, &["uplink", "vnet1"])?;
         let begun = Instant::now();
         let seen = exchange(lab, &guest)?;
-        // One a second and direction is looked at again, on its way in and out.
+        // A flow is looked at again now and then, on its way in and out.
         let looks = 4 * (begun.elapsed().as_secs() as usize + 3);
         ensure!(
             seen <= looks,
@@ -164,6 +164,31 @@ fn the_express_lane_comes_and_goes_with_the_settings() {
         lab.agent.stop()?;
         lab.agent.start()?;
         wait_for(lab, &[])?;
+        exchange(lab, &guest)?;
+        Ok(())
+    });
+}
+
+/// A veth takes frames of others' while its peer receives as hardware does: when that ends, its
+/// datagrams go by TC at once.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p56_a_device_that_takes_no_frames_any_more_is_reached_by_tc() {
+    check(|lab| {
+        let guest = start(lab, "'uplink', 'vnet*'")?;
+        wait_for(lab, &["uplink", "vnet1"])?;
+        exchange(lab, &guest)?;
+        guest.netns().run(["ethtool", "-K", "eth0", "gro", "off"])?;
+        let server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        let socket = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+        socket.connect(at(OUTSIDE, PORT))?;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        eventually(Duration::from_secs(2), || {
+            socket.send(b"?")?;
+            socket.recv(&mut [0; 64])?;
+            Ok(())
+        })?;
+        drop(server);
         exchange(lab, &guest)?;
         Ok(())
     });

@@ -76,8 +76,14 @@ fn the_established_path() {
     // What a test run itself takes, as far as a program can show: it looks at one field.
     let mut arp = there.clone();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    // What is left to TC: after a look at the headers, and after one into the table.
+    let fragment = up(udp(GUEST, 40000, SERVER, 80)).fragment(5).bytes();
+    let stranger = up(udp(GUEST, 40001, SERVER, 80)).bytes();
     for (name, program, device, packet, wanted) in [
-        ("ARP", "port_ingress", "nat1", arp, Verdict::Pass),
+        ("ARP", "port_ingress", "nat1", arp.clone(), Verdict::Pass),
+        ("ARP", "port_xdp", "nat1", arp, Verdict::Pass),
+        ("fragment", "port_xdp", "nat1", fragment, Verdict::Pass),
+        ("no flow", "port_xdp", "nat1", stranger, Verdict::Pass),
         ("TCP out", "port_ingress", "nat1", there, Verdict::Redirect),
         ("TCP back", "uplink_ingress", "up0", back, Verdict::Redirect),
         (

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt as _};
 use uuid::Uuid;
 
 use super::inner::{ActiveData, Inner};
-use super::reconcile::{check_forwarding, needs_forwarding};
+use super::reconcile::{Failure, check_forwarding, needs_forwarding};
 use super::registry::Live;
 use crate::dnsmasq::{self, Running};
 use crate::error::{ApiError, ErrorCode};
@@ -117,10 +117,11 @@ impl Inner {
         if prepared.is_empty() {
             return outcomes;
         }
-        let failures = self.converge().await;
-        let up = prepared
-            .iter()
-            .map(|(uuid, _)| *uuid)
+        let uuids: Vec<Uuid> = prepared.iter().map(|(uuid, _)| *uuid).collect();
+        let mut failures = self.converge().await;
+        Failure::keep(&mut failures, &uuids);
+        let up = uuids
+            .into_iter()
             .filter(|uuid| !failures.iter().any(|failure| failure.concerns(*uuid)))
             .collect();
         let mut without_dnsmasq = self.start_dnsmasq(up).await;

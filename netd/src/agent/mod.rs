@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::dnsmasq::watch::LeaseWatch;
-use crate::link::{Change, Watch};
+use crate::link::{Change, DriverWatch, Watch};
 use crate::rpc;
 use crate::settings::Settings;
 use inner::Inner;
@@ -42,6 +42,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// What it means that nobody can tell of a change of leases.
 const LATE_LEASES: &str =
     "cannot watch the leases; forwards to guests by name follow them half a minute late";
+
+/// What it means that nobody can tell of a change of what drivers can do.
+const LATE_DRIVERS: &str =
+    "cannot watch what drivers can do with XDP; the express lane follows half a minute late";
 
 /// How long after its start the agent loads programs that nothing has needed yet: who waited for it
 /// goes first.
@@ -71,6 +75,11 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
     let mut watch_links = Watch::new().context("cannot watch the host's devices")?;
     let wake = Arc::new(Notify::new());
     let mut inner = Inner::open(settings, &config, Arc::clone(&wake)).await?;
+    // Before the first look at them, too.
+    let mut drivers = inner.links.watch_drivers().unwrap_or_else(|error| {
+        tracing::warn!(%error, "{LATE_DRIVERS}");
+        None
+    });
     inner.start_up().await;
     let mut leases = LeaseWatch::new(&inner.settings.dnsmasq_dir())
         .inspect_err(|error| tracing::warn!(%error, "{LATE_LEASES}"))
@@ -106,6 +115,13 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
             () = wake.notified() => Change::Links,
             () = tokio::time::sleep_until(look_again) => Change::Links,
             change = watch_links.next() => change,
+            changed = driver_change(&mut drivers) => {
+                if let Err(error) = changed {
+                    tracing::warn!(%error, "{LATE_DRIVERS}");
+                    drivers = None;
+                }
+                Change::Links
+            }
             changed = lease_change(&mut leases) => {
                 if let Err(error) = changed {
                     tracing::warn!(%error, "{LATE_LEASES}");
@@ -168,6 +184,14 @@ async fn load_programs(agent: Arc<Agent>) {
                 return;
             }
         }
+    }
+}
+
+/// Waits for a change of what drivers can do; for ever where nobody can tell, or wants to know.
+async fn driver_change(watch: &mut Option<DriverWatch>) -> std::io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -81,6 +81,17 @@ impl Failure {
     pub fn concerns(&self, network: Uuid) -> bool {
         self.network.is_none_or(|only| only == network)
     }
+
+    /// Tell the log of those that concern none of these networks, and keep the others.
+    pub fn keep(failures: &mut Vec<Self>, networks: &[Uuid]) {
+        failures.retain(|failure| {
+            let keep = networks.iter().any(|uuid| failure.concerns(*uuid));
+            if !keep {
+                tracing::error!(error = %failure.error, "cannot make the host what the networks ask for");
+            }
+            keep
+        });
+    }
 }
 
 /// A network whose steps are planned.

@@ -4,11 +4,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use rtnetlink::packet_core::{
     DecodeError, DefaultNla, Emitable, Nla, NlasIterator, Parseable, ParseableParametrized,
 };
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// What a driver can do. Some say so only for as long as it is true: a veth's sends nothing of
 /// others' unless its peer receives as hardware would (with an XDP program of its own, or GRO).
@@ -29,11 +34,16 @@ mod control {
     pub const GET_FAMILY: u8 = 3;
     pub const FAMILY_ID: u16 = 1;
     pub const FAMILY_NAME: u16 = 2;
+    pub const GROUPS: u16 = 7;
+    pub const GROUP_NAME: u16 = 1;
+    pub const GROUP_ID: u16 = 2;
 }
 
 /// Numbers of linux/netdev.h.
 mod netdev {
     pub const NAME: &[u8] = b"netdev\0";
+    /// The group that hears of changes of devices.
+    pub const GROUP: &[u8] = b"mgmt\0";
     pub const DEV_GET: u8 = 1;
     pub const IFINDEX: u16 = 1;
     pub const XDP_FEATURES: u16 = 3;
@@ -43,10 +53,11 @@ mod netdev {
     pub const SENDS: u64 = 4;
 }
 
-/// The family's number with this kernel.
+/// The family's number with this kernel, and its group's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drivers {
     family: u16,
+    group: Option<u32>,
 }
 
 impl Drivers {
@@ -56,11 +67,37 @@ impl Drivers {
         let family = families
             .iter()
             .find(|family| family.value(control::FAMILY_NAME).as_deref() == Some(netdev::NAME))
-            .and_then(|family| family.number(control::FAMILY_ID))
-            .and_then(|id| u16::try_from(id).ok());
+            .ok_or(io::ErrorKind::Unsupported)?;
+        let id = family.number(control::FAMILY_ID);
+        let id = id.and_then(|id| u16::try_from(id).ok());
+        let groups = family.list_of(control::GROUPS);
+        let group = groups
+            .iter()
+            .find(|group| group.value(control::GROUP_NAME).as_deref() == Some(netdev::GROUP))
+            .and_then(|group| group.number(control::GROUP_ID));
         Ok(Self {
-            family: family.ok_or(io::ErrorKind::Unsupported)?,
+            family: id.ok_or(io::ErrorKind::Unsupported)?,
+            group: group.and_then(|id| u32::try_from(id).ok()),
         })
+    }
+
+    /// Subscribes to changes of what drivers can do, within a tokio runtime.
+    pub(super) fn watch(self) -> io::Result<DriverWatch> {
+        // The numbers that a netlink address can name; the kernel gives them in turn, from below.
+        let mask = self
+            .group
+            .and_then(|group| 1u32.checked_shl(group.checked_sub(1)?));
+        let mask = mask.ok_or(io::ErrorKind::Unsupported)?;
+        let socket = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            Some(rustix::net::Protocol::from_raw(NETLINK_GENERIC)),
+        )?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, mask))?;
+        // SAFETY: an OwnedFd keeps its one descriptor open until it is dropped.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+        Ok(DriverWatch { socket })
     }
 
     /// What the drivers of all devices can do now, by ifindex.
@@ -76,6 +113,40 @@ impl Drivers {
             Some((index, driver))
         };
         Ok(devices.iter().filter_map(of).collect())
+    }
+}
+
+/// A subscription to changes of what drivers can do.
+#[derive(Debug)]
+pub struct DriverWatch {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl DriverWatch {
+    /// Waits until the kernel tells of one, or of more than it had room for. Dropping the future loses
+    /// nothing that happens later.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        let mut told = false;
+        loop {
+            let mut guard = self.socket.readable().await?;
+            let read = guard.try_io(|socket| {
+                // Whatever it says: what is so now will be asked for.
+                let read = rustix::net::recv(socket, &mut [0u8; 1], RecvFlags::empty());
+                match read {
+                    Ok(_) | Err(rustix::io::Errno::NOBUFS) => Ok(()),
+                    Err(error) => Err(io::Error::from(error)),
+                }
+            });
+            match read {
+                Ok(Ok(())) => told = true,
+                Ok(Err(error)) => return Err(error),
+                Err(_) if told => return Ok(()),
+                Err(_) => {}
+            }
+        }
     }
 }
 
@@ -113,6 +184,21 @@ impl Attributes {
         let mut value = vec![0; found.value_len()];
         found.emit_value(&mut value);
         Some(value)
+    }
+
+    /// The members of an attribute that holds a list of attributes.
+    fn list_of(&self, kind: u16) -> Vec<Self> {
+        let members = self.value(kind).unwrap_or_default();
+        let members = NlasIterator::new(members.as_slice()).flatten();
+        let lists = members.filter_map(|member| {
+            let list = NlasIterator::new(member.value()).flatten();
+            let list: Result<Vec<_>, _> = list.map(|nla| DefaultNla::parse(&nla)).collect();
+            Some(Self {
+                list: list.ok()?,
+                ..*self
+            })
+        });
+        lists.collect()
     }
 
     /// An unsigned integer.

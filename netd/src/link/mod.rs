@@ -20,7 +20,7 @@ mod watch;
 
 pub use advertised::{RoutesAtRisk, routes_at_risk};
 pub use collision::{InUse, subnet_in_use};
-pub use drivers::Driver;
+pub use drivers::{Driver, DriverWatch};
 pub use error::LinkError;
 pub use requests::{Links, effective_delay_ms};
 pub use snapshot::{Address, BridgeAttrs, Dump, Link, Route, Scope, Snapshot, port_state};

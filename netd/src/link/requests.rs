@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
-use super::drivers::Drivers;
+use super::drivers::{DriverWatch, Drivers};
 use super::error::LinkError;
 use super::netlink::Requests;
 use super::snapshot::{Address, Dump, Link, Route, Snapshot, ticks};
@@ -67,6 +67,15 @@ impl Links {
         })?;
         self.drivers = Some(drivers);
         Ok(())
+    }
+
+    /// Subscribes to changes of [`Link::driver`]; none while nobody asked for that.
+    ///
+    /// # Errors
+    /// The kernel does not tell of them.
+    pub fn watch_drivers(&self) -> Result<Option<DriverWatch>, LinkError> {
+        let watch = self.drivers.map(Drivers::watch).transpose();
+        watch.map_err(LinkError::Socket)
     }
 
     /// Reads all devices, addresses and routes. The three lists are consistent each, not

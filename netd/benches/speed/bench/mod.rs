@@ -40,7 +40,8 @@ struct Effort {
     pub forwards: Vec<u32>,
     /// Seconds of one TCP stream.
     pub seconds: u32,
-    /// Connections of one measurement.
+    /// Connections of one measurement. Those of all rounds wait for a minute to be forgotten and must
+    /// find ports of their own: there are 28 000.
     pub connections: u32,
     /// Questions of one measurement of latency.
     pub questions: u32,
@@ -70,7 +71,6 @@ impl Effort {
             rounds: 7,
             packets: 500_000,
             networks: vec![1, 100, 1000],
-            connections: 5000,
             questions: 20_000,
             restarted: 1000,
             ..Self::short()
