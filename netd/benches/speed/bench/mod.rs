@@ -40,8 +40,8 @@ struct Effort {
     pub forwards: Vec<u32>,
     /// Seconds of one TCP stream.
     pub seconds: u32,
-    /// Connections of one measurement. Those of all rounds wait for a minute to be forgotten and must
-    /// find ports of their own: there are 28 000.
+    /// Connections of one measurement. Those of all rounds wait for a minute to be forgotten, and must
+    /// find ports of their own: of 28 000, the kernel takes every second one first.
     pub connections: u32,
     /// Questions of one measurement of latency.
     pub questions: u32,
@@ -71,6 +71,7 @@ impl Effort {
             rounds: 7,
             packets: 500_000,
             networks: vec![1, 100, 1000],
+            connections: 1500,
             questions: 20_000,
             restarted: 1000,
             ..Self::short()
