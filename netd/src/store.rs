@@ -271,22 +271,33 @@ fn path(
     Ok(dir.join(file_name(name, extension)))
 }
 
+/// Will a definition be read again? It was within the limits as it came, and may be longer as it is
+/// kept.
+///
+/// # Errors
+/// What the next agent would say of it.
+pub fn check(network: &Network) -> Result<(), XmlError> {
+    model::parse(&text(network, Lasting::Always)).map(drop)
+}
+
 /// Writes a definition, the live one in a record of this boot; one that could not be read again is
 /// refused.
 fn write_network(dir: &Path, network: &Network, lasting: Lasting) -> Result<(), StoreError> {
     let path = path(dir, &network.name, "xml", "write")?;
-    let text = model::format(
-        network,
-        FormatOptions {
-            inactive: lasting == Lasting::Always,
-            connections: None,
-        },
-    );
-    let text = format!("{HEADER}{text}");
+    let text = text(network, lasting);
     if text.len() as u64 > MAX_FILE {
         return Err(file::failed("write", &path, Reason::TooLarge));
     }
     file::write(&path, text.as_bytes(), lasting)
+}
+
+/// What is written.
+fn text(network: &Network, lasting: Lasting) -> String {
+    let options = FormatOptions {
+        inactive: lasting == Lasting::Always,
+        connections: None,
+    };
+    format!("{HEADER}{}", model::format(network, options))
 }
 
 fn load_networks(dir: &Path) -> (Vec<Network>, Vec<StoreError>) {

@@ -137,6 +137,19 @@ fn hostile_definitions_are_refused_and_the_agent_lives_on() {
         for xml in [bomb, file, &deep, &large, &larger, &many] {
             refused(lab, xml, &[])?;
         }
+        // Within the limits as it comes, and not as netd would keep it.
+        let route = |n: u32| {
+            let subnet = std::net::Ipv4Addr::from(0x0a80_0000 + (n << 8));
+            format!("<route address='{subnet}' prefix='24' gateway='10.1.1.9'/>")
+        };
+        let routes: String = (0..17_000).map(route).collect();
+        ensure!(
+            routes.len() < 1 << 20,
+            "{} bytes are too much",
+            routes.len()
+        );
+        let almost = ip("").replace("</network>", &format!("{routes}</network>"));
+        refused(lab, &almost, &["besides <metadata> are more than"])?;
         // Lines that would become options of dnsmasq.
         for piece in [
             "<forward/><domain name='a&#10;dhcp-script=/bin/sh'/>",

@@ -490,6 +490,42 @@ fn networks_marked_for_it_start_with_the_agent() {
     });
 }
 
+/// More subnets than the programs have room for, which shows only when all is put in force.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_network_that_is_too_large_starts_alone_and_fails_alone() {
+    check(|lab| {
+        let route = |n: u32| {
+            let subnet = Ipv4Addr::from(0x0100_0000 + (n << 8));
+            format!("<route address='{subnet}' prefix='24' gateway='10.10.2.9'/>")
+        };
+        let routes: String = (0..16_385).map(route).collect();
+        lab.agent.start()?;
+        for network in [
+            Network::route("before", 1),
+            Network::route("large", 2).with(&routes),
+            Network::route("zzz", 3),
+        ] {
+            lab.agent.define(&network.xml())?;
+            lab.agent.ok(["net-autostart", &network.name])?;
+        }
+        lab.agent.stop()?;
+        lab.agent.start_within(Duration::from_secs(60))?;
+        let active = lab.agent.ok(["net-list", "--name"])?;
+        let active: Vec<_> = active.split_whitespace().collect();
+        ensure!(active == ["before", "zzz"], "{active:?}");
+        let log = lab.agent.log();
+        let told = |line: &str| {
+            let failed = line.contains("autostart failed") && line.contains("large");
+            failed && line.contains("cannot write eBPF map subnets4")
+        };
+        ensure!(log.lines().any(told), "{log}");
+        let there = lab.hv.run(["ip", "link", "show", "virbr2"]);
+        ensure!(there.is_err(), "virbr2 is left");
+        Ok(())
+    });
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn a_transient_network_is_gone_when_it_is_destroyed() {

@@ -14,7 +14,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::link::{LinkError, Links, Snapshot, subnet_in_use, sysctl};
 use crate::model::{self, Family, ForwardMode, Network};
 use crate::rpc::driver::Result;
-use crate::state;
+use crate::{state, store};
 
 /// dnsmasq processes that start at the same time.
 const DNSMASQS: usize = 4;
@@ -34,6 +34,7 @@ impl Inner {
         let snapshot = self.snapshot().await?;
         self.networks
             .complete(&mut network, |name| snapshot.by_name(name).is_some())?;
+        store::check(&network)?;
         self.store.save(&network)?;
         let uuid = network.uuid;
         self.networks.entry(uuid).config = Some(network);
@@ -46,6 +47,7 @@ impl Inner {
         let snapshot = self.snapshot().await?;
         self.networks
             .complete(&mut network, |name| snapshot.by_name(name).is_some())?;
+        store::check(&network)?;
         let uuid = network.uuid;
         if self
             .networks
@@ -120,6 +122,11 @@ impl Inner {
         let uuids: Vec<Uuid> = prepared.iter().map(|(uuid, _)| *uuid).collect();
         let mut failures = self.converge().await;
         Failure::keep(&mut failures, &uuids);
+        let nobodys = |failure: &Failure| failure.network.is_none();
+        if uuids.len() > 1 && failures.iter().any(nobodys) {
+            outcomes.extend(self.activate_apart(uuids).await);
+            return outcomes;
+        }
         let up = uuids
             .into_iter()
             .filter(|uuid| !failures.iter().any(|failure| failure.concerns(*uuid)))
@@ -143,6 +150,25 @@ impl Inner {
         }
         if have_ports {
             self.save_host();
+        }
+        outcomes
+    }
+
+    /// Start networks one by one that do not start together: one of them is too much for the host, a
+    /// map that is full, say, but nothing tells which.
+    async fn activate_apart(&mut self, uuids: Vec<Uuid>) -> Vec<(String, Result<()>)> {
+        let live = self.networks.live().map(|live| &live.network);
+        let apart = live.filter(|network| uuids.contains(&network.uuid));
+        let mut apart: Vec<Network> = apart.cloned().collect();
+        apart.sort_by(|a, b| a.name.cmp(&b.name));
+        for network in &apart {
+            for error in self.deactivate(network.uuid).await {
+                tracing::warn!(network = network.name, %error, "while it was taken back");
+            }
+        }
+        let mut outcomes = Vec::new();
+        for network in apart {
+            outcomes.extend(Box::pin(self.activate_all(vec![network])).await);
         }
         outcomes
     }
