@@ -271,13 +271,20 @@ fn path(
     Ok(dir.join(file_name(name, extension)))
 }
 
-/// Will a definition be read again? It was within the limits as it came, and may be longer as it is
-/// kept.
+/// The definition as the next agent will read it from its own text: what cannot be written, such as
+/// control characters, breaks the rules for the whole, or is too large as it is kept, is refused here
+/// and not lost there.
 ///
 /// # Errors
 /// What the next agent would say of it.
-pub fn check(network: &Network) -> Result<(), XmlError> {
-    model::parse(&text(network, Lasting::Always)).map(drop)
+pub fn read_again(network: &Network) -> Result<Network, XmlError> {
+    model::parse(&text(network, Lasting::Always))
+}
+
+/// Is the definition within the limits of what is read, as far as a glance at its text shows?
+#[must_use]
+pub fn fits(network: &Network) -> bool {
+    model::fits(&text(network, Lasting::Always))
 }
 
 /// Writes a definition, the live one in a record of this boot; one that could not be read again is

@@ -34,7 +34,7 @@ impl Inner {
         let snapshot = self.snapshot().await?;
         self.networks
             .complete(&mut network, |name| snapshot.by_name(name).is_some())?;
-        store::check(&network)?;
+        store::read_again(&network)?;
         self.store.save(&network)?;
         let uuid = network.uuid;
         self.networks.entry(uuid).config = Some(network);
@@ -47,7 +47,7 @@ impl Inner {
         let snapshot = self.snapshot().await?;
         self.networks
             .complete(&mut network, |name| snapshot.by_name(name).is_some())?;
-        store::check(&network)?;
+        store::read_again(&network)?;
         let uuid = network.uuid;
         if self
             .networks
@@ -296,12 +296,9 @@ impl Inner {
         if let Err(error) = self.store.remove_active(&network.name) {
             errors.push(error.into());
         }
-        errors.extend(
-            self.converge()
-                .await
-                .into_iter()
-                .map(|failure| failure.error),
-        );
+        let mut failures = self.converge().await;
+        Failure::keep(&mut failures, &[uuid]);
+        errors.extend(failures.into_iter().map(|failure| failure.error));
         // Its flows are dead to the programs from here on; this gives back their memory.
         if let Err(error) = self.datapath.sweep_all() {
             errors.push(ApiError::internal(error));

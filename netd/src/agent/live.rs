@@ -9,15 +9,12 @@ use super::reconcile::Failure;
 use crate::datapath::ports::Ports;
 use crate::dnsmasq::Running;
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{
-    self, FormatOptions, ForwardProtocol, ForwardRange, MetadataElement, Network, PortForward,
-    XmlError,
-};
+use crate::model::{self, ForwardProtocol, ForwardRange, MetadataElement, Network, PortForward};
 use crate::rpc::driver::{
     Affect, Changed, ForwardAction, ForwardChange, Metadata, NetworkForwards, NewMetadata,
     Published, Result,
 };
-use crate::state;
+use crate::{state, store};
 
 impl Inner {
     /// Which definitions a call is about.
@@ -271,35 +268,15 @@ impl Inner {
 /// A definition whose forwards were changed. These are checked and can be written, so that all that
 /// could keep the next agent from reading them is their number.
 fn kept(network: Network) -> Result<Network> {
-    if fits(&network) {
+    if store::fits(&network) {
         return Ok(network);
     }
     as_read_again(&network)
 }
 
-/// Is the definition within the limits of what is read, as far as a glance at its text shows?
-pub(super) fn fits(network: &Network) -> bool {
-    let options = FormatOptions {
-        inactive: true,
-        connections: None,
-    };
-    model::fits(&model::format(network, options))
-}
-
-/// The definition as the next agent will read it from its own text: what cannot be written, such as
-/// control characters, breaks the rules for the whole, or is too large, is refused here and not lost
-/// there.
-pub(super) fn read_again(network: &Network) -> std::result::Result<Network, XmlError> {
-    let options = FormatOptions {
-        inactive: true,
-        connections: None,
-    };
-    model::parse(&model::format(network, options))
-}
-
-/// The same for what is no entry of a definition, but an argument of a call.
+/// [`store::read_again`] for what is no entry of a definition, but an argument of a call.
 fn as_read_again(network: &Network) -> Result<Network> {
-    read_again(network).map_err(|error| {
+    store::read_again(network).map_err(|error| {
         ApiError::new(
             ErrorCode::InvalidArg,
             format!("network '{}' could not be kept: {error}", network.name),

@@ -4,11 +4,11 @@ use uuid::Uuid;
 
 use super::guests::follows_leases;
 use super::inner::Inner;
-use super::live::{fits, read_again};
 use super::reconcile::Failure;
 use super::registry::Entry;
 use crate::model::{Network, Update, XmlError};
 use crate::rpc::driver::{Affect, Result};
+use crate::store::{fits, read_again};
 
 impl Inner {
     /// `net-update`.

@@ -70,15 +70,13 @@ impl UpdateCommand {
     /// The command of this number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        let place = usize::try_from(number).ok()?.checked_sub(1)?;
-        Self::ALL.get(place).map(|(command, _)| *command)
+        by_number(&Self::ALL, number)
     }
 
     /// The command of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let found = Self::ALL.iter().find(|(_, own)| *own == name);
-        found.map(|(command, _)| *command)
+        by_name(&Self::ALL, name)
     }
 
     /// Its number.
@@ -116,15 +114,13 @@ impl Section {
     /// The section of this number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        let place = usize::try_from(number).ok()?.checked_sub(1)?;
-        Self::ALL.get(place).map(|(section, _)| *section)
+        by_number(&Self::ALL, number)
     }
 
     /// The section of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        let found = Self::ALL.iter().find(|(_, own)| *own == name);
-        found.map(|(section, _)| *section)
+        by_name(&Self::ALL, name)
     }
 
     /// Its number.
@@ -138,6 +134,17 @@ impl Section {
     pub fn name(self) -> &'static str {
         Self::ALL[self as usize].1
     }
+}
+
+/// What libvirt has this number for, in a list whose numbers begin at 1.
+fn by_number<T: Copy>(all: &[(T, &str)], number: u32) -> Option<T> {
+    let place = usize::try_from(number).ok()?.checked_sub(1)?;
+    all.get(place).map(|(value, _)| *value)
+}
+
+fn by_name<T: Copy>(all: &[(T, &str)], name: &str) -> Option<T> {
+    let found = all.iter().find(|(_, own)| *own == name);
+    found.map(|(value, _)| *value)
 }
 
 /// A change of a definition.
