@@ -140,8 +140,8 @@ pub struct Dump {
 }
 
 /// A [`Dump`] in which devices are found by name, ports by bridge and addresses by device, so that to
-/// look at every network takes one pass, however many there are. Read-only, since what it finds by
-/// would not follow.
+/// look at every network takes one pass, however many there are. The dump itself is read-only, since
+/// what it is found by would not follow; see [`Self::announce`] for what can be added.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     dump: Dump,
