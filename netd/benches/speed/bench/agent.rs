@@ -7,12 +7,11 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::at;
 use netd_tests::{Guest, Lab, Network};
 
-use super::peer::write_definitions;
+use super::others::write_definitions;
+use super::peer::START_PATIENCE;
 use super::report::{Case, Metric, Report};
 use super::{Choice, progress};
 
-/// Time an agent has that starts with many networks.
-pub const PATIENCE: Duration = Duration::from_secs(600);
 /// The only peer there is for these.
 const NETD: &str = "netd";
 /// What dnsmasq answers without asking anybody: its version (RFC 1035, section 4; class CHAOS).
@@ -60,12 +59,12 @@ pub fn measure(choice: &Choice, report: &mut Report) -> Result<()> {
     lab.agent.stop()?;
     write_definitions(&lab, 0..networks)?;
     // Its first start makes the networks, the others find them.
-    let took = until(|| lab.agent.start_within(PATIENCE))?;
+    let took = until(|| lab.agent.start_within(START_PATIENCE))?;
     note(report, Case::FirstStart, networks.into(), took);
     for _ in 0..choice.effort.rounds {
         choice.go_on()?;
         lab.agent.stop()?;
-        let took = until(|| lab.agent.start_within(PATIENCE))?;
+        let took = until(|| lab.agent.start_within(START_PATIENCE))?;
         note(report, Case::Restart, networks.into(), took);
     }
     let list = lab.agent.ok(["net-list"])?;

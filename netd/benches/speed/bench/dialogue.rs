@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 use netd_tests::Netns;
 use netd_tests::lab::{OUTSIDE, at};
 
-use super::peer::{Cable, Peer};
+use super::kind::Cable;
+use super::peer::Peer;
 use super::report::{Case, Metric, Report};
 use super::{Choice, cpu, progress};
 

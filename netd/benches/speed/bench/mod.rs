@@ -4,6 +4,8 @@ mod agent;
 mod arguments;
 mod cpu;
 mod dialogue;
+mod kind;
+mod others;
 mod packets;
 mod peer;
 mod plot;
@@ -21,7 +23,8 @@ use netd_tests::Netns;
 
 pub use arguments::perform;
 
-use peer::{Cable, Kind, Peer};
+use kind::{Cable, Kind};
+use peer::Peer;
 use programs::Traffic;
 use report::Report;
 

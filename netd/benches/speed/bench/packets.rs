@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use super::peer::{GUEST, Kind, Peer};
+use super::kind::Kind;
+use super::peer::{GUEST, Peer};
 use super::programs::{End, PORTS, Packets, Run, Traffic};
 use super::report::{Case, Metric, Report};
 use super::rules::Published;

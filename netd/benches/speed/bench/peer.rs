@@ -11,12 +11,16 @@ use netd_tests::lab::{HOST, OUTSIDE};
 use netd_tests::published::{forward, forwards, range};
 use netd_tests::{Guest, Lab, Netns, Network};
 
+use super::cpu;
+use super::kind::{Cable, Kind};
+use super::others::{other_bridge, other_network, other_subnet, write_definitions};
 use super::programs::{Mac, Redirect, Traffic, redirect};
 use super::rules::{self, Published};
-use super::{agent, cpu};
 
 /// The guest's address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
+/// How long an agent may take to start: one that makes a thousand networks takes minutes.
+pub const START_PATIENCE: Duration = Duration::from_secs(600);
 /// The gateway's MAC address where a peer has no bridge.
 const NOBODY: Mac = [2, 0, 0, 0, 0, 1];
 /// Flows that netd has room for, unless a case is larger: twice what it has by itself, since flows of
@@ -25,75 +29,6 @@ pub const ROOM: u32 = 1 << 18;
 /// More networks than this at once netd is not told one by one: an agent that is started again
 /// reads their definitions.
 const BY_HAND: u32 = 200;
-
-/// What carries the packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Nothing: packets are counted at the other end of the first cable.
-    Empty,
-    /// XDP redirects from the guest's port to the uplink and back.
-    Limit,
-    /// The same at TC.
-    LimitTc,
-    /// The kernel routes, without any rule.
-    Plain,
-    /// The kernel translates, by the rules that libvirt makes.
-    Nft,
-    /// The same, with a flowtable for connections that are established.
-    Flowtable,
-    /// netd.
-    Netd,
-    /// netd with its express lane on both devices.
-    NetdXdp,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Empty,
-        Self::Limit,
-        Self::LimitTc,
-        Self::Plain,
-        Self::Nft,
-        Self::Flowtable,
-        Self::Netd,
-        Self::NetdXdp,
-    ];
-
-    /// Its name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Empty => "empty",
-            Self::Limit => "limit",
-            Self::LimitTc => "limit-tc",
-            Self::Plain => "plain",
-            Self::Nft => "nft",
-            Self::Flowtable => "flowtable",
-            Self::Netd => "netd",
-            Self::NetdXdp => "netd-xdp",
-        }
-    }
-
-    /// Can TCP pass? XDP on a cable of the kernel's sees segments without checksums, larger than
-    /// its frames.
-    pub fn carries_tcp(self) -> bool {
-        !matches!(self, Self::Empty | Self::Limit)
-    }
-
-    /// Is it netd, with whatever settings?
-    pub fn is_netd(self) -> bool {
-        matches!(self, Self::Netd | Self::NetdXdp)
-    }
-}
-
-/// What joins a guest to its hypervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cable {
-    /// A veth pair, which takes the generator's frames.
-    Veth,
-    /// A tap device, as a virtual machine has it.
-    Tap,
-}
 
 /// A hypervisor with one guest and the world outside.
 pub struct Peer {
@@ -305,7 +240,7 @@ impl Peer {
             Kind::Netd | Kind::NetdXdp if number > BY_HAND => {
                 self.lab.agent.stop()?;
                 write_definitions(&self.lab, more)?;
-                self.lab.agent.start_within(agent::PATIENCE)
+                self.lab.agent.start_within(START_PATIENCE)
             }
             Kind::Netd | Kind::NetdXdp => more.into_iter().try_for_each(|n| {
                 let (name, xml) = other_network(n, "");
@@ -357,52 +292,6 @@ impl Peer {
 fn take_frames(netns: &Netns, device: &str) -> Result<()> {
     netns.run(["ethtool", "-K", device, "gro", "on"])?;
     Ok(())
-}
-
-/// Writes definitions of further networks, to be started by the next agent.
-///
-/// # Errors
-/// They cannot be written.
-pub fn write_definitions(lab: &Lab, numbers: std::ops::Range<u32>) -> Result<()> {
-    let networks = lab.agent.config_dir().join("networks");
-    let autostart = lab.agent.config_dir().join("autostart");
-    for directory in [&networks, &autostart] {
-        std::fs::create_dir_all(directory)?;
-    }
-    for n in numbers {
-        let uuid = format!("<uuid>0ddba11a-0000-4000-8000-{n:012x}</uuid>");
-        let mac = format!(
-            "<mac address='52:54:01:00:{:02x}:{:02x}'/>",
-            n >> 8,
-            n & 255
-        );
-        let (name, xml) = other_network(n, &(uuid + &mac));
-        let file = networks.join(&name).with_extension("xml");
-        std::fs::write(&file, xml)?;
-        let link = autostart.join(&name).with_extension("xml");
-        std::os::unix::fs::symlink(&file, &link)
-            .with_context(|| format!("linking {}", link.display()))?;
-    }
-    Ok(())
-}
-
-/// Name and definition of another network, without dnsmasq.
-pub fn other_network(n: u32, more: &str) -> (String, String) {
-    let name = format!("other{n}");
-    let (device, [a, b, c, _]) = (other_bridge(n), other_subnet(n).octets());
-    let xml = format!(
-        "<network><name>{name}</name>{more}<forward mode='nat'/><bridge name='{device}'/>\
-         <dns enable='no'/><ip address='{a}.{b}.{c}.1' netmask='255.255.255.0'/></network>"
-    );
-    (name, xml)
-}
-
-fn other_bridge(n: u32) -> String {
-    format!("virbr{}", 100 + n)
-}
-
-fn other_subnet(n: u32) -> Ipv4Addr {
-    Ipv4Addr::new(10, 20 + (n >> 8) as u8, (n & 255) as u8, 0)
 }
 
 fn bridge(hv: &Netns, device: &str) -> Result<()> {

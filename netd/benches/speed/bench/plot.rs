@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::peer::{Cable, Kind};
+use super::kind::{Cable, Kind};
 use super::report::{Case, Metric, Report};
 
 /// The pictures, row by row.

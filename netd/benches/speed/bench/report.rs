@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Choice;
-use super::peer::{Cable, Kind};
+use super::kind::{Cable, Kind};
 use super::programs::Run;
 
 /// Less than this share of the packets at the other end is worth a mark.

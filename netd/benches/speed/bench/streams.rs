@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::OUTSIDE;
 use netd_tests::{Netns, Relay};
 
-use super::peer::{Cable, Peer};
+use super::kind::Cable;
+use super::peer::Peer;
 use super::report::{Case, Metric, Report};
 use super::{Choice, cpu, progress};
 
