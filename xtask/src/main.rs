@@ -41,7 +41,7 @@ enum Task {
     #[command(after_help = "Examples:
   cargo xtask test
   cargo xtask test model::
-  cargo xtask test --test modes")]
+  cargo xtask test --test netns modes::")]
     Test {
         /// Arguments of `cargo test`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
