@@ -39,3 +39,4 @@ mod route6;
 mod speed;
 mod stack;
 mod tcp_states;
+mod verified;

@@ -8,6 +8,7 @@ mod packages;
 mod root;
 mod run;
 mod setup;
+mod verifier;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -66,6 +67,12 @@ enum Task {
         /// What to measure
         #[command(flatten)]
         choice: bench::Choice,
+    },
+    /// Compare the verifier's instructions per program with tests/prog/verified.json, or record them
+    Verifier {
+        /// Compare or record
+        #[command(flatten)]
+        choice: verifier::Choice,
     },
     /// Formatting, clippy (eBPF crate included), documentation, unused dependencies
     Lint,
@@ -128,6 +135,10 @@ fn perform(task: Task) -> Result<()> {
             packages::install(packages::BENCH)?;
             build()?;
             bench::bench(&choice)
+        }
+        Task::Verifier { choice } => {
+            setup::build_tools()?;
+            verifier::verifier(&choice)
         }
         Task::Test { arguments } => {
             setup::build_tools()?;
