@@ -19,11 +19,10 @@ use crate::model::{self, FormatOptions, Network, XmlError};
 use crate::settings::Settings;
 use file::Lasting;
 
-/// Stands at the top of every definition on disk.
+/// Is at the top of every definition on disk.
 const HEADER: &str = "<!--
-  Written by netd, which looks here for changes when it is told to, by
-  `netd reload`, and overwrites what it finds. Or change the network with
-  `netd net-edit NAME`.
+  Managed by netd. After editing this file run `netd reload`, or change the
+  network with `netd net-edit NAME`. netd rewrites this file; comments are lost.
 -->
 ";
 

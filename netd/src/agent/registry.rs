@@ -155,7 +155,8 @@ impl Registry {
             return Err(ApiError::new(
                 ErrorCode::OperationFailed,
                 format_args!(
-                    "network '{}' already exists with uuid {other}",
+                    "network '{}' already exists with uuid {other}; to redefine it, put \
+                     <uuid>{other}</uuid> into the file or use net-edit",
                     network.name
                 ),
             ));
