@@ -9,13 +9,13 @@ pub struct Settings {
     /// Settings and definitions: netd.toml, networks/NAME.xml and autostart/NAME.xml
     #[arg(long, value_name = "DIR", default_value = "/etc/netd")]
     pub config_dir: PathBuf,
-    /// What outlives a reboot: dnsmasq's files and leases
+    /// Persistent state: DHCP leases and dnsmasq's configuration
     #[arg(long, value_name = "DIR", default_value = "/var/lib/netd")]
     pub state_dir: PathBuf,
-    /// What a reboot clears: records of active networks, pid files
+    /// Runtime state, lost at reboot: active networks, pid files
     #[arg(long, value_name = "DIR", default_value = "/run/netd")]
     pub run_dir: PathBuf,
-    /// Directory for pinned programs, links and maps; a bpf file system is mounted where none is
+    /// Pinned eBPF programs, links and maps; a bpf file system is mounted there if there is none
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/netd")]
     pub bpffs: PathBuf,
 }
