@@ -12,7 +12,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::model::{self, FormatOptions, ForwardMode, Update};
 use crate::rpc::driver::{
     Affect, Changed, Driver, Drops, ForwardChange, Lease, MapStatus, Metadata, NetworkForwards,
-    NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, Status,
+    NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, SCHEMA, Status,
 };
 
 impl Driver for Agent {
@@ -197,6 +197,7 @@ impl Inner {
 
     async fn status(&self) -> Result<Status> {
         let snapshot = self.links.snapshot().await.map_err(ApiError::internal)?;
+        let usage = self.datapath.maps.usage().map_err(ApiError::internal)?;
         let networks = self
             .networks
             .live()
@@ -219,12 +220,17 @@ impl Inner {
                     .as_ref()
                     .filter(|d| d.is_alive())
                     .map(Running::pid);
+                let [flows_ipv4, flows_ipv6] = index
+                    .and_then(|index| usage.get(&index))
+                    .map_or([0; 2], |usage| usage.flows);
                 NetworkStatus {
                     name: network.name.clone(),
                     mode,
                     bridge,
                     ports,
                     dnsmasq,
+                    flows_ipv4,
+                    flows_ipv6,
                 }
             })
             .collect();
@@ -249,9 +255,16 @@ impl Inner {
                     max_entries: info.max_entries(),
                 })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<MapStatus>>>()?;
+        // Each connection has an entry for either direction.
+        let max_flows = maps
+            .iter()
+            .find(|map| map.name == "flows4")
+            .map_or(0, |map| map.max_entries / 2);
         Ok(Status {
+            schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            max_flows,
             networks,
             hooks,
             maps,

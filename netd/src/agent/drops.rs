@@ -10,7 +10,7 @@ use super::inner::Inner;
 use crate::datapath::events::{Numbered, age};
 use crate::error::ApiError;
 use crate::link::Snapshot;
-use crate::rpc::driver::{DropRecord, Drops, Result};
+use crate::rpc::driver::{DropRecord, Drops, Result, SCHEMA};
 
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
@@ -27,7 +27,11 @@ impl Inner {
             .since(since)
             .map(|numbered| self.record(numbered, &snapshot))
             .collect();
+        let live = self.networks.live().map(|live| &live.network);
+        let isolated = live.filter(|network| network.port_isolated == Some(true));
         Ok(Drops {
+            schema: SCHEMA,
+            isolated_networks: isolated.map(|network| network.name.clone()).collect(),
             counters: self.datapath.maps.drops().map_err(ApiError::internal)?,
             records,
         })

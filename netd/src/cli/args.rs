@@ -1,17 +1,18 @@
-//! Verbs and their arguments.
+//! Commands and their arguments.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::{Config, ConfigError, FLOWS};
 use crate::settings::{DEFAULT_SOCKET, Settings};
 
-/// Heading of what every verb takes.
-const GLOBAL: &str = "Options of every verb";
+/// Heading of the options that every command takes.
+const GLOBAL: &str = "Global options";
 
-/// Virtual networks for guests, from libvirt's network XML, with an eBPF datapath.
+/// Virtual networks for guests, from libvirt network XML, with an eBPF datapath.
 #[derive(Debug, Parser)]
 #[command(
     name = "netd",
@@ -19,13 +20,16 @@ const GLOBAL: &str = "Options of every verb";
     after_help = "\
 Examples:
   netd run                              start the agent
-  netd net-define default.xml           store a network
+  netd net-define default.xml           define a network
   netd net-start default                start it
-  netd net-list --all                   see every network
-  netd status                           see what is attached where
+  netd net-list --all                   list all networks
+  netd status default                   show its addresses, guests and port forwards
+  netd drops                            show dropped packets and the reasons
 
-The net- verbs are virsh's; virsh itself works, too:
-  virsh -c 'network+unix:///system?socket=/run/netd/netd-sock' net-list --all"
+The net- commands have virsh's names, options and output. virsh itself works, too:
+  virsh -c 'network+unix:///system?socket=/run/netd/netd-sock' net-list --all
+
+Exit status: 0 success; 1 the command failed; 2 wrong usage."
 )]
 pub struct Cli {
     /// The agent's socket
@@ -37,85 +41,93 @@ pub struct Cli {
         help_heading = GLOBAL
     )]
     pub socket: PathBuf,
-    /// Print data alone: no headings, no confirmations
+    /// Suppress headers and confirmation messages
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
-    /// What to do
+    /// The command
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the agent in the foreground
     #[command(after_help = "\
-The agent leaves the networks up when it stops; `netd teardown` removes them.
-NETD_LOG sets what is logged, as in NETD_LOG=debug or NETD_LOG=netd::rpc=trace.
-CONFIG_DIR/netd.toml holds limits and timeouts of connections.
+Networks stay up when the agent stops; `netd teardown` removes them.
+CONFIG_DIR/netd.toml holds limits, timeouts and XDP settings; it is read at startup.
+
+Environment:
+  NETD_LOG      log level or filter, such as debug or netd::rpc=trace (default: info)
+  NETD_DNSMASQ  path of the dnsmasq program, if it is not in PATH
 
 Examples:
   netd run
   netd --socket /tmp/a/sock run --config-dir /tmp/a/etc --state-dir /tmp/a/lib --run-dir /tmp/a/run --bpffs /sys/fs/bpf/a")]
     Run(RunArgs),
-    /// Remove everything an agent with these directories set up (no agent needed)
+    /// Remove everything netd set up on this host (with the agent stopped)
     #[command(after_help = "\
-Stop the agent first. Definitions stay; networks, dnsmasq, programs and maps go.
+Stops all networks: removes bridges, dnsmasq processes, eBPF programs and maps, and restores
+forwarding sysctls. Definitions, leases and settings are kept, unless --purge is given.
 
 Examples:
   netd teardown
+  netd teardown --purge
   netd teardown --run-dir /tmp/a/run --bpffs /sys/fs/bpf/a")]
-    Teardown(Settings),
+    Teardown(TeardownArgs),
 
     /// List networks
     #[command(after_help = "\
 Examples:
   netd net-list                         active networks
-  netd net-list --all                   all of them
-  netd net-list --all --name            names alone, for scripts
-  netd net-list --inactive --autostart  those that should run and do not")]
+  netd net-list --all                   all networks
+  netd net-list --all --name            only names, for scripts
+  netd net-list --inactive --autostart  networks that should run but do not")]
     NetList(ListArgs),
-    /// Show what a network is and does
+    /// Show name, UUID, state and bridge of a network
     #[command(after_help = "\
+`netd status NETWORK` shows addresses, guests and port forwards.
+
 Examples:
   netd net-info default
   netd net-info 92b39e4c-7f4d-4d5e-9f21-7c7d1f5b6a10")]
     NetInfo(NetworkArg),
-    /// Store a network from an XML file, or change a stored one
+    /// Define a network from an XML file, or redefine an existing one
     #[command(after_help = "\
-A network of the same name and UUID is changed; what runs changes at its next start.
+An existing network is redefined if both name and UUID match. A running network keeps its old
+definition until it is next started; `netd reload` applies its metadata immediately.
 
 Examples:
   netd net-define default.xml
   sed s/122/123/ default.xml | netd net-define -")]
     NetDefine(FileArgs),
-    /// Start a network from an XML file without storing it
+    /// Start a transient network from an XML file, without a stored definition
     #[command(after_help = "\
 Examples:
   netd net-create test.xml
   netd net-create - <test.xml")]
     NetCreate(FileArgs),
-    /// Forget a stored network
+    /// Delete a stored definition
     #[command(after_help = "\
-A running one goes on until net-destroy.
+If the network is running, it keeps running until net-destroy.
 
 Examples:
   netd net-undefine default")]
     NetUndefine(NetworkArg),
-    /// Start a stored network
+    /// Start a defined network
     #[command(after_help = "\
 Examples:
-  netd plan default                     see first what it would do
+  netd plan default                     show first what it will do
   netd net-start default")]
     NetStart(NetworkArg),
     /// Stop a network
     #[command(after_help = "\
-Guests keep running; they have their network back after the next net-start.
+Guests keep running, without network. The next net-start connects them again.
 
 Examples:
   netd net-destroy default")]
     NetDestroy(NetworkArg),
-    /// Start a network with the agent, or no longer
+    /// Enable or disable autostart
     #[command(after_help = "\
 Examples:
   netd net-autostart default
@@ -124,23 +136,25 @@ Examples:
     /// Print a network's XML
     #[command(after_help = "\
 Examples:
-  netd net-dumpxml default              as it runs
-  netd net-dumpxml default --inactive   as it will start next time
+  netd net-dumpxml default              the running network
+  netd net-dumpxml default --inactive   the stored definition
   netd net-dumpxml default >backup.xml")]
     NetDumpxml(DumpxmlArgs),
-    /// Edit a stored network's XML in an editor
+    /// Edit a stored definition in an editor
     #[command(after_help = "\
-The editor is $VISUAL, else $EDITOR, else vi. What runs changes at its next start.
+The editor is $VISUAL, else $EDITOR, else vi. Changes are applied when the network is next started;
+`netd reload` applies netd's metadata (port forwards, anti-spoofing, host access) immediately.
 
 Examples:
   netd net-edit default
   EDITOR=nano netd net-edit default")]
     NetEdit(NetworkArg),
-    /// Change an entry of a network's definition, in effect at once where it runs
+    /// Add, change or delete one entry of a network
     #[command(after_help = "\
-Sections are ip-dhcp-host, ip-dhcp-range, forward-interface, portgroup, dns-host, dns-txt and dns-srv;
-commands are add-last (or add), add-first, delete and modify. To delete an entry, so much of it is
-enough that it can be told from others.
+Sections: ip-dhcp-host, ip-dhcp-range, forward-interface, portgroup, dns-host, dns-txt, dns-srv.
+Commands: add-last (or add), add-first, delete, modify. To delete an entry, give enough attributes
+to identify it. A running network is changed immediately. Without --live or --config only the
+running network is changed, and the change is lost when it stops.
 
 Examples:
   netd net-update default add ip-dhcp-host \\
@@ -165,7 +179,7 @@ Examples:
   netd net-name 92b39e4c-7f4d-4d5e-9f21-7c7d1f5b6a10")]
     NetName(NetworkArg),
 
-    /// Publish ports of guests
+    /// Forward ports of this host to guests
     #[command(after_help = "\
 Examples:
   netd forward add default tcp 8080 192.168.122.10:80
@@ -173,50 +187,70 @@ Examples:
   netd forward delete default tcp 8080")]
     #[command(subcommand)]
     Forward(ForwardCommand),
-    /// Read the definitions on disk again, without restarting a network
+    /// Read the stored definitions again, without restarting networks
     #[command(after_help = "\
-Running networks publish, guard and close what their definitions say from then on; the rest of a
-changed definition counts at the next start. SIGHUP to the agent does the same.
+Applies port forwards, anti-spoofing and host access to running networks. All other changes of a
+definition are applied when the network is next started. SIGHUP to the agent does the same.
 
 Examples:
   netd net-define default.xml && netd reload")]
     Reload,
 
-    /// Show what would be done to make the kernel what the definitions ask for
+    /// Show pending changes without applying them
     #[command(after_help = "\
-Nothing is changed. With a network that is not active: what its start would do.
+For an inactive network: a dry run of net-start.
 
 Examples:
   netd plan                             all active networks
   netd plan default                     one network")]
     Plan(PlanArgs),
-    /// Show what is attached where
+    /// Show networks, eBPF programs and drop counters
     #[command(after_help = "\
-Active networks, the programs at each device in the order they run (those of others, too),
-pinned maps, and packets dropped by reason.
+Without NETWORK: packets dropped by reason, active networks with their connections, and the eBPF
+programs at each interface in the order they run, including programs of other software.
+With NETWORK: its addresses, DHCP ranges, leases, guests' ports, port forwards and isolation.
 
 Examples:
   netd status
+  netd status default
+  netd status --maps                    eBPF maps: capacity, path for bpftool
   netd status --json")]
     Status(StatusArgs),
 
-    /// Tell why packets were lost
+    /// Show dropped packets and the reasons
     #[command(after_help = "\
-How many were dropped for which reason, the latest of them with network, device and addresses, and
-what each reason means. In a flood each processor tells of a hundred drops a second and counts the
-others.
+Counters by reason, the latest dropped packets with network, device and addresses, and what each
+reason means. At most 100 drops per second and CPU are listed; the counters include all. Counters are
+kept for the whole host; with NETWORK only listed packets of that network are shown.
 
 Examples:
-  netd drops                            all of them
-  netd drops default                    at the devices of one network
-  netd drops --follow                   as they come, until Ctrl-C
+  netd drops                            all networks
+  netd drops default                    packets of one network
+  netd drops --follow                   print new drops until Ctrl-C
   netd drops --json")]
     Drops(DropsArgs),
 
-    /// Record a change of leases; dnsmasq calls this
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  netd completions bash >/etc/bash_completion.d/netd
+  netd completions zsh >/usr/share/zsh/vendor-completions/_netd
+  netd completions fish >/usr/share/fish/vendor_completions.d/netd.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the man pages netd(8), netd-run(8), … to a directory
+    #[command(hide = true)]
+    Manpages {
+        /// An existing directory
+        directory: PathBuf,
+    },
+
+    /// Record a lease change; called by dnsmasq
     #[command(hide = true, disable_help_flag = true)]
     LeaseHelper {
-        /// What dnsmasq says
+        /// Arguments of dnsmasq's dhcp-script
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -228,8 +262,7 @@ pub struct RunArgs {
     /// Where the agent keeps its files.
     #[command(flatten)]
     pub settings: Settings,
-    /// Connections that are tracked at most, for IPv4 and for IPv6 each; goes before the
-    /// setting in netd.toml
+    /// Maximum tracked connections per address family; overrides netd.toml
     #[arg(long, value_name = "N", value_parser = max_flows())]
     pub max_flows: Option<u32>,
 }
@@ -252,6 +285,17 @@ impl RunArgs {
     }
 }
 
+/// Arguments of `teardown`.
+#[derive(Debug, Args)]
+pub struct TeardownArgs {
+    /// Where the agent keeps its files.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Also delete definitions, autostart links, leases and netd.toml
+    #[arg(long)]
+    pub purge: bool,
+}
+
 /// A network.
 #[derive(Debug, Args)]
 pub struct NetworkArg {
@@ -262,31 +306,31 @@ pub struct NetworkArg {
 /// Arguments of `net-list`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ListArgs {
-    /// Inactive networks alone
+    /// Only inactive networks
     #[arg(long)]
     pub inactive: bool,
     /// Active and inactive networks
     #[arg(long)]
     pub all: bool,
-    /// Networks with a definition
+    /// Only networks with a stored definition
     #[arg(long)]
     pub persistent: bool,
-    /// Networks without a definition
+    /// Only networks without a stored definition
     #[arg(long)]
     pub transient: bool,
-    /// Networks that start with the agent
+    /// Only networks with autostart
     #[arg(long)]
     pub autostart: bool,
-    /// Networks that do not start with the agent
+    /// Only networks without autostart
     #[arg(long)]
     pub no_autostart: bool,
-    /// Print UUIDs alone
+    /// Print only UUIDs
     #[arg(long)]
     pub uuid: bool,
-    /// Print names alone
+    /// Print only names
     #[arg(long)]
     pub name: bool,
-    /// Print a table (as without it)
+    /// Print a table (the default)
     #[arg(long)]
     pub table: bool,
 }
@@ -294,7 +338,7 @@ pub struct ListArgs {
 /// Arguments of `net-define` and `net-create`.
 #[derive(Debug, Args)]
 pub struct FileArgs {
-    /// File with the network's XML; - is standard input
+    /// XML file of the network; - for standard input
     pub file: PathBuf,
     /// Accepted for virsh's sake: every definition is checked in full anyway
     #[arg(long)]
@@ -306,7 +350,7 @@ pub struct FileArgs {
 pub struct AutostartArgs {
     /// Name or UUID of the network
     pub network: String,
-    /// No longer start it with the agent
+    /// Disable autostart
     #[arg(long)]
     pub disable: bool,
 }
@@ -316,7 +360,7 @@ pub struct AutostartArgs {
 pub struct DumpxmlArgs {
     /// Name or UUID of the network
     pub network: String,
-    /// The stored definition instead of what runs
+    /// The stored definition instead of the running network
     #[arg(long)]
     pub inactive: bool,
 }
@@ -335,13 +379,13 @@ pub struct UpdateArgs {
     /// Which <ip> holds the entry, counted from 0
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub parent_index: Option<i32>,
-    /// Change the definition of the next start
+    /// Change the stored definition
     #[arg(long)]
     pub config: bool,
-    /// Change what runs
+    /// Change the running network
     #[arg(long)]
     pub live: bool,
-    /// Change what runs, or the definition where nothing does (the default)
+    /// Change the running network, or the stored definition if it is not running (the default)
     #[arg(long)]
     pub current: bool,
 }
@@ -351,35 +395,37 @@ pub struct UpdateArgs {
 pub struct LeasesArgs {
     /// Name or UUID of the network
     pub network: String,
-    /// Leases of this MAC address alone
+    /// Only leases of this MAC address
     #[arg(long)]
     pub mac: Option<String>,
 }
 
-/// What to do with published ports.
+/// Commands on port forwards.
 #[derive(Debug, Subcommand)]
 pub enum ForwardCommand {
-    /// Publish a port or a range of ports of a guest's
+    /// Forward a port or range of this host to a guest
     #[command(after_help = "\
-What is sent to the port of the host reaches the guest, at once and without a restart. A guest is an
-address or the name of a DHCP host; its port is the host's unless it is named.
+GUEST is an address or the name of a DHCP host, with a port if that differs: `8080 web:80`. For a
+range the port is that of the first one: `9000-9010 web:7000` leads to 7000-7010. Takes effect
+immediately. Without --live or --config a running network is changed until it stops; add both to keep
+the forward.
 
 Examples:
-  netd forward add default tcp 8080 192.168.122.10:80
+  netd forward add default tcp 8080 192.168.122.10:80 --live --config
   netd forward add default udp 6000-6010 web
   netd forward add default tcp 443 [fd00::10]:8443 --dev eth0
   netd forward add default all 192.168.122.10 --address 203.0.113.5
-  netd forward add default tcp 22 web --address 203.0.113.5 --live --config")]
+  netd forward add default tcp 22 web --address 203.0.113.5")]
     Add(ForwardAddArgs),
-    /// List published ports
+    /// List port forwards
     #[command(after_help = "\
 Examples:
-  netd forward list                     of all networks
-  netd forward list default             of one")]
+  netd forward list                     all networks
+  netd forward list default             one network")]
     List(ForwardListArgs),
-    /// Publish a port or a range no longer
+    /// Remove a port forward
     #[command(after_help = "\
-Ports, address and device are named as they were when it was added.
+Give ports, address and device as they were given to `forward add`.
 
 Examples:
   netd forward delete default tcp 8080
@@ -392,16 +438,16 @@ Examples:
 /// Where a port is published, and in which definition of the network.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ScopeArgs {
-    /// At this address of the host alone
+    /// Only at this address of the host
     #[arg(long, value_name = "ADDRESS", conflicts_with = "dev")]
     pub address: Option<std::net::IpAddr>,
-    /// At the addresses of this device alone
+    /// Only at the addresses of this interface, and from outside only through it
     #[arg(long, value_name = "DEVICE")]
     pub dev: Option<String>,
-    /// Change what runs (the default while it runs)
+    /// Change the running network (the default if it is running)
     #[arg(long)]
     pub live: bool,
-    /// Change the definition of the next start (the default while it does not run)
+    /// Change the stored definition (the default if it is not running)
     #[arg(long)]
     pub config: bool,
 }
@@ -411,9 +457,9 @@ pub struct ScopeArgs {
 pub struct ForwardAddArgs {
     /// Name or UUID of the network
     pub network: String,
-    /// tcp, udp, sctp, or all for an address with all that reaches it
+    /// tcp, udp or sctp; or all, to forward a whole address (needs --address)
     pub protocol: String,
-    /// PORT or FIRST-LAST, then GUEST or GUEST:PORT; with `all` the guest alone
+    /// PORT or FIRST-LAST, then GUEST or GUEST:PORT; with `all` only GUEST
     #[arg(required = true, num_args = 1..=2, value_names = ["PORT", "GUEST"])]
     pub what: Vec<String>,
     /// Where.
@@ -435,9 +481,9 @@ pub struct ForwardDeleteArgs {
     pub network: String,
     /// tcp, udp, sctp or all
     pub protocol: String,
-    /// PORT or FIRST-LAST; none for a whole address
+    /// PORT or FIRST-LAST; omit for a whole address
     pub port: Option<String>,
-    /// The guest, without its port; needed where an IPv4 and an IPv6 guest have the port
+    /// The guest, without its port; needed if the port is forwarded to an IPv4 and an IPv6 guest
     pub guest: Option<String>,
     /// Where.
     #[command(flatten)]
@@ -456,10 +502,10 @@ pub struct PlanArgs {
 pub struct DropsArgs {
     /// Name or UUID of the network
     pub network: Option<String>,
-    /// Print new ones as they come
+    /// Print new drops as they happen
     #[arg(long)]
     pub follow: bool,
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long, conflicts_with = "follow")]
     pub json: bool,
 }
@@ -467,7 +513,13 @@ pub struct DropsArgs {
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Print JSON, for programs
+    /// Name or UUID of the network
+    #[arg(conflicts_with_all = ["json", "maps"])]
+    pub network: Option<String>,
+    /// List the eBPF maps with capacity and path
+    #[arg(long, conflicts_with = "json")]
+    pub maps: bool,
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -484,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn every_verb_shows_examples() {
+    fn every_command_shows_examples() {
         let cli = Cli::command();
         let nested = cli
             .get_subcommands()
@@ -500,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn max_flows_goes_before_the_file() {
+    fn max_flows_overrides_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let config_dir = dir.path().to_str().unwrap();
         let run = |more: &[&str]| {

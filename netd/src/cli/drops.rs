@@ -1,4 +1,4 @@
-//! `netd drops`: why packets were lost.
+//! `netd drops`: dropped packets and the reasons.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +15,9 @@ use crate::rpc::driver::{DropRecord, Drops};
 
 /// How often `--follow` asks.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// How many records the agent keeps.
+const RECORDS: usize = crate::datapath::events::KEPT;
 
 pub(super) async fn drops(
     client: &mut Client,
@@ -51,7 +54,7 @@ pub(super) async fn drops(
         output.data(format!("{json}\n"));
         return Ok(());
     }
-    print(&all, output);
+    print(&all, network.as_deref(), output);
     Ok(())
 }
 
@@ -74,12 +77,36 @@ fn line(record: &DropRecord) -> String {
     )
 }
 
-fn print(drops: &Drops, output: &mut Output) {
-    if drops.counters.is_empty() {
-        output.extra("No packet was dropped.\n");
-        return;
+/// Counters are the whole host's: of one network there are packets only.
+fn print(drops: &Drops, network: Option<&str>, output: &mut Output) {
+    match network {
+        None if drops.counters.is_empty() => output.extra("No packet was dropped.\n"),
+        None => counters(drops, output),
+        Some(network) if drops.records.is_empty() => output.extra(format!(
+            "No drop of network {network} among the latest {RECORDS}. Counters are kept for the \
+             whole host: netd drops\n"
+        )),
+        Some(_) => {}
     }
-    let mut table = Table::new(&["Dropped because", "Packets", "Bytes"]);
+    if !drops.records.is_empty() {
+        if network.is_none() {
+            output.extra("\n");
+        }
+        records(drops, output);
+    }
+    reasons(drops, network, output);
+    for isolated in &drops.isolated_networks {
+        if network.is_none_or(|network| network == isolated) {
+            output.extra(format!(
+                "\nNetwork {isolated} isolates its guests: what they send each other is dropped by \
+                 the kernel's bridge and is not counted here.\n"
+            ));
+        }
+    }
+}
+
+fn counters(drops: &Drops, output: &mut Output) {
+    let mut table = Table::new(&["Reason", "Packets", "Bytes"]);
     for counter in &drops.counters {
         table.row(&[
             counter.reason.clone(),
@@ -88,47 +115,57 @@ fn print(drops: &Drops, output: &mut Output) {
         ]);
     }
     table.print(output);
-    if !drops.records.is_empty() {
-        output.extra("\n");
-        let mut table = Table::new(&[
-            "Time", "Network", "Device", "Reason", "Packet", "From", "To",
+}
+
+fn records(drops: &Drops, output: &mut Output) {
+    let mut table = Table::new(&[
+        "Time", "Network", "Device", "Reason", "Packet", "From", "To",
+    ]);
+    for record in &drops.records {
+        table.row(&[
+            time(record),
+            record.network.clone().unwrap_or_else(|| "-".to_owned()),
+            record.device.clone(),
+            record.reason.clone(),
+            record.protocol.clone(),
+            or_dash(&record.source),
+            or_dash(&record.destination),
         ]);
-        for record in &drops.records {
-            table.row(&[
-                time(record),
-                record.network.clone().unwrap_or_else(|| "-".to_owned()),
-                record.device.clone(),
-                record.reason.clone(),
-                record.protocol.clone(),
-                or_dash(&record.source),
-                or_dash(&record.destination),
-            ]);
-        }
-        table.print(output);
-        let suppressed: u64 = drops.records.iter().map(|r| u64::from(r.suppressed)).sum();
-        if suppressed > 0 {
-            output.extra(format!(
-                "\n{suppressed} more were counted and not written down.\n"
-            ));
-        }
     }
-    output.extra("\n");
-    let reasons: BTreeMap<&str, &str> = drops
-        .counters
-        .iter()
-        .map(|counter| (counter.reason.as_str(), counter.explanation.as_str()))
+    table.print(output);
+    let suppressed: u64 = drops.records.iter().map(|r| u64::from(r.suppressed)).sum();
+    if suppressed > 0 {
+        output.extra(format!(
+            "\n{suppressed} more were counted and not listed.\n"
+        ));
+    }
+}
+
+/// What the reasons that were shown mean.
+fn reasons(drops: &Drops, network: Option<&str>, output: &mut Output) {
+    let counted = drops.counters.iter();
+    let counted = counted.map(|c| (c.reason.as_str(), c.explanation.as_str()));
+    let listed = drops.records.iter();
+    let listed = listed.map(|r| (r.reason.as_str(), r.explanation.as_str()));
+    let reasons: BTreeMap<&str, &str> = counted
+        .filter(|_| network.is_none())
+        .chain(listed)
         .collect();
+    if !reasons.is_empty() {
+        output.extra("\n");
+    }
     for (reason, explanation) in reasons {
         output.extra(format!("{reason}: {explanation}\n"));
     }
 }
 
+/// With date and zone: it is compared with the logs of other machines.
 fn time(record: &DropRecord) -> String {
     Timestamp::from_microsecond(record.time).map_or_else(
         |_| "?".to_owned(),
         |time| {
             let time = time.to_zoned(TimeZone::system());
-            time.strftime("%H:%M:%S%.3f").to_string()
+            time.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
         },
     )
 }
@@ -164,7 +201,9 @@ mod tests {
         let told = " default vnet0 tcp 10.0.0.5:4000 -> 192.0.2.1:80: isolated: it is (3 more were \
                     not shown)\n";
         assert!(text.ends_with(told), "{text}");
-        let drops = Drops {
+        let mut drops = Drops {
+            schema: 1,
+            isolated_networks: vec!["lab".to_owned()],
             counters: vec![DropStatus {
                 reason: "isolated".to_owned(),
                 explanation: "it is".to_owned(),
@@ -174,14 +213,25 @@ mod tests {
             records: vec![record()],
         };
         let mut output = Output::new(false);
-        print(&drops, &mut output);
+        print(&drops, None, &mut output);
         for words in [
-            "isolated          4         240",
+            "isolated   4         240",
             "10.0.0.5:4000   192.0.2.1:80",
             "3 more were counted",
             "isolated: it is",
+            "Network lab isolates its guests",
         ] {
             assert!(output.text().contains(words), "{words}: {}", output.text());
         }
+        // Of one network the records alone: counters are the host's.
+        drops.records.clear();
+        let mut output = Output::new(false);
+        print(&drops, Some("default"), &mut output);
+        assert!(
+            output.text().starts_with("No drop of network default"),
+            "{}",
+            output.text()
+        );
+        assert!(!output.text().contains("lab"), "{}", output.text());
     }
 }

@@ -53,6 +53,7 @@ pub(super) async fn edit(
                             "Network {} XML configuration edited.\n",
                             network.name
                         ));
+                        hint(client, output, &network).await;
                         return Ok(());
                     }
                     Err(error) => Failure::new("Failed to define the edited network", &error),
@@ -65,6 +66,17 @@ pub(super) async fn edit(
         if again == Again::GiveUp {
             return Err(keep(file, problem));
         }
+    }
+}
+
+/// Says when the change takes effect, to people: programs get what virsh prints.
+async fn hint(client: &mut Client, output: &mut Output, network: &NetworkRef) {
+    // A question that fails costs a hint; the definition is stored.
+    if std::io::stdout().is_terminal() && client.is_active(network).await.unwrap_or(false) {
+        output.extra(
+            "Applied when the network is next started; `netd reload` applies port forwards, \
+             anti-spoofing and host access now.\n",
+        );
     }
 }
 

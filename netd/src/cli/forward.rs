@@ -19,13 +19,13 @@ pub(super) async fn add(client: &mut Client, output: &mut Output, args: &Forward
         [guest] if protocol == ForwardProtocol::All => (None, guest),
         [ports, guest] if protocol != ForwardProtocol::All => (Some(parse_ports(ports)?), guest),
         _ if protocol == ForwardProtocol::All => {
-            return Err("With protocol 'all' the guest alone is named: no ports.".into());
+            return Err("With protocol 'all' only the guest is given: no ports.".into());
         }
-        _ => return Err("A port and a guest are needed, as in 8080 192.168.122.10:80.".into()),
+        _ => return Err("A port and a guest are needed, such as 8080 192.168.122.10:80.".into()),
     };
     let (guest, to) = parse_guest(guest)?;
     if ports.is_none() && to.is_some() {
-        return Err("With protocol 'all' ports stay what they are.".into());
+        return Err("With protocol 'all' the guest has no port: ports are not changed.".into());
     }
     let ranges = ports.map(|(start, end)| ForwardRange {
         start,
@@ -41,19 +41,21 @@ pub(super) async fn add(client: &mut Client, output: &mut Output, args: &Forward
         ranges: ranges.into_iter().collect(),
     };
     let text = forward.to_string();
-    let (network, changed) = change(
-        client,
-        &args.network,
-        &args.scope,
-        ForwardAction::Add(forward),
-    )
-    .await?;
+    let action = ForwardAction::Add(forward.clone());
+    let (network, changed) = match change(client, &args.network, &args.scope, action).await {
+        Ok(changed) => changed,
+        Err(failure) => return Err(explain(client, &args.network, &forward, failure).await),
+    };
     for warning in &changed.warnings {
         eprintln!("warning: {warning}");
     }
     output.extra(format!(
         "Network {network} publishes {text}{}\n",
-        where_to(changed.affect)
+        match (changed.affect.live, changed.affect.config) {
+            (true, true) => "",
+            (true, false) => " until it stops; add --config to keep it",
+            _ => " when it is next started",
+        }
     ));
     Ok(())
 }
@@ -82,8 +84,14 @@ pub(super) async fn delete(
         .as_deref()
         .map_or_else(String::new, |port| format!(" {port}"));
     output.extra(format!(
-        "Network {network} no longer publishes {protocol}{port}{}\n",
-        where_to(changed.affect)
+        "Network {network}: removed {protocol}{port} from {}\n",
+        match (changed.affect.live, changed.affect.config) {
+            (true, true) => "the running network and the definition",
+            (true, false) =>
+                "the running network only; if the definition has it, it is back at the next start \
+                 (add --config)",
+            _ => "the definition; a running network keeps it until it stops (add --live)",
+        }
     ));
     Ok(())
 }
@@ -112,12 +120,47 @@ async fn change(
     Ok((network, changed))
 }
 
-fn where_to(affect: Affect) -> &'static str {
-    match (affect.live, affect.config) {
-        (true, true) => ", now and after its next start",
-        (true, false) => ", until it is stopped; --config keeps it",
-        _ => " from its next start on",
+/// Names the forward that is in the way of a new one.
+async fn explain(
+    client: &mut Client,
+    network: &str,
+    new: &PortForward,
+    failure: Failure,
+) -> Failure {
+    let Ok(found) = find(client, network).await else {
+        return failure;
+    };
+    // A question that fails leaves the agent's own message.
+    let Ok(networks) = client.forwards(Some(&found.name)).await else {
+        return failure;
+    };
+    let all = networks
+        .iter()
+        .flat_map(|network| [&network.live, &network.config])
+        .flatten()
+        .flatten();
+    match all.clone().find_map(|old| taken(old, new)) {
+        Some(sentence) => failure.and(sentence),
+        None => failure,
     }
+}
+
+/// What a forward has of the ports that a new one asks for.
+fn taken(old: &PortForward, new: &PortForward) -> Option<String> {
+    if old.protocol != new.protocol || old.scope() != new.scope() {
+        return None;
+    }
+    let asked = new.ranges.first()?;
+    let range = old
+        .ranges
+        .iter()
+        .find(|range| !range.exclude && range.start <= asked.end && asked.start <= range.end)?;
+    Some(format!(
+        "{} {range} is already forwarded to {} (port {}); remove that forward first",
+        old.protocol,
+        old.guest,
+        range.target()
+    ))
 }
 
 pub(super) async fn list(
@@ -300,6 +343,35 @@ mod tests {
         assert_eq!(parse_ports("9000-9010").unwrap(), (9000, 9010));
         for bad in ["", "0", "9-8", "65536", "80-", "-80", "80,81"] {
             parse_ports(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_forward_in_the_way_is_named() {
+        let forward = |start, end, to, dev: Option<&str>| PortForward {
+            protocol: ForwardProtocol::Tcp,
+            address: None,
+            dev: dev.map(str::to_owned),
+            guest: "10.0.0.5".to_owned().into(),
+            ranges: vec![ForwardRange {
+                start,
+                end,
+                to,
+                exclude: false,
+            }],
+        };
+        let old = forward(8080, 8089, Some(80), None);
+        assert_eq!(
+            taken(&old, &forward(8085, 8085, None, None)).as_deref(),
+            Some(
+                "tcp 8080-8089 is already forwarded to 10.0.0.5 (port 80); remove that forward first"
+            )
+        );
+        for free in [
+            forward(8090, 8090, None, None),
+            forward(8085, 8085, None, Some("eth0")),
+        ] {
+            assert_eq!(taken(&old, &free), None);
         }
     }
 

@@ -1,16 +1,20 @@
-//! The command line: virsh's verbs and tables, `run`, and what only netd has.
+//! The command line: virsh's commands and tables, `run`, and what only netd has.
 //!
-//! Every verb but `run`, `teardown` and `lease-helper` is a client of the agent's socket.
+//! Every command but `run`, `teardown` and those about the command line itself is a client of the
+//! agent's socket.
 
 mod args;
+mod details;
 mod drops;
 mod edit;
 mod forward;
 mod logging;
 mod networks;
 mod output;
+mod shell;
 mod status;
 mod table;
+mod teardown;
 mod update;
 
 use std::ffi::OsString;
@@ -21,7 +25,6 @@ use clap::Parser;
 
 use crate::dnsmasq;
 use crate::rpc::Client;
-use crate::settings::Settings;
 use args::ForwardCommand;
 
 pub use args::{Cli, Command, RunArgs};
@@ -42,7 +45,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Command::Run(args) => run_agent(args, cli.socket),
-        Command::Teardown(settings) => teardown(settings),
+        Command::Teardown(args) => teardown(args),
+        Command::Completions { shell } => ended(shell::completions(shell)),
+        Command::Manpages { directory } => ended(shell::manpages(&directory)),
         Command::LeaseHelper { args } => lease_helper(&args),
         command => client(&cli.socket, cli.quiet, command),
     }
@@ -64,12 +69,12 @@ fn run_agent(args: RunArgs, socket: std::path::PathBuf) -> ExitCode {
     })
 }
 
-fn teardown(settings: Settings) -> ExitCode {
+fn teardown(args: args::TeardownArgs) -> ExitCode {
     logging::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
-    finish(runtime, crate::agent::teardown(settings))
+    finish(runtime, teardown::teardown(args))
 }
 
 fn finish(
@@ -80,6 +85,10 @@ fn finish(
         Ok(runtime) => runtime.block_on(work),
         Err(error) => Err(anyhow::Error::new(error).context("cannot start the async runtime")),
     };
+    ended(result)
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -126,7 +135,7 @@ fn client(socket: &Path, quiet: bool, command: Command) -> ExitCode {
     })
 }
 
-/// Runs one verb against an agent.
+/// Runs one command against an agent.
 pub async fn execute(
     client: &mut Client,
     output: &mut Output,
@@ -156,8 +165,10 @@ pub async fn execute(
         Command::Drops(args) => drops::drops(client, output, &args).await,
         Command::Plan(args) => status::plan(client, output, &args).await,
         Command::Status(args) => status::status(client, output, &args).await,
-        Command::Run(_) | Command::Teardown(_) | Command::LeaseHelper { .. } => {
-            Err(Failure::from("this verb does not ask an agent"))
-        }
+        Command::Run(_)
+        | Command::Teardown(_)
+        | Command::Completions { .. }
+        | Command::Manpages { .. }
+        | Command::LeaseHelper { .. } => Err(Failure::from("this command asks no agent")),
     }
 }

@@ -1,11 +1,12 @@
 //! What only netd has: the plan and the status.
 
 use crate::cli::args::{PlanArgs, StatusArgs};
+use crate::cli::details::details;
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
 use crate::cli::table::Table;
 use crate::rpc::Client;
-use crate::rpc::driver::Status;
+use crate::rpc::driver::{HookStatus, Status};
 
 pub(super) async fn plan(
     client: &mut Client,
@@ -40,34 +41,73 @@ pub(super) async fn status(
         output.data(format!("{json}\n"));
         return Ok(());
     }
-    print(&client.status().await.map_err(failed)?, output);
+    if let Some(network) = &args.network {
+        return details(client, output, network).await;
+    }
+    let status = client.status().await.map_err(failed)?;
+    if args.maps {
+        print_maps(&status, output);
+    } else {
+        print(&status, output);
+    }
     Ok(())
 }
 
 fn print(status: &Status, output: &mut Output) {
-    let Status {
-        version,
-        networks,
-        hooks,
-        maps,
-        drops,
-    } = status;
-    output.extra(format!("netd {version}\n\n"));
+    output.extra(format!("netd {}\n\n", status.version));
+    print_drops(status, output);
+    output.extra("\n");
+    print_networks(status, output);
+    output.extra("\n");
+    print_programs(&status.hooks, output);
+}
 
-    let mut table = Table::new(&["Network", "Mode", "Bridge", "dnsmasq", "Ports"]);
+fn print_drops(status: &Status, output: &mut Output) {
+    if status.drops.is_empty() {
+        output.extra("No packet was dropped.\n");
+        return;
+    }
+    let mut table = Table::new(&["Dropped because", "Packets", "Bytes", "Meaning"]);
+    for drop in &status.drops {
+        table.row(&[
+            drop.reason.clone(),
+            drop.packets.to_string(),
+            drop.bytes.to_string(),
+            drop.explanation.clone(),
+        ]);
+    }
+    table.print(output);
+}
+
+fn print_networks(status: &Status, output: &mut Output) {
+    let mut table = Table::new(&[
+        "Network", "Mode", "Bridge", "dnsmasq", "IPv4", "IPv6", "Ports",
+    ]);
+    let mut networks: Vec<_> = status.networks.iter().collect();
+    networks.sort_by(|a, b| a.name.cmp(&b.name));
+    let (mut flows_ipv4, mut flows_ipv6) = (0, 0);
     for network in networks {
+        flows_ipv4 += u64::from(network.flows_ipv4);
+        flows_ipv6 += u64::from(network.flows_ipv6);
         let dnsmasq = network.dnsmasq.map(|pid| format!("pid {pid}"));
         table.row(&[
             network.name.clone(),
             network.mode.clone(),
             network.bridge.clone(),
             dnsmasq.unwrap_or_else(|| "-".to_owned()),
+            network.flows_ipv4.to_string(),
+            network.flows_ipv6.to_string(),
             or_dash(network.ports.join(" ")),
         ]);
     }
     table.print(output);
-    output.extra("\n");
+    let max = status.max_flows;
+    output.extra(format!(
+        "\nTracked connections: IPv4 {flows_ipv4} of {max}, IPv6 {flows_ipv6} of {max}\n"
+    ));
+}
 
+fn print_programs(hooks: &[HookStatus], output: &mut Output) {
     let mut table = Table::new(&["Device", "Index", "Hook", "Order", "Program", "Id", "Owner"]);
     for hook in hooks {
         for (number, program) in hook.programs.iter().enumerate() {
@@ -83,30 +123,15 @@ fn print(status: &Status, output: &mut Output) {
         }
     }
     table.print(output);
-    output.extra("\n");
+}
 
+fn print_maps(status: &Status, output: &mut Output) {
     let mut table = Table::new(&["Map", "Capacity", "Pinned at"]);
-    for map in maps {
+    for map in &status.maps {
         table.row(&[
             map.name.clone(),
             map.max_entries.to_string(),
             map.path.clone(),
-        ]);
-    }
-    table.print(output);
-    output.extra("\n");
-
-    if drops.is_empty() {
-        output.extra("No packet was dropped.\n");
-        return;
-    }
-    let mut table = Table::new(&["Dropped because", "Packets", "Bytes", "Meaning"]);
-    for drop in drops {
-        table.row(&[
-            drop.reason.clone(),
-            drop.packets.to_string(),
-            drop.bytes.to_string(),
-            drop.explanation.clone(),
         ]);
     }
     table.print(output);
@@ -133,13 +158,17 @@ mod tests {
             ours,
         };
         let status = Status {
+            schema: 1,
             version: "1.2.3".into(),
+            max_flows: 1000,
             networks: vec![NetworkStatus {
                 name: "default".into(),
                 mode: "nat".into(),
                 bridge: "virbr0".into(),
                 ports: vec!["vnet0".into(), "vnet1".into()],
                 dnsmasq: None,
+                flows_ipv4: 12,
+                flows_ipv6: 0,
             }],
             hooks: vec![HookStatus {
                 device: "eth0".into(),
@@ -166,18 +195,18 @@ mod tests {
         print(&status, &mut output);
         assert_eq!(
             output.text(),
-            " default   nat   virbr0   -   vnet0 vnet1\n \
+            " spoof   3   180   a source that is not the guest's\n \
+             default   nat   virbr0   -   12   0   vnet0 vnet1\n \
              eth0   2   tcx ingress   1   other            7   foreign\n \
-             eth0   2   tcx ingress   2   uplink_ingress   5   netd\n \
-             flows4   65536   /sys/fs/bpf/netd/flows4\n \
-             spoof   3   180   a source that is not the guest's\n"
+             eth0   2   tcx ingress   2   uplink_ingress   5   netd\n"
         );
         let mut output = Output::new(false);
         print(&status, &mut output);
-        assert!(
-            output
-                .text()
-                .starts_with("netd 1.2.3\n\n Network   Mode   Bridge   dnsmasq")
-        );
+        let text = output.text();
+        assert!(text.starts_with("netd 1.2.3\n\n Dropped because"), "{text}");
+        assert!(text.contains("IPv4 12 of 1000, IPv6 0 of 1000"), "{text}");
+        let mut output = Output::new(true);
+        print_maps(&status, &mut output);
+        assert_eq!(output.text(), " flows4   65536   /sys/fs/bpf/netd/flows4\n");
     }
 }

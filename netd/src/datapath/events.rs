@@ -12,7 +12,7 @@ use super::Result;
 use super::maps::take;
 
 /// Records that are kept.
-const KEPT: usize = 1024;
+pub const KEPT: usize = 1024;
 
 /// A record with its number: they are counted from the agent's start on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -236,6 +236,17 @@ impl Maps {
         Ok(())
     }
 
+    /// How many flows each network has, by the ifindex of its bridge.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn usage(&self) -> Result<BTreeMap<u32, Usage>> {
+        let entries = self.usage.iter();
+        entries
+            .map(|entry| entry.map_err(error("read", "usage")))
+            .collect()
+    }
+
     fn close_usage(&mut self, wanted: &Records) -> Result<()> {
         let mut gone = Vec::new();
         for bridge in self.usage.keys() {

@@ -47,11 +47,19 @@ pub struct Lease {
     pub client_id: Option<String>,
 }
 
-/// Answer of `netd status`.
+/// Version of the JSON that `netd status --json` and `netd drops --json` print. It is raised when a
+/// field is renamed, removed or changes its meaning, and not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// Answer of `netd status`. Its fields are documented in docs/reference/json.md.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
     /// Version of the running agent.
     pub version: String,
+    /// Connections of each address family that there is room for.
+    pub max_flows: u32,
     /// Active networks.
     pub networks: Vec<NetworkStatus>,
     /// Every hook of every device, with all its programs.
@@ -75,6 +83,10 @@ pub struct NetworkStatus {
     pub ports: Vec<String>,
     /// Process number of its dnsmasq, when one runs.
     pub dnsmasq: Option<u32>,
+    /// Tracked IPv4 connections.
+    pub flows_ipv4: u32,
+    /// Tracked IPv6 connections.
+    pub flows_ipv6: u32,
 }
 
 /// Programs at one hook of one device in [`Status`], in the order they run.
@@ -220,10 +232,15 @@ pub struct Reloaded {
     pub failed: Vec<String>,
 }
 
-/// Answer of `netd drops`.
+/// Answer of `netd drops`. Its fields are documented in docs/reference/json.md.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drops {
-    /// Drops since the datapath was loaded, reasons that never occurred left out.
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Active networks with `<port isolated="yes"/>`: the kernel's bridge drops what their guests
+    /// send each other, and nobody counts it.
+    pub isolated_networks: Vec<String>,
+    /// Drops on the whole host since the datapath was loaded, reasons that never occurred left out.
     pub counters: Vec<DropStatus>,
     /// The latest ones, in their order.
     pub records: Vec<DropRecord>,

@@ -383,6 +383,7 @@ impl Driver for Fake {
                 reason: "isolated".to_owned(),
                 ..DropRecord::default()
             }],
+            ..Drops::default()
         })
     }
 

@@ -1,0 +1,151 @@
+//! `netd status NETWORK`: what one network has, and who uses it.
+
+use crate::cli::networks::find;
+use crate::cli::output::{Failure, Output};
+use crate::model::{self, ForwardMode, Network};
+use crate::rpc::Client;
+use crate::rpc::driver::{NetworkForwards, NetworkStatus};
+
+pub(super) async fn details(
+    client: &mut Client,
+    output: &mut Output,
+    network: &str,
+) -> Result<(), Failure> {
+    let found = find(client, network).await?;
+    let failed = |error| Failure::new(format!("Failed to get the status of {network}"), &error);
+    let active = client.is_active(&found).await.map_err(failed)?;
+    let xml = client.xml(&found, !active).await.map_err(failed)?;
+    let definition = model::parse(&xml)
+        .map_err(|error| Failure::from(format!("cannot read the definition: {error}")))?;
+    let status = client.status().await.map_err(failed)?;
+    let mut facts = Facts {
+        running: status.networks.into_iter().find(|n| n.name == found.name),
+        ..Facts::default()
+    };
+    if active {
+        facts.leases = client.leases(&found, None).await.map_err(failed)?.len();
+    }
+    let forwards = client.forwards(Some(&found.name)).await.map_err(failed)?;
+    facts.forwards = forwards.into_iter().find(|n| n.network == found.name);
+    for (label, value) in lines(&definition, &facts) {
+        output.data(format!("{:<13} {value}\n", format!("{label}:")));
+    }
+    Ok(())
+}
+
+/// What is not in the definition.
+#[derive(Default)]
+struct Facts {
+    running: Option<NetworkStatus>,
+    leases: usize,
+    forwards: Option<NetworkForwards>,
+}
+
+/// Labels and values, in the order they are printed.
+fn lines(network: &Network, facts: &Facts) -> Vec<(&'static str, String)> {
+    let running = facts.running.as_ref();
+    let mode = match network.mode() {
+        ForwardMode::None => "isolated".to_owned(),
+        mode => mode.to_string(),
+    };
+    let mut lines = vec![
+        ("Name", network.name.clone()),
+        (
+            "State",
+            if running.is_some() {
+                "active"
+            } else {
+                "inactive"
+            }
+            .to_owned(),
+        ),
+        ("Mode", mode),
+    ];
+    if let Some(forward) = &network.forward
+        && !forward.interfaces.is_empty()
+    {
+        lines.push(("Uplink only", forward.interfaces.join(" ")));
+    }
+    if let Some(bridge) = &network.bridge.name {
+        lines.push(("Bridge", bridge.clone()));
+    }
+    for ip in &network.ips {
+        lines.push(("Address", format!("{}/{}", ip.address, ip.prefix_len())));
+        for range in &ip.dhcp.ranges {
+            lines.push(("DHCP range", format!("{} to {}", range.start, range.end)));
+        }
+    }
+    let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+    lines.push(("Isolated", yes_no(network.port_isolated == Some(true))));
+    if let Some(forwards) = &facts.forwards {
+        let of = forwards.live.as_ref().or(forwards.config.as_ref());
+        for forward in of.into_iter().flatten() {
+            lines.push(("Forward", forward.to_string()));
+        }
+    }
+    if let Some(running) = running {
+        let dnsmasq = running.dnsmasq.map(|pid| format!("pid {pid}"));
+        lines.push((
+            "dnsmasq",
+            dnsmasq.unwrap_or_else(|| "not running".to_owned()),
+        ));
+        lines.push(("DHCP leases", facts.leases.to_string()));
+        let ports = running.ports.join(" ");
+        lines.push((
+            "Guest ports",
+            if ports.is_empty() {
+                "none".to_owned()
+            } else {
+                ports
+            },
+        ));
+        let (v4, v6) = (running.flows_ipv4, running.flows_ipv6);
+        lines.push(("Connections", format!("{v4} IPv4, {v6} IPv6")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_shown_with_what_it_has() {
+        let network = model::parse(
+            "<network><name>lab</name><bridge name='virbr7'/><port isolated='yes'/>\
+             <forward mode='nat' dev='eth0'/><ip address='10.7.0.1' prefix='24'><dhcp>\
+             <range start='10.7.0.100' end='10.7.0.200'/></dhcp></ip></network>",
+        )
+        .unwrap();
+        let shown = |facts: &Facts| -> String {
+            let lines = lines(&network, facts);
+            lines
+                .iter()
+                .map(|(label, value)| format!("{label}={value};"))
+                .collect()
+        };
+        let defined = "Mode=nat;Uplink only=eth0;Bridge=virbr7;Address=10.7.0.1/24;\
+                       DHCP range=10.7.0.100 to 10.7.0.200;Isolated=yes;";
+        assert_eq!(
+            shown(&Facts::default()),
+            format!("Name=lab;State=inactive;{defined}")
+        );
+        let facts = Facts {
+            running: Some(NetworkStatus {
+                dnsmasq: Some(7),
+                ports: vec!["vnet0".into(), "vnet1".into()],
+                flows_ipv4: 3,
+                ..NetworkStatus::default()
+            }),
+            leases: 2,
+            forwards: None,
+        };
+        assert_eq!(
+            shown(&facts),
+            format!(
+                "Name=lab;State=active;{defined}dnsmasq=pid 7;DHCP leases=2;\
+                 Guest ports=vnet0 vnet1;Connections=3 IPv4, 0 IPv6;"
+            )
+        );
+    }
+}
