@@ -60,7 +60,6 @@ pub fn network_xml(data: &[u8]) {
         );
     }
     if defined.is_ok() && started.is_ok() {
-        network.extensions().expect("checked");
         files(&network);
     }
 }

@@ -56,8 +56,7 @@ impl Inner {
 
 /// Does a forward of the network go by a name, or are its ports guarded?
 pub(super) fn follows_leases(network: &Network) -> bool {
-    let extensions = network.extensions().unwrap_or_default();
-    let mut forwards = extensions.forwards.iter();
-    extensions.antispoof.is_some()
+    let mut forwards = network.netd.forwards().iter();
+    network.netd.antispoof.is_some()
         || forwards.any(|forward| matches!(forward.guest, ForwardGuest::Host(_)))
 }

@@ -9,10 +9,9 @@ use super::reconcile::Failure;
 use crate::datapath::ports::Ports;
 use crate::dnsmasq::Running;
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{self, ForwardProtocol, ForwardRange, MetadataElement, Network, PortForward};
+use crate::model::{self, ForwardAction, MetadataElement, Network};
 use crate::rpc::driver::{
-    Affect, Changed, ForwardAction, ForwardChange, Metadata, NetworkForwards, NewMetadata,
-    Published, Result,
+    Affect, Changed, ForwardChange, Metadata, NetworkForwards, NewMetadata, Result,
 };
 use crate::{state, store};
 
@@ -140,8 +139,7 @@ impl Inner {
         if let Some(conflict) = state::conflict(network, &active) {
             return Err(failed(conflict.to_string()));
         }
-        let extensions = network.extensions()?;
-        let forwards = &extensions.forwards;
+        let forwards = network.netd.forwards();
         if forwards.is_empty() {
             return Ok(());
         }
@@ -170,14 +168,13 @@ impl Inner {
         let Some(network) = live.map(|live| &live.network) else {
             return;
         };
-        // A definition whose metadata cannot be read is never started.
-        let said = |network: &Network| network.extensions().unwrap_or_default();
-        let (now, before) = (said(network), before.map(said).unwrap_or_default());
-        if now.forwards == before.forwards {
+        let now = network.netd.forwards();
+        let before = before.map_or(&[][..], |before| before.netd.forwards());
+        if now == before {
             return;
         }
         let own = self.dnsmasq_pids();
-        for warning in listeners::warnings(&now.forwards, &before.forwards, &own) {
+        for warning in listeners::warnings(now, before, &own) {
             tracing::warn!(network = network.name, "{warning}");
         }
     }
@@ -196,7 +193,7 @@ impl Inner {
         let uuid = self.uuid_of(&change.network)?;
         let affect = self
             .change(uuid, change.affect, |network| {
-                kept(act(network, &change.action)?)
+                kept(network.with_forwards_changed(&change.action)?)
             })
             .await?;
         let warnings = match &change.action {
@@ -215,14 +212,14 @@ impl Inner {
         let entries = entries.filter(|(uuid, _)| wanted.is_none_or(|wanted| wanted == **uuid));
         let mut all = Vec::new();
         for (_, entry) in entries {
-            let of = |network: &Network| Ok::<_, ApiError>(network.extensions()?.forwards.clone());
+            let of = |network: &Network| network.netd.forwards().to_vec();
             let Some(network) = entry.network() else {
                 continue;
             };
             all.push(NetworkForwards {
                 network: network.name.clone(),
-                live: entry.live.as_ref().map(|l| of(&l.network)).transpose()?,
-                config: entry.config.as_ref().map(of).transpose()?,
+                live: entry.live.as_ref().map(|l| of(&l.network)),
+                config: entry.config.as_ref().map(of),
             });
         }
         all.sort_by(|a, b| a.network.cmp(&b.network));
@@ -284,107 +281,6 @@ fn as_read_again(network: &Network) -> Result<Network> {
     })
 }
 
-/// The network with a change of its forwards.
-fn act(network: &Network, action: &ForwardAction) -> Result<Network> {
-    let mut forwards = network.extensions()?.forwards.clone();
-    match action {
-        ForwardAction::Add(new) => add(&mut forwards, new),
-        ForwardAction::Delete(published) => delete(&mut forwards, published).map_err(|detail| {
-            ApiError::new(
-                ErrorCode::OperationInvalid,
-                format!("network '{}' {detail}", network.name),
-            )
-        })?,
-    }
-    let mut network = network.clone();
-    network.set_forwards(forwards)?;
-    Ok(network)
-}
-
-/// A forward to where another one leads is one more range of that.
-fn add(forwards: &mut Vec<PortForward>, new: &PortForward) {
-    let twin = forwards.iter_mut().find(|forward| {
-        !forward.ranges.is_empty()
-            && !new.ranges.is_empty()
-            && forward.protocol == new.protocol
-            && forward.scope() == new.scope()
-            && forward.guest == new.guest
-    });
-    match twin {
-        Some(forward) => forward.ranges.extend(&new.ranges),
-        None => forwards.push(new.clone()),
-    }
-}
-
-/// Take a range away, and its forward with the last one. The error, also where more than one forward
-/// is meant, is what follows the network's name.
-fn delete(
-    forwards: &mut Vec<PortForward>,
-    published: &Published,
-) -> std::result::Result<(), String> {
-    let Published {
-        protocol,
-        address,
-        dev,
-        ports,
-        guest,
-    } = published;
-    let is_it = |range: &ForwardRange| !range.exclude && Some((range.start, range.end)) == *ports;
-    let fits = |forward: &PortForward| {
-        forward.protocol == *protocol
-            && forward.address == *address
-            && forward.dev == *dev
-            && guest.as_ref().is_none_or(|guest| forward.guest == *guest)
-            && match ports {
-                Some(_) => forward.ranges.iter().any(is_it),
-                None => forward.ranges.is_empty(),
-            }
-    };
-    let found: Vec<usize> = (0..forwards.len())
-        .filter(|&number| fits(&forwards[number]))
-        .collect();
-    let [found] = found[..] else {
-        let what = match (protocol, ports) {
-            (ForwardProtocol::All, _) => "whole address".to_owned(),
-            (_, None) => format!("{protocol} address"),
-            (_, Some((first, last))) if first == last => format!("{protocol} port {first}"),
-            (_, Some((first, last))) => format!("{protocol} range {first}-{last}"),
-        };
-        let place = match (address, dev) {
-            (Some(address), _) => format!(" at {address}"),
-            (_, Some(dev)) => format!(" at {dev}"),
-            (None, None) => String::new(),
-        };
-        let guests: Vec<String> = found
-            .iter()
-            .map(|&number| forwards[number].guest.to_string())
-            .collect();
-        if !guests.is_empty() {
-            return Err(format!(
-                "publishes {what}{place} to {}; name one guest after the port",
-                guests.join(" and to ")
-            ));
-        }
-        let to = guest
-            .as_ref()
-            .map_or_else(String::new, |guest| format!(" to {guest}"));
-        return Err(format!(
-            "publishes no {what}{place}{to}; `netd forward list` shows what it does"
-        ));
-    };
-    let forward = &mut forwards[found];
-    if let Some((first, last)) = *ports {
-        // With the ports that were excluded from it.
-        forward
-            .ranges
-            .retain(|r| !(is_it(r) || r.exclude && first <= r.start && r.end <= last));
-    }
-    if forward.ranges.iter().all(|range| range.exclude) {
-        forwards.remove(found);
-    }
-    Ok(())
-}
-
 /// The network with another piece of metadata.
 fn with_metadata(network: &Network, what: &Metadata, new: &NewMetadata) -> Result<Network> {
     let mut network = network.clone();
@@ -405,7 +301,7 @@ fn with_metadata(network: &Network, what: &Metadata, new: &NewMetadata) -> Resul
                 (Some(_), None) => return Err(refuse("an element needs a key, its prefix")),
                 (Some(text), Some(key)) => Some(MetadataElement::with_namespace(text, key, uri)?),
             };
-            network.set_metadata(uri, element);
+            network.set_metadata(uri, element)?;
         }
     }
     Ok(network)
@@ -414,6 +310,7 @@ fn with_metadata(network: &Network, what: &Metadata, new: &NewMetadata) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{ForwardProtocol, ForwardRange, PortForward};
 
     fn range(start: u16, end: u16, to: Option<u16>, exclude: bool) -> ForwardRange {
         ForwardRange {
@@ -432,77 +329,6 @@ mod tests {
             guest: guest.to_owned().into(),
             ranges: ranges.to_vec(),
         }
-    }
-
-    fn published(ports: (u16, u16)) -> Published {
-        Published {
-            protocol: ForwardProtocol::Tcp,
-            address: None,
-            dev: None,
-            ports: Some(ports),
-            guest: None,
-        }
-    }
-
-    #[test]
-    fn ranges_of_one_target_stand_together() {
-        let mut forwards = vec![forward("10.0.0.5", &[range(80, 80, None, false)])];
-        add(
-            &mut forwards,
-            &forward("10.0.0.5", &[range(8080, 8080, Some(80), false)]),
-        );
-        add(
-            &mut forwards,
-            &forward("10.0.0.6", &[range(81, 81, None, false)]),
-        );
-        assert_eq!(forwards.len(), 2);
-        assert_eq!(forwards[0].ranges.len(), 2);
-        delete(&mut forwards, &published((80, 80))).unwrap();
-        delete(&mut forwards, &published((8080, 8080))).unwrap();
-        assert_eq!(forwards.len(), 1);
-        assert_eq!(forwards[0].guest.to_string(), "10.0.0.6");
-    }
-
-    #[test]
-    fn a_range_goes_with_what_is_excluded_from_it() {
-        let ranges = [
-            range(9000, 9010, None, false),
-            range(9005, 9005, None, true),
-            range(80, 80, None, false),
-        ];
-        let mut forwards = vec![forward("10.0.0.5", &ranges)];
-        let error = delete(&mut forwards, &published((9000, 9009))).unwrap_err();
-        assert!(error.contains("no tcp range 9000-9009"), "{error}");
-        let error = delete(&mut forwards, &published((9005, 9005))).unwrap_err();
-        assert!(error.contains("no tcp port 9005"), "{error}");
-        delete(&mut forwards, &published((9000, 9010))).unwrap();
-        assert_eq!(forwards[0].ranges, [ranges[2]]);
-    }
-
-    #[test]
-    fn a_port_of_two_guests_is_taken_from_the_one_that_is_named() {
-        let both = [
-            forward("10.0.0.5", &[range(53, 53, None, false)]),
-            forward("fd00::5", &[range(53, 53, None, false)]),
-        ];
-        let mut forwards = both.to_vec();
-        let error = delete(&mut forwards, &published((53, 53))).unwrap_err();
-        assert!(
-            error.contains("tcp port 53 to 10.0.0.5 and to fd00::5; name one"),
-            "{error}"
-        );
-        assert_eq!(forwards, both);
-        let of = |guest: &str| Published {
-            guest: Some(guest.to_owned().into()),
-            ..published((53, 53))
-        };
-        let error = delete(&mut forwards, &of("10.0.0.6")).unwrap_err();
-        assert!(error.contains("no tcp port 53 to 10.0.0.6"), "{error}");
-        delete(&mut forwards, &of("fd00::5")).unwrap();
-        assert_eq!(forwards, both[..1]);
-        // The other one needs no name any more.
-        delete(&mut forwards, &published((53, 53))).unwrap();
-        assert!(forwards.is_empty());
     }
 
     #[test]
@@ -539,25 +365,5 @@ mod tests {
         assert_eq!(kept(with(40_000)), Ok(with(40_000)));
         let error = kept(with(60_000)).unwrap_err();
         assert!(error.to_string().contains("could not be kept"), "{error}");
-    }
-
-    #[test]
-    fn scopes_are_told_apart() {
-        let mut forwards = vec![PortForward {
-            dev: Some("eth0".to_owned()),
-            ..forward("10.0.0.5", &[range(80, 80, None, false)])
-        }];
-        add(
-            &mut forwards,
-            &forward("10.0.0.5", &[range(81, 81, None, false)]),
-        );
-        assert_eq!(forwards.len(), 2);
-        assert!(delete(&mut forwards, &published((80, 80))).is_err());
-        let at = Published {
-            dev: Some("eth0".to_owned()),
-            ..published((80, 80))
-        };
-        delete(&mut forwards, &at).unwrap();
-        assert_eq!(forwards.len(), 1);
     }
 }

@@ -29,8 +29,7 @@ const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 /// something from outside is let in.
 pub(super) fn needs_forwarding(network: &Network, family: Family) -> bool {
     let lets_in = || {
-        let extensions = network.extensions().unwrap_or_default();
-        let mut forwards = extensions.forwards.iter();
+        let mut forwards = network.netd.forwards().iter();
         forwards.any(|forward| forward.may_have(family))
     };
     let routes = matches!(

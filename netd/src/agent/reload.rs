@@ -85,7 +85,7 @@ impl Inner {
         };
         let with = |network: &Network| {
             let mut network = network.clone();
-            network.set_metadata(NETD_NAMESPACE, wanted.clone());
+            network.set_metadata(NETD_NAMESPACE, wanted.clone())?;
             Ok(network)
         };
         self.change(uuid, live, with).await.map(drop)

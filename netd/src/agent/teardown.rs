@@ -85,9 +85,8 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
 async fn stop_listening(networks: &[&Network], links: &Links, errors: &mut Vec<String>) {
     let mut published = Vec::new();
     for network in networks {
-        // What cannot be read was never published.
-        let extensions = network.extensions().unwrap_or_default();
-        published.extend(extensions.forwards.iter().filter_map(|f| match f.address {
+        let forwards = network.netd.forwards().iter();
+        published.extend(forwards.filter_map(|f| match f.address {
             Some(IpAddr::V6(address)) => Some(address),
             _ => None,
         }));

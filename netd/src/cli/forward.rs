@@ -6,9 +6,12 @@ use crate::cli::args::{ForwardAddArgs, ForwardDeleteArgs, ForwardListArgs, Scope
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
 use crate::cli::table::Table;
-use crate::model::{ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward};
+use crate::model::{
+    ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward,
+    Published,
+};
 use crate::rpc::Client;
-use crate::rpc::driver::{Affect, ForwardAction, ForwardChange, Published};
+use crate::rpc::driver::{Affect, ForwardChange};
 
 /// Result of a verb.
 type Result<T = ()> = std::result::Result<T, Failure>;

@@ -266,9 +266,7 @@ fn srv_host(srv: &DnsSrv) -> Result<String> {
 
 /// May guests reach nothing of the host but its services?
 fn closes_host(network: &Network) -> bool {
-    // What passed `check_define` can be read.
-    let extensions = network.extensions().unwrap_or_default();
-    extensions.host == Some(HostAccess::Services)
+    network.netd.host == Some(HostAccess::Services)
 }
 
 /// Lines 15 to 22: TFTP, ranges and reservations.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use super::types::{AddressRange, Ip, Mac, Network};
+use super::types::{AddressRange, Ip, Mac};
 
 /// The text is not six pairs of hexadecimal digits with colons between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,27 +45,6 @@ impl Mac {
     #[must_use]
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
-    }
-}
-
-impl Network {
-    /// The bridge's IPv4 addresses, each with the length of its subnet's prefix.
-    pub fn ipv4_subnets(&self) -> impl Iterator<Item = (Ipv4Addr, u8)> + '_ {
-        self.ips.iter().filter_map(|ip| match ip.address {
-            IpAddr::V4(address) => Some((address, ip.prefix_len())),
-            IpAddr::V6(_) => None,
-        })
-    }
-
-    /// The bridge's IPv6 addresses that mean something beyond its link, each with the length of
-    /// its subnet's prefix.
-    pub fn ipv6_subnets(&self) -> impl Iterator<Item = (Ipv6Addr, u8)> + '_ {
-        self.ips.iter().filter_map(|ip| match ip.address {
-            IpAddr::V6(address) if !address.is_unicast_link_local() => {
-                Some((address, ip.prefix_len()))
-            }
-            _ => None,
-        })
     }
 }
 
@@ -143,10 +122,10 @@ pub fn broadcast_address(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(address) | host)
 }
 
-/// The `<ip>` in whose subnet the address is.
-pub fn subnet_of(network: &Network, address: IpAddr) -> Option<&Ip> {
+/// The one of these `<ip>` in whose subnet the address is.
+pub fn subnet_of(ips: &[Ip], address: IpAddr) -> Option<&Ip> {
     let around = |ip: &&Ip| in_subnet(address, ip.address, ip.prefix_len());
-    network.ips.iter().find(around)
+    ips.iter().find(around)
 }
 
 /// Is `address` in the subnet that `member` and `prefix` describe?

@@ -6,54 +6,18 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::address::network_address;
 use super::error::XmlError;
+use super::name::{check_interface_name, check_name};
+use super::network::Network;
 use super::types::{
-    AddressRange, Bandwidth, Bridge, Dhcp, Dns, ForwardMode, Ip, MacTableManager, Network,
-    PortRange, Rate, VirtualPort, Vlan,
+    AddressRange, Bandwidth, Bridge, Dhcp, Dns, ForwardMode, Ip, MacTableManager, PortRange, Rate,
+    VirtualPort, Vlan,
 };
 
-/// Longest name of a network: it names files, with a suffix behind it.
-const MAX_NAME: usize = 200;
-/// Longest name of an interface (IFNAMSIZ less its end).
-const MAX_INTERFACE: usize = 15;
 /// Most that traffic control takes as a rate (kilobytes per second) and as a burst (KiB).
 const MAX_RATE: u64 = 1 << 54;
 const MAX_BURST: u64 = (1 << 22) - 1;
 /// What the kernel takes as the MTU of a bridge with IPv4 on it.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
-
-/// Can a network of this name be kept in files?
-pub fn check_name(name: &str) -> Result<(), XmlError> {
-    let refuse = |why: &str| {
-        let shown: String = name.escape_debug().take(MAX_NAME).collect();
-        Err(XmlError::Invalid(format!("network name '{shown}' {why}")))
-    };
-    if name.is_empty() || name == "." || name == ".." {
-        refuse("cannot be the name of a file")
-    } else if name.contains('/') {
-        refuse("contains '/'")
-    } else if name.chars().any(char::is_control) {
-        refuse("contains a control character")
-    } else if name.len() > MAX_NAME {
-        refuse(&format!("is longer than {MAX_NAME} bytes"))
-    } else {
-        Ok(())
-    }
-}
-
-/// Is this a name the kernel gives to an interface?
-pub fn check_interface_name(name: &str) -> Result<(), &'static str> {
-    if name.is_empty() || name == "." || name == ".." {
-        Err("is not the name of an interface")
-    } else if name.len() > MAX_INTERFACE {
-        Err("is longer than 15 bytes")
-    } else if name.contains(|c: char| "/:%".contains(c) || c.is_whitespace() || c.is_control()) {
-        Err("contains '/', ':', '%', a blank or a control character")
-    } else if name.contains(['\u{fffe}', '\u{ffff}']) {
-        Err("contains a character that XML has not")
-    } else {
-        Ok(())
-    }
-}
 
 /// May the definition be stored? Names in use by other networks are for the caller to look up.
 pub fn check_define(network: &Network) -> Result<(), XmlError> {
@@ -67,7 +31,7 @@ pub fn check_define(network: &Network) -> Result<(), XmlError> {
     checker.port_groups()?;
     checker.bandwidths()?;
     checker.vlans()?;
-    network.extensions().map(drop)
+    network.check_netd()
 }
 
 /// May the definition be started: are its rules kept, and is all it asks for acted upon?

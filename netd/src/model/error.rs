@@ -1,4 +1,4 @@
-//! Why a definition was refused.
+//! Why a definition, or a change of it, was refused.
 
 use crate::error::{ApiError, ErrorCode};
 
@@ -25,5 +25,29 @@ impl From<XmlError> for ApiError {
             XmlError::Unsupported(_) => ErrorCode::ConfigUnsupported,
         };
         Self::new(code, error)
+    }
+}
+
+/// A change that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpdateError {
+    /// The entry cannot be read.
+    #[error(transparent)]
+    Xml(#[from] XmlError),
+    /// It is there already, is not there, or is not the only one.
+    #[error("{0}")]
+    Invalid(String),
+    /// The section does not change so.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl From<UpdateError> for ApiError {
+    fn from(error: UpdateError) -> Self {
+        match error {
+            UpdateError::Xml(error) => error.into(),
+            UpdateError::Invalid(detail) => Self::new(ErrorCode::OperationInvalid, detail),
+            UpdateError::Unsupported(detail) => Self::new(ErrorCode::OperationUnsupported, detail),
+        }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::Display;
 
+use super::network::Network;
 use super::parse::DNSMASQ_NAMESPACE;
 use super::types::{
     AddressRange, Bandwidth, Dhcp, Dns, Domain, Family, Forward, ForwardMode, Ip, IpMask,
-    LeaseTime, LeaseUnit, MacTableManager, NativeVlan, Network, PortGroup, PortRange, Rate, Route,
+    LeaseTime, LeaseUnit, MacTableManager, NativeVlan, PortGroup, PortRange, Rate, Route,
     VirtualPort, Vlan,
 };
 use super::xml;

@@ -1,12 +1,41 @@
-//! Elements under `<metadata>` as clients hand them over one by one: without their namespace, which
-//! goes beside them.
+//! Elements under `<metadata>`: in a definition, and as clients hand them over one by one, without their
+//! namespace, which goes beside them.
+
+use std::collections::HashSet;
+
+use roxmltree::Node;
 
 use super::error::XmlError;
-use super::types::MetadataElement;
 use super::xml::{self, Names};
 
 /// Longest prefix of a namespace.
 const MAX_PREFIX: usize = 64;
+
+/// One element kept under `<metadata>`, with its namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetadataElement {
+    /// Namespace URI of the element itself.
+    pub namespace: String,
+    /// The element as XML text, its namespace declared on it, formatted canonically for its place
+    /// in a definition, with no indentation before its first line.
+    pub xml: String,
+}
+
+/// The child elements of `<metadata>` that libvirt keeps: those with a namespace, and the first
+/// only of each namespace.
+pub(super) fn kept(node: Node<'_, '_>) -> Vec<MetadataElement> {
+    let mut seen = HashSet::new();
+    node.children()
+        .filter(Node::is_element)
+        .filter_map(|child| {
+            let namespace = child.tag_name().namespace()?;
+            seen.insert(namespace).then(|| MetadataElement {
+                namespace: namespace.to_owned(),
+                xml: xml::renamed_text(child, xml::METADATA_LEVEL, Names::AsWritten),
+            })
+        })
+        .collect()
+}
 
 impl MetadataElement {
     /// An element from text of its own.

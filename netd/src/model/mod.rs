@@ -8,12 +8,12 @@
 mod address;
 mod check;
 mod error;
-mod extension;
 mod format;
-mod guard;
 mod metadata;
+mod name;
+mod netd;
+mod network;
 mod parse;
-mod port_forward;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -21,16 +21,18 @@ mod update;
 mod xml;
 
 pub use address::{in_subnet, network_address, subnet_of};
-pub use check::{check_define, check_interface_name, check_name, check_start};
-pub use error::XmlError;
-pub use extension::{Extensions, Filtering, Mapping, NETD_NAMESPACE, NatBehaviour};
+pub use check::{check_define, check_start};
+pub use error::{UpdateError, XmlError};
 pub use format::{FormatOptions, format};
-pub use guard::{AntiSpoof, HostAccess};
-pub use parse::parse;
-pub use port_forward::{
-    Clash, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward, ProtocolError,
-    Span, find_clash,
+pub use metadata::MetadataElement;
+pub use name::{check_interface_name, check_name};
+pub use netd::{
+    AntiSpoof, Clash, Filtering, ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange,
+    ForwardScope, HostAccess, Mapping, NETD_NAMESPACE, NatBehaviour, NetdExtensions, PortForward,
+    ProtocolError, Published, Span, find_clash,
 };
+pub use network::Network;
+pub use parse::parse;
 pub use types::*;
-pub use update::{Section, Update, UpdateCommand, UpdateError};
+pub use update::{Section, Update, UpdateCommand};
 pub use xml::fits;

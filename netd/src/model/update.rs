@@ -6,12 +6,12 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::error::XmlError;
+use super::error::{UpdateError, XmlError};
+use super::network::Network;
 use super::parse::element::{Element, Extent};
 use super::parse::{dns, forward, ip, port};
-use super::types::{DhcpHost, Dns, DnsSrv, Forward, Ip, Mac, Network};
+use super::types::{DhcpHost, Dns, DnsSrv, Forward, Ip, Mac};
 use super::xml;
-use crate::error::{ApiError, ErrorCode};
 
 /// Longest piece of an entry that a message repeats, in characters.
 const SHOWN: usize = 64;
@@ -159,30 +159,6 @@ pub struct Update {
     pub parent_index: Option<usize>,
     /// The entry; to delete one, so much of it that it can be told from others.
     pub xml: String,
-}
-
-/// A change that cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UpdateError {
-    /// The entry cannot be read.
-    #[error(transparent)]
-    Xml(#[from] XmlError),
-    /// It is there already, is not there, or is not the only one.
-    #[error("{0}")]
-    Invalid(String),
-    /// The section does not change so.
-    #[error("{0}")]
-    Unsupported(String),
-}
-
-impl From<UpdateError> for ApiError {
-    fn from(error: UpdateError) -> Self {
-        match error {
-            UpdateError::Xml(error) => error.into(),
-            UpdateError::Invalid(detail) => Self::new(ErrorCode::OperationInvalid, detail),
-            UpdateError::Unsupported(detail) => Self::new(ErrorCode::OperationUnsupported, detail),
-        }
-    }
 }
 
 type Result<T> = std::result::Result<T, UpdateError>;

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use roxmltree::{Document, Node, NodeType, ParsingOptions};
 
 use super::error::XmlError;
-use super::types::MetadataElement;
 
 /// Longest text that is read. The largest definitions people write are tens of kilobytes, but ten
 /// thousand port forwards are more than one megabyte.
@@ -17,6 +16,8 @@ const MAX_DEPTH: usize = 128;
 const MAX_NODES: u32 = 200_000;
 /// Most attributes of one element: the parser compares each with each.
 const MAX_ATTRIBUTES: usize = 256;
+/// Longest piece of a definition that a message repeats, in characters.
+const SHOWN: usize = 64;
 /// Most namespace declarations: the parser copies those in scope for each new one.
 const MAX_NAMESPACES: usize = 1000;
 
@@ -42,6 +43,20 @@ pub fn open(text: &str) -> Result<Document<'_>, XmlError> {
 /// tag is followed by one text at most.
 pub fn fits(text: &str) -> bool {
     text.len() <= MAX_TEXT && text.matches('<').count() < MAX_NODES as usize / 2
+}
+
+/// A piece of a definition for a message: no more of it than can be read, and nothing in it that
+/// a terminal would obey.
+pub fn shown(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// The parser's messages show characters of the text as they are. A client of libvirt's cannot
@@ -192,22 +207,6 @@ pub fn children_in<'a, 'i>(
 /// How deep the elements under `<metadata>` stand in a definition.
 pub const METADATA_LEVEL: usize = 2;
 
-/// The child elements of `<metadata>` that libvirt keeps: those with a namespace, and the first
-/// only of each namespace.
-pub fn metadata(node: Node<'_, '_>) -> Vec<MetadataElement> {
-    let mut seen = HashSet::new();
-    node.children()
-        .filter(Node::is_element)
-        .filter_map(|child| {
-            let namespace = child.tag_name().namespace()?;
-            seen.insert(namespace).then(|| MetadataElement {
-                namespace: namespace.to_owned(),
-                xml: element_text(child, METADATA_LEVEL),
-            })
-        })
-        .collect()
-}
-
 /// What becomes of elements' names when they are written.
 #[derive(Clone, Copy)]
 pub enum Names<'a> {
@@ -243,12 +242,7 @@ impl Names<'_> {
     }
 }
 
-/// An element as text of its own: every namespace that it uses is declared on it.
-fn element_text(node: Node<'_, '_>, level: usize) -> String {
-    renamed_text(node, level, Names::AsWritten)
-}
-
-/// The same with other names.
+/// An element as text of its own, with those names: every namespace that it uses is declared on it.
 pub fn renamed_text(node: Node<'_, '_>, level: usize, names: Names<'_>) -> String {
     let mut out = String::new();
     let mut used = HashSet::new();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::ApiError;
-use crate::model::{ForwardGuest, ForwardProtocol, PortForward, Update};
+use crate::model::{ForwardAction, PortForward, Update};
 
 /// What clients are told about one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,31 +187,6 @@ pub struct ForwardChange {
     pub affect: Affect,
     /// What to do.
     pub action: ForwardAction,
-}
-
-/// What a [`ForwardChange`] does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ForwardAction {
-    /// Add this forward.
-    Add(PortForward),
-    /// Remove a forward, or the range from one.
-    Delete(Published),
-}
-
-/// What a forward publishes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
-    /// The protocol.
-    pub protocol: ForwardProtocol,
-    /// The address.
-    pub address: Option<IpAddr>,
-    /// The device.
-    pub dev: Option<String>,
-    /// First and last port of one range; a forward without ranges has none.
-    pub ports: Option<(u16, u16)>,
-    /// Whom it leads to; needed where a port leads to an IPv4 and to an IPv6 guest.
-    pub guest: Option<ForwardGuest>,
 }
 
 /// What a change did.

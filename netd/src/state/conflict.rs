@@ -29,17 +29,13 @@ pub struct Conflict {
 /// addresses. `network` itself, by its UUID, does not count.
 #[must_use]
 pub fn conflict(network: &Network, active: &[&Network]) -> Option<Conflict> {
-    // What is active was checked when it was started.
-    let said = |network: &Network| network.extensions().unwrap_or_default();
-    let own = said(network);
-    let own = &own.forwards;
+    let own = network.netd.forwards();
     if own.is_empty() {
         return None;
     }
     let others = active.iter().filter(|other| other.uuid != network.uuid);
     others.into_iter().find_map(|holder| {
-        let theirs = said(holder);
-        let theirs = &theirs.forwards;
+        let theirs = holder.netd.forwards();
         let clash = find_clash(own.iter().chain(theirs))?;
         Some(Conflict {
             network: network.name.clone(),

@@ -12,9 +12,7 @@ use super::{Guests, forwards, guards};
 use crate::datapath::maps::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Link, Scope, Snapshot, effective_delay_ms};
-use crate::model::{
-    Extensions, Family, Filtering, ForwardMode, Mac, Mapping, Network, network_address,
-};
+use crate::model::{Family, Filtering, ForwardMode, Mac, Mapping, Network, network_address};
 
 /// Kernel's default MTU of a bridge, when nothing says otherwise.
 const DEFAULT_MTU: u32 = 1500;
@@ -121,18 +119,13 @@ fn mode(network: &Network, family: Family) -> Option<Mode> {
 }
 
 /// What the programs are to know of a network; `None` for one whose bridge is not netd's.
-fn network_record(
-    network: &Network,
-    extensions: &Extensions,
-    link: &Link,
-    uplink: u32,
-) -> Option<abi::Network> {
+fn network_record(network: &Network, link: &Link, uplink: u32) -> Option<abi::Network> {
     let gateway = network.ipv4_subnets().next();
     let gateway6 = network.ipv6_subnets().next();
     let pool = network.nat_addresses();
     let ports = network.nat_ports();
-    let behaviour = extensions.nat.unwrap_or_default();
-    let mut flags = guards::network_flags(network, extensions);
+    let behaviour = network.netd.nat.unwrap_or_default();
+    let mut flags = guards::network_flags(network);
     if behaviour.mapping == Mapping::EndpointIndependent {
         flags |= NETWORK_ENDPOINT_INDEPENDENT;
     }
@@ -200,9 +193,7 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot, guests: &Guests) -> R
             .map_or(0, |name| {
                 snapshot.by_name(name).map_or(u32::MAX, |link| link.index)
             });
-        // A definition whose metadata cannot be read is never started.
-        let extensions = network.extensions().unwrap_or_default();
-        let Some(record) = network_record(network, &extensions, link, uplink) else {
+        let Some(record) = network_record(network, link, uplink) else {
             continue;
         };
         records.networks.insert(index, record);
@@ -234,7 +225,7 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot, guests: &Guests) -> R
             }
         }
         for port in snapshot.ports_of(index) {
-            let record = guards::port(network, &extensions, index, port);
+            let record = guards::port(network, index, port);
             records.ports.insert(port.index, record);
         }
         let at = forwards::At {
@@ -243,8 +234,8 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot, guests: &Guests) -> R
             snapshot,
             guests,
         };
-        forwards::add(&mut records, &extensions.forwards, &at);
-        if extensions.antispoof.is_some() {
+        forwards::add(&mut records, network.netd.forwards(), &at);
+        if network.netd.antispoof.is_some() {
             guards::bind(&mut records, network, index, guests);
         }
     }

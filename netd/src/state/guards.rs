@@ -11,7 +11,7 @@ use netd_common::abi::{
 use super::Guests;
 use crate::datapath::maps::Records;
 use crate::link::Link;
-use crate::model::{AntiSpoof, Extensions, HostAccess, Mac, Network};
+use crate::model::{AntiSpoof, HostAccess, Mac, Network};
 
 /// How the MAC address begins that libvirt gives a guest's tap, for guests' addresses of the two
 /// ranges it chooses from, QEMU's (52:54:00) and Xen's (00:16:3e): only the first byte is not the
@@ -19,8 +19,8 @@ use crate::model::{AntiSpoof, Extensions, HostAccess, Mac, Network};
 const TAPS: [[u8; 3]; 2] = [[0xfe, 0x54, 0x00], [0xfe, 0x16, 0x3e]];
 
 /// `NETWORK_*` bits that follow from what the definition holds its guests to.
-pub(super) fn network_flags(network: &Network, extensions: &Extensions) -> u32 {
-    let mut flags = match extensions.host.unwrap_or_default() {
+pub(super) fn network_flags(network: &Network) -> u32 {
+    let mut flags = match network.netd.host.unwrap_or_default() {
         HostAccess::All => 0,
         HostAccess::Services => NETWORK_HOST_SERVICES,
         HostAccess::None => NETWORK_HOST_NONE,
@@ -28,19 +28,14 @@ pub(super) fn network_flags(network: &Network, extensions: &Extensions) -> u32 {
     if network.port_isolated == Some(true) {
         flags |= NETWORK_PORTS_ISOLATED;
     }
-    if extensions.antispoof.is_some() {
+    if network.netd.antispoof.is_some() {
         flags |= NETWORK_GUARDED;
     }
     flags
 }
 
 /// The record of a port of the bridge with this number.
-pub(super) fn port(
-    network: &Network,
-    extensions: &Extensions,
-    bridge: u32,
-    link: &Link,
-) -> BridgePort {
+pub(super) fn port(network: &Network, bridge: u32, link: &Link) -> BridgePort {
     let mut port = BridgePort {
         bridge,
         ..BridgePort::default()
@@ -54,7 +49,7 @@ pub(super) fn port(
         arp,
         nd,
         dhcp,
-    }) = extensions.antispoof
+    }) = network.netd.antispoof
     {
         for (on, flag) in [
             (mac, PORT_GUARD_MAC),
@@ -112,12 +107,10 @@ mod tests {
 
     #[test]
     fn a_tap_of_libvirts_tells_its_guest() {
-        let network =
-            parse("<network><name>n</name><ip address='10.0.0.1' prefix='24'/></network>");
-        let extensions = Extensions {
-            antispoof: Some(AntiSpoof::default()),
-            ..Extensions::default()
-        };
+        let network = parse(
+            "<network><name>n</name><metadata><n:antispoof xmlns:n='urn:netd:network:1'/></metadata>\
+             <ip address='10.0.0.1' prefix='24'/></network>",
+        );
         for (mac, known) in [
             ([0xfe, 0x54, 0x00, 1, 2, 3], true),
             ([0xfe, 0x16, 0x3e, 1, 2, 3], true),
@@ -129,7 +122,7 @@ mod tests {
                 mac: Some(Mac(mac)),
                 ..Link::default()
             };
-            let port = port(network.as_ref().unwrap(), &extensions, 7, &link);
+            let port = port(network.as_ref().unwrap(), 7, &link);
             assert_eq!(port.mac, if known { mac } else { [0; 6] });
         }
     }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use netd::error::{ApiError, ErrorCode};
-use netd::model::Update;
+use netd::model::{ForwardAction, Update};
 use netd::rpc::driver::{
-    Affect, Changed, Driver, DropRecord, DropStatus, Drops, ForwardAction, ForwardChange, Lease,
-    Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, Status,
+    Affect, Changed, Driver, DropRecord, DropStatus, Drops, ForwardChange, Lease, Metadata,
+    NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, Status,
 };
 use uuid::Uuid;
 

@@ -7,8 +7,9 @@ use crate::model::address::{
     broadcast_address, check_range, in_subnet, netmask_len, network_address,
 };
 use crate::model::error::XmlError;
+use crate::model::network::Network;
 use crate::model::types::{
-    Bootp, Dhcp, DhcpHost, DhcpRange, Family, Ip, IpMask, LeaseTime, LeaseUnit, Mac, Network, Route,
+    Bootp, Dhcp, DhcpHost, DhcpRange, Family, Ip, IpMask, LeaseTime, LeaseUnit, Mac, Route,
 };
 
 /// Reads `<ip>`.

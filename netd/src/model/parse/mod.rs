@@ -9,8 +9,10 @@ pub(super) mod port;
 use uuid::Uuid;
 
 use super::error::XmlError;
-use super::extension::NETD_NAMESPACE;
-use super::types::{Bridge, Domain, ForwardMode, Mac, MacTableManager, Network};
+use super::metadata::{self, MetadataElement};
+use super::netd::{NETD_NAMESPACE, NetdExtensions};
+use super::network::Network;
+use super::types::{Bridge, Domain, ForwardMode, Mac, MacTableManager};
 use super::xml;
 use element::Element;
 
@@ -63,24 +65,17 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
     if title.as_ref().is_some_and(|title| title.contains('\n')) {
         return Err(root.error("<title> must be one line"));
     }
+    let (metadata, netd) = match root.child("metadata") {
+        Some(element) => metadata(element, &name)?,
+        None => Default::default(),
+    };
     let network = Network {
         name,
         uuid: uuid(root)?,
         title,
         description: filled("description"),
-        metadata: match root.child("metadata") {
-            Some(element) => {
-                // Only the first would be kept, and the others lost without a word.
-                if xml::children_in(element.node(), NETD_NAMESPACE).count() > 1 {
-                    return Err(element.error(format!(
-                        "holds one element of {NETD_NAMESPACE} only; put several into one \
-                         <network> of that namespace"
-                    )));
-                }
-                xml::metadata(element.node())
-            }
-            None => Vec::new(),
-        },
+        metadata,
+        netd,
         ipv6: root.yes_no("ipv6")?.unwrap_or(false),
         trust_guest_rx_filters: root.yes_no("trustGuestRxFilters")?,
         forward: root
@@ -133,6 +128,24 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
     ip::check_gateways(root, &network)?;
     check_mode(root, &network)?;
     Ok(network)
+}
+
+/// What libvirt keeps of `<metadata>`, and what is meant for netd.
+fn metadata(
+    element: Element<'_>,
+    network: &str,
+) -> Result<(Vec<MetadataElement>, NetdExtensions), XmlError> {
+    let node = element.node();
+    // Only the first would be kept, and the others lost without a word.
+    if xml::children_in(node, NETD_NAMESPACE).count() > 1 {
+        return Err(element.error(format!(
+            "holds one element of {NETD_NAMESPACE} only; put several into one \
+             <network> of that namespace"
+        )));
+    }
+    let elements = node.children().filter(roxmltree::Node::is_element);
+    let netd = NetdExtensions::read(network, elements)?;
+    Ok((metadata::kept(node), netd))
 }
 
 /// Thirty-two hexadecimal digits; dashes and blanks between the bytes do not matter.

@@ -442,6 +442,7 @@ pub fn network() -> impl Strategy<Value = Network> {
                 title,
                 description,
                 metadata,
+                netd: NetdExtensions::default(),
                 ipv6: flags.0,
                 trust_guest_rx_filters: flags.1,
                 forward,

@@ -14,12 +14,9 @@ fn with(mode: &str, forwards: &str) -> String {
 }
 
 fn read(forwards: &str) -> Result<Vec<PortForward>, XmlError> {
-    let network = parse(&with("nat", forwards)).unwrap();
-    let read = network
-        .extensions()
-        .map(|extensions| extensions.forwards.clone());
-    assert_eq!(check_define(&network).err(), read.clone().err());
-    read
+    let network = parse(&with("nat", forwards))?;
+    check_define(&network)?;
+    Ok(network.netd.forwards().to_vec())
 }
 
 fn range(start: u16, end: u16, to: Option<u16>) -> ForwardRange {
@@ -408,8 +405,7 @@ fn forwards_can_be_put_in() {
         ranges: vec![range(1, 2, Some(7)), exclude(2, 2)],
     };
     network.set_forwards(vec![forward.clone()]).unwrap();
-    let read = network.extensions().unwrap();
-    assert_eq!(read.forwards, std::slice::from_ref(&forward));
+    assert_eq!(network.netd.forwards(), std::slice::from_ref(&forward));
     let written = format(&network, FormatOptions::default());
     let expected = "
     <o:x xmlns:o=\"urn:o\"/>
@@ -434,9 +430,13 @@ fn forwards_can_be_put_in() {
     assert_eq!(network, before);
 
     network.set_forwards(vec![]).unwrap();
-    let behaviour = network.nat_behaviour().unwrap();
+    let behaviour = network.netd.nat.unwrap();
     assert_eq!(behaviour.mapping, Mapping::EndpointIndependent);
-    assert!(network.metadata[1].xml.starts_with("<netd:nat xmlns:netd="));
+    assert!(
+        network.metadata[1]
+            .xml
+            .starts_with("<netd:network xmlns:netd=")
+    );
 
     let mut plain = parse(&nat("")).unwrap();
     let before = plain.clone();
@@ -444,7 +444,11 @@ fn forwards_can_be_put_in() {
     assert!(
         plain.metadata[0]
             .xml
-            .starts_with("<netd:forwards xmlns:netd=")
+            .starts_with("<netd:network xmlns:netd=")
+    );
+    assert_eq!(
+        parse(&format(&plain, FormatOptions::default())).unwrap(),
+        plain
     );
     plain.set_forwards(vec![]).unwrap();
     assert_eq!(plain, before);
@@ -509,7 +513,7 @@ proptest! {
         network.set_forwards(vec![forward.clone()]).unwrap();
         let again = parse(&format(&network, FormatOptions::default())).unwrap();
         prop_assert_eq!(&again, &network);
-        prop_assert_eq!(&again.extensions().unwrap().forwards, std::slice::from_ref(&forward));
+        prop_assert_eq!(again.netd.forwards(), std::slice::from_ref(&forward));
         let json = serde_json::to_string(&forward).unwrap();
         prop_assert_eq!(serde_json::from_str::<PortForward>(&json).unwrap(), forward);
     }

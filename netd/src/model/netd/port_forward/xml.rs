@@ -1,36 +1,36 @@
-//! From `<netd:forwards>` to the forwards.
+//! From `<netd:forwards>` to the forwards, and back.
 
 use std::fmt::Display;
 use std::net::IpAddr;
 
 use roxmltree::Node;
 
-use super::{ForwardGuest, ForwardRange, PortForward, rules};
+use super::{ForwardGuest, ForwardRange, PortForward};
 use crate::model::error::XmlError;
-use crate::model::extension::{Reader, shown};
+use crate::model::netd::reader::Reader;
+use crate::model::xml::{line, shown, write_attribute};
 
-/// Reads `<netd:forwards>` of the reader's network.
+/// Reads `<netd:forwards>`.
 ///
 /// # Errors
-/// The grammar or a rule is broken. The message says in which forward, counted from 1.
+/// The grammar is broken. The message says in which forward, counted from 1.
 pub fn read(reader: &Reader<'_>, node: Node<'_, '_>) -> Result<Vec<PortForward>, XmlError> {
     reader.attributes(node, &[])?;
     let mut forwards = Vec::new();
     for (number, child) in (1..).zip(reader.children(node)?) {
         reader.named(child, "portForward")?;
-        forwards.push(One { reader, number }.forward(child)?);
+        forwards.push(ForwardReader { reader, number }.forward(child)?);
     }
-    rules::check(reader.network(), &forwards)?;
     Ok(forwards)
 }
 
 /// Reads one `<netd:portForward>`.
-struct One<'a> {
+struct ForwardReader<'a> {
     reader: &'a Reader<'a>,
     number: usize,
 }
 
-impl One<'_> {
+impl ForwardReader<'_> {
     fn refuse(&self, node: Node<'_, '_>, detail: impl Display) -> XmlError {
         self.reader
             .refuse(node, format!("{detail} (forward {})", self.number))
@@ -112,4 +112,63 @@ impl One<'_> {
         node.attribute(name)
             .ok_or_else(|| self.refuse(node, format!("needs the attribute {name}")))
     }
+}
+
+/// Adds `<netd:forwards>` to `out`, its prefix `netd`, at that depth of a definition.
+pub fn write(forwards: &[PortForward], out: &mut String, level: usize) {
+    out.push_str("<netd:forwards>");
+    for forward in forwards {
+        line(out, level + 1);
+        write_one(forward, out, level + 1);
+    }
+    line(out, level);
+    out.push_str("</netd:forwards>");
+}
+
+/// Adds one `<netd:portForward>` to `out`.
+fn write_one(forward: &PortForward, out: &mut String, level: usize) {
+    let PortForward {
+        protocol,
+        address,
+        dev,
+        guest,
+        ranges,
+    } = forward;
+    out.push_str("<netd:portForward");
+    write_attribute(out, "proto", &protocol.to_string());
+    if let Some(address) = address {
+        write_attribute(out, "address", &address.to_string());
+    }
+    if let Some(dev) = dev {
+        write_attribute(out, "dev", dev);
+    }
+    write_attribute(out, "guest", &guest.to_string());
+    if ranges.is_empty() {
+        out.push_str("/>");
+        return;
+    }
+    out.push('>');
+    for range in ranges {
+        let ForwardRange {
+            start,
+            end,
+            to,
+            exclude,
+        } = range;
+        line(out, level + 1);
+        out.push_str("<netd:range");
+        write_attribute(out, "start", &start.to_string());
+        if end != start {
+            write_attribute(out, "end", &end.to_string());
+        }
+        if let Some(to) = to {
+            write_attribute(out, "to", &to.to_string());
+        }
+        if *exclude {
+            write_attribute(out, "exclude", "yes");
+        }
+        out.push_str("/>");
+    }
+    line(out, level);
+    out.push_str("</netd:portForward>");
 }

@@ -4,10 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward, find_clash};
 use crate::model::address::{broadcast_address, in_subnet, network_address, subnet_of};
-use crate::model::check::check_interface_name;
 use crate::model::error::XmlError;
-use crate::model::extension::{refusal, shown};
-use crate::model::types::{Family, ForwardMode, Network};
+use crate::model::name::check_interface_name;
+use crate::model::netd::reader::refusal;
+use crate::model::netd::section::{Surroundings, is_judged};
+use crate::model::types::Family;
+use crate::model::xml::shown;
 
 /// Most forwards of a network.
 const MAX_FORWARDS: usize = 16_384;
@@ -20,17 +22,9 @@ const MAX_HOST: usize = 253;
 ///
 /// # Errors
 /// A rule is broken. The message says in which forward, counted from 1.
-pub fn check(network: &Network, forwards: &[PortForward]) -> Result<(), XmlError> {
-    let refuse = |detail: String| Err(refusal(network, "forwards", detail));
-    let mode = network.mode();
-    if !matches!(
-        mode,
-        ForwardMode::Nat | ForwardMode::Route | ForwardMode::None
-    ) {
-        return refuse(format!(
-            "stands only in mode='nat' and 'route' and isolated networks, not '{mode}'"
-        ));
-    }
+pub fn check(definition: &Surroundings<'_>, forwards: &[PortForward]) -> Result<(), XmlError> {
+    let refuse = |detail: String| Err(refusal(definition.name, "forwards", detail));
+    is_judged(definition).or_else(refuse)?;
     if forwards.len() > MAX_FORWARDS {
         return refuse(format!(
             "holds {} forwards, {MAX_FORWARDS} at most",
@@ -38,10 +32,13 @@ pub fn check(network: &Network, forwards: &[PortForward]) -> Result<(), XmlError
         ));
     }
     for (number, forward) in (1..).zip(forwards) {
-        let one = One { network, forward };
-        one.check().map_err(|detail| {
+        let checker = ForwardChecker {
+            definition,
+            forward,
+        };
+        checker.check().map_err(|detail| {
             refusal(
-                network,
+                definition.name,
                 "portForward",
                 format!("{detail} (forward {number})"),
             )
@@ -67,13 +64,13 @@ pub fn check(network: &Network, forwards: &[PortForward]) -> Result<(), XmlError
 /// What follows the name of the element in a message.
 type Rule = Result<(), String>;
 
-/// One forward of a network.
-struct One<'a> {
-    network: &'a Network,
+/// One forward of a network, under check.
+struct ForwardChecker<'a> {
+    definition: &'a Surroundings<'a>,
     forward: &'a PortForward,
 }
 
-impl One<'_> {
+impl ForwardChecker<'_> {
     fn check(&self) -> Rule {
         if let Some(address) = self.forward.address {
             self.address(address)
@@ -122,11 +119,17 @@ impl One<'_> {
                 "address='{address}' is {family} and guest='{guest}' is not; nothing is \
                  translated from one family to the other"
             )),
-            ForwardGuest::Host(_) if !self.network.has(family) => Err(format!(
+            ForwardGuest::Host(_) if !self.has(family) => Err(format!(
                 "address='{address}' is {family}, but the network has no {family} <ip>"
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Has the network addresses of this family?
+    fn has(&self, family: Family) -> bool {
+        let mut ips = self.definition.ips.iter();
+        ips.any(|ip| Family::of(ip.address) == family)
     }
 
     fn address(&self, address: IpAddr) -> Result<(), &'static str> {
@@ -144,7 +147,7 @@ impl One<'_> {
         if address.is_loopback() && all {
             return Err("is a loopback address, which is the host's whole");
         }
-        for ip in &self.network.ips {
+        for ip in self.definition.ips {
             if ip.address == address && all {
                 return Err("is the bridge's own, and guests need its DHCP and DNS");
             }
@@ -161,10 +164,10 @@ impl One<'_> {
             ForwardGuest::Host(name) if is_host_name(name) => return Ok(()),
             ForwardGuest::Host(_) => return Err("is neither an address nor the name of a host"),
         };
-        let Some(ip) = subnet_of(self.network, address) else {
+        let Some(ip) = subnet_of(self.definition.ips, address) else {
             return Err("is in no <ip> of the network; give the address that the guest has there");
         };
-        if self.network.ips.iter().any(|ip| ip.address == address) {
+        if self.definition.ips.iter().any(|ip| ip.address == address) {
             return Err("is the bridge's own address; give the guest's");
         }
         let prefix = ip.prefix_len();

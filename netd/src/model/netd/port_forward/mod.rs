@@ -13,20 +13,23 @@
 //! </netd:forwards>
 //! ```
 
-mod read;
+mod edit;
 mod rules;
+mod xml;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use roxmltree::Node;
 use serde::{Deserialize, Serialize};
 
-use super::types::Family;
-use super::xml::{line, write_attribute};
-pub(super) use read::read;
-pub(super) use rules::check;
+use super::reader::Reader;
+use super::section::{Section, Surroundings};
+use crate::model::error::XmlError;
+use crate::model::types::Family;
+pub use edit::{ForwardAction, Published, change_forwards};
 
 /// What arrives for some ports of the host, and the guest that gets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,12 +211,12 @@ impl ForwardRange {
     }
 
     /// Is any port in both?
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
+    fn overlaps(&self, other: &Self) -> bool {
         self.start <= other.end && other.start <= self.end
     }
 
     /// Are all ports of the other in this one?
-    pub(super) fn holds(&self, other: &Self) -> bool {
+    fn holds(&self, other: &Self) -> bool {
         self.start <= other.start && other.end <= self.end
     }
 }
@@ -296,66 +299,6 @@ impl PortForward {
         }
         spans
     }
-
-    /// Adds the element to `out`, its prefix `netd`, at that depth of a definition.
-    fn write(&self, out: &mut String, level: usize) {
-        let Self {
-            protocol,
-            address,
-            dev,
-            guest,
-            ranges,
-        } = self;
-        out.push_str("<netd:portForward");
-        write_attribute(out, "proto", &protocol.to_string());
-        if let Some(address) = address {
-            write_attribute(out, "address", &address.to_string());
-        }
-        if let Some(dev) = dev {
-            write_attribute(out, "dev", dev);
-        }
-        write_attribute(out, "guest", &guest.to_string());
-        if ranges.is_empty() {
-            out.push_str("/>");
-            return;
-        }
-        out.push('>');
-        for range in ranges {
-            let ForwardRange {
-                start,
-                end,
-                to,
-                exclude,
-            } = range;
-            line(out, level + 1);
-            out.push_str("<netd:range");
-            write_attribute(out, "start", &start.to_string());
-            if end != start {
-                write_attribute(out, "end", &end.to_string());
-            }
-            if let Some(to) = to {
-                write_attribute(out, "to", &to.to_string());
-            }
-            if *exclude {
-                write_attribute(out, "exclude", "yes");
-            }
-            out.push_str("/>");
-        }
-        line(out, level);
-        out.push_str("</netd:portForward>");
-    }
-}
-
-/// `<netd:forwards>` for that depth of a definition, without a declaration of the prefix `netd`.
-pub(super) fn write(forwards: &[PortForward], level: usize) -> String {
-    let mut out = "<netd:forwards>".to_owned();
-    for forward in forwards {
-        line(&mut out, level + 1);
-        forward.write(&mut out, level + 1);
-    }
-    line(&mut out, level);
-    out.push_str("</netd:forwards>");
-    out
 }
 
 /// The lowest port for which two of the forwards have the same protocol, scope and family.
@@ -385,4 +328,20 @@ pub fn find_clash<'a>(forwards: impl IntoIterator<Item = &'a PortForward>) -> Op
         })
     });
     clashes.min_by_key(|clash| (clash.second, clash.port))
+}
+
+impl Section for Vec<PortForward> {
+    const NAME: &'static str = "forwards";
+
+    fn read(reader: &Reader<'_>, node: Node<'_, '_>) -> Result<Self, XmlError> {
+        xml::read(reader, node)
+    }
+
+    fn write(&self, out: &mut String, level: usize) {
+        xml::write(self, out, level);
+    }
+
+    fn check(&self, definition: &Surroundings<'_>) -> Result<(), XmlError> {
+        rules::check(definition, self)
+    }
 }
