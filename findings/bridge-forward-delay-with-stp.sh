@@ -25,13 +25,13 @@ shows() { ip -details link show "$1" | sed -nE 's/.* bridge (forward_delay [0-9]
 export dir
 export -f ip shows
 seen=$(unshare --net bash -c '
-    ip link add a type bridge stp_state 0 forward_delay 0
-    echo "made without STP, delay 0:"; shows a
-    ip link set a type bridge stp_state 1
-    echo "STP switched on:"; shows a
-    ip link set a type bridge forward_delay 0 2>&1 | head -n 1
-    ip link add b type bridge stp_state 1 forward_delay 0
-    echo "made with STP, delay 0:"; shows b')
+    ip link add br0 type bridge stp_state 0 forward_delay 0
+    echo "made without STP, delay 0:"; shows br0
+    ip link set br0 type bridge stp_state 1
+    echo "STP switched on:"; shows br0
+    ip link set br0 type bridge forward_delay 0 2>&1 | head -n 1
+    ip link add br1 type bridge stp_state 1 forward_delay 0
+    echo "made with STP, delay 0:"; shows br1')
 expected="made without STP, delay 0:
   forward_delay 0 stp_state 0
 STP switched on:
