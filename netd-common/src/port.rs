@@ -1,4 +1,4 @@
-//! Which source ports to try for a masqueraded flow.
+//! Ports: which to try for a masqueraded flow, and those of a network's own services.
 
 /// Lowest port handed out unless the definition says otherwise: a guest must not appear with a
 /// privileged port of the host's.
@@ -6,6 +6,10 @@ pub const LOWEST: u16 = 1024;
 
 /// So many tries hop about; what they do not find is searched for in order.
 pub const QUICK_TRIES: u32 = 32;
+
+/// Services of a network's own at its gateway: DNS, DHCP, TFTP, DHCPv6. A forward of all the host's
+/// addresses does not take them away from its guests.
+pub const GATEWAY_SERVICES: [u16; 4] = [53, 67, 69, 547];
 
 /// Ports that may be handed out, host order, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

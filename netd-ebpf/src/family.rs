@@ -6,10 +6,9 @@ use netd_common::abi::{
     Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
 };
 
-use crate::maps::{
-    Addresses, Endpoints, Flows, Forwards, Fragments, Prefixes, Routing, Scratch, Seen, Slots,
-};
-use crate::packet::{Frame, Packet, Unread};
+use crate::context::{Packet, Routing, Scratch, Seen, Unread};
+use crate::frame::Frame;
+use crate::maps::{Addresses, Endpoints, Flows, Forwards, Fragments, Prefixes, Slots};
 
 /// IPv4.
 #[derive(Clone, Copy)]
@@ -23,8 +22,10 @@ pub trait Family: Copy + 'static {
     /// An address in network order, as the words it consists of: bytes could lie at any offset, and
     /// would be copied one by one.
     type Addr: Copy + PartialEq + Default + 'static;
+    /// Is it IPv6?
+    const IS_IPV6: bool;
     /// Index into `usage` and `sweeper`.
-    const INDEX: usize;
+    const INDEX: usize = Self::IS_IPV6 as usize;
     /// Address family of the socket interface.
     const AF: u8;
     /// Length of the header without options or extensions.
@@ -35,6 +36,12 @@ pub trait Family: Copy + 'static {
     const DST: usize;
     /// Protocol number of its ICMP.
     const ICMP: u8;
+    /// Type and code of the unreachable that answers a refusal by policy: port unreachable, as
+    /// libvirt's rules answer.
+    const UNREACHABLE_PORT: [u8; 2];
+    /// The same where the host has run out of something: administratively prohibited (RFC 5508,
+    /// REQ-8).
+    const PROHIBITED: [u8; 2];
     /// No address.
     const ZERO: Self::Addr;
 
@@ -110,3 +117,66 @@ pub trait Family: Copy + 'static {
     /// This CPU's room for a packet on the slow path.
     fn seen() -> Option<&'static mut Seen<Self::Addr>>;
 }
+
+/// The methods of [`Family`] that name its maps.
+macro_rules! family_maps {
+    ($addr:ty: $flows:ident, $slots:ident, $fragments:ident, $endpoints:ident, $addresses:ident,
+     $subnets:ident, $pools:ident, $forwards:ident, $scratch:ident, $seen:ident,
+     $routing:ident) => {
+        #[inline(always)]
+        fn flows() -> &'static $crate::maps::Flows<FlowKey<$addr>, Flow<$addr>> {
+            &$crate::maps::$flows
+        }
+        #[inline(always)]
+        fn slots() -> &'static $crate::maps::Slots<Slot<$addr>> {
+            &$crate::maps::$slots
+        }
+        #[inline(always)]
+        fn fragments() -> &'static $crate::maps::Fragments<FragmentKey<$addr>, Fragment> {
+            &$crate::maps::$fragments
+        }
+        #[inline(always)]
+        fn endpoints() -> &'static $crate::maps::Endpoints<$addr, Endpoint> {
+            &$crate::maps::$endpoints
+        }
+        #[inline(always)]
+        fn addresses() -> &'static $crate::maps::Addresses<$addr> {
+            &$crate::maps::$addresses
+        }
+        #[inline(always)]
+        fn subnets() -> &'static $crate::maps::Prefixes<$addr> {
+            &$crate::maps::$subnets
+        }
+        #[inline(always)]
+        fn pools() -> &'static $crate::maps::Prefixes<$addr> {
+            &$crate::maps::$pools
+        }
+        #[inline(always)]
+        fn forwards() -> &'static $crate::maps::Forwards<$addr> {
+            &$crate::maps::$forwards
+        }
+        #[inline(always)]
+        fn scratch() -> Option<&'static mut $crate::context::Scratch<$addr>> {
+            // SAFETY: the slot is this CPU's alone, and TC programs do not interrupt each other.
+            // Whoever calls this lets go of what an earlier call returned.
+            $crate::maps::$scratch
+                .get_ptr_mut(0)
+                .map(|p| unsafe { &mut *p })
+        }
+        #[inline(always)]
+        fn seen() -> Option<&'static mut $crate::context::Seen<$addr>> {
+            // SAFETY: as for `scratch`.
+            $crate::maps::$seen
+                .get_ptr_mut(0)
+                .map(|p| unsafe { &mut *p })
+        }
+        #[inline(always)]
+        fn routing() -> Option<&'static mut $crate::context::Routing<$addr>> {
+            // SAFETY: as for `scratch`.
+            $crate::maps::$routing
+                .get_ptr_mut(0)
+                .map(|p| unsafe { &mut *p })
+        }
+    };
+}
+pub(crate) use family_maps;

@@ -29,141 +29,104 @@
     reason = "a map value handed over by value is copied to the stack, which has 512 bytes"
 )]
 
-mod allowance;
-mod arp;
-mod claim;
-mod dhcp;
-mod drops;
-mod event;
-mod express;
+// The ground floor: what everything else is made of.
+mod action;
+mod clock;
+mod context;
 mod family;
-mod flow;
-mod forward;
-mod fragment;
-mod guest;
-mod host;
-mod icmp;
-mod ipv4;
-mod ipv6;
-mod leaving;
-mod mapping;
+mod frame;
 mod maps;
-mod nd;
-mod open;
-mod outside;
-mod packet;
-mod path;
-mod reject;
-mod rewrite;
-mod socket;
-mod spoof;
-mod stage;
-mod table;
-mod window;
+mod records;
+mod skb;
+mod sockets;
+mod verified;
 
-use aya_ebpf::bindings::TC_ACT_UNSPEC;
+// Above it, each on those before it.
+mod conntrack;
+mod filter;
+mod hook;
+mod nat;
+mod parse;
+mod reply;
+mod report;
+mod route;
+mod stage;
+
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use network_types::eth::EthHdr;
 
-/// Let the next program of the hook, then the stack, have the packet.
-const PASS: i32 = TC_ACT_UNSPEC;
-
-/// Between the stages of a program: see whether a flow is known.
-const LOOK: i32 = 1 << 11;
-/// Between the stages of a program: no flow is known, judge the packet as a first one.
-const FIRST: i32 = 1 << 12;
-/// Between the stages of a program: it is an ICMP error, see what it is about.
-const ERROR: i32 = 1 << 13;
-/// Between the stages of a program: insert the flow in the scratch map, then go on.
-const OPEN: i32 = 1 << 14;
-/// Between the stages of a program: the flow is there, send the packet.
-const SEND: i32 = 1 << 15;
-/// Between the stages of a program: drop, for the `Reason` above this number.
-const DROP: i32 = 1 << 16;
-/// Between the stages of a program: refuse with an answer, for the `Reason` above this number.
-const REJECT: i32 = 1 << 17;
+use crate::conntrack::sweep;
+use crate::context::Hook;
+use crate::frame::ETH;
+use crate::hook::{egress, port_ingress, uplink_ingress, xdp};
+use crate::reply::dhcp;
 
 /// Frames of one guest, before its bridge sees them.
 #[classifier]
 pub fn port_ingress(ctx: TcContext) -> i32 {
-    guest::ingress(&ctx, guest::Hook::Port)
+    port_ingress::ingress(&ctx, Hook::Port)
 }
 
 /// Frames that a managed bridge hands up to the host.
 #[classifier]
 pub fn bridge_ingress(ctx: TcContext) -> i32 {
-    guest::ingress(&ctx, guest::Hook::Bridge)
+    port_ingress::ingress(&ctx, Hook::Bridge)
 }
 
 /// Frames that the host sends to the guests of a managed bridge.
 #[classifier]
 pub fn bridge_egress(ctx: TcContext) -> i32 {
     dhcp::complete_checksum(&ctx);
-    leaving::egress(&ctx, EthHdr::LEN)
+    egress::egress(&ctx, ETH)
 }
 
 /// Packets from outside.
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
-    outside::ingress(&ctx, EthHdr::LEN)
+    uplink_ingress::ingress(&ctx, ETH)
 }
 
 /// Packets to outside.
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
-    leaving::egress(&ctx, EthHdr::LEN)
+    egress::egress(&ctx, ETH)
 }
 
 /// Packets from outside, of a device without link-layer header.
 #[classifier]
 pub fn tunnel_ingress(ctx: TcContext) -> i32 {
-    outside::ingress(&ctx, 0)
+    uplink_ingress::ingress(&ctx, 0)
 }
 
 /// Packets to outside, of a device without link-layer header.
 #[classifier]
 pub fn tunnel_egress(ctx: TcContext) -> i32 {
-    leaving::egress(&ctx, 0)
+    egress::egress(&ctx, 0)
 }
 
 /// Frames of one guest, from its driver.
 #[xdp(frags)]
 pub fn port_xdp(ctx: XdpContext) -> u32 {
-    express::ingress(&ctx, true)
+    xdp::ingress(&ctx, true)
 }
 
 /// Packets from outside, from the driver.
 #[xdp(frags)]
 pub fn uplink_xdp(ctx: XdpContext) -> u32 {
-    express::ingress(&ctx, false)
+    xdp::ingress(&ctx, false)
 }
 
 /// Set the sweep of dead flows going. Returns 0, or the kernel's error.
 #[classifier]
 pub fn sweep_start(_: TcContext) -> i32 {
-    table::start_timer()
+    sweep::start_timer()
 }
 
 /// Sweep part of the table at once. Returns the number of flows removed.
 #[classifier]
 pub fn sweep(_: TcContext) -> i32 {
-    table::run()
+    sweep::run()
 }
-
-/// Arguments of a global function. The verifier checks each such function once, for any arguments
-/// of their types, instead of once for every state it can be called in; so pointers may be null
-/// for all it knows.
-macro_rules! arguments {
-    ($ctx:ident $(, $arg:ident)*; else $otherwise:expr) => {
-        let $ctx = &TcContext::new($ctx);
-        $(
-            // SAFETY: callers pass references; null is checked.
-            let Some($arg) = (unsafe { $arg.as_ref() }) else { return $otherwise };
-        )*
-    };
-}
-pub(crate) use arguments;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,0 +1,37 @@
+//! What becomes of a packet: what programs return to the kernel, and what their stages return to
+//! one another.
+
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
+use netd_common::Reason;
+
+/// Let the next program of the hook, then the stack, have the packet.
+pub const PASS: i32 = TC_ACT_UNSPEC;
+
+/// Between the stages of a program: see whether a flow is known.
+pub const LOOK: i32 = 1 << 11;
+/// Between the stages of a program: no flow is known, judge the packet as a first one.
+pub const FIRST: i32 = 1 << 12;
+/// Between the stages of a program: it is an ICMP error, see what it is about.
+pub const ERROR: i32 = 1 << 13;
+/// Between the stages of a program: insert the flow in the scratch map, then go on.
+pub const OPEN: i32 = 1 << 14;
+/// Between the stages of a program: the flow is there, send the packet.
+pub const SEND: i32 = 1 << 15;
+/// Between the stages of a program: drop, for the `Reason` above this number.
+pub const DROP: i32 = 1 << 16;
+/// Between the stages of a program: refuse with an answer, for the `Reason` above this number.
+pub const REJECT: i32 = 1 << 17;
+
+/// The action that drops a packet under `reason`. The program's entry carries it out
+/// (`report::drops::finish`): a program's stack is 512 bytes deep, and counting, which may log,
+/// needs some.
+#[inline(always)]
+pub fn drop(reason: Reason) -> i32 {
+    DROP + reason as i32
+}
+
+/// The action that refuses a packet under `reason` with an answer to its sender.
+#[inline(always)]
+pub fn reject(reason: Reason) -> i32 {
+    REJECT + reason as i32
+}

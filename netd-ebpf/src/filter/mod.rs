@@ -1,0 +1,5 @@
+//! What may pass.
+
+pub mod host_access;
+pub mod policy;
+pub mod source_guard;

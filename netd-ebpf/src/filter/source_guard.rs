@@ -1,0 +1,272 @@
+//! Anti-spoofing: what leaves a guarded port carries the port's own addresses.
+//!
+//! A port has one MAC address: the one that its record names, or the first it was seen with. An IPv4
+//! address is bound to a MAC address by the definition or by a lease; the program at the bridge's
+//! egress sees every lease as it is granted, so a guest need not wait for the agent. An IPv6 address
+//! is bound by the definition, or is whose it was first (RFC 6620), since guests make up their own.
+//!
+//! Frames of established flows are known by port, addresses and ports, and leave with the bridge's
+//! MAC address: they were looked at when their flow was opened and need not be again.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::programs::TcContext;
+use netd_common::Reason;
+use netd_common::abi::{
+    BINDING_CLAIMED, Binding, BindingKey, BridgePort, Identity, MAX_CLAIMS, MacAddr, PORT_GUARD,
+    PORT_GUARD_ARP, PORT_GUARD_DHCP, PORT_GUARD_IP, PORT_GUARD_MAC, PORT_GUARD_ND,
+};
+use netd_common::flow::proto;
+use network_types::eth::EtherType;
+
+use crate::action::{LOOK, PASS, drop};
+use crate::context::{Kind, Packet, Seen, Source, Words};
+use crate::family::{Family, V4, V6};
+use crate::frame::{ETH, macs};
+use crate::skb::has_protocol;
+use crate::{maps, records};
+
+/// RARP, by which a hypervisor announces a guest that has moved.
+const RARP: u16 = 0x8035_u16.to_be();
+/// Ethernet and IPv4.
+const ARP_KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
+
+/// First byte of the MAC address that libvirt gives a guest's tap.
+const OF_A_TAP: u8 = 0xfe;
+
+/// Types of ICMPv6 messages (RFC 4861).
+mod nd {
+    pub const ROUTER_ADVERTISEMENT: u8 = 134;
+    pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    pub const REDIRECT: u8 = 137;
+}
+
+/// Is the port guarded in any way?
+#[inline(always)]
+pub fn is_guarded(port: &BridgePort) -> bool {
+    port.flags & PORT_GUARD != 0
+}
+
+/// Stage: a frame with an IP packet from a guarded port. [`LOOK`] when it may go on.
+#[inline(always)]
+pub fn check<F: Guards>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    let Seen { packet, source, .. } = seen;
+    let Some(port) = records::port(source.ifindex) else {
+        return LOOK;
+    };
+    if !has_own_mac(port, source.ifindex, source.smac) {
+        return drop(Reason::SpoofedMac);
+    }
+    if port.flags & (PORT_GUARD_DHCP | PORT_GUARD_ND) != 0 && F::hides(packet) {
+        return drop(Reason::Malformed);
+    }
+    if port.flags & PORT_GUARD_DHCP != 0 && F::is_server(ctx, packet) {
+        return drop(Reason::ServerAnswer);
+    }
+    if port.flags & PORT_GUARD_ND != 0 && !F::answers_for_itself(ctx, packet, source) {
+        return drop(Reason::SpoofedNeighbour);
+    }
+    if port.flags & PORT_GUARD_IP != 0 && !F::has_own_address(packet, source) {
+        return drop(Reason::SpoofedAddress);
+    }
+    LOOK
+}
+
+/// What differs between the families.
+pub trait Guards: Family {
+    /// May the packet hide what it is from everybody but the one who puts it together?
+    fn hides(packet: &Packet<Self::Addr>) -> bool;
+    /// Does the packet do what only a server or router may?
+    fn is_server(ctx: &TcContext, packet: &Packet<Self::Addr>) -> bool;
+    /// If it answers for an address of the link, is that its sender's own?
+    fn answers_for_itself(ctx: &TcContext, packet: &Packet<Self::Addr>, source: &Source) -> bool;
+    /// Is the source address its sender's own, or none where it has none yet?
+    fn has_own_address(packet: &Packet<Self::Addr>, source: &Source) -> bool;
+}
+
+impl Guards for V4 {
+    /// Eight bytes are what the first fragment has at least, and they show the ports.
+    #[inline(always)]
+    fn hides(_: &Packet<u32>) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_server(_: &TcContext, packet: &Packet<u32>) -> bool {
+        packet.key.proto == proto::UDP
+            && packet.kind == Kind::Flow
+            && packet.key.sport == 67u16.to_be_bytes()
+            && packet.key.dport == 68u16.to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn answers_for_itself(_: &TcContext, _: &Packet<u32>, _: &Source) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn has_own_address(packet: &Packet<u32>, source: &Source) -> bool {
+        if packet.key.src == 0 {
+            // A guest without an address asks for one (RFC 2131, section 4.1).
+            return packet.key.proto == proto::UDP
+                && packet.kind == Kind::Flow
+                && packet.key.sport == 68u16.to_be_bytes()
+                && packet.key.dport == 67u16.to_be_bytes();
+        }
+        is_bound4(source.bridge, packet.key.src, source.smac)
+    }
+}
+
+impl Guards for V6 {
+    /// Behind extension headers without end, or that go on in the next fragment, a router
+    /// advertisement would pass (RFC 7113, section 2; RFC 7112 forbids such fragments).
+    #[inline(always)]
+    fn hides(packet: &Packet<Words>) -> bool {
+        packet.kind == Kind::Broken
+    }
+
+    #[inline(always)]
+    fn is_server(ctx: &TcContext, packet: &Packet<Words>) -> bool {
+        if packet.key.proto == proto::ICMPV6 && packet.kind == Kind::Icmp {
+            let kind = message_type(ctx, packet);
+            return kind == nd::ROUTER_ADVERTISEMENT || kind == nd::REDIRECT;
+        }
+        // DHCPv6 (RFC 8415, section 7.2).
+        packet.key.proto == proto::UDP
+            && packet.kind == Kind::Flow
+            && packet.key.sport == 547u16.to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn answers_for_itself(ctx: &TcContext, packet: &Packet<Words>, source: &Source) -> bool {
+        if packet.key.proto != proto::ICMPV6
+            || packet.kind != Kind::Icmp
+            || message_type(ctx, packet) != nd::NEIGHBOUR_ADVERTISEMENT
+        {
+            return true;
+        }
+        // Padding behind the packet is no part of the message, which may go on in a fragment.
+        match ctx.load::<Words>(packet.l4() + 8) {
+            Ok(target) if packet.l4() as u32 + 24 <= packet.end => claims(source, &target),
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
+    fn has_own_address(packet: &Packet<Words>, source: &Source) -> bool {
+        if packet.key.src == Self::ZERO {
+            // Duplicate address detection and multicast listener reports.
+            return packet.key.proto == proto::ICMPV6 && packet.kind == Kind::Icmp;
+        }
+        claims(source, &packet.key.src)
+    }
+}
+
+#[inline(always)]
+fn message_type(ctx: &TcContext, packet: &Packet<Words>) -> u8 {
+    ctx.load::<u8>(packet.l4()).unwrap_or_default()
+}
+
+/// A frame without an IP packet, or with a tag, at a port.
+#[inline(always)]
+pub fn check_other(ctx: &TcContext, here: u32) -> i32 {
+    match records::port(here) {
+        Some(port) if is_guarded(port) => match refuse_other(ctx, port, here) {
+            Some(reason) => drop(reason),
+            None => PASS,
+        },
+        _ => PASS,
+    }
+}
+
+#[inline(always)]
+fn refuse_other(ctx: &TcContext, port: &BridgePort, here: u32) -> Option<Reason> {
+    let Some((_, smac)) = macs(ctx) else {
+        return Some(Reason::Malformed);
+    };
+    if !has_own_mac(port, here, smac) {
+        return Some(Reason::SpoofedMac);
+    }
+    if has_protocol(ctx, EtherType::Arp as u16) {
+        let guarded = port.flags & PORT_GUARD_ARP != 0;
+        return (guarded && !is_own_arp(ctx, port.bridge, smac)).then_some(Reason::SpoofedArp);
+    }
+    // Behind a tag, or in another protocol, anything may hide.
+    (port.flags & PORT_GUARD_IP != 0 && !has_protocol(ctx, RARP)).then_some(Reason::OtherProtocol)
+}
+
+/// Does an ARP message speak of its sender alone (RFC 826; RFC 5227 for senders without address)?
+#[inline(always)]
+fn is_own_arp(ctx: &TcContext, bridge: u32, smac: MacAddr) -> bool {
+    let Ok(kind) = ctx.load::<[u8; 6]>(ETH) else {
+        return false;
+    };
+    let (Ok(hardware), Ok(address)) = (ctx.load::<MacAddr>(ETH + 8), ctx.load::<u32>(ETH + 14))
+    else {
+        return false;
+    };
+    kind == ARP_KIND && hardware == smac && (address == 0 || is_bound4(bridge, address, smac))
+}
+
+/// Does the frame carry the port's own MAC address? That is the one of the port's first frame, among
+/// those that its record allows: of a tap's address libvirt takes all but the first byte from its
+/// guest's.
+#[inline(always)]
+fn has_own_mac(port: &BridgePort, ifindex: u32, smac: MacAddr) -> bool {
+    let [first, rest @ ..] = port.mac;
+    if port.mac != [0; 6] && (rest != smac[1..] || (first != smac[0] && first != OF_A_TAP)) {
+        return port.flags & PORT_GUARD_MAC == 0;
+    }
+    // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
+    if let Some(identity) = unsafe { maps::IDENTITIES.get(ifindex) } {
+        return port.flags & PORT_GUARD_MAC == 0 || identity.mac == smac;
+    }
+    let identity = Identity {
+        mac: smac,
+        claims: 0,
+    };
+    // Where another CPU was faster, or there is no room, the next frame is judged.
+    let _ = maps::IDENTITIES.insert(ifindex, &identity, u64::from(BPF_NOEXIST));
+    true
+}
+
+#[inline(always)]
+fn is_bound4(bridge: u32, address: u32, mac: MacAddr) -> bool {
+    let key = BindingKey { bridge, address };
+    // SAFETY: as above.
+    unsafe { maps::BINDINGS4.get(&key) }.is_some_and(|binding| binding.mac == mac)
+}
+
+/// Is an IPv6 address the sender's own, or free to become it?
+#[inline(always)]
+fn claims(source: &Source, address: &Words) -> bool {
+    let key = BindingKey {
+        bridge: source.bridge,
+        address: *address,
+    };
+    // SAFETY: as above.
+    if let Some(binding) = unsafe { maps::BINDINGS6.get(&key) } {
+        return binding.mac == source.smac;
+    }
+    let link_local = u32::from_be(address[0]) & 0xffc0_0000 == 0xfe80_0000;
+    if !link_local && records::bridge_of::<V6>(*address) != source.bridge {
+        return false;
+    }
+    let Some(identity) = maps::IDENTITIES.get_ptr_mut(source.ifindex) else {
+        return false;
+    };
+    // SAFETY: a map value; a count that two CPUs raise at once lets one address more pass.
+    unsafe {
+        if (*identity).claims >= MAX_CLAIMS {
+            return false;
+        }
+        (*identity).claims += 1;
+    }
+    let binding = Binding {
+        mac: source.smac,
+        kind: BINDING_CLAIMED,
+        zero: 0,
+    };
+    maps::BINDINGS6
+        .insert(&key, &binding, u64::from(BPF_NOEXIST))
+        .is_ok()
+}

@@ -1,0 +1,8 @@
+//! Where packets come in, one file for each kind of hook.
+
+pub mod egress;
+pub mod port_ingress;
+pub mod socket;
+pub mod stages;
+pub mod uplink_ingress;
+pub mod xdp;

@@ -1,0 +1,143 @@
+//! The stages of the slow path, as functions that are verified on their own (`verified.rs`).
+//!
+//! What they work on lies in a map (`seen4`, `seen6`). They are called one after the other, not one
+//! inside the other, where that can be.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
+use aya_ebpf::programs::TcContext;
+use netd_common::Reason;
+use netd_common::abi::CONTROL_MAPPINGS;
+
+use crate::action::{ERROR, FIRST, OPEN, SEND, drop};
+use crate::conntrack::validate;
+use crate::family::{Family, V4, V6};
+use crate::filter::source_guard;
+use crate::nat::{dnat, icmp_error, mapping, open, published};
+use crate::records;
+use crate::stage::{from_guest, from_outside, to_outside, transmit};
+
+macro_rules! stages {
+    ($($(#[$doc:meta])* $stage:ident ($v4:ident, $v6:ident) = $module:ident :: $body:ident;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $v4(ctx: *mut __sk_buff) -> i32 {
+            // The linker leaves out an argument that a stage does not use; the verifier wants it
+            // all the same.
+            let ctx = &TcContext::new(core::hint::black_box(ctx));
+            match V4::seen() {
+                Some(seen) => $module::$body::<V4>(ctx, seen),
+                None => TC_ACT_SHOT,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $v6(ctx: *mut __sk_buff) -> i32 {
+            let ctx = &TcContext::new(core::hint::black_box(ctx));
+            match V6::seen() {
+                Some(seen) => $module::$body::<V6>(ctx, seen),
+                None => TC_ACT_SHOT,
+            }
+        }
+
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $stage<F: Family>(ctx: &TcContext) -> i32 {
+            if F::IS_IPV6 {
+                $v6(ctx.skb.skb)
+            } else {
+                $v4(ctx.skb.skb)
+            }
+        }
+    )*};
+}
+
+// Each works on what [`Family::seen`] holds, and returns an action.
+stages! {
+    /// Is the packet of a flow that exists?
+    known(known4, known6) = validate::known;
+    /// From a guarded port: does the packet carry its sender's own addresses?
+    guarded(guarded4, guarded6) = source_guard::check;
+    /// From a guest: is the packet for the gateway to route?
+    guest_entry(guest_entry4, guest_entry6) = from_guest::entry;
+    /// End the packet's flow when that goes by a forward that is no more.
+    withdraw(withdraw4, withdraw6) = dnat::withdraw;
+    /// From a guest or outside, of no known flow: is the packet for something published?
+    published(published4, published6) = dnat::admit;
+    /// From a guest: a packet of no known flow.
+    guest_first(guest_first4, guest_first6) = from_guest::first;
+    /// From outside: a packet of no known flow.
+    outside_first(outside_first4, outside_first6) = from_outside::first;
+    /// To outside, by the stack: is the packet of a flow that exists?
+    leaving_known(leaving_known4, leaving_known6) = to_outside::known;
+    /// To outside, by the stack: a packet of no known flow.
+    leaving_first(leaving_first4, leaving_first6) = to_outside::first;
+    /// An ICMP error that came in.
+    icmp_error(icmp_error4, icmp_error6) = icmp_error::forward;
+    /// An ICMP error that leaves by the stack.
+    icmp_leaves(icmp_leaves4, icmp_leaves6) = icmp_error::leave;
+    /// Put the flow of the scratch map under an endpoint-independent mapping.
+    put_under_mapping(put_under_mapping4, put_under_mapping6) = mapping::put_under;
+    /// Insert the flow of the scratch map: [`SEND`], or what becomes of the packet without it.
+    insert(insert4, insert6) = open::insert;
+    /// Send the packet by its flow.
+    send(send4, send6) = transmit::send;
+    /// Translate the packet by its flow, where it leaves by the stack.
+    translate(translate4, translate6) = transmit::translate;
+}
+
+/// Is the packet of a flow that exists, and that may?
+#[inline(always)]
+pub fn known_flow<F: Family>(ctx: &TcContext) -> i32 {
+    if published::has_forwards() {
+        let _ = withdraw::<F>(ctx);
+    }
+    known::<F>(ctx)
+}
+
+/// What becomes of a packet of no known flow: it is for something published, or `first` says.
+#[inline(always)]
+pub fn published_or<F: Family>(ctx: &TcContext, first: impl Fn(&TcContext) -> i32) -> i32 {
+    if published::has_forwards() {
+        match published::<F>(ctx) {
+            FIRST => {}
+            action => return action,
+        }
+    }
+    first(ctx)
+}
+
+/// What follows on the first look at a packet (`action`): an ICMP error finds its flow, a packet
+/// without a flow is judged and opens one if it may, and then it is sent.
+#[inline(always)]
+pub fn run<F: Family>(
+    ctx: &TcContext,
+    mut action: i32,
+    error: impl Fn(&TcContext) -> i32,
+    first: impl Fn(&TcContext) -> i32,
+    send: impl Fn(&TcContext) -> i32,
+) -> i32 {
+    if action == ERROR {
+        action = error(ctx);
+    }
+    // A flow under a mapping may need that, and a contact, before itself.
+    let mut i = 0;
+    while i < 3 && action == FIRST {
+        action = first(ctx);
+        if action == OPEN && records::control_flags() & CONTROL_MAPPINGS != 0 {
+            action = put_under_mapping::<F>(ctx);
+        }
+        if action == OPEN {
+            action = insert::<F>(ctx);
+        }
+        i += 1;
+    }
+    // What was made for the flow went again at once: nothing may leave as it is for that.
+    if action == FIRST {
+        action = drop(Reason::TableFull);
+    }
+    if action == SEND {
+        action = send(ctx);
+    }
+    action
+}

@@ -1,0 +1,48 @@
+//! What the two entries of any new flow say.
+
+use aya_ebpf::programs::TcContext;
+use netd_common::abi::Flow;
+use netd_common::tcp;
+
+use crate::conntrack::window::window_scale;
+use crate::context::{Packet, Source};
+use crate::records;
+
+/// Answers to a guest go straight back to where its packet came from.
+#[inline(always)]
+pub fn to_sender<A>(back: &mut Flow<A>, source: &Source, epoch: u32) {
+    if let Some(network) = records::network(source.bridge) {
+        back.out_network = source.bridge;
+        back.out_ifindex = source.ifindex;
+        back.out_dmac = source.smac;
+        back.out_smac = network.mac;
+        back.out_mtu = network.mtu;
+        back.epoch = epoch;
+    }
+}
+
+/// Make an entry of the scratch map say nothing: another flow's is still there.
+#[inline(always)]
+pub fn clear<A: Default>(flow: &mut Flow<A>) {
+    *flow = Flow::default();
+}
+
+/// What a TCP connection's first segment says of windows.
+#[inline(always)]
+pub fn first_segment<A>(
+    ctx: &TcContext,
+    packet: &Packet<A>,
+    flow: &mut Flow<A>,
+    back: &mut Flow<A>,
+) {
+    if packet.control & tcp::SYN != 0 {
+        flow.wscale = window_scale(ctx, packet.at) as u8;
+        // What the answer must acknowledge; no window yet.
+        back.ack = packet.seq.wrapping_add(1);
+        back.edge = back.ack;
+    } else {
+        // A connection from before netd's time: how windows are scaled was agreed then.
+        flow.wscale = tcp::MAX_WSCALE;
+        back.wscale = tcp::MAX_WSCALE;
+    }
+}

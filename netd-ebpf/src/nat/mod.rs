@@ -1,0 +1,12 @@
+//! Opening flows, and translating by them.
+
+pub mod dnat;
+pub mod entries;
+pub mod icmp_error;
+pub mod inbound;
+pub mod mapping;
+pub mod open;
+pub mod port_alloc;
+pub mod published;
+pub mod rewrite;
+pub mod snat;

@@ -1,0 +1,65 @@
+//! Masquerading: a guest's flow goes behind an address of the host's, or of its network's range.
+
+use netd_common::Reason;
+use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT};
+use netd_common::checksum::difference;
+use netd_common::port::Range;
+
+use crate::context::{Decision, Packet, SPARE_RESERVED, SPARE_SOCKETS, Source};
+use crate::family::Family;
+use crate::parse::transport::has_ports;
+use crate::records;
+
+/// Put the flow of the scratch map behind an address of the host's or of its network's range.
+#[inline(always)]
+pub fn hide<F: Family>(
+    packet: &Packet<F::Addr>,
+    source: &Source,
+    decision: &Decision<F::Addr>,
+) -> Result<(), Reason> {
+    let Some(scratch) = F::scratch() else {
+        return Err(Reason::NoMemory);
+    };
+    let key = &packet.key;
+    let (mut range, mut address) = (Range::new(0, 0), decision.route.own);
+    if source.bridge == 0 {
+        // A packet of the host's own, whose port a guest's flow has: another port will do.
+        address = key.src;
+    } else {
+        // A device that the agent does not know yet has no program at its egress.
+        let Some(device) = records::device(decision.route.ifindex) else {
+            return Err(Reason::NoAddress);
+        };
+        // Towards a destination of the link alone routing names an address of the link.
+        if address == F::ZERO || F::never_forwarded(address) {
+            address = F::address(device);
+        }
+        if let Some(network) = records::network(source.bridge) {
+            range = Range::new(network.first_port, network.last_port);
+            let side = F::side(network);
+            if side.first != F::ZERO {
+                // The same address for all of a guest's flows (RFC 4787, REQ-2).
+                address = F::pick(side.first, side.last, F::hash(key.src));
+            }
+        }
+    }
+    if address == F::ZERO {
+        return Err(Reason::NoAddress);
+    }
+    if key.proto == F::ICMP {
+        range = Range::ALL;
+    }
+    scratch.flow.flags |= FLOW_NAT | FLOW_MASQUERADE;
+    scratch.back.flags |= FLOW_NAT;
+    scratch.flow.new_src = address;
+    scratch.flow.addr_diff = difference(F::sum(&key.src), F::sum(&address));
+    scratch.back.addr_diff = difference(F::sum(&address), F::sum(&key.src));
+    scratch.claim.first = range.first;
+    scratch.claim.last = range.last;
+    scratch.claim.translate = u32::from(has_ports(key.proto) || key.proto == F::ICMP);
+    scratch.claim.spare = SPARE_RESERVED;
+    if source.bridge != 0 {
+        scratch.claim.spare |= SPARE_SOCKETS;
+    }
+    Ok(())
+}

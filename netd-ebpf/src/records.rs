@@ -1,0 +1,161 @@
+//! Questions to the maps that the agent fills.
+
+use core::hint::black_box;
+
+use aya_ebpf::btf_maps::{Array, lpm_trie};
+use netd_common::abi::{BridgePort, Control, Device, Network, PORTS_WORDS, PortsWord};
+use netd_common::flow::{State, Timeout};
+
+use crate::family::Family;
+use crate::maps::{CONTROL, DEVICES, MOVED, NETWORKS, PORTS, PUBLISHED, RESERVED};
+use crate::verified::verified;
+
+#[inline(always)]
+fn control() -> Option<&'static Control> {
+    CONTROL.get(0)
+}
+
+/// The epoch that flows must carry to be trusted without a second look.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    let moves = MOVED.get(0).map_or(0, |m| m.epoch);
+    control().map_or(0, |c| c.epoch).wrapping_add(moves)
+}
+
+/// [`epoch`], and for how many ticks a look at a flow holds good ([`Control::settled`]).
+#[inline(always)]
+pub fn epoch_and_settled() -> (u32, u32) {
+    let moves = MOVED.get(0).map_or(0, |m| m.epoch);
+    control().map_or((moves, 0), |c| (c.epoch.wrapping_add(moves), c.settled))
+}
+
+/// A guest is not where it was, or not who it was: let flows look again, once a tick (`now`).
+#[inline(always)]
+pub fn guest_moved(now: u32) {
+    if let Some(moved) = MOVED.get_ptr_mut(0) {
+        // SAFETY: a map value; two CPUs that raise it at once raise it once.
+        unsafe {
+            if (*moved).raised != now {
+                (*moved).raised = now;
+                (*moved).epoch = (*moved).epoch.wrapping_add(1);
+            }
+        }
+    }
+}
+
+/// `CONTROL_*` bits.
+#[inline(always)]
+pub fn control_flags() -> u32 {
+    control().map_or(0, |c| c.flags)
+}
+
+/// Flows of one family that a network may have; 0 for no limit.
+#[inline(always)]
+pub fn max_per_network() -> u32 {
+    control().map_or(0, |c| c.max_per_network)
+}
+
+/// Number of slots of each family; at least one.
+#[inline(always)]
+pub fn slot_count() -> u32 {
+    control().map_or(1, |c| if c.slots == 0 { 1 } else { c.slots })
+}
+
+/// How long a flow may be silent, in ticks.
+#[inline(always)]
+pub fn timeout(timeout: Timeout) -> u32 {
+    // The compiler knows that the number is small enough, and must not tell, for the verifier does
+    // not.
+    let index = black_box(timeout as usize);
+    control().map_or(0, |c| c.timeouts.get(index).copied().unwrap_or_default())
+}
+
+verified! {
+    /// The same for a flow of a protocol in a state ([`State`] as a number).
+    pub fn timeout_of(protocol: u32, state: u32) -> u32 = find_timeout, else 0, as timeout_of;
+}
+
+#[inline(always)]
+fn find_timeout(protocol: u32, state: u32) -> u32 {
+    timeout(Timeout::of(protocol as u8, State::from_u8(state as u8)))
+}
+
+/// The bridge a guest subnet with this address is behind; 0 for none.
+#[inline(always)]
+pub fn bridge_of<F: Family>(address: F::Addr) -> u32 {
+    let key = lpm_trie::Key::new(size_of::<F::Addr>() as u32 * 8, address);
+    F::subnets().get(&key).map_or(0, |s| s.bridge)
+}
+
+/// The bridge of the network that masquerades with this address of a range; 0 for none.
+#[inline(always)]
+pub fn pool_of<F: Family>(address: F::Addr) -> u32 {
+    let key = lpm_trie::Key::new(size_of::<F::Addr>() as u32 * 8, address);
+    F::pools().get(&key).map_or(0, |s| s.bridge)
+}
+
+/// The network of a bridge.
+#[inline(always)]
+pub fn network(bridge: u32) -> Option<&'static Network> {
+    // SAFETY: the agent replaces whole values; a reader may see a value freed by a concurrent
+    // replacement, which the kernel keeps readable until the program ends (RCU).
+    unsafe { NETWORKS.get(bridge) }
+}
+
+/// Is this one of the host's own addresses?
+#[inline(always)]
+pub fn is_own<F: Family>(address: &F::Addr) -> bool {
+    owner_of::<F>(address) != 0
+}
+
+/// The device that has this address of the host's; 0 for any other address.
+#[inline(always)]
+pub fn owner_of<F: Family>(address: &F::Addr) -> u32 {
+    // SAFETY: as for `network`.
+    unsafe { F::addresses().get(address) }.map_or(0, |owner| *owner)
+}
+
+/// The record of a device.
+#[inline(always)]
+pub fn device(ifindex: u32) -> Option<&'static Device> {
+    // SAFETY: as for `network`.
+    unsafe { DEVICES.get(ifindex) }
+}
+
+/// The bridge that a port belongs to; 0 for a device that is no port of a managed bridge.
+#[inline(always)]
+pub fn bridge_of_port(ifindex: u32) -> u32 {
+    port(ifindex).map_or(0, |p| p.bridge)
+}
+
+/// The record of a port of a managed bridge.
+#[inline(always)]
+pub fn port(ifindex: u32) -> Option<&'static BridgePort> {
+    // SAFETY: as for `network`.
+    unsafe { PORTS.get(ifindex) }
+}
+
+/// Is the port (host order) one that is not to be handed out?
+#[inline(always)]
+pub fn is_reserved(port: u16) -> bool {
+    holds(&RESERVED, port)
+}
+
+/// Is some forward about the port (host order)?
+#[inline(always)]
+pub fn is_published(port: u16) -> bool {
+    holds(&PUBLISHED, port)
+}
+
+#[inline(always)]
+fn holds(ports: &Array<PortsWord, PORTS_WORDS>, port: u16) -> bool {
+    ports
+        .get(u32::from(port) / 64)
+        .is_some_and(|word| (*word >> (port & 63)) & 1 != 0)
+}
+
+/// Cookie of the agent's network namespace.
+#[inline(always)]
+pub fn netns() -> u64 {
+    control().map_or(0, |c| c.netns)
+}

@@ -1,0 +1,41 @@
+//! Every drop is counted under its reason, and some are told of (`event`).
+
+use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
+
+use crate::action::DROP;
+use crate::maps::DROPS;
+use crate::report::event;
+use crate::skb::ifindex;
+use crate::verified::verified;
+
+/// Carry out the action of a program's stages.
+#[inline(always)]
+pub fn finish(ctx: &TcContext, action: i32) -> i32 {
+    if action < DROP {
+        return action;
+    }
+    count(ctx, (action - DROP) as u32);
+    TC_ACT_SHOT
+}
+
+verified! {
+    /// Count a packet under the reason of this number, and tell of it.
+    pub fn count(ctx: Ctx, reason: u32) -> i32 = count_and_tell, else 0, as count_drop;
+}
+
+#[inline(always)]
+fn count_and_tell(ctx: &TcContext, reason: u32) -> i32 {
+    if let Some(drops) = DROPS.get_ptr_mut(reason) {
+        // SAFETY: the slot belongs to this CPU, and TC programs do not interrupt each other.
+        unsafe {
+            (*drops).packets += 1;
+            (*drops).bytes += u64::from(ctx.len());
+        }
+    }
+    event::record(ctx, reason);
+    // Compiled away by the verifier unless the agent loaded the programs with logging on.
+    debug!(ctx, "drop reason {} on device {}", reason, ifindex(ctx));
+    0
+}

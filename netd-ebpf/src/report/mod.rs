@@ -1,0 +1,5 @@
+//! Telling of what was dropped.
+
+pub mod drops;
+pub mod event;
+pub mod ratelimit;

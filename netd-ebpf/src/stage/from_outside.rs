@@ -1,0 +1,49 @@
+//! Packets from outside the managed networks, of no flow that is known.
+
+use aya_ebpf::programs::TcContext;
+use netd_common::Reason;
+use netd_common::abi::CONTROL_MAPPINGS;
+use netd_common::policy::Verdict;
+
+use crate::action::{PASS, drop, reject};
+use crate::conntrack::fragment;
+use crate::conntrack::trackable::why_no_flow;
+use crate::context::{Decision, Kind, Seen};
+use crate::family::Family;
+use crate::filter::policy::decide;
+use crate::nat::{mapping, open};
+use crate::records;
+
+/// Stage: a packet of no known flow.
+#[inline(always)]
+pub fn first<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+    if records::control_flags() & CONTROL_MAPPINGS != 0 {
+        match mapping::admit::<F>(ctx, seen) {
+            PASS => {}
+            action => return action,
+        }
+    }
+    let Seen { packet, source, .. } = seen;
+    // The host's own traffic ends here.
+    if records::is_own::<F>(&packet.key.dst) {
+        if packet.kind == Kind::Fragment {
+            fragment::note_orphan::<F>(packet);
+        }
+        return PASS;
+    }
+    if records::bridge_of::<F>(packet.key.dst) == 0 {
+        // An address that only guests' flows have; routing would send the packet back.
+        if records::pool_of::<F>(packet.key.dst) != 0 {
+            return drop(Reason::NoMapping);
+        }
+        return PASS;
+    }
+    let mut decision = Decision::none();
+    decide::<F>(ctx, packet, source, &mut decision);
+    match decision.verdict {
+        Verdict::Stack | Verdict::Masquerade => PASS,
+        Verdict::Reject(reason) => reject(reason),
+        Verdict::Accept if why_no_flow(packet).is_some() => PASS,
+        Verdict::Accept => open::prepare::<F>(ctx, packet, source, &decision),
+    }
+}
