@@ -6,13 +6,15 @@ use super::Agent;
 use super::inner::Inner;
 use super::lifecycle::check_host;
 use super::reconcile::Planned;
-use crate::datapath::bpffs;
+use crate::datapath::attach::Programs;
+use crate::datapath::{Device, bpffs};
 use crate::dnsmasq::{Running, leases};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{self, FormatOptions, ForwardMode, Update};
 use crate::rpc::driver::{
-    Affect, Changed, Driver, Drops, ForwardChange, Lease, MapStatus, Metadata, NetworkForwards,
-    NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, SCHEMA, Status,
+    Affect, Changed, Driver, Drops, ForwardChange, HookStatus, Lease, MapStatus, Metadata,
+    NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, ProgramStatus, Reloaded, Result,
+    SCHEMA, Status,
 };
 
 impl Driver for Agent {
@@ -236,39 +238,52 @@ impl Inner {
             .collect();
         let mut hooks = Vec::new();
         for link in snapshot.links.values() {
-            match self.datapath.hooks_of(link.index, &link.name, link.xdp) {
-                Ok(found) => hooks.extend(found),
+            let device = Device {
+                ifindex: link.index,
+                name: &link.name,
+                xdp: link.xdp,
+            };
+            match self.datapath.programs_of(device) {
+                Ok(places) => {
+                    hooks.extend(places.into_iter().map(|place| hook_status(device, place)));
+                }
                 // The device went since the snapshot was taken.
                 Err(error) => tracing::debug!(device = link.name, %error, "no hooks"),
             }
         }
-        let maps = bpffs::pinned_maps(self.datapath.dir())
-            .into_iter()
-            .map(|(name, path)| {
-                let info = aya::maps::MapInfo::from_pin(&path).map_err(|error| {
-                    ApiError::internal(format_args!("cannot look at {}: {error}", path.display()))
-                })?;
-                let path = path.display().to_string();
-                Ok(MapStatus {
-                    name,
-                    path,
-                    max_entries: info.max_entries(),
-                })
-            })
-            .collect::<Result<Vec<MapStatus>>>()?;
+        let maps = bpffs::pinned_maps(self.datapath.dir()).map_err(ApiError::internal)?;
         // Each connection has an entry for either direction.
         let max_flows = maps
             .iter()
             .find(|map| map.name == "flows4")
             .map_or(0, |map| map.max_entries / 2);
+        let maps = maps.into_iter().map(|map| MapStatus {
+            name: map.name,
+            path: map.path.display().to_string(),
+            max_entries: map.max_entries,
+        });
         Ok(Status {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             max_flows,
             networks,
             hooks,
-            maps,
-            drops: self.datapath.maps.drops().map_err(ApiError::internal)?,
+            maps: maps.collect(),
+            drops: self.drop_counts()?,
         })
+    }
+}
+
+fn hook_status(device: Device<'_>, place: Programs) -> HookStatus {
+    let programs = place.programs.into_iter().map(|program| ProgramStatus {
+        id: program.id,
+        name: program.name,
+        ours: program.ours,
+    });
+    HookStatus {
+        device: device.name.to_owned(),
+        ifindex: device.ifindex,
+        hook: place.place.to_owned(),
+        programs: programs.collect(),
     }
 }

@@ -10,7 +10,7 @@ use super::inner::Inner;
 use crate::datapath::events::{Numbered, age};
 use crate::error::ApiError;
 use crate::link::Snapshot;
-use crate::rpc::driver::{DropRecord, Drops, Result, SCHEMA};
+use crate::rpc::driver::{DropRecord, DropStatus, Drops, Result, SCHEMA};
 
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
@@ -32,9 +32,21 @@ impl Inner {
         Ok(Drops {
             schema: SCHEMA,
             isolated_networks: isolated.map(|network| network.name.clone()).collect(),
-            counters: self.datapath.maps.drops().map_err(ApiError::internal)?,
+            counters: self.drop_counts()?,
             records,
         })
+    }
+
+    /// The counters of the reasons that occurred.
+    pub(super) fn drop_counts(&self) -> Result<Vec<DropStatus>> {
+        let counts = self.datapath.maps.drops().map_err(ApiError::internal)?;
+        let counts = counts.into_iter().map(|(reason, count)| DropStatus {
+            reason: reason.name().to_owned(),
+            explanation: reason.explanation().to_owned(),
+            packets: count.packets,
+            bytes: count.bytes,
+        });
+        Ok(counts.collect())
     }
 
     fn record(&self, Numbered { number, event }: Numbered, snapshot: &Snapshot) -> DropRecord {

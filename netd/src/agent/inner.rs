@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::registry::{Live, Port, Registry};
 use crate::config::{Config, Xdp};
-use crate::datapath::{Attachment, Datapath, Hook, Limits, bpffs, log, maps};
+use crate::datapath::{Attachment, Datapath, Device, Hook, Limits, bpffs, log, maps};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
 use crate::model::Family;
@@ -205,7 +205,12 @@ impl Inner {
         for attachment in pinned {
             let link = snapshot.links.get(&attachment.ifindex);
             let in_place = link.is_some_and(|link| {
-                let looked = self.datapath.is_in_place(attachment, &link.name, link.xdp);
+                let device = Device {
+                    ifindex: link.index,
+                    name: &link.name,
+                    xdp: link.xdp,
+                };
+                let looked = self.datapath.is_in_place(attachment.hook, device);
                 looked.unwrap_or_else(|error| {
                     tracing::debug!(%attachment, %error, "attaching anew");
                     false
@@ -215,7 +220,8 @@ impl Inner {
                 self.attached.insert(attachment);
             }
         }
-        self.at_sockets = self.datapath.has_sockets();
+        // Where nobody can tell, the reconciliation attaches them anew.
+        self.at_sockets = self.datapath.has_sockets().unwrap_or(false);
     }
 
     /// Another version's programs stand behind this one's, with maps that nobody keeps any more. They

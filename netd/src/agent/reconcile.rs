@@ -315,7 +315,7 @@ impl Inner {
             self.at_sockets = false;
             return self.datapath.detach_sockets();
         }
-        if !self.at_sockets || !self.datapath.has_sockets() {
+        if !self.at_sockets || !self.datapath.has_sockets()? {
             self.datapath.attach_sockets()?;
             self.at_sockets = true;
         }

@@ -3,9 +3,10 @@
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapInfo;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::{Result, io};
+use super::{DatapathError, Result, io};
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const MAGIC: u64 = 0xcafe_4a11;
@@ -45,7 +46,7 @@ pub fn mount(dir: &Path) -> Result<()> {
 ///
 /// # Errors
 /// All that could not be removed; the rest is.
-pub fn clear(dir: &Path) -> Vec<super::DatapathError> {
+pub fn clear(dir: &Path) -> Vec<DatapathError> {
     let mut errors = Vec::new();
     if !is_bpffs(dir) {
         return errors;
@@ -83,7 +84,7 @@ pub fn other_layouts(dir: &Path, current: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// All that could not be removed; the rest is.
-pub fn remove_layout(path: &Path) -> Vec<super::DatapathError> {
+pub fn remove_layout(path: &Path) -> Vec<DatapathError> {
     let mut errors = Vec::new();
     remove_tree(path, &mut errors);
     errors
@@ -96,7 +97,7 @@ fn is_layout(path: &Path) -> bool {
     number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-fn entries(dir: &Path, errors: &mut Vec<super::DatapathError>) -> Vec<PathBuf> {
+fn entries(dir: &Path, errors: &mut Vec<DatapathError>) -> Vec<PathBuf> {
     match std::fs::read_dir(dir) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
         Err(error) => {
@@ -106,7 +107,7 @@ fn entries(dir: &Path, errors: &mut Vec<super::DatapathError>) -> Vec<PathBuf> {
     }
 }
 
-fn remove_tree(path: &Path, errors: &mut Vec<super::DatapathError>) {
+fn remove_tree(path: &Path, errors: &mut Vec<DatapathError>) {
     let removed = if path.is_dir() {
         for entry in entries(path, errors) {
             remove_tree(&entry, errors);
@@ -133,21 +134,38 @@ fn nearest(dir: &Path) -> &Path {
     dir.ancestors().find(|path| path.exists()).unwrap_or(dir)
 }
 
-/// Paths of the pinned maps below `dir` (a version's directory), by name.
-#[must_use]
-pub fn pinned_maps(dir: &Path) -> Vec<(String, PathBuf)> {
+/// A pinned map.
+pub struct PinnedMap {
+    /// Its name.
+    pub name: String,
+    /// Where it is pinned.
+    pub path: PathBuf,
+    /// Its capacity.
+    pub max_entries: u32,
+}
+
+/// The pinned maps below `dir` (a version's directory), by name.
+///
+/// # Errors
+/// One cannot be looked at.
+pub fn pinned_maps(dir: &Path) -> Result<Vec<PinnedMap>> {
     let Ok(entries) = std::fs::read_dir(dir.join("maps")) else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
-    let mut maps: Vec<_> = entries
-        .flatten()
-        .map(|entry| {
-            (
-                entry.file_name().to_string_lossy().into_owned(),
-                entry.path(),
-            )
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let look = |path: PathBuf| {
+        let info = MapInfo::from_pin(&path).map_err(|error| DatapathError::Io {
+            operation: "look at",
+            path: path.clone(),
+            source: std::io::Error::other(error),
+        })?;
+        let name = path.file_name().unwrap_or_default();
+        Ok(PinnedMap {
+            name: name.to_string_lossy().into_owned(),
+            max_entries: info.max_entries(),
+            path,
         })
-        .collect();
-    maps.sort();
-    maps
+    };
+    paths.into_iter().map(look).collect()
 }

@@ -19,7 +19,6 @@ use super::forwards::Forwards;
 use super::ports::Ports;
 use super::{DatapathError, Limits, Result, chain};
 use crate::model::network_address;
-use crate::rpc::driver::DropStatus;
 
 /// `BPF_NOEXIST` of linux/bpf.h: insert, never overwrite.
 const NOEXIST: u64 = 1;
@@ -350,22 +349,17 @@ impl Maps {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn drops(&self) -> Result<Vec<DropStatus>> {
+    pub fn drops(&self) -> Result<Vec<(Reason, DropCount)>> {
         let mut all = Vec::new();
-        for reason in Reason::ALL {
-            let per_cpu = self
-                .drops
-                .get(&(*reason as u32), 0)
-                .map_err(error("read", "drops"))?;
-            let packets: u64 = per_cpu.iter().map(|c: &DropCount| c.packets).sum();
-            let bytes = per_cpu.iter().map(|c| c.bytes).sum();
-            if packets > 0 {
-                all.push(DropStatus {
-                    reason: reason.name().to_owned(),
-                    explanation: reason.explanation().to_owned(),
-                    packets,
-                    bytes,
-                });
+        for &reason in Reason::ALL {
+            let per_cpu = self.drops.get(&(reason as u32), 0);
+            let per_cpu = per_cpu.map_err(error("read", "drops"))?;
+            let count = DropCount {
+                packets: per_cpu.iter().map(|count| count.packets).sum(),
+                bytes: per_cpu.iter().map(|count| count.bytes).sum(),
+            };
+            if count.packets > 0 {
+                all.push((reason, count));
             }
         }
         Ok(all)

@@ -3,25 +3,24 @@
 //! Everything lives in a bpf file system, so that packets flow without the agent:
 //!
 //! ```text
-//! BPFFS/v3/maps/NAME             one per map
-//! BPFFS/v3/links/IFINDEX-HOOK    one TCX link per hook of a device
-//! BPFFS/v3/links/sockets-HOOK    one link per hook of the host's sockets
+//! BPFFS/vN/maps/NAME             one per map; N is the version of their layouts
+//! BPFFS/vN/links/IFINDEX-HOOK    one TCX or XDP link per hook of a device
+//! BPFFS/vN/links/sockets-HOOK    one link per hook of the host's sockets
 //! ```
 //!
 //! A new agent opens the maps it finds and swaps the programs of the links it finds.
 
+pub mod attach;
 mod bindings;
 pub mod bpffs;
 pub mod events;
 pub mod family;
 mod forwards;
-pub mod hook;
 pub mod log;
 pub mod maps;
 mod netns;
 pub mod ports;
 pub mod programs;
-pub mod sockets;
 mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -32,7 +31,7 @@ use netd_common::flow::{DEFAULT_TIMEOUTS, TIMEOUTS};
 
 use self::programs::Loaded;
 
-pub use hook::{Attachment, Hook};
+pub use attach::{Attachment, Device, Hook};
 pub use maps::Maps;
 
 /// The compiled eBPF programs.
@@ -188,6 +187,7 @@ pub fn pin_dir(bpffs: &Path) -> PathBuf {
 pub struct Datapath {
     ebpf: Ebpf,
     loaded: Loaded,
+    mechanisms: attach::Mechanisms,
     dir: PathBuf,
     /// Flows of each family that the maps have room for.
     slots: u32,
@@ -243,6 +243,7 @@ impl Datapath {
         let mut datapath = Self {
             ebpf,
             loaded: Loaded::new(),
+            mechanisms: attach::Mechanisms::new(&dir),
             dir,
             slots,
             maps,

@@ -102,25 +102,26 @@ impl Datapath {
                 .map(str::to_owned)
         };
         match missing {
-            Some(name) => self.program(&name).map(|_| true),
+            Some(name) => loaded(&mut self.ebpf, &mut self.loaded, &name).map(|_| true),
             None => Ok(false),
         }
     }
-
-    /// A program, loaded.
-    pub(super) fn program(&mut self, name: &str) -> Result<&mut Program> {
-        let program = find(&mut self.ebpf, name)?;
-        if !self.loaded.contains(name) {
-            load(name, program)?;
-            self.loaded.insert(name.to_owned());
-        }
-        Ok(program)
-    }
 }
 
-fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
-    ebpf.program_mut(name)
-        .ok_or_else(|| DatapathError::Load(format!("{name}: not in the object")))
+/// A program of the object, which is loaded unless `known` says that it is.
+pub(super) fn loaded<'a>(
+    ebpf: &'a mut Ebpf,
+    known: &mut Loaded,
+    name: &str,
+) -> Result<&'a mut Program> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| DatapathError::Load(format!("{name}: not in the object")))?;
+    if !known.contains(name) {
+        load(name, program)?;
+        known.insert(name.to_owned());
+    }
+    Ok(program)
 }
 
 /// Load a program of the object, whatever its type.

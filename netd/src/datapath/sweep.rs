@@ -4,7 +4,7 @@
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 
-use super::{Datapath, DatapathError, Result, chain};
+use super::{Datapath, DatapathError, Result, chain, programs};
 
 /// Slots of each family that one run of `sweep` visits.
 const VISITED: u32 = 4096;
@@ -43,10 +43,10 @@ impl Datapath {
             program: name,
             message,
         };
-        let program: &mut SchedClassifier = self
-            .program(name)?
-            .try_into()
-            .map_err(|error| failed(chain(&error)))?;
+        let program: &mut SchedClassifier =
+            programs::loaded(&mut self.ebpf, &mut self.loaded, name)?
+                .try_into()
+                .map_err(|error| failed(chain(&error)))?;
         let result = program
             .test_run(TestRunOptions {
                 data_in: Some(&PACKET),

@@ -1,0 +1,104 @@
+//! Links of the kernel's that stay because they are pinned. Removing the pin detaches the program.
+
+use std::path::{Path, PathBuf};
+
+use aya::programs::Program;
+use aya::programs::links::{FdLink, PinnedLink};
+
+use super::Refusal;
+use crate::datapath::{Result, io};
+
+/// Put the program into the place of the one whose link is pinned, by `replace`; without a pin, or
+/// with one whose device has gone, attach it by `create` and pin that.
+pub(super) fn attach(
+    path: &Path,
+    program: &mut Program,
+    replace: impl FnOnce(&mut Program, FdLink) -> std::result::Result<FdLink, Refusal>,
+    create: impl FnOnce(&mut Program) -> std::result::Result<FdLink, Refusal>,
+) -> std::result::Result<(), Refusal> {
+    if path.exists() {
+        let pinned = FdLink::from(PinnedLink::from_pin(path)?);
+        match replace(program, pinned) {
+            // Dropping the handle of a pinned link leaves it attached.
+            Ok(link) => {
+                drop(link);
+                return Ok(());
+            }
+            Err(refusal) if refusal.dead => {
+                let message = refusal.message;
+                tracing::debug!(path = %path.display(), message, "pinned link is dead, attaching anew");
+                remove(path)?;
+            }
+            // The earlier program stays in place.
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    create(program)?.pin(path)?;
+    Ok(())
+}
+
+/// Remove a pin. Nothing there is no error.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names of what is pinned in a directory; none where there is no directory.
+pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io("list", dir))?,
+    };
+    entries
+        .map(|entry| {
+            let entry = entry.map_err(io("list", dir))?;
+            Ok(entry.file_name().to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+/// The pins of one mechanism's links in a directory that it shares with others.
+pub(super) struct Links {
+    dir: PathBuf,
+}
+
+impl Links {
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_path_buf(),
+        }
+    }
+
+    /// Where the link of a place is pinned.
+    pub fn path(&self, place: impl std::fmt::Display) -> PathBuf {
+        self.dir.join(place.to_string())
+    }
+
+    /// The places of those whose names `parse` knows.
+    pub fn places<P: Ord>(
+        &self,
+        parse: impl Fn(&str) -> Option<P>,
+    ) -> Result<std::collections::BTreeSet<P>> {
+        let names = names(&self.dir)?;
+        Ok(names.iter().filter_map(|name| parse(name)).collect())
+    }
+}
+
+/// Has the device gone that the link belonged to (and its number is in use again)?
+/// `tcx_link_update` says ENOLINK then.
+pub(super) fn is_dead(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && io.raw_os_error() == Some(libc::ENOLINK)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
