@@ -2,7 +2,6 @@
 //! past the policy. Networks without one show that each of them would get through.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
@@ -420,9 +419,8 @@ fn a_forged_syn_makes_no_lasting_flow() {
         (frame.to, frame.from) = (player.bridge, player.own);
         let sniffer = Sniffer::start(player.guest.netns())?;
         player.wire.send(&frame)?;
-        std::thread::sleep(Duration::from_millis(200));
-        let answers = sniffer.finish()?;
-        let answered = answers.iter().any(|packet| packet.destination == nobody);
+        let answered = |packets: &[Ipv4]| packets.iter().any(|packet| packet.destination == nobody);
+        let answered = answered(&sniffer.finish_when(answered)?);
         ensure!(
             answered,
             "no SYN with ACK came back: the test tests nothing"

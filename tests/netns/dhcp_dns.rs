@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{OUTSIDE, check};
 use netd_tests::packet::UDP;
-use netd_tests::{Network, Sniffer};
+use netd_tests::{Network, SOON, Sniffer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -173,7 +173,7 @@ fn a_dnsmasq_that_dies_is_started_again() {
         ensure!(before.len() == 1, "{before:?}");
         kill(before[0])?;
         // It is not started more often than every few seconds.
-        netd_tests::eventually(Duration::from_secs(8), || {
+        netd_tests::eventually(SOON, || {
             let now = lab.dnsmasqs()?;
             ensure!(now.len() == 1 && now != before, "{before:?}, then {now:?}");
             Ok(())
@@ -201,7 +201,7 @@ fn dnsmasq_outlives_the_agent_and_is_adopted() {
         lab.leases_with("default", lease.address)?;
         // The adopted one is looked after, too.
         kill(before[0])?;
-        netd_tests::eventually(Duration::from_secs(8), || {
+        netd_tests::eventually(SOON, || {
             let now = lab.dnsmasqs()?;
             ensure!(now.len() == 1 && now != before, "{before:?}, then {now:?}");
             Ok(())
@@ -236,7 +236,7 @@ fn a_dnsmasq_that_cannot_be_started_again_leaves_nothing_to_net_destroy() {
         ensure!(pid_file.exists(), "no {}", pid_file.display());
         std::fs::remove_file(&dnsmasq)?;
         kill(lab.dnsmasqs()?[0])?;
-        netd_tests::eventually(Duration::from_secs(8), || {
+        netd_tests::eventually(SOON, || {
             let log = lab.agent.log();
             ensure!(log.contains("no DHCP and DNS"), "not noticed:\n{log}");
             Ok(())

@@ -1,14 +1,13 @@
 //! The express lane: datagrams pass from driver to driver where the administrator wants it, and
 //! where that cannot be, as well as ever.
 
-use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::packet::UDP;
 use netd_tests::traffic::{self, Server};
-use netd_tests::{Guest, Lab, Netns, Network, Sniffer, eventually};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, Sniffer, eventually};
 
 const PORT: u16 = 7000;
 const DATAGRAMS: usize = 3000;
@@ -53,7 +52,7 @@ fn express(lab: &Lab) -> Result<Vec<String>> {
 
 /// Waits until drivers may send to all these devices: the agent hears of a device's changes.
 fn wait_for(lab: &Lab, devices: &[&str]) -> Result<()> {
-    eventually(Duration::from_secs(5), || {
+    eventually(SOON, || {
         let express = express(lab)?;
         ensure!(express == devices, "{express:?} have the express lane");
         Ok(())
@@ -64,9 +63,8 @@ fn wait_for(lab: &Lab, devices: &[&str]) -> Result<()> {
 /// twice as many on two devices each.
 fn exchange(lab: &Lab, guest: &Guest) -> Result<usize> {
     let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
-    let socket = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+    let socket = guest.netns().udp("0.0.0.0:0")?;
     socket.connect(at(OUTSIDE, PORT))?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let sniffer = Sniffer::start(&lab.hv)?;
     let mut buffer = [0; 2048];
     for number in 0..DATAGRAMS {
@@ -180,10 +178,10 @@ fn p56_a_device_that_takes_no_frames_any_more_is_reached_by_tc() {
         exchange(lab, &guest)?;
         guest.netns().run(["ethtool", "-K", "eth0", "gro", "off"])?;
         let server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
-        let socket = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+        let socket = guest.netns().udp("0.0.0.0:0")?;
         socket.connect(at(OUTSIDE, PORT))?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        eventually(Duration::from_secs(2), || {
+        eventually(SOON, || {
             socket.send(b"?")?;
             socket.recv(&mut [0; 64])?;
             Ok(())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Crowd, Flood, Frame, Guest, Lab, Network, Wire, flood};
+use netd_tests::{Flood, Frame, Guest, Lab, Network, SOON, TcpPool, Wire, flood};
 
 /// Where the connections go.
 const PORT: u16 = 7000;
@@ -88,17 +88,17 @@ fn while_connected(act: impl FnOnce(&mut Lab, &Guest) -> Result<u64>) {
         evil.ping(&OUTSIDE.to_string())?;
         let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, NEW))?;
         let _udp = Server::udp(&lab.wan, at(OUTSIDE, NEW))?;
-        let crowd = Crowd::start(guest.netns(), &lab.wan, at(OUTSIDE, PORT), CONNECTIONS)?;
-        netd_tests::eventually(Duration::from_secs(5), || {
+        let pool = TcpPool::start(guest.netns(), &lab.wan, at(OUTSIDE, PORT), CONNECTIONS)?;
+        netd_tests::eventually(SOON, || {
             let all = 2 * CONNECTIONS as u64;
-            ensure!(crowd.exchanges() >= all, "the connections do not talk");
+            ensure!(pool.exchanges() >= all, "the connections do not talk");
             Ok(())
         })?;
-        let before = crowd.exchanges();
+        let before = pool.exchanges();
         let frames = act(lab, &evil)?;
-        let during = crowd.exchanges() - before;
+        let during = pool.exchanges() - before;
         let end = Instant::now();
-        let outcome = crowd.finish()?;
+        let outcome = pool.finish()?;
         println!(
             "{frames} frames, {during} answers meanwhile, longest wait {:?}, all proven after {:?}",
             outcome.longest_wait,
@@ -119,7 +119,7 @@ fn while_connected(act: impl FnOnce(&mut Lab, &Guest) -> Result<u64>) {
 
 /// New connections of a guest work within some seconds.
 fn works_again(guest: &Guest) -> Result<()> {
-    netd_tests::eventually(Duration::from_secs(4), || {
+    netd_tests::eventually(SOON, || {
         let udp = traffic::ask_udp(guest.netns(), at(OUTSIDE, NEW))?;
         ensure!(matches!(udp, Verdict::Answered(_)), "UDP: {udp:?}");
         let start = Instant::now();
@@ -139,6 +139,7 @@ fn p01_connections_survive_a_syn_flood_of_a_guest() {
         let address = Network::nat("default", 1).address(12);
         let flood = Flooder::guest(lab, evil, address)?.start(syn);
         std::thread::sleep(LENGTH);
+        flood.reach(FRAMES + 1)?;
         flood.finish()
     });
 }
@@ -150,6 +151,7 @@ fn p01_connections_survive_a_udp_flood_of_a_guest() {
         let address = Network::nat("default", 1).address(12);
         let flood = Flooder::guest(lab, evil, address)?.start(datagram);
         std::thread::sleep(LENGTH);
+        flood.reach(FRAMES + 1)?;
         flood.finish()
     });
 }
@@ -162,6 +164,7 @@ fn p01_connections_survive_floods_from_outside() {
         for make in [syn, datagram] {
             let flood = Flooder::outside(lab)?.start(make);
             std::thread::sleep(LENGTH / 2);
+            flood.reach(FRAMES / 2 + 1)?;
             frames += flood.finish()?;
         }
         Ok(frames)
@@ -179,6 +182,7 @@ fn p49_connections_survive_a_flood_while_the_agent_is_killed() {
         std::thread::sleep(LENGTH / 3);
         lab.agent.start().context("in the middle of a flood")?;
         std::thread::sleep(LENGTH / 3);
+        flood.reach(FRAMES + 1)?;
         flood.finish()
     });
 }
@@ -191,6 +195,7 @@ fn p49_the_table_empties_with_no_agent() {
         lab.agent.kill()?;
         let flood = Flooder::guest(lab, evil, address)?.start(syn);
         std::thread::sleep(LENGTH);
+        flood.reach(FRAMES + 1)?;
         let frames = flood.finish()?;
         works_again(evil).context("while no agent runs")?;
         lab.agent.start()?;

@@ -1,7 +1,7 @@
 //! How published ports change: with a guest's name, with the definition, and under a dead agent.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,12 +9,11 @@ use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check6};
 use netd_tests::published::{forward, forwards, range, seen};
 use netd_tests::traffic::{self, Server};
-use netd_tests::{Guest, Lab, Netns, Network, eventually};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, eventually};
 
 /// The guests' port, and where it is published.
 const INSIDE: u16 = 80;
 const PUBLIC: u16 = 8080;
-const SOON: Duration = Duration::from_secs(10);
 
 /// A forward of UDP port [`PUBLIC`].
 fn udp_to(guest: &str) -> String {
@@ -210,9 +209,8 @@ fn p39_an_edited_definition_moves_a_stream_with_its_next_packet() {
         lab.up(&before)?;
         let guests = [lab.member(1, &network)?, lab.member(2, &network)?];
         let servers = [everywhere(&guests[0])?, everywhere(&guests[1])?];
-        let socket = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, 0)))??;
+        let socket = lab.wan.udp(at(OUTSIDE, 0))?;
         socket.connect(at(HOST, PUBLIC))?;
-        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
         let ask = || -> Result<[u64; 2]> {
             let before = [servers[0].received(), servers[1].received()];
             socket.send(b"?")?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use netd_tests::lab::{HOST, at, check};
 use netd_tests::published::{forward, forwards, range};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Crowd, Network};
+use netd_tests::{Network, TcpPool};
 
 /// Connections that go by a forward.
 const CONNECTIONS: usize = 500;
@@ -27,7 +27,7 @@ fn connections_go_on_while_other_forwards_change() {
         let run = |words: &str| lab.agent.ok(words.split(' '));
         run("forward add default tcp 7000 10.10.1.11:80")?;
         let server = (guest.netns(), at(Ipv4Addr::new(10, 10, 1, 11), 80));
-        let crowd = Crowd::published(&lab.wan, at(HOST, 7000), server, CONNECTIONS)?;
+        let pool = TcpPool::published(&lab.wan, at(HOST, 7000), server, CONNECTIONS)?;
         for change in 0..CHANGES {
             let port = 20_000 + change;
             run(&format!("forward add default tcp {port} 10.10.1.12:80"))?;
@@ -36,7 +36,7 @@ fn connections_go_on_while_other_forwards_change() {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let outcome = crowd.finish()?;
+        let outcome = pool.finish()?;
         outcome.ensure_whole()?;
         let table = run("forward list default")?;
         ensure!(table.lines().count() > usize::from(CHANGES) / 2, "{table}");

@@ -10,7 +10,7 @@ use netd_tests::lab::{HOST, OUTSIDE, check};
 use netd_tests::lab6::{HOST_LAN, HOST6, LAN, OUTSIDE6, check6};
 use netd_tests::published::{Service, both, forward, forwards, seen};
 use netd_tests::traffic::{self, Server};
-use netd_tests::{Guest, Lab, Netns, Network, Sniffer, Tunnel, eventually};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, Sniffer, Tunnel, eventually};
 
 /// The guests' port behind every forward.
 const PORT: u16 = 80;
@@ -283,7 +283,7 @@ fn p36_a_port_at_loopback_is_for_the_host_alone() {
         knock(&lan, "lan0", lab.hv.mac("lan")?, LAN)?;
         knock(sibling.netns(), "eth0", bridge(&network)?, of(&network, 13))?;
         knock(stranger.netns(), "eth0", bridge(&other)?, of(&other, 14))?;
-        eventually(Duration::from_secs(5), || {
+        eventually(SOON, || {
             let heard = targets.received("udp")[1] - before[1];
             ensure!(heard == 8, "{heard} of 8 controls were heard");
             Ok(())
@@ -324,7 +324,7 @@ fn p62_a_tunnel_leads_to_published_ports() {
         for to in ["default", "::/0"] {
             road.run(["ip", "route", "add", to, "dev", "tun0"])?;
         }
-        eventually(Duration::from_secs(10), || {
+        eventually(SOON, || {
             let to = (ends[0].1.0, UPLINK);
             let who = seen(&road, "udp", to).context("by the tunnel")?;
             ensure!(who == Some(ends[1].1.0), "{who:?}");
@@ -478,9 +478,7 @@ fn p40_an_isolated_guest_publishes_and_stays_isolated() {
             let ping = guest.try_ping(&address.to_string())?;
             ensure!(!ping.status.success(), "ping gets out to {address}");
         }
-        let heard = lab
-            .wan
-            .enter(|| std::net::UdpSocket::bind((OUTSIDE, 7001)))??;
+        let heard = lab.wan.udp((OUTSIDE, 7001))?;
         heard.set_read_timeout(Some(Duration::from_millis(500)))?;
         let wire = Wire::new(guest.netns(), "eth0")?;
         let frame = Frame::udp((network.address(11), PORT), (OUTSIDE, 7001), b"out");

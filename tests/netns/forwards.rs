@@ -1,15 +1,14 @@
 //! Published ports: who reaches them, from where, and as whom.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::lab6::{HOST6, OUTSIDE6, check6};
 use netd_tests::published::{Service, forward, forwards, range, seen};
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Guest, Lab, Netns, Network, eventually};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, eventually};
 
 /// The guest's ports.
 const SINGLE: u16 = 80;
@@ -331,8 +330,7 @@ fn p37_p08_other_traffic_is_untouched() {
         let who = seen(&lab.hv, "udp", at(Ipv4Addr::LOCALHOST, PUBLIC))?;
         ensure!(who == Some(Ipv4Addr::LOCALHOST.into()), "{who:?}");
         ensure!(local.received() > 0, "it was not asked");
-        let socket = lab.hv.enter(|| UdpSocket::bind(at(HOST, PUBLIC)))??;
-        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        let socket = lab.hv.udp(at(HOST, PUBLIC))?;
         socket.send_to(b"who am I?", at(OUTSIDE, PUBLIC))?;
         let (length, from) = socket.recv_from(&mut [0; 64])?;
         ensure!(length > 0 && from == at(OUTSIDE, PUBLIC).into(), "{from}");
@@ -385,9 +383,8 @@ fn p39_a_stream_follows_its_forward_and_others_notice_nothing() {
         let untouched: Vec<Load> = (0..20)
             .map(|_| Load::tcp(&lab.wan, at(HOST, 8081)))
             .collect::<Result<_>>()?;
-        let socket = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, 0)))??;
+        let socket = lab.wan.udp(at(OUTSIDE, 0))?;
         socket.connect(at(HOST, 8080))?;
-        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
         let ask = || -> Result<()> {
             socket.send(b"?")?;
             socket.recv(&mut [0; 8])?;
@@ -492,7 +489,7 @@ fn forwards_follow_names() {
             "{lease:?}"
         );
         let _server = Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, SINGLE))?;
-        eventually(Duration::from_secs(10), || {
+        eventually(SOON, || {
             let who = seen(&lab.wan, "udp", to)?;
             ensure!(who == Some(OUTSIDE.into()), "{who:?}");
             Ok(())

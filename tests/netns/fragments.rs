@@ -7,11 +7,10 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, UDP};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Frame, Guest, Lab, Netns, Network, Sniffer, Wire};
+use netd_tests::{Frame, Guest, Lab, Netns, Network, SOON, Sniffer, Wire, eventually};
 
 const PORT: u16 = 7000;
 const LARGE: usize = 8000;
-const SOON: Duration = Duration::from_secs(2);
 
 /// A lab with one guest that knows its way out. Nothing private may be seen outside meanwhile;
 /// what was seen is handed to `look`.
@@ -39,14 +38,6 @@ fn content(seed: u8, length: usize) -> Vec<u8> {
         .collect()
 }
 
-fn bound(netns: &Netns, port: u16) -> Result<UdpSocket> {
-    let socket = netns
-        .enter(|| UdpSocket::bind(("0.0.0.0", port)))?
-        .with_context(|| format!("UDP port {port}"))?;
-    socket.set_read_timeout(Some(SOON))?;
-    Ok(socket)
-}
-
 /// The next datagram is `expected`.
 fn receive(socket: &UdpSocket, expected: &[u8], what: &str) -> Result<std::net::SocketAddr> {
     let mut buffer = vec![0; 65_536];
@@ -60,8 +51,8 @@ fn receive(socket: &UdpSocket, expected: &[u8], what: &str) -> Result<std::net::
 
 /// Sends datagrams of that length to and fro; the guest's first opens the flow.
 fn exchange(lab: &Lab, guest: &Guest, length: usize) -> Result<()> {
-    let outside = bound(&lab.wan, PORT)?;
-    let inside = bound(guest.netns(), 5000)?;
+    let outside = lab.wan.udp(("0.0.0.0", PORT))?;
+    let inside = guest.netns().udp(("0.0.0.0", 5000))?;
     for round in 0..4 {
         let out = content(round, length);
         inside.send_to(&out, at(OUTSIDE, PORT))?;
@@ -101,8 +92,8 @@ fn p25_large_datagrams_pass_both_ways() {
 fn p25_an_answer_may_be_the_only_large_datagram() {
     natted(
         |lab, guest| {
-            let outside = bound(&lab.wan, PORT)?;
-            let inside = bound(guest.netns(), 5000)?;
+            let outside = lab.wan.udp(("0.0.0.0", PORT))?;
+            let inside = guest.netns().udp(("0.0.0.0", 5000))?;
             // A resolver's client asks briefly and gets much.
             inside.send_to(b"all of it", at(OUTSIDE, PORT))?;
             let peer = receive(&outside, b"all of it", "the question")?;
@@ -171,7 +162,7 @@ fn p25_fragments_of_two_guests_are_told_apart() {
             let network = Network::nat("default", 1);
             let sibling = lab.member(2, &network)?;
             sibling.ping(&OUTSIDE.to_string())?;
-            let outside = bound(&lab.wan, PORT)?;
+            let outside = lab.wan.udp(("0.0.0.0", PORT))?;
             let bridge = lab.hv.mac("virbr1")?;
             let sender = |guest: &Guest, host: u8| -> Result<(Wire, Vec<u8>, Frame)> {
                 let data = content(host, 4000);
@@ -215,8 +206,8 @@ fn p25_fragments_of_two_guests_are_told_apart() {
 fn p26_the_last_fragment_may_come_first_or_is_dropped_by_name() {
     natted(
         |lab, guest| {
-            let outside = bound(&lab.wan, PORT)?;
-            let inside = bound(guest.netns(), 5000)?;
+            let outside = lab.wan.udp(("0.0.0.0", PORT))?;
+            let inside = guest.netns().udp(("0.0.0.0", 5000))?;
             let data = content(3, 4000);
             let source = Network::nat("default", 1).address(11);
             let out = Frame::udp((source, 5000), (OUTSIDE, PORT), &data)
@@ -243,19 +234,23 @@ fn p26_the_last_fragment_may_come_first_or_is_dropped_by_name() {
                     let dropped = lab.agent.dropped("frag_no_head")?;
                     cast(wire, &datagram, order)?;
                     let what = format!("order {order:?} {way}");
-                    let outcome = receive(receiver, &data, &what);
-                    if order[0] != 0 && outcome.is_err() {
-                        let later = lab.agent.dropped("frag_no_head")?;
-                        ensure!(
-                            later > dropped,
+                    receiver.set_read_timeout(Some(Duration::from_millis(100)))?;
+                    let became = eventually(SOON, || {
+                        let outcome = receive(receiver, &data, &what);
+                        let is_named =
+                            || Ok::<_, anyhow::Error>(lab.agent.dropped("frag_no_head")? > dropped);
+                        if order[0] != 0 && outcome.is_err() && is_named()? {
+                            return Ok("dropped by name");
+                        }
+                        outcome.map(|_| "delivered")
+                    });
+                    let became = became.with_context(|| {
+                        format!(
                             "{what}: neither delivered nor dropped as `frag_no_head`: {:?}",
-                            lab.agent.drops()?
-                        );
-                        println!("{what}: dropped by name");
-                    } else {
-                        outcome?;
-                        println!("{what}: delivered");
-                    }
+                            lab.agent.drops()
+                        )
+                    })?;
+                    println!("{what}: {became}");
                 }
             }
             Ok(())
@@ -307,7 +302,8 @@ fn p27_what_looks_like_ports_in_a_later_fragment_is_none() {
                     wire.send(&frame)?;
                 }
             }
-            std::thread::sleep(Duration::from_millis(300));
+            // Both ways once more, behind them.
+            ensure!(ask(guest, 5000)? == 5000, "the flow to imitate, later");
             let stray = |packets: &[Ipv4], source| {
                 let later = packets.iter().filter(|packet| packet.later_fragment);
                 later.filter(|packet| packet.source == source).count()
@@ -333,8 +329,8 @@ fn p27_what_looks_like_ports_in_a_later_fragment_is_none() {
 
 fn cut_at_the_uplink(lab: &Lab, guest: &Guest) -> Result<()> {
     use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
-    let inside = bound(guest.netns(), 5001)?;
-    let outside = bound(&lab.wan, PORT + 1)?;
+    let inside = guest.netns().udp(("0.0.0.0", 5001))?;
+    let outside = lab.wan.udp(("0.0.0.0", PORT + 1))?;
     for socket in [&inside, &outside] {
         set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)?;
     }

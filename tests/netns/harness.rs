@@ -1,14 +1,19 @@
 //! The harness itself: what it reports is what is there. A plain Linux router stands for netd.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at};
-use netd_tests::packet::UDP;
+use netd_tests::packet::{Ipv4, UDP};
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Crowd, Flood, Frame, Guest, Lab, Snapshot, Sniffer, Wire};
+use netd_tests::{
+    Capture, Flood, Frame, Guest, Lab, SOON, Snapshot, Sniffer, TcpPool, Wire, eventually,
+};
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
 
 /// A hypervisor whose kernel routes a bridge with one guest; no agent takes part.
 fn plain_router() -> Result<(Lab, Guest)> {
@@ -44,18 +49,17 @@ fn traffic_is_carried_and_its_losses_are_counted() -> Result<()> {
         Load::new_tcp_flows(guest.netns(), at(OUTSIDE, 8))?,
         Load::tcp(guest.netns(), at(OUTSIDE, 8))?,
     ];
-    std::thread::sleep(Duration::from_millis(500));
     for load in loads {
+        load.reach(21)?;
         let report = load.finish()?;
         ensure!(report.lost.is_empty() && report.sent > 20, "{report:?}");
     }
 
     let load = Load::udp(guest.netns(), at(OUTSIDE, 7))?;
-    std::thread::sleep(Duration::from_millis(200));
+    load.reach(100)?;
     lab.hv.sysctl("net/ipv4/ip_forward", "0")?;
     std::thread::sleep(Duration::from_millis(50));
     lab.hv.sysctl("net/ipv4/ip_forward", "1")?;
-    std::thread::sleep(Duration::from_millis(200));
     let report = load.finish()?;
     ensure!(
         !report.lost.is_empty(),
@@ -201,20 +205,24 @@ fn a_snapshot_shows_what_was_left_behind() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
-fn a_crowd_notices_which_connections_break() -> Result<()> {
+fn a_pool_notices_which_connections_break() -> Result<()> {
     let (lab, guest) = plain_router()?;
-    let patience = Duration::from_secs(2);
-    let whole = |clients: &Guest| {
-        Crowd::with_patience(clients.netns(), &lab.wan, at(OUTSIDE, 7), 50, patience)
+    // Each gets the three answers that make it whole.
+    let talks = |pool: &TcpPool| {
+        eventually(SOON, || {
+            ensure!(pool.exchanges() >= 4 * 50, "{} answers", pool.exchanges());
+            Ok(())
+        })
     };
-    let crowd = whole(&guest)?;
-    std::thread::sleep(Duration::from_secs(1));
-    crowd.finish()?.ensure_whole()?;
+    let pool = TcpPool::start(guest.netns(), &lab.wan, at(OUTSIDE, 7), 50)?;
+    talks(&pool)?;
+    pool.finish()?.ensure_whole()?;
 
-    let crowd = whole(&guest)?;
-    std::thread::sleep(Duration::from_secs(1));
+    let patience = Duration::from_secs(2);
+    let pool = TcpPool::with_patience(guest.netns(), &lab.wan, at(OUTSIDE, 7), 50, patience)?;
+    talks(&pool)?;
     lab.hv.sysctl("net/ipv4/ip_forward", "0")?;
-    let outcome = crowd.finish()?;
+    let outcome = pool.finish()?;
     ensure!(outcome.broken.len() == 50, "{outcome:?}");
     ensure!(outcome.ensure_whole().is_err(), "{outcome:?}");
     Ok(())
@@ -224,8 +232,7 @@ fn a_crowd_notices_which_connections_break() -> Result<()> {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn frames_and_their_fragments_are_well_made() -> Result<()> {
     let (lab, guest) = plain_router()?;
-    let receiver = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, 7)))??;
-    receiver.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let receiver = lab.wan.udp(at(OUTSIDE, 7))?;
     let wire = Wire::new(guest.netns(), "eth0")?;
     let data: Vec<u8> = (0..4000_u16).map(|at| (at / 3) as u8).collect();
     let source = Ipv4Addr::new(192, 168, 122, 11);
@@ -269,5 +276,37 @@ fn a_capture_ends_although_traffic_goes_on() -> Result<()> {
     let sent = flood.finish()?;
     ensure!(took < Duration::from_secs(3), "it took {took:?}");
     ensure!(!packets.is_empty() && sent > 1000, "{sent} frames sent");
+    Ok(())
+}
+
+/// What a test that fails leaves behind: frames, their devices and their times.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn what_passed_the_hypervisor_can_be_read_later() -> Result<()> {
+    let (lab, guest) = plain_router()?;
+    let capture = Capture::start(&lab.hv)?;
+    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    guest.ping(&OUTSIDE.to_string())?;
+    let path = capture.save()?;
+    let mut reader = PcapNgReader::new(File::open(&path)?)?;
+    let mut seen = Vec::new();
+    while let Some(block) = reader.next_block() {
+        let Block::EnhancedPacket(packet) = block?.into_owned() else {
+            continue;
+        };
+        let device = &reader.interfaces()[packet.interface_id as usize];
+        let name = device.options.iter().find_map(|option| match option {
+            InterfaceDescriptionOption::IfName(name) => Some(name.to_string()),
+            _ => None,
+        });
+        ensure!(packet.timestamp >= started, "{packet:?}");
+        if let Some(ping) = Ipv4::from_frame(&packet.data)
+            && ping.icmp() == Some((8, 0))
+        {
+            seen.push(name.unwrap_or_default());
+        }
+    }
+    std::fs::remove_file(&path)?;
+    ensure!(seen == ["vnet1", "br0", "uplink"], "{seen:?}");
     Ok(())
 }

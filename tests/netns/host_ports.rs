@@ -2,18 +2,16 @@
 //! other one works too.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, bail, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Guest, Lab, Netns, Network};
+use netd_tests::{Guest, Lab, Netns, Network, SOON};
 use rustix::net::{AddressFamily, SocketType};
 
 /// Outside, both protocols.
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 
 /// Servers outside that tell who asks.
@@ -30,27 +28,6 @@ fn servers(lab: &Lab) -> Result<[Server; 2]> {
         Server::udp(&lab.wan, at(OUTSIDE, PORT))?,
         Server::tcp(&lab.wan, at(OUTSIDE, PORT), tell)?,
     ])
-}
-
-/// A TCP connection with a source port of one's choice.
-fn connect(netns: &Netns, port: u16, to: SocketAddrV4) -> Result<TcpStream> {
-    let stream = netns.enter(|| -> Result<TcpStream> {
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
-        let own: SocketAddr = at(Ipv4Addr::UNSPECIFIED, port).into();
-        rustix::net::bind(&socket, &own).with_context(|| format!("TCP port {port}"))?;
-        rustix::net::sockopt::set_socket_timeout(
-            &socket,
-            rustix::net::sockopt::Timeout::Send,
-            Some(SOON),
-        )?;
-        let peer: SocketAddr = to.into();
-        rustix::net::connect(&socket, &peer)
-            .with_context(|| format!("connecting from {port} to {to}"))?;
-        Ok(TcpStream::from(socket))
-    })??;
-    stream.set_read_timeout(Some(SOON))?;
-    Ok(stream)
 }
 
 /// The port by which the outside knows a connection.
@@ -71,7 +48,7 @@ fn udp_seen(guest: &Guest, port: u16) -> Result<u16> {
 
 /// The port by which the outside knows a guest's connection from `port`.
 fn tcp_seen(guest: &Guest, port: u16) -> Result<u16> {
-    seen(&mut connect(guest.netns(), port, at(OUTSIDE, PORT))?)
+    seen(&mut guest.netns().connect_from(port, at(OUTSIDE, PORT))?)
 }
 
 fn another(seen: u16, taken: u16, what: &str) -> Result<()> {
@@ -92,8 +69,8 @@ fn p07_a_port_the_host_listens_on_is_not_given_to_guests() {
         ensure!(tcp_seen(&guest, 5000)? == 5000, "TCP port 5000 is free");
         ensure!(udp_seen(&guest, 5000)? == 5000, "UDP port 5000 is free");
         for (port, address) in [(5001, Ipv4Addr::UNSPECIFIED), (5002, HOST)] {
-            let listener = lab.hv.enter(|| TcpListener::bind(at(address, port)))??;
-            let mut stream = connect(guest.netns(), port, at(OUTSIDE, PORT))?;
+            let listener = lab.hv.listen(at(address, port))?;
+            let mut stream = guest.netns().connect_from(port, at(OUTSIDE, PORT))?;
             let what = format!("a listener on {address}");
             another(seen(&mut stream)?, port, &what)?;
             // From the very port that the guest's connection goes to.
@@ -103,14 +80,13 @@ fn p07_a_port_the_host_listens_on_is_not_given_to_guests() {
             seen(&mut stream).context("the guest's connection")?;
         }
         for (port, address) in [(5003, Ipv4Addr::UNSPECIFIED), (5004, HOST)] {
-            let socket = lab.hv.enter(|| UdpSocket::bind(at(address, port)))??;
-            socket.set_read_timeout(Some(SOON))?;
+            let socket = lab.hv.udp(at(address, port))?;
             another(
                 udp_seen(&guest, port)?,
                 port,
                 &format!("a socket on {address}"),
             )?;
-            let asker = lab.wan.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+            let asker = lab.wan.udp("0.0.0.0:0")?;
             asker.send_to(b"to the host", at(HOST, port))?;
             let (length, _) = socket.recv_from(&mut [0; 32]).context("the host's own")?;
             ensure!(length == 11, "{length} bytes");
@@ -125,15 +101,14 @@ fn p07_a_port_the_host_is_connected_from_is_not_given_to_guests() {
     check(|lab| {
         let guest = lab.nat_guest()?;
         let _servers = servers(lab)?;
-        let mut host = connect(&lab.hv, 5001, at(OUTSIDE, PORT))?;
+        let mut host = lab.hv.connect_from(5001, at(OUTSIDE, PORT))?;
         ensure!(seen(&mut host)? == 5001, "the host keeps its own port");
-        let mut stream = connect(guest.netns(), 5001, at(OUTSIDE, PORT))?;
+        let mut stream = guest.netns().connect_from(5001, at(OUTSIDE, PORT))?;
         another(seen(&mut stream)?, 5001, "a connection of the host")?;
         ensure!(seen(&mut host)? == 5001, "the host's connection");
 
-        let socket = lab.hv.enter(|| UdpSocket::bind("0.0.0.0:5002"))??;
+        let socket = lab.hv.udp("0.0.0.0:5002")?;
         lab.hv.enter(|| socket.connect(at(OUTSIDE, PORT)))??;
-        socket.set_read_timeout(Some(SOON))?;
         another(udp_seen(&guest, 5002)?, 5002, "a connected UDP socket")?;
         socket.send(b"still mine")?;
         let length = socket.recv(&mut [0; 32]).context("the host's answer")?;
@@ -148,9 +123,12 @@ fn p07_the_host_may_connect_from_a_port_that_a_guest_had_first() {
     check(|lab| {
         let guest = lab.nat_guest()?;
         let _servers = servers(lab)?;
-        let mut first = connect(guest.netns(), 5001, at(OUTSIDE, PORT))?;
+        let mut first = guest.netns().connect_from(5001, at(OUTSIDE, PORT))?;
         ensure!(seen(&mut first)? == 5001, "the guest has port 5001");
-        let mut host = connect(&lab.hv, 5001, at(OUTSIDE, PORT)).context("the host, later")?;
+        let mut host = lab
+            .hv
+            .connect_from(5001, at(OUTSIDE, PORT))
+            .context("the host, later")?;
         let ports = [seen(&mut first)?, seen(&mut host).context("the host")?];
         ensure!(ports[0] == 5001 && ports[1] != 5001, "TCP: {ports:?}");
         for _ in 0..3 {
@@ -158,10 +136,9 @@ fn p07_the_host_may_connect_from_a_port_that_a_guest_had_first() {
             ensure!(again == ports, "TCP changed: {again:?}, not {ports:?}");
         }
 
-        let guests = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:5002"))??;
-        let hosts = lab.hv.enter(|| UdpSocket::bind("0.0.0.0:5002"))??;
+        let guests = guest.netns().udp("0.0.0.0:5002")?;
+        let hosts = lab.hv.udp("0.0.0.0:5002")?;
         for (socket, text) in [(&guests, b"guest"), (&hosts, b"host "), (&guests, b"later")] {
-            socket.set_read_timeout(Some(SOON))?;
             socket.send_to(text, at(OUTSIDE, PORT))?;
             let mut answer = [0; 32];
             let length = socket
@@ -256,7 +233,7 @@ fn p07_the_port_of_a_tunnel_is_not_given_to_guests() {
         ping().context("the tunnel by itself")?;
         // A peer that sends its tunnel's packets from the port which it listens on.
         another(udp_seen(&guest, 4789)?, 4789, "a VXLAN device")?;
-        let socket = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:4789"))??;
+        let socket = guest.netns().udp("0.0.0.0:4789")?;
         socket.send_to(b"not a tunnel's", at(OUTSIDE, 4789))?;
         ping().context("the tunnel beside the guest's flow")?;
         lab.hv.run(["ip", "link", "del", "vx0"])?;
@@ -290,7 +267,7 @@ fn reserved(lab: &mut Lab) -> Result<()> {
     // Nobody tells the agent of a change, so it gets some time. Flows that are there may stay.
     lab.hv.sysctl(RESERVED, "6000-6999")?;
     let mut port = 6000;
-    netd_tests::eventually(Duration::from_secs(5), || {
+    netd_tests::eventually(SOON, || {
         port += 1;
         let seen = udp_seen(&guest, port)?;
         ensure!(!(6000..7000).contains(&seen), "{port} left as {seen}");
@@ -313,7 +290,7 @@ fn p14_ports_are_kept_and_never_become_privileged() {
         }
         // Taken by another guest: not kept, and not privileged.
         let sibling = lab.member(2, &Network::nat("default", 1))?;
-        let _held = connect(guest.netns(), 1026, at(OUTSIDE, PORT))?;
+        let _held = guest.netns().connect_from(1026, at(OUTSIDE, PORT))?;
         another(tcp_seen(&sibling, 1026)?, 1026, "a port of a sibling")?;
         for port in [1, 22, 512, 1023] {
             let ports = [udp_seen(&guest, port)?, tcp_seen(&guest, port)?];

@@ -1,7 +1,6 @@
 //! IPv6 between guests, host and outside; who may talk to whom stands in `modes`.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check6};
@@ -12,7 +11,6 @@ use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
 
 /// Port of the UDP and the TCP server that every party runs.
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 const MASQUERADED: &str = "<forward mode='nat'><nat ipv6='yes'/></forward>";
 
 /// Guests behind the host's address in both families.
@@ -158,13 +156,8 @@ fn routed_ipv6_guests_are_reached_from_outside() {
 /// A large datagram to outside, its echo, and one from outside for the answer's port.
 fn large_datagrams(lab: &Lab, guest: &Guest) -> Result<()> {
     let _server = Server::udp(&lab.wan, at6(OUTSIDE6, PORT))?;
-    let outside = lab
-        .wan
-        .enter(|| UdpSocket::bind(at6(OUTSIDE6, PORT + 1)))??;
-    let inside = guest.netns().enter(|| UdpSocket::bind("[::]:5000"))??;
-    for socket in [&inside, &outside] {
-        socket.set_read_timeout(Some(SOON))?;
-    }
+    let outside = lab.wan.udp(at6(OUTSIDE6, PORT + 1))?;
+    let inside = guest.netns().udp("[::]:5000")?;
     let mut buffer = vec![0; 65_536];
     // The first packet of a flow, and later ones.
     for round in 0..3_u8 {

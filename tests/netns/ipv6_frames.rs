@@ -1,16 +1,14 @@
 //! IPv6 frames that no ordinary stack sends: odd addresses, extension headers, routing headers.
 
-use std::net::{Ipv6Addr, UdpSocket};
-use std::time::Duration;
+use std::net::Ipv6Addr;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check6};
 use netd_tests::packet::UDP;
 use netd_tests::packet6::{DESTINATION, HOP_BY_HOP, Ipv6, ROUTING};
-use netd_tests::{Frame6, Guest, Lab, Network, Sniffer, Wire, eventually};
+use netd_tests::{Frame6, Guest, Lab, Network, SOON, Sniffer, Wire, eventually};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 const MASQUERADED: &str = "<forward mode='nat'><nat ipv6='yes'/></forward>";
 /// Padding that fills the smallest header of options (RFC 8200, section 4.2).
 const PADDING: [u8; 6] = [1, 4, 0, 0, 0, 0];
@@ -48,6 +46,11 @@ fn ports_seen(packets: &[Ipv6]) -> Vec<u16> {
     ports
 }
 
+/// Has the datagram from that port been seen?
+fn has_come(port: u16) -> impl Fn(&[Ipv6]) -> bool {
+    move |packets| ports_seen(packets).contains(&port)
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p43_link_local_and_multicast_addresses_never_leave() {
@@ -72,16 +75,15 @@ fn p43_link_local_and_multicast_addresses_never_leave() {
             }
             // The control.
             send(6200, own(), OUTSIDE6)?;
-            std::thread::sleep(Duration::from_millis(200));
-            let seen = ports_seen(&sniffer.finish()?);
+            let seen = ports_seen(&sniffer.finish_when(has_come(6200))?);
             ensure!(seen == [6200], "seen outside: {seen:?}");
             // Multicast reaches siblings, and link-local addresses the host.
             let sibling = lab.member6(2, &network)?;
             let sniffer = Sniffer::start6(sibling.netns())?;
             let frame = Frame6::udp((own(), 6300), ("ff02::fb".parse()?, PORT), b"all");
             wire.send_bytes(&frame.between(mac, [0x33, 0x33, 0, 0, 0, 0xfb]).bytes())?;
-            std::thread::sleep(Duration::from_millis(200));
-            ensure!(ports_seen(&sniffer.finish()?) == [6300], "to the sibling");
+            let seen = ports_seen(&sniffer.finish_when(has_come(6300))?);
+            ensure!(seen == [6300], "to the sibling: {seen:?}");
             guest
                 .netns()
                 .run(["ping", "-6", "-c1", "-W2", "ff02::2%eth0"])?;
@@ -120,9 +122,11 @@ fn an_isolated_guest_reaches_nobody_by_odd_ipv6_addresses() {
                 wire.send_bytes(&frame.between(mac, bridge).bytes())?;
             }
         }
-        std::thread::sleep(Duration::from_millis(200));
-        let seen = ports_seen(&sniffer.finish()?);
-        ensure!(seen.is_empty(), "seen outside: {seen:?}");
+        // The host's own comes behind all of them.
+        let host = lab.hv.udp("[::]:6200")?;
+        host.send_to(b"out", at6(OUTSIDE6, PORT))?;
+        let seen = ports_seen(&sniffer.finish_when(has_come(6200))?);
+        ensure!(seen == [6200], "seen outside: {seen:?}");
         Ok(())
     });
 }
@@ -131,11 +135,8 @@ fn an_isolated_guest_reaches_nobody_by_odd_ipv6_addresses() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn extension_headers_are_walked_to_the_ports() {
     with_guest(&nat6(), |lab, guest| {
-        let outside = lab.wan.enter(|| UdpSocket::bind(at6(OUTSIDE6, PORT)))??;
-        let inside = guest.netns().enter(|| UdpSocket::bind("[::]:6000"))??;
-        for socket in [&outside, &inside] {
-            socket.set_read_timeout(Some(SOON))?;
-        }
+        let outside = lab.wan.udp(at6(OUTSIDE6, PORT))?;
+        let inside = guest.netns().udp("[::]:6000")?;
         let sniffer = Sniffer::start6(&lab.wan)?;
         let out = Wire::new(guest.netns(), "eth0")?;
         let back = Wire::new(&lab.wan, "wan0")?;
@@ -219,16 +220,16 @@ fn a_routing_header_with_stations_left_is_dropped_by_name() {
                     .between(lab.wan.mac("wan0")?, lab.hv.mac("uplink")?)
                     .bytes(),
             )?;
-            std::thread::sleep(Duration::from_millis(200));
+            let (at_wan, at_guest) = (
+                at_wan.finish_when(has_come(6001))?,
+                at_guest.finish_when(has_come(6000))?,
+            );
             if network.xml().contains("route") {
                 ensure!(dropped()? == before + 2, "not counted: from outside");
             }
             // What was sent from there itself was captured there, too.
-            ensure!(ports_seen(&at_wan.finish()?) == [6001], "left the host");
-            ensure!(
-                ports_seen(&at_guest.finish()?) == [6000],
-                "reached the guest"
-            );
+            ensure!(ports_seen(&at_wan) == [6001], "left the host");
+            ensure!(ports_seen(&at_guest) == [6000], "reached the guest");
             Ok(())
         });
     }

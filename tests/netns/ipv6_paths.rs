@@ -8,10 +8,9 @@ use netd_tests::lab6::{FAR6, HOST6, OUTSIDE6, at6, check6};
 use netd_tests::packet::UDP;
 use netd_tests::packet6::Ipv6;
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Guest, Lab, Network, Sniffer, eventually};
+use netd_tests::{Guest, Lab, Network, SOON, Sniffer, eventually};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 const TOO_BIG: (u8, u8) = (2, 0);
 const MASQUERADED: &str = "<forward mode='nat'><nat ipv6='yes'/></forward>";
 

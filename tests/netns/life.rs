@@ -11,7 +11,7 @@ use aya::programs::tc::TcAttachType;
 use netd::datapath::pin_dir;
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Load, Server};
-use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, Sniffer};
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
@@ -54,9 +54,11 @@ fn without_loss(disturb: impl FnOnce(&mut Lab) -> Result<()>) {
                 Load::new_tcp_flows(guest.netns(), at(OUTSIDE, TCP_PORT))?,
             ),
         ];
-        std::thread::sleep(Duration::from_millis(300));
+        let all_reach = |count| loads.iter().try_for_each(|(_, load)| load.reach(count));
+        all_reach(20)?;
         let disturbed = disturb(lab);
         std::thread::sleep(Duration::from_millis(300));
+        all_reach(51)?;
         let mut losses = String::new();
         for (name, load) in loads {
             let report = load.finish().with_context(|| name.to_owned())?;
@@ -198,7 +200,7 @@ fn an_upgrade_to_another_layout_leaves_one_set_of_programs() {
         lab.agent.start()?;
         ensure!(!earlier.exists(), "the earlier pins are still there");
         // The kernel detaches what nothing pins any more in its own time (bpf_link_put).
-        netd_tests::eventually(Duration::from_secs(5), || {
+        netd_tests::eventually(SOON, || {
             let status = lab.agent.ok(["status", "--json"])?;
             let status: serde_json::Value = serde_json::from_str(&status)?;
             for hook in status["hooks"].as_array().context("a list of hooks")? {
@@ -630,7 +632,7 @@ fn teardown_needs_no_agent_and_leaves_no_program_attached() {
         lab.agent.ok(["net-start", "default"])?;
         lab.plug(&guest, "virbr1")?;
         // Its port forwards a moment later, and a guest that knows its gateway does not ask twice.
-        netd_tests::eventually(Duration::from_secs(5), || guest.ping(&OUTSIDE.to_string()))?;
+        netd_tests::eventually(SOON, || guest.ping(&OUTSIDE.to_string()))?;
         Ok(())
     });
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,10 +11,9 @@ use netd_common::abi::{Flow4, FlowKey4, Usage, VERSION};
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::packet::{TCP, UDP};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Guest, Lab, Network, eventually};
+use netd_tests::{Guest, Lab, Network, SOON, eventually};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 /// The sweep goes round the table once in 64 s; some more for a busy machine.
 const SWEPT: Duration = Duration::from_secs(90);
 
@@ -70,7 +69,6 @@ fn fill(guest: &Guest, streams: &mut Vec<TcpStream>, most: usize) -> Result<std:
             .enter(|| TcpStream::connect_timeout(&to, SOON))?
         {
             Ok(stream) => {
-                stream.set_read_timeout(Some(SOON))?;
                 streams.push(stream);
             }
             Err(error) => return Ok(error),
@@ -94,9 +92,7 @@ fn p12_p49_idle_flows_leave_the_table_with_no_agent() {
         for port in 5000..5050 {
             // Half of them are answered.
             let to = at(OUTSIDE, PORT + port % 2);
-            let socket = guest
-                .netns()
-                .enter(|| UdpSocket::bind(("0.0.0.0", port)))??;
+            let socket = guest.netns().udp(("0.0.0.0", port))?;
             socket.send_to(b"once", to)?;
         }
         let (before, counted) = (entries(lab, UDP)?, usage(lab, &default())?);
@@ -126,17 +122,20 @@ fn a_flow_that_has_timed_out_lets_nothing_in() {
     check(|lab| {
         configure(lab, "[timeouts]\nudp = 2\nudp_stream = 5\n")?;
         let guest = lab.nat_guest()?;
-        let outside = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, PORT)))??;
-        let inside = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:5000"))??;
+        let outside = lab.wan.udp(at(OUTSIDE, PORT))?;
+        let inside = guest.netns().udp("0.0.0.0:5000")?;
         let mut buffer = [0; 16];
-        for (socket, limit) in [(&outside, SOON), (&inside, Duration::from_secs(1))] {
-            socket.set_read_timeout(Some(limit))?;
-        }
         let mut exchange = |pause: u64, answered: bool| -> Result<()> {
             inside.send_to(b"out", at(OUTSIDE, PORT))?;
             let (_, peer) = outside.recv_from(&mut buffer).context("the way out")?;
             std::thread::sleep(Duration::from_secs(pause));
             outside.send_to(b"back", peer)?;
+            let limit = if answered {
+                SOON
+            } else {
+                Duration::from_secs(1)
+            };
+            inside.set_read_timeout(Some(limit))?;
             let arrived = inside.recv_from(&mut buffer).is_ok();
             ensure!(arrived == answered, "answer after {pause} s: {arrived}");
             Ok(())
@@ -187,8 +186,7 @@ fn a_network_that_has_all_its_flows_is_refused_by_name() {
         }
         // What ends makes room.
         streams.truncate(45);
-        std::thread::sleep(Duration::from_millis(200));
-        let mut later = traffic::connect(guest.netns(), at(OUTSIDE, PORT))?;
+        let mut later = eventually(SOON, || traffic::connect(guest.netns(), at(OUTSIDE, PORT)))?;
         for stream in streams.iter_mut().chain([&mut later]) {
             talk(stream)?;
         }
@@ -213,7 +211,7 @@ fn p01_a_table_full_of_connections_refuses_by_name_and_keeps_them() {
             talk(stream).with_context(|| format!("connection {number}"))?;
         }
         streams.truncate(900);
-        std::thread::sleep(Duration::from_millis(500));
-        talk(&mut traffic::connect(guest.netns(), at(OUTSIDE, PORT))?).context("a new one")
+        let new = || traffic::connect(guest.netns(), at(OUTSIDE, PORT));
+        talk(&mut eventually(SOON, new)?).context("a new one")
     });
 }

@@ -2,13 +2,12 @@
 //! leaves the uplink, and none may show a private source there.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, TCP, UDP};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Guest, Lab, Network, Sniffer};
+use netd_tests::{Guest, Lab, Network, SOON, Sniffer};
 
 const PORT: u16 = 7000;
 
@@ -185,16 +184,12 @@ fn p17_the_path_mtu_towards_the_outside_is_discovered() {
             let far = lab.far(1300)?;
             let _udp = Server::udp(&far, at(FAR, PORT))?;
             let _tcp = Server::tcp_echo(&far, at(FAR, PORT))?;
-            let socket = guest.netns().enter(|| -> std::io::Result<_> {
-                let socket = UdpSocket::bind("0.0.0.0:0")?;
-                socket.connect(at(FAR, PORT))?;
-                Ok(socket)
-            })??;
-            socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+            let socket = guest.netns().udp("0.0.0.0:0")?;
+            socket.connect(at(FAR, PORT))?;
             // The kernel sets "don't fragment" by default, so a router outside must complain.
             socket.send(&[1; 1400])?;
             // The complaint is about this very socket, as the guest knows it.
-            netd_tests::eventually(Duration::from_secs(3), || {
+            netd_tests::eventually(SOON, || {
                 let error = socket.take_error()?.context("the guest did not learn")?;
                 let expected = rustix::io::Errno::MSGSIZE.raw_os_error();
                 ensure!(error.raw_os_error() == Some(expected), "{error}");
@@ -233,16 +228,14 @@ fn p33_the_host_tells_the_outside_its_smaller_mtu() {
         &network,
         |lab, guest| {
             let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
-            let outside = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, PORT)))??;
-            outside.set_read_timeout(Some(Duration::from_secs(3)))?;
-            let inside = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:5000"))??;
-            inside.set_read_timeout(Some(Duration::from_secs(3)))?;
+            let outside = lab.wan.udp(at(OUTSIDE, PORT))?;
+            let inside = guest.netns().udp("0.0.0.0:5000")?;
             inside.send_to(b"hello", at(OUTSIDE, PORT))?;
             let (_, peer) = outside
                 .recv_from(&mut [0; 16])
                 .context("the first datagram")?;
             outside.send_to(&[1; 1400], peer)?;
-            netd_tests::eventually(Duration::from_secs(3), || {
+            netd_tests::eventually(SOON, || {
                 let route = lab.wan.run(["ip", "route", "get", &HOST.to_string()])?;
                 ensure!(route.contains("mtu 1300"), "outside did not learn: {route}");
                 Ok(())

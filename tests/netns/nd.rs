@@ -1,13 +1,12 @@
 //! Published IPv6 addresses that no device has: neighbours find them.
 
 use std::net::Ipv6Addr;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use netd_tests::lab6::{OUTSIDE6, at6, check6};
 use netd_tests::published::{forward, forwards, range};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Lab, Network, eventually};
+use netd_tests::{Lab, Network, SOON, eventually};
 
 /// In the uplink's subnet.
 const PUBLISHED: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x99);
@@ -65,7 +64,7 @@ fn solicitations_for_published_addresses_are_answered() {
         ensure!(answers(lab, WHOLE, 80)?, "an address of the guest's own");
         let probe = format!("ip -6 neigh change {WHOLE} dev wan0 nud probe");
         lab.wan.run(probe.split(' '))?;
-        eventually(Duration::from_secs(5), || {
+        eventually(SOON, || {
             let entry = lab
                 .wan
                 .run(["ip", "-6", "neigh", "show", &WHOLE.to_string()])?;

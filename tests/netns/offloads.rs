@@ -9,10 +9,9 @@ use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::packet::{Ipv4, TCP, UDP};
 use netd_tests::tap::{Offload, Tap};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, Sniffer};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 const BULK: usize = 8 << 20;
 /// What a packet holds on these wires.
 const SEGMENT: usize = 1448;
@@ -55,10 +54,9 @@ fn push(from: &mut TcpStream, to: &mut TcpStream) -> Result<()> {
 
 /// A guest's connection: its end, and the one outside.
 fn connected(lab: &Lab, guest: &Guest) -> Result<(TcpStream, TcpStream)> {
-    let listener = lab.wan.enter(|| TcpListener::bind(at(OUTSIDE, PORT)))??;
+    let listener = lab.wan.listen(at(OUTSIDE, PORT))?;
     let inside = traffic::connect(guest.netns(), at(OUTSIDE, PORT))?;
     let (outside, _) = listener.accept()?;
-    outside.set_read_timeout(Some(SOON))?;
     Ok((inside, outside))
 }
 
@@ -265,7 +263,6 @@ impl TapGuest {
         self.send(ACK, b"")?;
         let (stream, peer) = listener.accept()?;
         ensure!(peer.ip() == HOST, "not translated: {peer}");
-        stream.set_read_timeout(Some(SOON))?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -277,7 +274,7 @@ fn p31_large_segments_of_a_virtual_machine_pass_as_one_packet() {
     check(|lab| {
         let _other = lab.nat_guest()?;
         let mut guest = TapGuest::new(lab)?;
-        let listener = lab.wan.enter(|| TcpListener::bind(at(OUTSIDE, PORT)))??;
+        let listener = lab.wan.listen(at(OUTSIDE, PORT))?;
         let mut outside = guest.connect(&listener)?;
         let data: Vec<u8> = (0..60_000_u32).map(|at| (at / 7) as u8).collect();
         // The first one may be looked at more closely than later ones.

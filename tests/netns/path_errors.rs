@@ -2,18 +2,17 @@
 //! router is said.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, TCP, UDP};
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Frame, Guest, Lab, Network, Sniffer, Wire};
+use netd_tests::{Frame, Guest, Lab, Network, SOON, Sniffer, Wire};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover, set_ip_ttl};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 const UNREACHABLE: u8 = 3;
 const TIME_EXCEEDED: u8 = 11;
 /// Address of guest 1.
@@ -30,15 +29,6 @@ fn natted(test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
         let guest = lab.nat_guest()?;
         test(lab, &guest)
     });
-}
-
-fn bound(guest: &Guest, port: u16) -> Result<UdpSocket> {
-    let socket = guest
-        .netns()
-        .enter(|| UdpSocket::bind(("0.0.0.0", port)))?
-        .with_context(|| format!("UDP port {port}"))?;
-    socket.set_read_timeout(Some(SOON))?;
-    Ok(socket)
 }
 
 /// The ICMP errors of that kind in a capture, each with its quote; their checksums must be right.
@@ -141,7 +131,7 @@ fn p33_a_guest_is_told_that_the_uplink_takes_less() {
 fn told_of_the_uplink(lab: &Lab, guest: &Guest) -> Result<()> {
     let _udp = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
     let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
-    let socket = bound(guest, 5000)?;
+    let socket = guest.netns().udp(("0.0.0.0", 5000))?;
     // As it comes, whatever the guest has learned: each is too large.
     set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
     let sniffer = Sniffer::start(guest.netns())?;
@@ -155,7 +145,9 @@ fn told_of_the_uplink(lab: &Lab, guest: &Guest) -> Result<()> {
             ensure!(length == 1200, "{length} bytes came back");
         }
     }
-    let complaints = errors(&sniffer.finish()?, UNREACHABLE, 4)?;
+    let is_complaint = |packet: &&Ipv4| packet.icmp() == Some((UNREACHABLE, 4));
+    let seen = sniffer.finish_when(|seen| seen.iter().filter(is_complaint).count() >= 3)?;
+    let complaints = errors(&seen, UNREACHABLE, 4)?;
     ensure!(complaints.len() == 3, "3 expected: {complaints:?}");
     for (complaint, quoted) in complaints {
         ensure!(
@@ -176,9 +168,8 @@ fn told_of_the_uplink(lab: &Lab, guest: &Guest) -> Result<()> {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p34_a_hop_is_taken_off_once_and_the_last_one_is_reported() {
     natted(|lab, guest| {
-        let outside = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, PORT)))??;
-        outside.set_read_timeout(Some(SOON))?;
-        let inside = bound(guest, 5000)?;
+        let outside = lab.wan.udp(at(OUTSIDE, PORT))?;
+        let inside = guest.netns().udp(("0.0.0.0", 5000))?;
         let (at_wan, at_guest) = (Sniffer::start(&lab.wan)?, Sniffer::start(guest.netns())?);
         let mut buffer = [0; 64];
         // The first packet, and later ones that take the short way.
@@ -194,14 +185,21 @@ fn p34_a_hop_is_taken_off_once_and_the_last_one_is_reported() {
         for socket in [&inside, &outside] {
             set_ip_ttl(socket, 1)?;
         }
-        let fresh = bound(guest, 5001)?;
+        let fresh = guest.netns().udp(("0.0.0.0", 5001))?;
         set_ip_ttl(&fresh, 1)?;
         inside.send_to(b"dies", at(OUTSIDE, PORT))?;
         fresh.send_to(b"dies", at(OUTSIDE, PORT))?;
         // The socket hears of it as an error of its next call, and then goes on.
         outside.send_to(b"dies", at(HOST, 5000))?;
-        std::thread::sleep(Duration::from_millis(200));
-        let (at_wan, at_guest) = (at_wan.finish()?, at_guest.finish()?);
+        let dead = |count| {
+            move |packets: &[Ipv4]| {
+                let told = packets
+                    .iter()
+                    .filter(|packet| packet.icmp() == Some((TIME_EXCEEDED, 0)));
+                told.count() >= count
+            }
+        };
+        let (at_wan, at_guest) = (at_wan.finish_when(dead(1))?, at_guest.finish_when(dead(2))?);
 
         let hops = |packets: &[Ipv4], source| -> Vec<u8> {
             let of = packets.iter().filter(|packet| packet.source == source);
@@ -279,25 +277,21 @@ fn p24_an_error_about_an_unknown_flow_leaves_no_trace() {
                 wire.send(&quoting(lab, kind, &quoted)?)?;
             }
         }
-        std::thread::sleep(Duration::from_millis(200));
-        let strays: Vec<_> = sniffer
-            .finish()?
-            .into_iter()
-            .filter(|packet| packet.source == OUTSIDE)
-            .collect();
-        ensure!(strays.is_empty(), "the guest got {strays:?}");
+        // An error about the known flow arrives, and nothing before it.
+        let known = Frame::udp((HOST, 5000), peer, b"");
+        wire.send(&quoting(lab, (UNREACHABLE, 13), &known)?)?;
+        let from_outside = |packet: &&Ipv4| packet.source == OUTSIDE;
+        let is_known = |packet: &Ipv4| packet.icmp() == Some((UNREACHABLE, 13));
+        let arrived = sniffer.finish_when(|packets| packets.iter().any(is_known))?;
+        let arrived: Vec<_> = arrived.iter().filter(from_outside).collect();
+        ensure!(arrived.len() == 1, "the guest got {arrived:?}");
+        let told = errors(&[arrived[0].clone()], UNREACHABLE, 13)?;
+        ensure!(told.len() == 1, "the control: {told:?}");
+        ensure!(told[0].1.source == GUEST, "{told:?}");
         // No flow goes by port 6000, so it is free for two protocols.
         let verdict = traffic::ask_udp_from(guest.netns(), 6000, at(OUTSIDE, PORT))?;
         let own = Verdict::Answered(SocketAddr::from((HOST, 6000)));
         ensure!(verdict == own, "{verdict:?}");
-        // An error about the known flow arrives.
-        let sniffer = Sniffer::start(guest.netns())?;
-        let known = Frame::udp((HOST, 5000), peer, b"");
-        wire.send(&quoting(lab, (UNREACHABLE, 1), &known)?)?;
-        std::thread::sleep(Duration::from_millis(200));
-        let told = errors(&sniffer.finish()?, UNREACHABLE, 1)?;
-        ensure!(told.len() == 1, "the control: {told:?}");
-        ensure!(told[0].1.source == GUEST, "{told:?}");
         Ok(())
     });
 }
@@ -313,14 +307,14 @@ fn p54_a_next_hop_that_must_be_asked_for_costs_no_packet() {
                 lab.hv.forget_neighbours(device)?;
             }
             // A new flow whose first packet is the only one.
-            let socket = bound(guest, 5000 + round)?;
+            let socket = guest.netns().udp(("0.0.0.0", 5000 + round))?;
             socket.send_to(b"first", at(OUTSIDE, PORT))?;
             let (length, _) = socket
                 .recv_from(&mut [0; 16])
                 .with_context(|| format!("the first packet of flow {round}"))?;
             ensure!(length == 5, "{length} bytes");
         }
-        std::thread::sleep(Duration::from_millis(300));
+        load.reach(101)?;
         let report = load.finish()?;
         ensure!(report.sent > 100, "only {} were sent", report.sent);
         ensure!(report.lost.is_empty(), "of an old flow: {report:?}");
@@ -329,14 +323,15 @@ fn p54_a_next_hop_that_must_be_asked_for_costs_no_packet() {
             .sysctl("net/ipv4/neigh/uplink/retrans_time_ms", "100")?;
         let nobody = Ipv4Addr::new(198, 51, 100, 99);
         let sniffer = Sniffer::start(guest.netns())?;
-        let socket = bound(guest, 5100)?;
+        let socket = guest.netns().udp(("0.0.0.0", 5100))?;
         socket.connect(at(nobody, PORT))?;
         socket.send(b"anybody?")?;
         // Sockets do not report it unless they ask for soft errors.
-        std::thread::sleep(Duration::from_secs(1));
+        let is_told = |packet: &Ipv4| packet.icmp() == Some((UNREACHABLE, 1));
+        let seen = sniffer.finish_when(|seen| seen.iter().any(is_told))?;
         lab.hv
             .sysctl("net/ipv4/neigh/uplink/retrans_time_ms", "1000")?;
-        let told = errors(&sniffer.finish()?, UNREACHABLE, 1)?;
+        let told = errors(&seen, UNREACHABLE, 1)?;
         ensure!(!told.is_empty(), "no error was seen");
         for (error, quoted) in told {
             // By either of its addresses.
@@ -379,12 +374,13 @@ fn p45_what_knocks_at_a_closed_mapping_is_answered_or_counted() {
         let before = counted()?;
         let sniffer = Sniffer::start(guest.netns())?;
         Wire::new(guest.netns(), "eth0")?.send(&frame)?;
-        std::thread::sleep(Duration::from_millis(200));
-        let reset = sniffer.finish()?.into_iter().any(|packet| {
+        let is_reset = |packet: &Ipv4| {
             packet.source == OUTSIDE && packet.payload.get(13).is_some_and(|bits| bits & 4 != 0)
-        });
+        };
+        let known = || counted().is_ok_and(|now| now > before);
+        let packets = sniffer.finish_when(|seen| seen.iter().any(is_reset) || known())?;
         ensure!(
-            reset || counted()? > before,
+            packets.iter().any(is_reset) || counted()? > before,
             "a stray segment of the guest: neither RST nor counted"
         );
         Ok(())

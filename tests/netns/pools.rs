@@ -10,10 +10,9 @@ use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check};
 use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check6};
 use netd_tests::packet::{ICMP, Ipv4};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Frame, Guest, Lab, Network, Sniffer, Wire, eventually};
+use netd_tests::{Frame, Guest, Lab, Network, SOON, Sniffer, Wire, eventually};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 /// A range in the uplink's own subnet.
 const NEAR: (Ipv4Addr, Ipv4Addr) = (
     Ipv4Addr::new(198, 51, 100, 16),
@@ -70,7 +69,7 @@ fn addresses_of_guests(lab: &Lab, network: &Network, range: (Ipv4Addr, Ipv4Addr)
         Server::udp(&lab.wan, at(OUTSIDE, PORT))?,
         Server::udp(&far, at(FAR, PORT))?,
     ];
-    let listener = far.enter(|| TcpListener::bind(at(FAR, PORT)))??;
+    let listener = far.listen(at(FAR, PORT))?;
     let mut all = BTreeSet::new();
     for guest in guests(lab, network, 6)? {
         let first = seen(&guest, OUTSIDE)?.ip();
@@ -266,8 +265,7 @@ fn p05_the_last_free_port_of_a_range_is_found() {
             lab.up(&network)?;
             let guest = lab.member(1, &network)?;
             guest.ping(&OUTSIDE.to_string())?;
-            let outside = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, PORT)))??;
-            outside.set_read_timeout(Some(Duration::from_secs(2)))?;
+            let outside = lab.wan.udp(at(OUTSIDE, PORT))?;
             let count = last - first + 1;
             let mut seen = opened(lab, &guest, 1100..1100 + count - 2, &outside)?;
             // The last two need a search through thousands, for which there is one a second.
@@ -311,9 +309,8 @@ fn p15_p16_small_ranges_are_used_up_and_the_guest_is_told() {
             let network = ports(first, last);
             lab.up(&network)?;
             let guest = lab.member(1, &network)?;
-            let listener = lab.wan.enter(|| TcpListener::bind(at(OUTSIDE, PORT)))??;
-            let outside = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, PORT)))??;
-            outside.set_read_timeout(Some(SOON))?;
+            let listener = lab.wan.listen(at(OUTSIDE, PORT))?;
+            let outside = lab.wan.udp(at(OUTSIDE, PORT))?;
             guest.ping(&OUTSIDE.to_string())?;
             let all: BTreeSet<u16> = (first..=last).collect();
             let count = all.len() as u16;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
+use netd_tests::packet::Ipv4;
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, Sniffer};
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
-const SOON: Duration = Duration::from_secs(3);
 /// Address of guest 1.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
 
@@ -47,24 +47,27 @@ impl Drop for Stream {
     }
 }
 
+/// How many of the packets are the stream's.
+fn of_stream(packets: &[Ipv4]) -> usize {
+    let of_stream = packets
+        .iter()
+        .filter(|packet| packet.source == OUTSIDE && packet.source_port() == Some(UDP_PORT));
+    of_stream.count()
+}
+
 /// How many packets of the stream came to a guest within some time.
 fn strays(netns: &Netns, time: Duration, meanwhile: impl FnOnce() -> Result<()>) -> Result<usize> {
     let sniffer = Sniffer::start(netns)?;
     meanwhile()?;
     std::thread::sleep(time);
-    let packets = sniffer.finish()?;
-    let of_stream = packets
-        .iter()
-        .filter(|packet| packet.source == OUTSIDE && packet.source_port() == Some(UDP_PORT));
-    Ok(of_stream.count())
+    Ok(of_stream(&sniffer.finish()?))
 }
 
 /// The flow of a guest that is removed does not reach the one that gets its address.
 fn replaced(lab: &mut Lab, agent_is_away: bool) -> Result<()> {
     let guest = lab.nat_guest()?;
-    let outside = lab.wan.enter(|| UdpSocket::bind(at(OUTSIDE, UDP_PORT)))??;
-    outside.set_read_timeout(Some(SOON))?;
-    let inside = guest.netns().enter(|| UdpSocket::bind("0.0.0.0:5000"))??;
+    let outside = lab.wan.udp(at(OUTSIDE, UDP_PORT))?;
+    let inside = guest.netns().udp("0.0.0.0:5000")?;
     let mut peer = None;
     for _ in 0..3 {
         inside.send_to(b"hello", at(OUTSIDE, UDP_PORT))?;
@@ -73,7 +76,8 @@ fn replaced(lab: &mut Lab, agent_is_away: bool) -> Result<()> {
     }
     ensure!(peer == Some(at(HOST, 5000).into()), "the mapping: {peer:?}");
     let stream = Stream::start(&outside, at(HOST, 5000).into())?;
-    let arrived = strays(guest.netns(), Duration::from_millis(200), || Ok(()))?;
+    let packets = Sniffer::start(guest.netns())?.finish_when(|all| of_stream(all) > 10)?;
+    let arrived = of_stream(&packets);
     ensure!(arrived > 10, "only {arrived} packets reach the old guest");
 
     // Plugged in now: a bridge with STP keeps a new port silent for seconds if no agent helps.
@@ -102,7 +106,7 @@ fn replaced(lab: &mut Lab, agent_is_away: bool) -> Result<()> {
     );
     // Its own flow by the same ports is its own.
     drop(stream);
-    let inside = heir.netns().enter(|| UdpSocket::bind("0.0.0.0:5000"))??;
+    let inside = heir.netns().udp("0.0.0.0:5000")?;
     inside.set_read_timeout(Some(Duration::from_millis(200)))?;
     outside.set_read_timeout(Some(Duration::from_millis(200)))?;
     netd_tests::eventually(SOON, || {
@@ -208,14 +212,10 @@ fn p64_connections_of_a_guest_that_moves_go_on() {
     });
 }
 
-/// How many datagrams of guest 2 to guest 1 a third guest sees.
-fn overheard(third: &Guest, act: impl FnOnce() -> Result<()>) -> Result<usize> {
-    let sniffer = Sniffer::start(third.netns())?;
-    act()?;
-    std::thread::sleep(Duration::from_millis(100));
-    let packets = sniffer.finish()?;
+/// How many datagrams to guest 1 another guest saw.
+fn overheard(packets: &[Ipv4]) -> usize {
     let strays = packets.iter().filter(|packet| packet.destination == GUEST);
-    Ok(strays.count())
+    strays.count()
 }
 
 #[test]
@@ -246,17 +246,13 @@ fn p65_the_bridge_does_not_forget_a_guest_that_talks_past_it() {
         let inside = Server::udp(guest.netns(), at(GUEST, UDP_PORT))?;
         let load = Load::udp(guest.netns(), at(OUTSIDE, UDP_PORT))?;
         std::thread::sleep(AGEING * 3);
-        let socket = sibling
-            .netns()
-            .enter(|| UdpSocket::bind("0.0.0.0:5000"))??;
-        socket.set_read_timeout(Some(SOON))?;
-        let seen = overheard(&third, || {
-            for _ in 0..3 {
-                socket.send_to(b"only for you", at(GUEST, UDP_PORT))?;
-                socket.recv(&mut [0; 64]).context("the sibling's answer")?;
-            }
-            Ok(())
-        })?;
+        let socket = sibling.netns().udp("0.0.0.0:5000")?;
+        let sniffer = Sniffer::start(third.netns())?;
+        for _ in 0..3 {
+            socket.send_to(b"only for you", at(GUEST, UDP_PORT))?;
+            socket.recv(&mut [0; 64]).context("the sibling's answer")?;
+        }
+        let seen = overheard(&sniffer.finish()?);
         ensure!(seen == 0, "a third guest saw {seen} datagrams");
         ensure!(inside.received() == 3, "{} arrived", inside.received());
         let report = load.finish()?;
@@ -264,10 +260,9 @@ fn p65_the_bridge_does_not_forget_a_guest_that_talks_past_it() {
 
         // The control: a bridge that has forgotten does flood, and that is seen here.
         std::thread::sleep(AGEING + Duration::from_secs(1));
-        let seen = overheard(&third, || {
-            socket.send_to(b"where are you?", at(GUEST, UDP_PORT))?;
-            Ok(())
-        })?;
+        let sniffer = Sniffer::start(third.netns())?;
+        socket.send_to(b"where are you?", at(GUEST, UDP_PORT))?;
+        let seen = overheard(&sniffer.finish_when(|seen| overheard(seen) > 0)?);
         ensure!(seen > 0, "not even now: this test tests nothing");
         Ok(())
     });

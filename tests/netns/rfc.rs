@@ -1,17 +1,16 @@
 //! Requirements of RFC 4787, 5382 and 5508 that no other test asks for; `docs/nat.md` lists all.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, TCP};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Frame, Guest, Lab, Netns, Network, Sniffer, Wire};
+use netd_tests::{Frame, Guest, Lab, Network, SOON, Sniffer, Wire};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 /// Time for a frame to arrive, or not to.
 const MOMENT: Duration = Duration::from_millis(200);
 /// Address of guest 1.
@@ -22,14 +21,6 @@ fn natted(test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
         let guest = lab.nat_guest()?;
         test(lab, &guest)
     });
-}
-
-fn bound(netns: &Netns, port: u16) -> Result<UdpSocket> {
-    let socket = netns
-        .enter(|| UdpSocket::bind(("0.0.0.0", port)))?
-        .with_context(|| format!("UDP port {port}"))?;
-    socket.set_read_timeout(Some(SOON))?;
-    Ok(socket)
 }
 
 /// The Internet checksum (RFC 1071) of a message of whole words.
@@ -62,8 +53,8 @@ fn error(kind: u8, code: u8, port: u16) -> Vec<u8> {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn rfc4787_req12_no_icmp_message_ends_a_mapping() {
     natted(|lab, guest| {
-        let server = bound(&lab.wan, PORT)?;
-        let inside = bound(guest.netns(), 5000)?;
+        let server = lab.wan.udp(("0.0.0.0", PORT))?;
+        let inside = guest.netns().udp(("0.0.0.0", 5000))?;
         inside.send_to(b"out", at(OUTSIDE, PORT))?;
         let mut buffer = [0; 16];
         let (_, mapping) = server
@@ -88,10 +79,11 @@ fn rfc4787_req12_no_icmp_message_ends_a_mapping() {
             about_tcp.splice(8.., quoted);
             wire.send(&from_outside(lab, about_tcp)?)?;
         }
-        std::thread::sleep(MOMENT);
-        let arrived = sniffer.finish()?;
-        let errors = arrived.iter().filter(|packet| packet.quoted().is_some());
-        let errors = errors.count();
+        let errors = |arrived: &[Ipv4]| {
+            let errors = arrived.iter().filter(|packet| packet.quoted().is_some());
+            errors.count()
+        };
+        let errors = errors(&sniffer.finish_when(|arrived| errors(arrived) >= 30)?);
         ensure!(errors >= 30, "the guest heard of {errors} errors only");
 
         server.send_to(b"in", mapping)?;
@@ -102,7 +94,6 @@ fn rfc4787_req12_no_icmp_message_ends_a_mapping() {
         inside.send_to(b"again", at(OUTSIDE, PORT))?;
         let (_, later) = server.recv_from(&mut buffer)?;
         ensure!(later == mapping, "{mapping} has become {later}");
-        stream.set_read_timeout(Some(SOON))?;
         stream.write_all(b"still there?")?;
         stream
             .read_exact(&mut buffer[..12])
@@ -157,14 +148,13 @@ fn rfc5382_req2_simultaneous_open_passes() {
             let sniffer = Sniffer::start(there)?;
             let (own, hop) = macs[side];
             wires[side].send(&Frame::tcp(from, to, control, 5).between(own, hop))?;
-            std::thread::sleep(MOMENT);
-            let arrived = sniffer.finish()?;
             let same = |packet: &&Ipv4| {
                 (packet.source, packet.destination) == (seen.0.0, seen.1.0)
                     && packet.source_port() == Some(seen.0.1)
                     && packet.destination_port() == Some(seen.1.1)
                     && packet.payload.get(13) == Some(&control)
             };
+            let arrived = sniffer.finish_when(|arrived| arrived.iter().any(|p| same(&p)))?;
             let packet = arrived.iter().find(same);
             let packet = packet.with_context(|| format!("segment {number}: {arrived:?}"))?;
             ensure!(packet.tcp_checksum_is_complete(), "checksum: {packet:?}");
@@ -202,12 +192,9 @@ fn rfc5508_req3_errors_with_extensions_and_with_wrong_checksums() {
         wrong.payload[2] ^= 0x40;
         wire.send(&right)?;
         wire.send(&wrong)?;
-        std::thread::sleep(MOMENT);
-        let arrived = sniffer.finish()?;
-        let errors: Vec<_> = arrived
-            .iter()
-            .filter(|p| p.icmp() == Some((11, 0)))
-            .collect();
+        let is_error = |packet: &&Ipv4| packet.icmp() == Some((11, 0));
+        let arrived = sniffer.finish_when(|all| all.iter().filter(is_error).count() >= 2)?;
+        let errors: Vec<_> = arrived.iter().filter(is_error).collect();
         let [right, wrong] = errors.as_slice() else {
             anyhow::bail!("two errors were sent: {errors:?}");
         };
@@ -228,8 +215,8 @@ fn rfc5508_req3_errors_with_extensions_and_with_wrong_checksums() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn rfc4787_req14_stray_fragments_hurt_nothing_else() {
     natted(|lab, guest| {
-        let server = bound(&lab.wan, PORT)?;
-        let inside = bound(guest.netns(), 5000)?;
+        let server = lab.wan.udp(("0.0.0.0", PORT))?;
+        let inside = guest.netns().udp(("0.0.0.0", 5000))?;
         let wires = [
             Wire::new(&lab.wan, "wan0")?,
             Wire::new(guest.netns(), "eth0")?,
@@ -288,24 +275,9 @@ fn mapped(filtering: &str, test: impl FnOnce(&mut Lab, &Guest, &Guest) -> Result
     });
 }
 
-fn bound_to(lab: &Lab, address: Ipv4Addr, port: u16) -> Result<UdpSocket> {
-    let socket = lab.wan.enter(|| UdpSocket::bind((address, port)))??;
-    socket.set_read_timeout(Some(SOON))?;
-    Ok(socket)
-}
-
 /// The port by which the outside knows a guest's connection from `own`.
 fn tcp_shown(guest: &Guest, own: u16, to: Ipv4Addr) -> Result<u16> {
-    use rustix::net::{AddressFamily, SocketType, sockopt};
-    let mut stream = guest.netns().enter(|| -> Result<TcpStream> {
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        let own = SocketAddr::from((Ipv4Addr::UNSPECIFIED, own));
-        rustix::net::bind(&socket, &own)?;
-        rustix::net::connect(&socket, &SocketAddr::from(at(to, PORT)))?;
-        Ok(TcpStream::from(socket))
-    })??;
-    stream.set_read_timeout(Some(SOON))?;
+    let mut stream = guest.netns().connect_from(own, at(to, PORT))?;
     let mut port = [0; 2];
     stream.read_exact(&mut port)?;
     Ok(u16::from_be_bytes(port))
@@ -353,12 +325,12 @@ fn rfc4787_req1_one_outside_port_for_all_peers() {
 /// else.
 fn filters(filtering: &str, admits: [bool; 3]) {
     mapped(filtering, |lab, guest, _| {
-        let peer = bound_to(lab, OUTSIDE, PORT)?;
+        let peer = lab.wan.udp((OUTSIDE, PORT))?;
         let senders = [
-            ("another port", bound_to(lab, OUTSIDE, PORT + 1)?),
-            ("another host", bound_to(lab, OTHER, PORT)?),
+            ("another port", lab.wan.udp((OUTSIDE, PORT + 1))?),
+            ("another host", lab.wan.udp((OTHER, PORT))?),
         ];
-        let inside = bound(guest.netns(), 5000)?;
+        let inside = guest.netns().udp(("0.0.0.0", 5000))?;
         inside.send_to(b"out", at(OUTSIDE, PORT))?;
         let mut buffer = [0; 16];
         let (_, mapping) = peer

@@ -2,14 +2,13 @@
 //! A network without the guard shows that each lie would be heard.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::frame::{Frame, VLAN, Wire};
 use netd_tests::frame6::Frame6;
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Server};
-use netd_tests::{Guest, Lab, Network, eventually};
+use netd_tests::{Guest, Lab, Network, SOON, eventually};
 
 const PORT: u16 = 7000;
 const EVERYBODY: [u8; 6] = [0xff; 6];
@@ -153,7 +152,7 @@ fn p42_no_lie_of_a_guarded_guest_is_heard() {
         for (reason, frame) in open.lies()? {
             let before = received(&open.neighbour)?;
             open.wire.send_bytes(&frame)?;
-            eventually(Duration::from_secs(2), || {
+            eventually(SOON, || {
                 let now = received(&open.neighbour)?;
                 ensure!(
                     now > before,
@@ -165,7 +164,7 @@ fn p42_no_lie_of_a_guarded_guest_is_heard() {
         for (reason, frame) in guarded.lies()? {
             let dropped = lab.agent.dropped(reason)?;
             guarded.wire.send_bytes(&frame)?;
-            eventually(Duration::from_secs(2), || {
+            eventually(SOON, || {
                 let now = lab.agent.dropped(reason)?;
                 ensure!(
                     now > dropped,
@@ -223,7 +222,7 @@ fn isolated_ports_do_not_meet() {
             guest.ping(&OUTSIDE.to_string())?;
         }
         let _server = Server::udp(two.netns(), at(network.address(12), PORT))?;
-        eventually(Duration::from_secs(5), || {
+        eventually(SOON, || {
             let link = lab.hv.run(["ip", "-d", "link", "show", &two.port])?;
             ensure!(link.contains("isolated on"), "{link}");
             Ok(())

@@ -2,17 +2,15 @@
 //! A network without the guard shows that each of them would be heard.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::frame::{SERVICE_VLAN, VLAN};
 use netd_tests::lab::OUTSIDE;
 use netd_tests::lab6::check6;
 use netd_tests::packet6::{DESTINATION, FRAGMENT, HOP_BY_HOP};
-use netd_tests::{Frame, Frame6, Guest, Lab, Network, Sniffer, Wire, eventually};
+use netd_tests::{Frame, Frame6, Guest, Lab, Network, SOON, Sniffer, Wire, eventually};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 /// The liar's own link-local address.

@@ -1,6 +1,6 @@
 //! Guests that send too much at once: frames larger than others take, and broadcasts without end.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,11 +8,11 @@ use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::lab6::{OUTSIDE6, at6, check6};
 use netd_tests::packet::{Ipv4, UDP};
 use netd_tests::packet6::Ipv6;
+use netd_tests::socket::any;
 use netd_tests::traffic::{Load, Server};
-use netd_tests::{Flood, Frame, Frame6, Guest, Lab, Network, Sniffer, Wire, eventually};
+use netd_tests::{Flood, Frame, Frame6, Guest, Lab, Network, SOON, Sniffer, Wire, eventually};
 
 const PORT: u16 = 7000;
-const SOON: Duration = Duration::from_secs(3);
 /// What a jumbo frame's packet holds, and what the uplink takes.
 const JUMBO: usize = 9000;
 const UPLINK: usize = 1500;
@@ -32,12 +32,10 @@ fn enlarge(lab: &Lab, guest: &Guest) -> Result<()> {
 }
 
 /// Sends one datagram that fills a jumbo frame, and waits for its echo.
-fn echo_jumbo(guest: &Guest, to: SocketAddr) -> Result<()> {
+fn echo_jumbo(guest: &Guest, to: SocketAddr, limit: Duration) -> Result<()> {
     let overhead = if to.is_ipv4() { 28 } else { 48 };
-    let socket = guest
-        .netns()
-        .enter(|| UdpSocket::bind(netd_tests::traffic::any(to, 0)))??;
-    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let socket = guest.netns().udp(any(to, 0))?;
+    socket.set_read_timeout(Some(limit))?;
     let data: Vec<u8> = (0..JUMBO - overhead).map(|at| (at >> 3) as u8).collect();
     let mut buffer = vec![0; 65_536];
     socket.send_to(&data, to)?;
@@ -100,9 +98,10 @@ fn p33_jumbo_frames_stay_where_they_fit() {
         ] {
             // The first packet of a flow, and later ones. A guest that is told cuts its packets itself
             // from then on, over IPv6.
-            let echo = || echo_jumbo(guest, (to, PORT).into());
-            eventually(SOON, echo).with_context(|| format!("to {to}"))?;
-            echo()?;
+            let echo = |limit| echo_jumbo(guest, (to, PORT).into(), limit);
+            let first = || echo(Duration::from_millis(500));
+            eventually(SOON, first).with_context(|| format!("to {to}"))?;
+            echo(SOON)?;
         }
         // Those that must not be cut, to outside and to a sibling that takes no jumbo frames.
         let wire = Wire::new(guest.netns(), "eth0")?;
@@ -232,6 +231,7 @@ fn a_storm_of_broadcasts_breaks_no_connection() {
                 frame.between(mac, to_mac)
             });
             std::thread::sleep(Duration::from_secs(2));
+            storm.reach(10_001)?;
             let sent = storm.finish()?;
             ensure!(sent > 10_000, "no storm: {sent} frames");
             let arrived = one.netns().counters("eth0")?.received_packets - before;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::published::{forward, forwards, range};
 use netd_tests::traffic::{self, Load, Server};
-use netd_tests::{Guest, Lab, Network, eventually};
+use netd_tests::{Guest, Lab, Network, SOON, eventually};
 
 const ECHO: u16 = 7;
 const HOST_ENTRY: &str = "<host mac='52:54:00:00:00:01' name='web' ip='10.10.1.50'/>";
@@ -446,7 +446,7 @@ fn the_next_agent_finishes_what_one_did_not() {
         std::fs::write(&record, text.replace(".200'", ".210'"))?;
         lab.agent.start()?;
         ensure!(dnsmasq(lab)? != before, "the range is the old one");
-        eventually(Duration::from_secs(5), || {
+        eventually(SOON, || {
             let address = boot(&guest)?;
             ensure!(address == Ipv4Addr::new(10, 10, 1, 50), "{address}");
             Ok(())

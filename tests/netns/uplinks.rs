@@ -10,8 +10,9 @@ use netd_tests::traffic::{self, Load, Server, Verdict};
 use netd_tests::{Guest, Lab, Netns, Sniffer, eventually};
 
 const PORT: u16 = 7000;
-/// Time within which translation follows the host.
-const SOON: Duration = Duration::from_secs(2);
+/// Time within which translation follows the host, on a busy machine too: less than the
+/// 8 s after which flows are looked at again for their own sake.
+const FOLLOWED: Duration = Duration::from_secs(6);
 /// The host's address on the second uplink, and the router's there.
 const SECOND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -46,7 +47,7 @@ impl TwoUplinks {
             (&router, "203.0.113.0/24 via 10.99.0.2"),
             (&lab.hv, &format!("203.0.113.0/24 via {OUTSIDE}")),
         ] {
-            eventually(SOON, || {
+            eventually(FOLLOWED, || {
                 let route = format!("ip route replace {route}");
                 netns.run(route.split(' '))
             })?;
@@ -86,11 +87,11 @@ fn with_two(test: impl FnOnce(&mut Lab, &Guest, &Netns) -> Result<()>) {
     });
 }
 
-/// As which address a server sees new flows of a guest; a new flow takes no longer than [`SOON`]
+/// As which address a server sees new flows of a guest; a new flow takes no longer than [`FOLLOWED`]
 /// to be right.
 fn soon_seen_as(guest: &Guest, to: Ipv4Addr, address: Ipv4Addr) -> Result<()> {
     let start = Instant::now();
-    eventually(SOON, || {
+    eventually(FOLLOWED, || {
         match traffic::ask_udp(guest.netns(), at(to, PORT))? {
             Verdict::Answered(seen) if seen.ip() == IpAddr::V4(address) => Ok(()),
             verdict => bail!("{to} saw {verdict:?}, not {address}"),
@@ -105,18 +106,15 @@ struct Flow(UdpSocket);
 
 impl Flow {
     fn new(guest: &Guest, to: Ipv4Addr) -> Result<Self> {
-        let socket = guest.netns().enter(|| -> std::io::Result<_> {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.connect(at(to, PORT))?;
-            Ok(socket)
-        })??;
-        socket.set_read_timeout(Some(SOON / 4))?;
+        let socket = guest.netns().udp("0.0.0.0:0")?;
+        socket.connect(at(to, PORT))?;
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
         Ok(Self(socket))
     }
 
     /// The agent hears of a change a moment after the kernel's routing has it.
     fn soon_seen_as(&self, address: Ipv4Addr) -> Result<()> {
-        eventually(SOON, || {
+        eventually(FOLLOWED, || {
             let seen = self.seen()?;
             ensure!(seen == address, "the old flow is seen as {seen}");
             Ok(())
@@ -221,7 +219,6 @@ fn p52_flows_end_with_the_address_they_had() {
         traffic::transfer(guest.netns(), at(OUTSIDE, PORT), 10_000)?;
         guest.ping(&OUTSIDE.to_string())?;
         // The peer knows no connection from the new address, and says so.
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let error = talk(&mut stream).err().context("the connection goes on")?;
         let error = error.downcast::<std::io::Error>()?;
         ensure!(
@@ -252,7 +249,7 @@ fn p52_flows_survive_an_uplink_that_was_down() {
             std::thread::sleep(Duration::from_millis(700));
             lab.hv.run(["ip", "link", "set", "uplink", "up"])?;
             let route = format!("ip route replace default via {OUTSIDE}");
-            eventually(SOON, || lab.hv.run(route.split(' ')))?;
+            eventually(FOLLOWED, || lab.hv.run(route.split(' ')))?;
             soon_seen_as(&guest, OUTSIDE, HOST)?;
             ensure!(flow.seen()? == HOST, "the old flow");
             talk(&mut stream).context("the connection")?;
@@ -305,7 +302,7 @@ fn moves_to_the_second(lab: &Lab, guest: &Guest, far: &Netns, change: &[&str]) -
     for line in change {
         lab.hv.run(line.split(' '))?;
     }
-    eventually(SOON, || {
+    eventually(FOLLOWED, || {
         ensure!(came_by_it()? == 1, "it still goes by the first uplink");
         Ok(())
     })

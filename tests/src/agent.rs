@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -224,6 +225,9 @@ impl Agent {
                 // Nothing will answer any more; waiting would only blur that.
                 return Ok(Err(status));
             }
+            // Asked first, since it costs nothing: a command would want the processor that the
+            // agent loads its programs with.
+            UnixStream::connect(self.socket()).context("nobody listens yet")?;
             self.ok(["net-list", "--all"]).map(Ok)
         });
         match answer {

@@ -2,19 +2,20 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 
-use crate::{Frame, Wire};
+use crate::{Frame, SOON, Wire};
 
 /// A flood that goes on until it is asked how many frames it was.
 #[derive(Debug)]
 pub struct Flood {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<u64>>>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Flood {
@@ -22,26 +23,39 @@ impl Flood {
     #[must_use]
     pub fn start(wire: Wire, mut frame: impl FnMut(u64) -> Frame + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(AtomicU64::new(0));
         let thread = {
-            let stop = Arc::clone(&stop);
+            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
             std::thread::spawn(move || {
-                let mut sent = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    match wire.send(&frame(scatter(sent))) {
+                    match wire.send(&frame(scatter(sent.load(Ordering::Relaxed)))) {
                         Ok(()) => {}
                         // The receiver's queue is full: this one is lost, as floods are.
                         Err(error) if error.downcast_ref() == Some(&Errno::ENOBUFS) => {}
                         Err(error) => return Err(error),
                     }
-                    sent += 1;
+                    sent.fetch_add(1, Ordering::Relaxed);
                 }
-                Ok(sent)
+                Ok(())
             })
         };
         Self {
             stop,
+            sent,
             thread: Some(thread),
         }
+    }
+
+    /// Waits until so many frames were sent.
+    ///
+    /// # Errors
+    /// It takes too long: this is no flood.
+    pub fn reach(&self, frames: u64) -> Result<()> {
+        crate::eventually(SOON, || {
+            let sent = self.sent.load(Ordering::Relaxed);
+            ensure!(sent >= frames, "{sent} of {frames} frames were sent");
+            Ok(())
+        })
     }
 
     /// Ends it and says how many frames were sent.
@@ -54,7 +68,8 @@ impl Flood {
             .take()
             .context("a flood ends once")?
             .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(self.sent.load(Ordering::Relaxed))
     }
 }
 

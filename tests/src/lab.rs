@@ -4,12 +4,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::{Agent, Guest, Netns, Network, Snapshot};
+use crate::{Agent, Capture, Guest, Netns, Network, Snapshot};
 
 /// The hypervisor's address on the uplink.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
@@ -50,7 +49,7 @@ impl Lab {
         hv.address("uplink", &format!("{HOST}/24"))?;
         wan.address("wan0", &format!("{OUTSIDE}/24"))?;
         // The kernel notices a carrier in the background, and adds addresses and routes then.
-        crate::eventually(Duration::from_secs(5), || {
+        crate::eventually(crate::SOON, || {
             let link = hv.run(["ip", "addr", "show", "uplink"])?;
             ensure!(
                 link.contains("state UP") && !link.contains("tentative"),
@@ -150,7 +149,7 @@ impl Lab {
     /// # Errors
     /// The address does not appear.
     pub fn leases_with(&self, network: &str, address: Ipv4Addr) -> Result<String> {
-        crate::eventually(Duration::from_secs(5), || {
+        crate::eventually(crate::SOON, || {
             let table = self.agent.ok(["net-dhcp-leases", network])?;
             let shown = format!(" {address}/");
             ensure!(table.contains(&shown), "{address} is not in:\n{table}");
@@ -247,7 +246,8 @@ pub fn at(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
 }
 
 /// The frame of a topology test: builds a [`Lab`], runs the test in it, tears the agent down and
-/// panics where anything is left behind or the test failed. The agent's log is shown then.
+/// panics where anything is left behind or the test failed. The agent's log is shown then, and what
+/// passed the hypervisor's devices is kept in a file.
 ///
 /// # Panics
 /// When the test fails: that is its purpose.
@@ -274,7 +274,8 @@ pub fn check_router(test: impl FnOnce(&mut Lab) -> Result<()>) {
 }
 
 pub(crate) fn check_in(lab: Result<Lab>, test: impl FnOnce(&mut Lab) -> Result<()>) {
-    let mut lab = lab.unwrap_or_else(|error| panic!("no topology: {error:?}"));
+    let lab = lab.and_then(|lab| Ok((Capture::start(&lab.hv)?, lab)));
+    let (capture, mut lab) = lab.unwrap_or_else(|error| panic!("no topology: {error:?}"));
     let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<()> {
         let before = lab.snapshot().context("the picture before")?;
         test(&mut lab)?;
@@ -284,6 +285,10 @@ pub(crate) fn check_in(lab: Result<Lab>, test: impl FnOnce(&mut Lab) -> Result<(
     }));
     if !matches!(outcome, Ok(Ok(()))) {
         eprintln!("--- the agent's log ---\n{}--- end ---", lab.agent.log());
+        match capture.save() {
+            Ok(path) => eprintln!("what passed the hypervisor: {}", path.display()),
+            Err(error) => eprintln!("what passed the hypervisor was not kept: {error:#}"),
+        }
     }
     match outcome {
         Ok(Ok(())) => {}

@@ -1,7 +1,6 @@
 //! The topology's IPv6 side.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
-use std::time::Duration;
 
 use anyhow::Result;
 
@@ -56,9 +55,7 @@ impl Lab {
         let route = format!("ip -6 route add default via {}", network.address6(1));
         guest.netns().run(route.split(' '))?;
         // A bridge that has just got its first port is not up yet.
-        crate::eventually(Duration::from_secs(5), || {
-            guest.ping(&network.address6(1).to_string())
-        })?;
+        crate::eventually(crate::SOON, || guest.ping(&network.address6(1).to_string()))?;
         Ok(guest)
     }
 
@@ -89,7 +86,7 @@ impl Lab {
         for (to, via) in [("default", v4.to_string()), ("::/0", v6.to_string())] {
             lan.run(["ip", "route", "add", to, "via", &via])?;
         }
-        crate::eventually(Duration::from_secs(5), || {
+        crate::eventually(crate::SOON, || {
             lan.run(["ping", "-6", "-c1", "-W1", &v6.to_string()])
         })?;
         Ok(lan)
@@ -113,7 +110,7 @@ impl Lab {
         let route = format!("ip -6 route add default via {NEAR_FAR6} {metrics}");
         far.run(route.split(' '))?;
         self.wan.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-        crate::eventually(Duration::from_secs(5), || {
+        crate::eventually(crate::SOON, || {
             far.run(["ping", "-6", "-c1", "-W1", &NEAR_FAR6.to_string()])
         })?;
         Ok(far)

@@ -11,7 +11,8 @@
 //! Everything here needs root. Nothing here changes the machine's own network.
 
 pub mod agent;
-pub mod crowd;
+pub mod capture;
+
 pub mod differential;
 pub mod flood;
 pub mod frame;
@@ -27,7 +28,9 @@ pub mod published;
 pub mod relay;
 pub mod snapshot;
 pub mod sniffer;
+pub mod socket;
 pub mod tap;
+pub mod tcp_pool;
 pub mod traffic;
 pub mod tunnel;
 
@@ -38,7 +41,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use agent::Agent;
-pub use crowd::Crowd;
+pub use capture::Capture;
 pub use flood::Flood;
 pub use frame::{Frame, Wire};
 pub use frame6::Frame6;
@@ -50,7 +53,12 @@ pub use relay::Relay;
 pub use snapshot::Snapshot;
 pub use sniffer::Sniffer;
 pub use tap::Tap;
+pub use tcp_pool::TcpPool;
 pub use tunnel::{Tun, Tunnel};
+
+/// Time that something may take which is sure to come: on a machine that is busy with something
+/// else, much longer than alone. What comes in time costs nothing of it.
+pub const SOON: Duration = Duration::from_secs(10);
 
 /// Runs a command to its end and returns what it printed to stdout; any other end than success is
 /// an error that shows the command and all it said.

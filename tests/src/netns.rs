@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::io::Errno;
@@ -199,7 +198,7 @@ impl Netns {
     /// # Errors
     /// One stays tentative.
     pub fn wait_for_addresses(&self, device: &str) -> Result<()> {
-        crate::eventually(Duration::from_secs(5), || {
+        crate::eventually(crate::SOON, || {
             let shown = self.run(["ip", "-6", "addr", "show", "dev", device])?;
             ensure!(!shown.contains("tentative"), "not ready: {shown}");
             Ok(())
@@ -218,7 +217,7 @@ impl Netns {
     /// No such device.
     pub fn forget_neighbours(&self, device: &str) -> Result<()> {
         // The kernel may drop an entry of its own accord between the two commands.
-        crate::eventually(Duration::from_secs(1), || {
+        crate::eventually(crate::SOON, || {
             let list = self.run(["ip", "neigh", "show", "dev", device])?;
             for line in list.lines().filter(|line| !line.ends_with("PERMANENT")) {
                 let mut words = line.split_whitespace();

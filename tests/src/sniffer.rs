@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with,
 };
 
-use crate::Netns;
 use crate::packet::Ipv4;
 use crate::packet6::Ipv6;
+use crate::{Netns, SOON};
 
 /// Bytes kept of each frame.
 const KEPT: usize = 2048;
@@ -29,7 +29,8 @@ const LEFT_OVER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Sniffer<P = Ipv4> {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<Vec<P>>>>,
+    packets: Arc<Mutex<Vec<P>>>,
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Sniffer<Ipv4> {
@@ -65,16 +66,33 @@ impl Sniffer<Vec<u8>> {
 
 impl<P: Send + 'static> Sniffer<P> {
     fn with(netns: &Netns, read: fn(&[u8]) -> Option<P>) -> Result<Self> {
-        let socket = netns.enter(packet_socket)??;
+        let socket = netns.enter(|| packet_socket(BUFFER))??;
         let stop = Arc::new(AtomicBool::new(false));
+        let packets = Arc::new(Mutex::new(Vec::new()));
         let thread = {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || capture(&socket, &stop, read))
+            let (stop, packets) = (Arc::clone(&stop), Arc::clone(&packets));
+            std::thread::spawn(move || capture(&socket, &stop, &packets, read))
         };
         Ok(Self {
             stop,
+            packets,
             thread: Some(thread),
         })
+    }
+
+    /// As [`Sniffer::finish`], as soon as what was captured is all that is awaited, and after
+    /// [`SOON`] at the latest. Where something is not to come, what is awaited is something sent
+    /// later that does.
+    ///
+    /// # Errors
+    /// The capture failed on the way.
+    pub fn finish_when(self, is_all: impl Fn(&[P]) -> bool) -> Result<Vec<P>> {
+        let start = Instant::now();
+        let so_far = || is_all(&self.packets.lock().unwrap_or_else(PoisonError::into_inner));
+        while !so_far() && start.elapsed() < SOON {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.finish()
     }
 
     /// Stops and returns what was captured, in order.
@@ -88,7 +106,9 @@ impl<P: Send + 'static> Sniffer<P> {
             .take()
             .context("a capture ends once")?
             .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let mut packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut packets))
     }
 }
 
@@ -98,7 +118,8 @@ impl<P> Drop for Sniffer<P> {
     }
 }
 
-fn packet_socket() -> Result<OwnedFd> {
+/// A socket that gets a copy of every frame that passes a device of the namespace.
+pub(crate) fn packet_socket(buffer: usize) -> Result<OwnedFd> {
     let protocol: NonZeroU32 = eth::ALL.as_raw();
     let socket = socket_with(
         AddressFamily::PACKET,
@@ -107,13 +128,17 @@ fn packet_socket() -> Result<OwnedFd> {
         Some(Protocol::from_raw(protocol)),
     )
     .context("opening a packet socket")?;
-    set_socket_recv_buffer_size_force(&socket, BUFFER).context("enlarging its buffer")?;
+    set_socket_recv_buffer_size_force(&socket, buffer).context("enlarging its buffer")?;
     set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_millis(20)))?;
     Ok(socket)
 }
 
-fn capture<P>(socket: &OwnedFd, stop: &AtomicBool, read: fn(&[u8]) -> Option<P>) -> Result<Vec<P>> {
-    let mut packets = Vec::new();
+fn capture<P>(
+    socket: &OwnedFd,
+    stop: &AtomicBool,
+    packets: &Mutex<Vec<P>>,
+    read: fn(&[u8]) -> Option<P>,
+) -> Result<()> {
     let mut frame = [0; KEPT];
     let mut stopped = None;
     loop {
@@ -121,11 +146,15 @@ fn capture<P>(socket: &OwnedFd, stop: &AtomicBool, read: fn(&[u8]) -> Option<P>)
         if stop.load(Ordering::Relaxed)
             && stopped.get_or_insert_with(Instant::now).elapsed() > LEFT_OVER
         {
-            return Ok(packets);
+            return Ok(());
         }
         match recv(socket, &mut frame, RecvFlags::empty()) {
-            Ok((length, _)) => packets.extend(read(&frame[..length])),
-            Err(rustix::io::Errno::AGAIN) if stop.load(Ordering::Relaxed) => return Ok(packets),
+            Ok((length, _)) => {
+                let packet = read(&frame[..length]);
+                let mut packets = packets.lock().unwrap_or_else(PoisonError::into_inner);
+                packets.extend(packet);
+            }
+            Err(rustix::io::Errno::AGAIN) if stop.load(Ordering::Relaxed) => return Ok(()),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             // The device went away; others go on.
             Err(rustix::io::Errno::NETDOWN) => {}

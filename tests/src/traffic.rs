@@ -1,11 +1,10 @@
 //! Traffic whose losses are counted: servers outside, senders in guests.
 
+use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
-};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -13,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::Netns;
+use crate::socket::any;
+use crate::{Netns, SOON};
 
 /// How often a server looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(20);
-/// How long an answer may take before it counts as lost.
-const ANSWER: Duration = Duration::from_secs(2);
+/// When a datagram that has not come back after the last one was sent is lost.
+const LATEST: Duration = Duration::from_secs(2);
 /// Question to which a server answers with the address it sees.
 const WHO: &[u8] = b"who am I?";
 
@@ -57,9 +57,7 @@ impl Server {
     /// The address is in use or not one of the namespace.
     pub fn udp(netns: &Netns, address: impl Into<SocketAddr>) -> Result<Self> {
         let address = address.into();
-        let socket = netns
-            .enter(|| UdpSocket::bind(address))?
-            .with_context(|| format!("UDP server on {address}"))?;
+        let socket = netns.udp(address)?;
         socket.set_read_timeout(Some(TICK))?;
         Ok(Self::spawn(move |stop, received| {
             let mut buffer = [0; 65_536];
@@ -88,9 +86,7 @@ impl Server {
         serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Clone + 'static,
     ) -> Result<Self> {
         let address = address.into();
-        let listener = netns
-            .enter(|| TcpListener::bind(address))?
-            .with_context(|| format!("TCP server on {address}"))?;
+        let listener = netns.listen(address)?;
         listener.set_nonblocking(true)?;
         Ok(Self::spawn(move |stop, received| {
             while !stop.load(Ordering::Relaxed) {
@@ -100,7 +96,11 @@ impl Server {
                         let serve = serve.clone();
                         // The client sees a failure as a connection that ends too early.
                         std::thread::spawn(move || {
-                            let _ = stream.set_nonblocking(false).and_then(|()| serve(stream));
+                            let _ = stream
+                                .set_nonblocking(false)
+                                // A client may be silent for as long as it likes.
+                                .and_then(|()| stream.set_read_timeout(None))
+                                .and_then(|()| serve(stream));
                         });
                     }
                     Err(_) => std::thread::sleep(Duration::from_millis(2)),
@@ -158,16 +158,6 @@ impl Drop for Server {
     }
 }
 
-/// Any address of the peer's family, with that port.
-#[must_use]
-pub fn any(peer: SocketAddr, port: u16) -> SocketAddr {
-    let address = match peer {
-        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    SocketAddr::new(address, port)
-}
-
 /// What became of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -195,12 +185,7 @@ pub fn ask_udp(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Verdict> {
 /// As [`ask_udp`], and where the port is in use.
 pub fn ask_udp_from(netns: &Netns, port: u16, to: impl Into<SocketAddr>) -> Result<Verdict> {
     let to = to.into();
-    // A command that another test starts at this moment holds copies of this program's sockets
-    // until it is executed: a port used a moment ago may still be in use.
-    let socket = crate::eventually(ANSWER, || {
-        let bound = netns.enter(|| UdpSocket::bind(any(to, port)))?;
-        bound.with_context(|| format!("UDP port {port}"))
-    })?;
+    let socket = netns.udp(any(to, port))?;
     netns.enter(|| socket.connect(to))??;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut buffer = [0; 128];
@@ -242,7 +227,7 @@ pub fn connect(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStream> {
         .enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?
         .with_context(|| format!("connecting to {to}"))?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(SOON))?;
     Ok(stream)
 }
 
@@ -294,18 +279,43 @@ pub struct Report {
 /// Traffic that goes on until it is asked for its report.
 #[derive(Debug)]
 pub struct Load {
-    stop: Arc<AtomicBool>,
+    progress: Arc<Progress>,
     thread: JoinHandle<Result<Report>>,
 }
 
+/// How far traffic has come, and whether it is to go on.
+#[derive(Debug, Default)]
+struct Progress {
+    stop: AtomicBool,
+    sent: AtomicU64,
+}
+
+impl Progress {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
 impl Load {
-    fn spawn(work: impl FnOnce(&AtomicBool) -> Result<Report> + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+    fn spawn(work: impl FnOnce(&Progress) -> Result<Report> + Send + 'static) -> Self {
+        let progress = Arc::new(Progress::default());
         let thread = {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || work(&stop))
+            let progress = Arc::clone(&progress);
+            std::thread::spawn(move || work(&progress))
         };
-        Self { stop, thread }
+        Self { progress, thread }
+    }
+
+    /// Waits until so many packets were sent, or attempts made, since the start.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn reach(&self, count: u64) -> Result<()> {
+        crate::eventually(SOON, || {
+            let sent = self.progress.sent.load(Ordering::Relaxed);
+            ensure!(sent >= count, "{sent} of {count} were sent");
+            Ok(())
+        })
     }
 
     /// Ends the traffic and counts.
@@ -313,7 +323,7 @@ impl Load {
     /// # Errors
     /// The traffic broke down altogether.
     pub fn finish(self) -> Result<Report> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.progress.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -326,13 +336,12 @@ impl Load {
     /// The socket cannot be made.
     pub fn udp(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Self> {
         let to = to.into();
-        let socket = netns.enter(|| -> std::io::Result<_> {
-            let socket = UdpSocket::bind(any(to, 0))?;
-            socket.connect(to)?;
-            Ok(socket)
-        })??;
+        let socket = netns.udp(any(to, 0))?;
+        socket.connect(to)?;
         socket.set_read_timeout(Some(TICK))?;
-        Ok(Self::spawn(move |stop| numbered_datagrams(&socket, stop)))
+        Ok(Self::spawn(move |progress| {
+            numbered_datagrams(&socket, progress)
+        }))
     }
 
     /// One new UDP flow after the other, each asking once.
@@ -346,10 +355,10 @@ impl Load {
             socket.connect(to)?;
             Ok(socket)
         })?;
-        Ok(Self::spawn(move |stop| {
-            attempts(stop, || {
+        Ok(Self::spawn(move |progress| {
+            attempts(progress, || {
                 let socket = factory.next()?;
-                socket.set_read_timeout(Some(ANSWER))?;
+                socket.set_read_timeout(Some(SOON))?;
                 socket.send(b"new flow")?;
                 let mut buffer = [0; 16];
                 socket.recv(&mut buffer)?;
@@ -368,10 +377,10 @@ impl Load {
         let factory = Factory::start(netns, move || {
             TcpStream::connect_timeout(&to, Duration::from_millis(900))
         })?;
-        Ok(Self::spawn(move |stop| {
-            attempts(stop, || {
+        Ok(Self::spawn(move |progress| {
+            attempts(progress, || {
                 let mut stream = factory.next()?;
-                stream.set_read_timeout(Some(ANSWER))?;
+                stream.set_read_timeout(Some(SOON))?;
                 stream.write_all(b"new flow")?;
                 let mut buffer = [0; 8];
                 stream.read_exact(&mut buffer)?;
@@ -387,16 +396,17 @@ impl Load {
     /// The connection cannot be made.
     pub fn tcp(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Self> {
         let mut stream = connect(netns, to)?;
-        Ok(Self::spawn(move |stop| {
+        Ok(Self::spawn(move |progress| {
             let mut report = Report::default();
             let mut back = [0; 8];
-            while !stop.load(Ordering::Relaxed) {
+            while progress.goes_on() {
                 stream.write_all(&report.sent.to_be_bytes())?;
                 stream.read_exact(&mut back)?;
                 if back != report.sent.to_be_bytes() {
                     report.lost.push(report.sent);
                 }
                 report.sent += 1;
+                progress.sent.store(report.sent, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_micros(200));
             }
             Ok(report)
@@ -405,32 +415,39 @@ impl Load {
 }
 
 /// Repeats an attempt until told to stop.
-fn attempts(stop: &AtomicBool, mut attempt: impl FnMut() -> std::io::Result<()>) -> Result<Report> {
+fn attempts(
+    progress: &Progress,
+    mut attempt: impl FnMut() -> std::io::Result<()>,
+) -> Result<Report> {
     let mut report = Report::default();
-    while !stop.load(Ordering::Relaxed) {
+    while progress.goes_on() {
         if attempt().is_err() {
             report.lost.push(report.sent);
         }
         report.sent += 1;
+        progress.sent.store(report.sent, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(report)
 }
 
-fn numbered_datagrams(socket: &UdpSocket, stop: &AtomicBool) -> Result<Report> {
+fn numbered_datagrams(socket: &UdpSocket, progress: &Progress) -> Result<Report> {
     let receiver = socket.try_clone()?;
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let receiving = scope.spawn(|| {
-            let mut seen = Vec::new();
+            let mut seen = HashSet::new();
             let mut buffer = [0; 8];
             let mut quiet_since = Instant::now();
             // What is still on its way after the last one was sent gets its time.
-            while !done.load(Ordering::Relaxed)
-                || quiet_since.elapsed() < Duration::from_millis(500)
-            {
+            let is_all = |seen: &HashSet<u64>, quiet_since: Instant| {
+                done.load(Ordering::Acquire)
+                    && (seen.len() as u64 == progress.sent.load(Ordering::Relaxed)
+                        || quiet_since.elapsed() > LATEST)
+            };
+            while !is_all(&seen, quiet_since) {
                 if matches!(receiver.recv(&mut buffer), Ok(8)) {
-                    seen.push(u64::from_be_bytes(buffer));
+                    seen.insert(u64::from_be_bytes(buffer));
                     quiet_since = Instant::now();
                 }
             }
@@ -438,7 +455,7 @@ fn numbered_datagrams(socket: &UdpSocket, stop: &AtomicBool) -> Result<Report> {
         });
         let mut sent: u64 = 0;
         let mut failure = Ok(());
-        while !stop.load(Ordering::Relaxed) {
+        while progress.goes_on() {
             // A refusal that ICMP told about an earlier one shows as an error here; the number
             // counts as lost, as it never comes back.
             match socket.send(&sent.to_be_bytes()) {
@@ -455,14 +472,13 @@ fn numbered_datagrams(socket: &UdpSocket, stop: &AtomicBool) -> Result<Report> {
                 }
             }
             sent += 1;
+            progress.sent.store(sent, Ordering::Relaxed);
             std::thread::sleep(Duration::from_micros(450));
         }
-        done.store(true, Ordering::Relaxed);
-        let seen: std::collections::HashSet<u64> = receiving
+        done.store(true, Ordering::Release);
+        let seen = receiving
             .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            .into_iter()
-            .collect();
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         failure.context("sending")?;
         let lost = (0..sent).filter(|number| !seen.contains(number)).collect();
         Ok(Report { sent, lost })

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Agent;
-use super::controller::Controller;
+use super::inner::Inner;
 use super::lifecycle::check_host;
 use super::reconcile::Planned;
 use crate::datapath::attach::Programs;
@@ -19,56 +19,56 @@ use crate::rpc::driver::{
 
 impl Driver for Agent {
     async fn list(&self) -> Result<Vec<NetworkInfo>> {
-        let controller = self.controller.lock().await;
-        controller
+        let inner = self.inner.lock().await;
+        inner
             .networks
             .iter()
-            .map(|(uuid, _)| controller.networks.info(*uuid))
+            .map(|(uuid, _)| inner.networks.info(*uuid))
             .collect()
     }
 
     async fn by_name(&self, name: &str) -> Result<NetworkInfo> {
-        let controller = self.controller.lock().await;
-        controller.networks.info(controller.uuid_of(name)?)
+        let inner = self.inner.lock().await;
+        inner.networks.info(inner.uuid_of(name)?)
     }
 
     async fn by_uuid(&self, uuid: Uuid) -> Result<NetworkInfo> {
-        self.controller.lock().await.networks.info(uuid)
+        self.inner.lock().await.networks.info(uuid)
     }
 
     async fn define(&self, xml: &str) -> Result<NetworkInfo> {
         let network = model::parse(xml)?;
-        let mut controller = self.controller.lock().await;
-        let uuid = controller.define_network(network).await?;
-        controller.networks.info(uuid)
+        let mut inner = self.inner.lock().await;
+        let uuid = inner.define_network(network).await?;
+        inner.networks.info(uuid)
     }
 
     async fn create(&self, xml: &str) -> Result<NetworkInfo> {
         let network = model::parse(xml)?;
-        let mut controller = self.controller.lock().await;
-        let uuid = controller.create_network(network).await?;
-        controller.networks.info(uuid)
+        let mut inner = self.inner.lock().await;
+        let uuid = inner.create_network(network).await?;
+        inner.networks.info(uuid)
     }
 
     async fn start(&self, uuid: Uuid) -> Result<()> {
-        self.controller.lock().await.start(uuid).await
+        self.inner.lock().await.start(uuid).await
     }
 
     async fn destroy(&self, uuid: Uuid) -> Result<()> {
-        self.controller.lock().await.destroy(uuid).await
+        self.inner.lock().await.destroy(uuid).await
     }
 
     async fn undefine(&self, uuid: Uuid) -> Result<()> {
-        self.controller.lock().await.undefine(uuid)
+        self.inner.lock().await.undefine(uuid)
     }
 
     async fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<()> {
-        self.controller.lock().await.set_autostart(uuid, on)
+        self.inner.lock().await.set_autostart(uuid, on)
     }
 
     async fn xml(&self, uuid: Uuid, inactive: bool) -> Result<String> {
-        let controller = self.controller.lock().await;
-        let entry = controller.networks.get(uuid)?;
+        let inner = self.inner.lock().await;
+        let entry = inner.networks.get(uuid)?;
         // A transient network has no other definition than its live one.
         let stored = entry.config.as_ref().filter(|_| inactive);
         let network = stored
@@ -84,7 +84,7 @@ impl Driver for Agent {
     }
 
     async fn metadata(&self, uuid: Uuid, what: &Metadata, affect: Affect) -> Result<String> {
-        self.controller.lock().await.metadata(uuid, what, affect)
+        self.inner.lock().await.metadata(uuid, what, affect)
     }
 
     async fn set_metadata(
@@ -94,28 +94,24 @@ impl Driver for Agent {
         new: &NewMetadata,
         affect: Affect,
     ) -> Result<()> {
-        let mut controller = self.controller.lock().await;
-        controller.set_metadata(uuid, what, new, affect).await
+        let mut inner = self.inner.lock().await;
+        inner.set_metadata(uuid, what, new, affect).await
     }
 
     async fn update(&self, uuid: Uuid, update: &Update, affect: Affect) -> Result<()> {
-        self.controller
-            .lock()
-            .await
-            .update(uuid, update, affect)
-            .await
+        self.inner.lock().await.update(uuid, update, affect).await
     }
 
     async fn forwards(&self, name: Option<&str>) -> Result<Vec<NetworkForwards>> {
-        self.controller.lock().await.forwards(name)
+        self.inner.lock().await.forwards(name)
     }
 
     async fn change_forward(&self, change: &ForwardChange) -> Result<Changed> {
-        self.controller.lock().await.change_forward(change).await
+        self.inner.lock().await.change_forward(change).await
     }
 
     async fn reload(&self) -> Result<Reloaded> {
-        Ok(self.controller.lock().await.reload().await)
+        Ok(self.inner.lock().await.reload().await)
     }
 
     async fn leases(&self, uuid: Uuid, mac: Option<&str>) -> Result<Vec<Lease>> {
@@ -127,14 +123,14 @@ impl Driver for Agent {
                 format_args!("invalid MAC address: {mac}"),
             ));
         }
-        let controller = self.controller.lock().await;
-        let Some(live) = &controller.networks.get(uuid)?.live else {
+        let inner = self.inner.lock().await;
+        let Some(live) = &inner.networks.get(uuid)?.live else {
             return Ok(Vec::new());
         };
         let Some(bridge) = &live.network.bridge.name else {
             return Ok(Vec::new());
         };
-        let dir = controller.paths.dnsmasq_dir();
+        let dir = inner.settings.dnsmasq_dir();
         let now = jiff::Timestamp::now().as_second();
         leases::read(&dir, bridge, &live.network, mac, now).map_err(|error| {
             ApiError::internal(format_args!(
@@ -146,13 +142,9 @@ impl Driver for Agent {
     }
 
     async fn plan(&self, name: Option<&str>) -> Result<Vec<String>> {
-        let controller = self.controller.lock().await;
-        let snapshot = controller
-            .links
-            .snapshot()
-            .await
-            .map_err(ApiError::internal)?;
-        let running: Vec<Planned<'_>> = controller
+        let inner = self.inner.lock().await;
+        let snapshot = inner.links.snapshot().await.map_err(ApiError::internal)?;
+        let mut networks: Vec<Planned<'_>> = inner
             .networks
             .live()
             .map(|live| Planned {
@@ -162,43 +154,40 @@ impl Driver for Agent {
                 dnsmasq_runs: live.dnsmasq.as_ref().is_some_and(Running::is_alive),
             })
             .collect();
-        let steps = |networks: &[Planned<'_>]| {
-            let steps = controller.plan_steps(networks, &snapshot);
-            steps.map_err(ApiError::internal)
-        };
-        let mut planned = steps(&running)?;
         if let Some(name) = name {
-            let entry = controller.networks.get(controller.uuid_of(name)?)?;
-            // What runs beside an active network asks for its share of what both use.
-            if let (None, Some(config)) = (&entry.live, &entry.config) {
-                model::check_start(config)?;
-                check_host(config, &snapshot)?;
-                let ports = controller.host.detached.get(&config.name);
-                let mut networks = running;
-                networks.push(Planned {
-                    network: config,
-                    bridge: None,
-                    ports: ports.map_or(&[], Vec::as_slice),
-                    dnsmasq_runs: false,
-                });
-                let mut with = steps(&networks)?;
-                with.retain(|step| !planned.contains(step));
-                planned = with;
+            let entry = inner.networks.get(inner.uuid_of(name)?)?;
+            match (&entry.live, &entry.config) {
+                (Some(live), _) => networks.retain(|p| p.network.name == live.network.name),
+                (None, Some(config)) => {
+                    model::check_start(config)?;
+                    check_host(config, &snapshot)?;
+                    let ports = inner.host.detached.get(&config.name);
+                    networks = vec![Planned {
+                        network: config,
+                        bridge: None,
+                        ports: ports.map_or(&[], Vec::as_slice),
+                        dnsmasq_runs: false,
+                    }];
+                }
+                (None, None) => {}
             }
         }
-        Ok(planned.iter().map(ToString::to_string).collect())
+        let steps = inner
+            .plan_steps(&networks, &snapshot)
+            .map_err(ApiError::internal)?;
+        Ok(steps.iter().map(ToString::to_string).collect())
     }
 
     async fn status(&self) -> Result<Status> {
-        self.controller.lock().await.status().await
+        self.inner.lock().await.status().await
     }
 
     async fn drops(&self, since: u64) -> Result<Drops> {
-        self.controller.lock().await.drops(since).await
+        self.inner.lock().await.drops(since).await
     }
 }
 
-impl Controller {
+impl Inner {
     pub(super) fn uuid_of(&self, name: &str) -> Result<Uuid> {
         self.networks.uuid_of(name).ok_or_else(|| {
             ApiError::new(

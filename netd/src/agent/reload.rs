@@ -2,12 +2,12 @@
 
 use uuid::Uuid;
 
-use super::controller::Controller;
+use super::inner::Inner;
 use crate::error::ApiError;
 use crate::model::{MetadataElement, NETD_NAMESPACE, Network};
 use crate::rpc::driver::{Affect, Reloaded};
 
-impl Controller {
+impl Inner {
     /// Read the definitions on disk again, and let active networks do what theirs says to netd.
     pub(super) async fn reload(&mut self) -> Reloaded {
         let (stored, errors) = self.store.load();
@@ -35,7 +35,7 @@ impl Controller {
                 }
             }
         }
-        let mut waiting = self.drifted();
+        let mut waiting = self.differing();
         // A port may have moved from one network to another, which gets it when the first one has
         // given it up.
         loop {
@@ -64,7 +64,7 @@ impl Controller {
     }
 
     /// Active networks that run with something else than their definitions say to netd.
-    fn drifted(&self) -> Vec<(Uuid, String)> {
+    fn differing(&self) -> Vec<(Uuid, String)> {
         self.networks
             .iter()
             .filter_map(|(uuid, entry)| {

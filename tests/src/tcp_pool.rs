@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::event::{Timespec, epoll};
 
-use crate::Netns;
+use crate::{Netns, SOON};
 
 /// Length of a question and of its answer.
 const MESSAGE: usize = 16;
@@ -27,7 +27,7 @@ const TICK: Timespec = Timespec {
 
 /// Connections from one namespace to an echo server in another.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct TcpPool {
     stop: Arc<AtomicBool>,
     exchanges: Arc<AtomicU64>,
     clients: Option<JoinHandle<Result<Outcome>>>,
@@ -45,7 +45,7 @@ pub struct Outcome {
     pub longest_wait: Duration,
 }
 
-impl Crowd {
+impl TcpPool {
     /// Makes `count` connections and starts to talk on all of them.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ impl Crowd {
     /// The same where the clients know the server by another address than its own, `at`.
     ///
     /// # Errors
-    /// As [`Crowd::start`].
+    /// As [`TcpPool::start`].
     pub fn published(
         clients: &Netns,
         to: SocketAddrV4,
@@ -70,7 +70,7 @@ impl Crowd {
     /// The same where a connection may be silent for that long.
     ///
     /// # Errors
-    /// As [`Crowd::start`].
+    /// As [`TcpPool::start`].
     pub fn with_patience(
         clients: &Netns,
         server: &Netns,
@@ -88,9 +88,7 @@ impl Crowd {
         count: usize,
         patience: Duration,
     ) -> Result<Self> {
-        let listener = server
-            .enter(|| TcpListener::bind(at))?
-            .with_context(|| format!("TCP server on {at}"))?;
+        let listener = server.listen(at)?;
         // The kernel cuts the backlog to what the namespace allows; accept is fast enough.
         let stop_server = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
@@ -131,11 +129,11 @@ impl Crowd {
         self.stop.store(true, Ordering::Relaxed);
         let outcome = join(self.clients.take())?;
         join(self.server.take())?;
-        outcome.context("a crowd ends once")
+        outcome.context("a pool ends once")
     }
 }
 
-impl Drop for Crowd {
+impl Drop for TcpPool {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -154,7 +152,7 @@ fn join<T>(thread: Option<JoinHandle<Result<T>>>) -> Result<Option<T>> {
 fn connect(to: SocketAddrV4, count: usize) -> Result<Vec<TcpStream>> {
     (0..count)
         .map(|number| {
-            let stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(5))
+            let stream = TcpStream::connect_timeout(&to.into(), SOON)
                 .with_context(|| format!("connection {number} to {to}"))?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;

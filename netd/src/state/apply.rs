@@ -1,6 +1,6 @@
 //! Carrying out the steps that change links.
 
-use super::step::Step;
+use super::plan::Step;
 use crate::link::{LinkError, Links, sysctl};
 
 /// Why a step failed.
