@@ -41,6 +41,10 @@ fn build(root: &Path, target_dir: &Path, arch: &str) -> anyhow::Result<PathBuf> 
         "-Ctarget-cpu=v3".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Else LLVM turns every zeroing, of three bytes even, into a call of a function with a loop:
+        // a fifth of the time of a packet by XDP, a quarter of the verifier's work, and 32 bytes of
+        // the stack, which then is too small for Linux 6.1.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
     ];
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

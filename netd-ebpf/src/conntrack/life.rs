@@ -1,4 +1,7 @@
 //! Life and death of flows, by the key of either entry.
+//!
+//! The key is copied first: on Linux 6.1 a map takes none from a pointer that a global function was
+//! given.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xsub};
 
@@ -39,7 +42,12 @@ fn has_died<F: Family>(key: &FlowKey<F::Addr>) -> u32 {
 
 #[inline(always)]
 fn is_over<F: Family>(key: &FlowKey<F::Addr>) -> bool {
-    let Some(flow) = find::<F>(key) else {
+    // The copy is gone before the partner's key is made: the stack has no room for both.
+    let flow = {
+        let own = *key;
+        find::<F>(&own)
+    };
+    let Some(flow) = flow else {
         return true;
     };
     if flow.counted != 0 && records::network(flow.counted).is_none() {
@@ -54,7 +62,8 @@ fn is_over<F: Family>(key: &FlowKey<F::Addr>) -> bool {
 
 #[inline(always)]
 fn take_out<F: Family>(key: &FlowKey<F::Addr>) -> u32 {
-    let Some(flow) = find::<F>(key) else {
+    let own = *key;
+    let Some(flow) = find::<F>(&own) else {
         return 0;
     };
     let partner = flow.partner(key.proto);
@@ -62,11 +71,11 @@ fn take_out<F: Family>(key: &FlowKey<F::Addr>) -> u32 {
     // Two CPUs may both be at it: whoever removes the opener's entry tells the network.
     let removed = if flow.flags & FLOW_REPLY != 0 {
         counted = find::<F>(&partner).map_or(0, |opener| opener.counted);
-        let _ = F::flows().remove(key);
+        let _ = F::flows().remove(&own);
         F::flows().remove(&partner)
     } else {
         let _ = F::flows().remove(&partner);
-        F::flows().remove(key)
+        F::flows().remove(&own)
     };
     if removed.is_ok() {
         count::<F>(counted, false);

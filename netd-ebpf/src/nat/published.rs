@@ -68,7 +68,8 @@ fn look_up<F: Family>(key: &FlowKey<F::Addr>, by: u32, found: &mut Forward<F::Ad
         }
         query.data.proto = key.proto;
     }
-    let owner = records::owner_of::<F>(&key.dst);
+    // A copy: see `conntrack/life.rs`.
+    let owner = records::owner_of::<F>(&{ key.dst });
     if !published || owner == 0 {
         return NONE;
     }
