@@ -1,9 +1,13 @@
 //! The logic of flows: ports and states.
 
-use netd_common::abi::ticks;
-use netd_common::flow::{DEFAULT_TIMEOUTS, State, Timeout, after, expired, proto, sctp};
+use netd_common::clock::ticks;
+use netd_common::flow::after;
 use netd_common::port::Range;
+use netd_common::proto;
+use netd_common::proto::sctp;
+use netd_common::state::State;
 use netd_common::tcp::{self, Peer};
+use netd_common::timeout::{DEFAULT_TIMEOUTS, Timeout, expired};
 
 use super::input::Input;
 

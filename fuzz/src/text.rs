@@ -9,7 +9,7 @@ use netd::model::{
     FormatOptions, Network, Section, Update, UpdateCommand, check_define, check_start, format,
     parse,
 };
-use netd_common::abi::ticks;
+use netd_common::clock::ticks;
 
 /// Longest message about anything.
 const MESSAGE: usize = 16 << 10;

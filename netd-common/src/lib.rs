@@ -8,11 +8,15 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod clock;
 pub mod crc32c;
 pub mod flow;
 pub mod policy;
 pub mod port;
+pub mod proto;
 pub mod reason;
+pub mod state;
 pub mod tcp;
+pub mod timeout;
 
 pub use reason::Reason;

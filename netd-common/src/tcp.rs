@@ -1,6 +1,6 @@
 //! TCP as a translator sees it (RFC 9293): control bits, states, and whether a RST can be genuine.
 
-use crate::flow::State;
+use crate::state::State;
 
 /// FIN.
 pub const FIN: u8 = 0x01;

@@ -1,7 +1,7 @@
 //! The datapath's clock.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use netd_common::abi::tick;
+use netd_common::clock::tick;
 
 /// The tick that it is now.
 #[inline(always)]

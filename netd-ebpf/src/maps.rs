@@ -3,16 +3,16 @@
 use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
-    Binding, BindingKey, BridgePort, Control, Device, DropCount, DropEvent, Endpoint, Flow,
-    FlowKey, Forward, ForwardKey, Fragment, FragmentKey, Identity, Moved, Network, PORTS_WORDS,
-    Peer, PeerKey, PortsWord, Slot, Subnet, Sweeper, Usage,
+    Binding, BindingKey, BridgePort, Control, DEFAULT_FLOWS, Device, DropCount, DropEvent,
+    Endpoint, Flow, FlowKey, Forward, ForwardKey, Fragment, FragmentKey, Identity, MAX_NETWORKS,
+    Moved, Network, PORTS_WORDS, Peer, PeerKey, PortsWord, Slot, Subnet, Sweeper, Usage,
 };
 use netd_common::reason::DROP_ENTRIES;
 
 use crate::context::{Allowance, Routing, Scratch, Seen, Words};
 
 /// Flows of one family there is room for, unless the agent says otherwise when it loads this.
-const FLOWS: usize = 131_072;
+const FLOWS: usize = DEFAULT_FLOWS as usize;
 
 /// A flow table: both directions of every flow.
 pub type Flows<K, V> = HashMap<K, V, { 2 * FLOWS }>;
@@ -35,11 +35,11 @@ pub static CONTROL: Array<Control, 1> = Array::new();
 
 /// Managed networks by the ifindex of their bridge.
 #[btf_map(name = "networks")]
-pub static NETWORKS: HashMap<u32, Network, 4096> = HashMap::new();
+pub static NETWORKS: HashMap<u32, Network, MAX_NETWORKS> = HashMap::new();
 
 /// How many flows each of them has.
 #[btf_map(name = "usage")]
-pub static USAGE: HashMap<u32, Usage, 4096> = HashMap::new();
+pub static USAGE: HashMap<u32, Usage, MAX_NETWORKS> = HashMap::new();
 
 /// Ports of managed bridges by ifindex.
 #[btf_map(name = "ports")]
@@ -59,11 +59,11 @@ pub static BINDINGS6: HashMap<BindingKey<Words>, Binding, 65536> = HashMap::new(
 
 /// Devices that guests' traffic may leave by.
 #[btf_map(name = "devices")]
-pub static DEVICES: HashMap<u32, Device, 4096> = HashMap::new();
+pub static DEVICES: HashMap<u32, Device, MAX_NETWORKS> = HashMap::new();
 
 /// Devices whose drivers send what another driver received, by ifindex.
 #[btf_map(name = "express")]
-pub static EXPRESS: DevMapHash<4096> = DevMapHash::new();
+pub static EXPRESS: DevMapHash<MAX_NETWORKS> = DevMapHash::new();
 
 /// Ports that are not to be handed out.
 #[btf_map(name = "reserved")]

@@ -4,7 +4,8 @@ use core::hint::black_box;
 
 use aya_ebpf::btf_maps::{Array, lpm_trie};
 use netd_common::abi::{BridgePort, Control, Device, Network, PORTS_WORDS, PortsWord};
-use netd_common::flow::{State, Timeout};
+use netd_common::state::State;
+use netd_common::timeout::Timeout;
 
 use crate::family::Family;
 use crate::maps::{CONTROL, DEVICES, MOVED, NETWORKS, PORTS, PUBLISHED, RESERVED};

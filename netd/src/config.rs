@@ -6,8 +6,9 @@ use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use netd_common::abi::ticks;
-use netd_common::flow::{TIMEOUTS, Timeout};
+use netd_common::abi::DEFAULT_FLOWS;
+use netd_common::clock::ticks;
+use netd_common::timeout::{TIMEOUTS, Timeout};
 use serde::{Deserialize, Deserializer};
 
 /// Least and greatest size of the flow table, in flows of one family.
@@ -80,7 +81,7 @@ pub struct FlowLimits {
 impl Default for FlowLimits {
     fn default() -> Self {
         Self {
-            max: 131_072,
+            max: DEFAULT_FLOWS,
             max_per_network: 0,
         }
     }
@@ -98,104 +99,34 @@ impl Seconds {
     }
 }
 
-/// `[timeouts]`: how long a flow in each state lives without a packet. Names and defaults are those
-/// of netfilter's `nf_conntrack_*_timeout_*`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Timeouts {
-    /// A SYN was sent.
-    pub tcp_syn_sent: Seconds,
-    /// It was answered.
-    pub tcp_syn_recv: Seconds,
-    /// The handshake is complete.
-    pub tcp_established: Seconds,
-    /// One side has sent a FIN.
-    pub tcp_fin_wait: Seconds,
-    /// That FIN was acknowledged.
-    pub tcp_close_wait: Seconds,
-    /// Both sides have sent a FIN.
-    pub tcp_last_ack: Seconds,
-    /// Both FINs were acknowledged.
-    pub tcp_time_wait: Seconds,
-    /// A RST was sent.
-    pub tcp_close: Seconds,
-    /// UDP without an answer.
-    pub udp: Seconds,
-    /// UDP in both directions.
-    pub udp_stream: Seconds,
-    /// Echo requests, of both families.
-    pub icmp: Seconds,
-    /// SCTP before both sides have agreed.
-    pub sctp_opening: Seconds,
-    /// SCTP after that.
-    pub sctp_established: Seconds,
-    /// SCTP that is shutting down.
-    pub sctp_closing: Seconds,
-    /// GRE without an answer.
-    pub gre: Seconds,
-    /// GRE in both directions.
-    pub gre_stream: Seconds,
-    /// Any other protocol.
-    pub generic: Seconds,
-    /// What is known of a packet's later fragments.
-    pub fragment: Seconds,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            tcp_syn_sent: Seconds(120),
-            tcp_syn_recv: Seconds(60),
-            tcp_established: Seconds(432_000),
-            tcp_fin_wait: Seconds(120),
-            tcp_close_wait: Seconds(60),
-            tcp_last_ack: Seconds(30),
-            tcp_time_wait: Seconds(120),
-            tcp_close: Seconds(10),
-            udp: Seconds(30),
-            udp_stream: Seconds(120),
-            icmp: Seconds(30),
-            sctp_opening: Seconds(10),
-            sctp_established: Seconds(210),
-            sctp_closing: Seconds(3),
-            gre: Seconds(30),
-            gre_stream: Seconds(180),
-            generic: Seconds(600),
-            fragment: Seconds(30),
+macro_rules! declare_timeouts {
+    ($($variant:ident = $setting:ident, $seconds:literal, $doc:literal;)*) => {
+        /// `[timeouts]`: how long a flow in each state lives without a packet. Names and defaults
+        /// are those of netfilter's `nf_conntrack_*_timeout_*`.
+        #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Timeouts {
+            $(#[doc = $doc] pub $setting: Seconds,)*
         }
-    }
-}
 
-impl Timeouts {
-    /// In the datapath's ticks, by [`Timeout`].
-    #[must_use]
-    pub fn in_ticks(&self) -> [u32; TIMEOUTS] {
-        let mut all = [0; TIMEOUTS];
-        for (timeout, seconds) in [
-            (Timeout::TcpSynSent, self.tcp_syn_sent),
-            (Timeout::TcpSynRecv, self.tcp_syn_recv),
-            (Timeout::TcpEstablished, self.tcp_established),
-            (Timeout::TcpFinWait, self.tcp_fin_wait),
-            (Timeout::TcpCloseWait, self.tcp_close_wait),
-            (Timeout::TcpLastAck, self.tcp_last_ack),
-            (Timeout::TcpTimeWait, self.tcp_time_wait),
-            (Timeout::TcpClose, self.tcp_close),
-            (Timeout::Udp, self.udp),
-            (Timeout::UdpStream, self.udp_stream),
-            (Timeout::Icmp, self.icmp),
-            (Timeout::SctpOpening, self.sctp_opening),
-            (Timeout::SctpEstablished, self.sctp_established),
-            (Timeout::SctpClosing, self.sctp_closing),
-            (Timeout::Gre, self.gre),
-            (Timeout::GreStream, self.gre_stream),
-            (Timeout::Generic, self.generic),
-            (Timeout::Fragment, self.fragment),
-        ] {
-            all[timeout as usize] = ticks(u64::from(seconds.get()));
+        impl Default for Timeouts {
+            fn default() -> Self {
+                Self { $($setting: Seconds($seconds),)* }
+            }
         }
-        all
-    }
+
+        impl Timeouts {
+            /// In the datapath's ticks, by [`Timeout`].
+            #[must_use]
+            pub fn in_ticks(&self) -> [u32; TIMEOUTS] {
+                let mut all = [0; TIMEOUTS];
+                $(all[Timeout::$variant as usize] = ticks(u64::from(self.$setting.get()));)*
+                all
+            }
+        }
+    };
 }
+netd_common::timeouts!(declare_timeouts);
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -478,7 +409,7 @@ mod tests {
     fn defaults_are_the_datapaths_own() {
         assert_eq!(
             Timeouts::default().in_ticks(),
-            netd_common::flow::DEFAULT_TIMEOUTS
+            netd_common::timeout::DEFAULT_TIMEOUTS
         );
     }
 }

@@ -5,8 +5,10 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
-use netd_common::abi::{Flow4, FlowKey4, VERSION, ticks};
-use netd_common::flow::{DEFAULT_TIMEOUTS, State, Timeout};
+use netd_common::abi::{Flow4, FlowKey4, VERSION};
+use netd_common::clock::ticks;
+use netd_common::state::State;
+use netd_common::timeout::{DEFAULT_TIMEOUTS, Timeout};
 use netd_tests::frame::{Frame, SERVICE_VLAN, VLAN, Wire};
 use netd_tests::lab::{HOST, OUTSIDE, at, check, check_router};
 use netd_tests::packet::{ICMP, Ipv4};

@@ -4,7 +4,7 @@ use netd_common::abi::{
     Addr4, Addr6, FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr,
 };
 use netd_common::checksum::{difference, sum2};
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::family::Address;
 use crate::lab::{Lab, now};

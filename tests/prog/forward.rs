@@ -2,7 +2,7 @@
 
 use netd_common::Reason;
 use netd_common::abi::{Addr4, FLOW_FORWARD, FlowKey, NETWORK_ENDPOINT_INDEPENDENT};
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::fixture::{Fixture, Verdict, run};
 use crate::lab::{Lab, Published, lab};

@@ -1,7 +1,7 @@
 //! Packets in fragments: only the first one has ports, and the others follow it.
 
 use netd_common::Reason;
-use netd_common::flow::{DEFAULT_TIMEOUTS, Timeout};
+use netd_common::timeout::{DEFAULT_TIMEOUTS, Timeout};
 
 use crate::fixture::Fixture;
 use crate::flows::{guest_to_server, guest_to_server6};

@@ -27,10 +27,11 @@ use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, Binding, BindingKey, BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES,
     Control, DEVICE_ETHERNET, Device, DropCount, DropEvent, Endpoint, FLOW_REPLY, Flow, Flow4,
-    FlowKey, FlowKey4, Forward, ForwardKey, Identity, MacAddr, Mode, Moved, Network, Side, Sweeper,
-    Usage, tick,
+    FlowKey, FlowKey4, Forward, ForwardKey, Identity, MacAddr, Mode, Moved, Network, SWEEP_RUN,
+    Side, Sweeper, Usage,
 };
-use netd_common::flow::DEFAULT_TIMEOUTS;
+use netd_common::clock::tick;
+use netd_common::timeout::DEFAULT_TIMEOUTS;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::family::{Address, Maps};
@@ -552,7 +553,7 @@ impl Lab {
 
     /// Visit every slot once; returns how many flows were removed.
     pub fn sweep_all(&self) -> u32 {
-        (0..self.slots.div_ceil(4096))
+        (0..self.slots.div_ceil(SWEEP_RUN))
             .map(|_| call(&self.ebpf, "sweep"))
             .sum()
     }

@@ -2,7 +2,7 @@
 
 use netd_common::Reason;
 use netd_common::abi::MacAddr;
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::fixture::Fixture;
 use crate::flows::{AT_ROUTE1, FromGuest, guest_to_server};

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, MapData};
-use netd_common::abi::{Addr4, Control, FLOW_REPLY, Flow4, FlowKey4, Slot};
-use netd_common::flow::DEFAULT_TIMEOUTS;
+use netd_common::abi::{Addr4, Control, FLOW_REPLY, Flow4, FlowKey4, SWEEP_RUN, Slot};
+use netd_common::timeout::DEFAULT_TIMEOUTS;
 
 use crate::lab::{FLOWS, call, load, now, take};
 
@@ -69,7 +69,7 @@ fn the_timer_sweeps() {
     // An agent that starts again sets it anew.
     assert_eq!(call(&ebpf, "sweep_start"), 0);
     // It goes round once in 64 s, and visits the last slots last: move it there.
-    for _ in 0..FLOWS / 4096 {
+    for _ in 0..FLOWS / SWEEP_RUN {
         call(&ebpf, "sweep");
     }
     assert!(flows.get(&dead[0].0, 0).is_err(), "a sweep of everything");

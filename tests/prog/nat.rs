@@ -1,7 +1,7 @@
 //! Masquerade: first packets and established flows, both directions.
 
 use netd_common::Reason;
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::fixture::Fixture;
 use crate::flows::{AT_NAT1, guest_to_server};

@@ -2,7 +2,7 @@
 
 use netd_common::Reason;
 use netd_common::abi::{Addr6, Flow, FlowKey};
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::fixture::{Fixture, Verdict, run};
 use crate::flows::{FromGuest, guest_to_server6};

@@ -2,7 +2,7 @@
 
 use netd_common::Reason;
 use netd_common::abi::{Addr4, Flow4, FlowKey4, Usage};
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::fixture::{Fixture, Verdict, run};
 use crate::flows::{FromGuest, guest_to_server, guest_to_server6};

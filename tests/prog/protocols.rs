@@ -1,7 +1,7 @@
 //! SCTP, DCCP and UDP-Lite by their ports; all other protocols by address alone.
 
 use netd_common::Reason;
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::fixture::{Fixture, Verdict, run};
 use crate::flows::{FromGuest, guest_to_server};

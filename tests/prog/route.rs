@@ -1,7 +1,7 @@
 //! Routed networks: addresses stay, both sides may begin.
 
 use netd_common::abi::FLOW_REPLY;
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::fixture::Fixture;
 use crate::flows::{AT_ROUTE1, BY_ROUTER, FromGuest};

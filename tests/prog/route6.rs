@@ -2,7 +2,7 @@
 
 use netd_common::Reason;
 use netd_common::abi::{Addr6, MacAddr};
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::fixture::Fixture;
 use crate::flows::{AT_ROUTE1, BY_ROUTER, FromGuest};

@@ -2,8 +2,9 @@
 
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use netd_common::abi::{Addr4, Control, FLOW_REPLY, Flow4, FlowKey4, Slot};
-use netd_common::flow::{DEFAULT_TIMEOUTS, State};
+use netd_common::abi::{Addr4, Control, FLOW_REPLY, Flow4, FlowKey4, SWEEP_RUN, Slot};
+use netd_common::state::State;
+use netd_common::timeout::DEFAULT_TIMEOUTS;
 
 use crate::fixture::{Verdict, run};
 use crate::flows::guest_to_server;
@@ -117,8 +118,6 @@ fn the_established_path() {
 
 /// Flows of the table that is swept: far more than a processor's caches hold.
 const SWEPT: u32 = 262_144;
-/// Slots that a run of `sweep` visits.
-const VISITED: u32 = 4096;
 /// The timer visits every slot once in so many runs, one each quarter of a second.
 const RUNS: u32 = 256;
 
@@ -174,7 +173,7 @@ fn p60_the_sweep_of_living_flows() {
         .expect("a classifier");
     let packet = [0u8; 64];
     let mut nanoseconds = 0;
-    for _ in 0..SWEPT / VISITED {
+    for _ in 0..SWEPT / SWEEP_RUN {
         let result = program
             .test_run(TestRunOptions {
                 data_in: Some(&packet),

@@ -1,8 +1,10 @@
 //! States of TCP flows, and how long each is silent.
 
 use netd_common::Reason;
-use netd_common::abi::{FlowKey4, Mode, ticks};
-use netd_common::flow::{DEFAULT_TIMEOUTS, State, Timeout};
+use netd_common::abi::{FlowKey4, Mode};
+use netd_common::clock::ticks;
+use netd_common::state::State;
+use netd_common::timeout::{DEFAULT_TIMEOUTS, Timeout};
 
 use crate::fixture::Fixture;
 use crate::flows::{FromGuest, guest_to_server, guest_to_server6};

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{Fragment, FragmentKey};
-use netd_common::flow::{Timeout, idle};
+use netd_common::timeout::{Timeout, idle};
 
 use crate::clock::now;
 use crate::context::{Kind, Packet};

@@ -6,7 +6,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xsub};
 
 use netd_common::abi::{FLOW_REPLY, FlowKey};
-use netd_common::flow::expired;
+use netd_common::timeout::expired;
 
 use crate::clock::now;
 use crate::conntrack::lookup::find;

@@ -8,7 +8,7 @@
 //! filter is by address (RFC 4787, section 5).
 
 use netd_common::abi::{FLOW_MAPPED, Flow, FlowKey};
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::conntrack::life;
 use crate::conntrack::lookup::find;

@@ -11,7 +11,7 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use netd_common::Reason;
 use netd_common::abi::{FLOW_REPLY, FlowKey, Slot, Sweeper};
-use netd_common::flow::State;
+use netd_common::state::State;
 
 use crate::conntrack::life;
 use crate::conntrack::lookup::find;

@@ -2,7 +2,9 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{FLOW_FIN, FLOW_REPLY, Flow};
-use netd_common::flow::{State, after, proto};
+use netd_common::flow::after;
+use netd_common::proto;
+use netd_common::state::State;
 use netd_common::tcp::{self, Peer};
 
 use crate::conntrack::window;

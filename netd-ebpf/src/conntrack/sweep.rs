@@ -8,7 +8,7 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start,
 };
-use netd_common::abi::Sweeper;
+use netd_common::abi::{SWEEP_RUN, Sweeper};
 
 use crate::conntrack::slots::{
     FETCHES, FREE, Fate, RESERVED, TAKEN, exchange, fate, remove_slot, slot, sweeper,
@@ -19,8 +19,6 @@ use crate::{maps, records};
 /// Interval of the sweep in nanoseconds, and in how many steps it goes round.
 const SWEEP_NS: u64 = 250_000_000;
 const SWEEP_STEPS: u32 = 256;
-/// Slots that one run of the program `sweep` visits.
-pub const SWEEP_RUN: u32 = 4096;
 
 /// One run of the sweep.
 struct Sweep {

@@ -1,7 +1,7 @@
 //! Which packets may open a flow.
 
 use netd_common::Reason;
-use netd_common::flow::proto;
+use netd_common::proto;
 use netd_common::tcp::may_open;
 
 use crate::context::{Kind, Packet};

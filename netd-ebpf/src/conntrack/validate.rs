@@ -5,9 +5,11 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{FLOW_FORWARD, FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow};
-use netd_common::flow::{State, expired, proto};
 use netd_common::policy::Verdict;
+use netd_common::proto;
+use netd_common::state::State;
 use netd_common::tcp;
+use netd_common::timeout::expired;
 
 use crate::action::{ERROR, FIRST, SEND};
 use crate::clock::now;

@@ -6,8 +6,8 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{NETWORK_HOST_NONE, NETWORK_HOST_SERVICES, Network};
-use netd_common::flow::proto;
 use netd_common::port::GATEWAY_SERVICES;
+use netd_common::proto;
 use netd_common::tcp;
 
 use crate::context::{Kind, Packet};

@@ -15,7 +15,7 @@ use netd_common::abi::{
     BINDING_CLAIMED, Binding, BindingKey, BridgePort, Identity, MAX_CLAIMS, MacAddr, PORT_GUARD,
     PORT_GUARD_ARP, PORT_GUARD_DHCP, PORT_GUARD_IP, PORT_GUARD_MAC, PORT_GUARD_ND,
 };
-use netd_common::flow::proto;
+use netd_common::proto;
 use network_types::eth::EtherType;
 
 use crate::action::{LOOK, PASS, drop};

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use netd_common::abi::{FlowKey, Forward, Peer, PeerKey, Port};
-use netd_common::flow::proto;
+use netd_common::proto;
 
 use crate::context::Words;
 use crate::family::{Family, V4, V6};

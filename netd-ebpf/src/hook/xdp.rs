@@ -10,7 +10,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::programs::XdpContext;
 use netd_common::abi::{FLOW_NAT, Flow, FlowKey};
 use netd_common::checksum::{self, fold};
-use netd_common::flow::proto;
+use netd_common::proto;
 use network_types::eth::EtherType;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 

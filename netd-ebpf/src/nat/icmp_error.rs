@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{FLOW_NAT, Flow};
 use netd_common::checksum::{difference, fold, sum2, update};
-use netd_common::flow::proto;
+use netd_common::proto;
 
 use crate::action::{FIRST, PASS, drop};
 use crate::conntrack::lookup::find;

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{FLOW_NAT, FLOW_REPLY, Port};
 use netd_common::checksum::{difference, sum2};
-use netd_common::flow::proto;
+use netd_common::proto;
 
 use crate::clock::now;
 use crate::context::{Packet, Source};

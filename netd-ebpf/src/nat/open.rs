@@ -3,8 +3,8 @@
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY};
-use netd_common::flow::proto;
 use netd_common::policy::Verdict;
+use netd_common::proto;
 
 use crate::action::{FIRST, OPEN, PASS, SEND, reject};
 use crate::clock::now;

@@ -7,8 +7,8 @@ use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{CONTROL_MAPPINGS, FLOW_REPLY, FlowKey};
 use netd_common::checksum::{difference, sum2};
-use netd_common::flow::proto;
 use netd_common::port::{QUICK_TRIES, Range};
+use netd_common::proto;
 
 use crate::clock::now;
 use crate::conntrack::lookup::find;

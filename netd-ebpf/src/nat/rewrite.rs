@@ -7,7 +7,7 @@ use aya_ebpf::programs::TcContext;
 use netd_common::abi::{FLOW_NAT, Flow};
 use netd_common::checksum::{difference, sum2, update};
 use netd_common::crc32c;
-use netd_common::flow::proto;
+use netd_common::proto;
 
 use crate::context::Packet;
 use crate::family::Family;

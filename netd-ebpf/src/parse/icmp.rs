@@ -1,6 +1,6 @@
 //! ICMP messages: which are queries, which are errors.
 
-use netd_common::flow::proto;
+use netd_common::proto;
 
 use crate::context::Kind;
 

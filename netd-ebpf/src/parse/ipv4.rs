@@ -6,7 +6,7 @@ use netd_common::abi::{
     Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
 };
 use netd_common::checksum::fold;
-use netd_common::flow::proto;
+use netd_common::proto;
 use network_types::eth::EtherType;
 use network_types::ip::Ipv4Hdr;
 

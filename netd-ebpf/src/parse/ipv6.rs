@@ -6,7 +6,7 @@ use netd_common::abi::{
     Addr6, Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
 };
 use netd_common::checksum::{difference, sum2};
-use netd_common::flow::proto;
+use netd_common::proto;
 use network_types::eth::EtherType;
 use network_types::ip::Ipv6Hdr;
 

@@ -2,7 +2,8 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::Port;
-use netd_common::flow::{proto, sctp};
+use netd_common::proto;
+use netd_common::proto::sctp;
 use netd_common::tcp;
 
 use crate::context::{Kind, Packet};

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{BINDING_LEASED, Binding, BindingKey, MacAddr, NETWORK_GUARDED};
 use netd_common::checksum::{difference, fold, sum2, update};
-use netd_common::flow::proto;
+use netd_common::proto;
 use network_types::udp::UdpHdr;
 
 use crate::context::Kind;

@@ -4,7 +4,7 @@
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::MacAddr;
 use netd_common::checksum::{fold, sum2};
-use netd_common::flow::proto;
+use netd_common::proto;
 use network_types::ip::Ipv6Hdr;
 
 use crate::action::PASS;

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_skb_change_head, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::checksum::{fold, sum2, sum4};
-use netd_common::flow::proto;
+use netd_common::proto;
 use network_types::icmp::Icmpv4Hdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 

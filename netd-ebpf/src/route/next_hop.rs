@@ -2,9 +2,10 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    DEVICE_ETHERNET, Endpoint, FLOW_FORWARD, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr, ticks,
+    DEVICE_ETHERNET, Endpoint, FLOW_FORWARD, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr,
 };
-use netd_common::flow::State;
+use netd_common::clock::ticks;
+use netd_common::state::State;
 
 use crate::clock::now;
 use crate::context::{Packet, Route};

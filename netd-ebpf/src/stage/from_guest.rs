@@ -3,8 +3,9 @@
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{
-    BridgePort, Endpoint, Forward, Mode, NETWORK_PORTS_ISOLATED, PORT_ISOLATED, ticks,
+    BridgePort, Endpoint, Forward, Mode, NETWORK_PORTS_ISOLATED, PORT_ISOLATED,
 };
+use netd_common::clock::ticks;
 use netd_common::policy::Verdict;
 
 use crate::action::{FIRST, LOOK, PASS, drop, reject};

@@ -2,8 +2,8 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{FLOW_FORWARD, FLOW_MASQUERADE, FLOW_NAT, Flow, Mode};
-use netd_common::flow::proto;
 use netd_common::policy::{Place, Verdict, judge};
+use netd_common::proto;
 use netd_common::{Reason, tcp};
 
 use crate::action::{ERROR, FIRST, PASS, SEND, drop};

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{FLOW_NAT, Flow};
-use netd_common::flow::proto;
+use netd_common::proto;
 
 use crate::action::{PASS, drop};
 use crate::conntrack::lookup::find;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netd_common::Reason;
 use netd_common::abi::DropEvent;
-use netd_common::flow::proto;
+use netd_common::proto;
 
 use super::inner::Inner;
 use crate::datapath::events::{Numbered, age};

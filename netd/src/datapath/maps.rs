@@ -9,9 +9,10 @@ use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, BridgePort, CONTROL_FORWARDS, CONTROL_MAPPINGS, CONTROL_WHOLE_ADDRESSES, Control,
-    Device, DropCount, NETWORK_ENDPOINT_INDEPENDENT, Network, PortsWord, Usage, ticks,
+    Device, DropCount, NETWORK_ENDPOINT_INDEPENDENT, Network, PortsWord, Usage,
 };
-use netd_common::flow::surely_alive;
+use netd_common::clock::ticks;
+use netd_common::timeout::surely_alive;
 
 use super::bindings::{Bindings, Guards};
 use super::family::{Family, FamilyRecords};
@@ -468,7 +469,7 @@ pub(super) fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use netd_common::flow::DEFAULT_TIMEOUTS;
+    use netd_common::timeout::DEFAULT_TIMEOUTS;
 
     use super::*;
 

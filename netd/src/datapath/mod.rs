@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
 use aya::{Ebpf, EbpfLoader};
-use netd_common::flow::{DEFAULT_TIMEOUTS, TIMEOUTS};
+use netd_common::abi::DEFAULT_FLOWS;
+use netd_common::timeout::{DEFAULT_TIMEOUTS, TIMEOUTS};
 
 use self::programs::Loaded;
 
@@ -73,9 +74,6 @@ pub const MAPS: [&str; 32] = [
     "usage",
 ];
 
-/// Flows of each family that there is room for unless somebody says otherwise.
-pub const DEFAULT_FLOWS: u32 = 131_072;
-
 /// How many flows there may be, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -84,7 +82,7 @@ pub struct Limits {
     pub flows: u32,
     /// Flows of one family that one network may have; 0 for no limit but the table's.
     pub per_network: u32,
-    /// How long flows may be silent, by [`netd_common::flow::Timeout`], in the datapath's ticks.
+    /// How long flows may be silent, by [`netd_common::timeout::Timeout`], in the datapath's ticks.
     pub timeouts: [u32; TIMEOUTS],
 }
 

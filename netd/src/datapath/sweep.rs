@@ -3,11 +3,9 @@
 //! may ask for a sweep at once.
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use netd_common::abi::SWEEP_RUN;
 
 use super::{Datapath, DatapathError, Result, chain, programs};
-
-/// Slots of each family that one run of `sweep` visits.
-const VISITED: u32 = 4096;
 
 /// What a classifier is run on: it needs a packet, and looks at none of it.
 const PACKET: [u8; 64] = [0; 64];
@@ -31,7 +29,7 @@ impl Datapath {
     /// The kernel does not run the program.
     pub fn sweep_all(&mut self) -> Result<u64> {
         let mut removed = 0;
-        for _ in 0..self.slots.div_ceil(VISITED) {
+        for _ in 0..self.slots.div_ceil(SWEEP_RUN) {
             removed += u64::from(self.call("sweep")?);
         }
         Ok(removed)

@@ -1,0 +1,47 @@
+//! What the agent tells the programs, and they each other: `control`, `moved`.
+
+use crate::timeout::TIMEOUTS;
+
+/// The one entry of `control`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Raised when a definition, route, neighbour, port or address changes: flows check policy
+    /// and path again at their next packet.
+    pub epoch: u32,
+    /// `CONTROL_*` bits.
+    pub flags: u32,
+    /// Flows of one family that one network may have; 0 for no limit but the table's.
+    pub max_per_network: u32,
+    /// Number of entries of `slots4`, and of `slots6`.
+    pub slots: u32,
+    /// Cookie of the agent's network namespace (SO_NETNS_COOKIE): the programs at sockets see those
+    /// of other namespaces, too.
+    pub netns: u64,
+    /// How long flows may be silent, in [`crate::clock::tick`]s, by [`crate::timeout::Timeout`].
+    pub timeouts: [u32; TIMEOUTS],
+    /// For so many [`crate::clock::tick`]s after a look at policy and path a flow that is not silent for as long
+    /// needs none: not more than [`crate::timeout::surely_alive`], and below 128.
+    pub settled: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// The one entry of `moved`, which the programs keep.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Added to [`Control::epoch`]: raised when a guest is seen at another port or with another
+    /// MAC address, so that no packet of its flows takes the old way.
+    pub epoch: u32,
+    /// [`crate::clock::tick`] when it was last raised: once a tick is enough, since flows look again then.
+    pub raised: u32,
+}
+
+/// Some network has endpoint-independent mappings, whose ports are nobody else's.
+pub const CONTROL_MAPPINGS: u32 = 1;
+
+/// Some port is published.
+pub const CONTROL_FORWARDS: u32 = 2;
+/// Some address is published with all that reaches it.
+pub const CONTROL_WHOLE_ADDRESSES: u32 = 4;

@@ -1,0 +1,44 @@
+//! `fragments4`, `fragments6`.
+
+use super::address::Port;
+
+/// Key of `fragments4` and `fragments6`: what the fragments of one packet share (RFC 791, section
+/// 3.2; RFC 8200, section 4.5).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Identification; IPv4's in the first two bytes.
+    pub id: [u8; 4],
+    /// IP protocol number (IPv4 only: in IPv6 headers of another type may come between).
+    pub proto: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
+/// Value of `fragments4` and `fragments6`: what the first fragment says of the others.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// Source port as it arrives.
+    pub sport: Port,
+    /// Destination port as it arrives.
+    pub dport: Port,
+    /// [`crate::clock::tick`] of the first fragment.
+    pub seen: u32,
+    /// Fragments that went to the host's stack before the first one came; while there are any,
+    /// the first one has not come.
+    pub orphans: u16,
+    /// Protocol of the packet.
+    pub proto: u8,
+    /// Zero.
+    pub zero: u8,
+    /// IPv4: identification under which the fragments of a masqueraded packet go on, since two
+    /// guests may use one at a time. Zero: they keep their own.
+    pub id: [u8; 2],
+    /// Zero.
+    pub zeros: [u8; 2],
+}

@@ -1,0 +1,113 @@
+//! The managed networks and the devices beside them: `networks`, `subnets4`, `pools4`, `devices` and
+//! those of IPv6.
+
+use super::address::{Addr4, Addr6, MacAddr};
+
+/// Forward mode of a network, as `networks` holds it for each family.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No `<forward>`: guests reach each other and the host.
+    Isolated = 0,
+    /// Behind the host's address.
+    Nat = 1,
+    /// With their own addresses.
+    Route = 2,
+    /// netd has no say.
+    Open = 3,
+}
+
+impl Mode {
+    /// The mode a map's byte stands for; an unknown byte is the strictest mode.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_u8(byte: u8) -> Self {
+        match byte {
+            1 => Self::Nat,
+            2 => Self::Route,
+            3 => Self::Open,
+            _ => Self::Isolated,
+        }
+    }
+}
+
+/// A network's settings for one family.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Side<A> {
+    /// The bridge's own address, the guests' gateway; zero without one.
+    pub gateway: A,
+    /// First address to masquerade with (`<nat><address>`); zero: the host's own.
+    pub first: A,
+    /// Last one.
+    pub last: A,
+    /// [`Mode`].
+    pub mode: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
+/// Value of `networks`, whose key is the bridge's ifindex (u32).
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// IPv4.
+    pub v4: Side<Addr4>,
+    /// IPv6.
+    pub v6: Side<Addr6>,
+    /// Only device (ifindex) its traffic may be forwarded by; 0 for any.
+    pub uplink: u32,
+    /// MAC address of the bridge.
+    pub mac: MacAddr,
+    /// MTU of the bridge in bytes.
+    pub mtu: u16,
+    /// First port to masquerade TCP, UDP and SCTP with (`<nat><port>`, host order); 0: 1024.
+    pub first_port: u16,
+    /// Last one; 0: 65535.
+    pub last_port: u16,
+    /// `NETWORK_*` bits.
+    pub flags: u32,
+}
+
+/// One outside port for all of a guest port's peers (RFC 4787, REQ-1).
+pub const NETWORK_ENDPOINT_INDEPENDENT: u32 = 1;
+/// Any peer may send to a mapping (RFC 4787, REQ-8 a).
+pub const NETWORK_FILTER_NONE: u32 = 2;
+/// Any port of a peer that the guest has sent to may (REQ-8 b).
+pub const NETWORK_FILTER_ADDRESS: u32 = 4;
+/// Of the host itself its guests reach DHCP, DNS, TFTP and ICMP alone.
+pub const NETWORK_HOST_SERVICES: u32 = 8;
+/// Of the host itself its guests reach nothing.
+pub const NETWORK_HOST_NONE: u32 = 16;
+/// Its ports are isolated from each other (`<port isolated>`).
+pub const NETWORK_PORTS_ISOLATED: u32 = 32;
+/// Its ports are guarded: leases are to be remembered.
+pub const NETWORK_GUARDED: u32 = 64;
+
+/// Value of `subnets4`, `subnets6` (guests' prefixes) and `pools4`, `pools6` (prefixes of address
+/// ranges to masquerade with), which are LPM tries on the address.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Subnet {
+    /// ifindex of the bridge of the network it belongs to.
+    pub bridge: u32,
+}
+
+/// Value of `devices`, whose key is an ifindex (u32): every device guests' traffic may leave by.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// IPv4 address to masquerade with; zero when the device has none.
+    pub address: Addr4,
+    /// The same for IPv6.
+    pub address6: Addr6,
+    /// `DEVICE_*` bits.
+    pub flags: u32,
+    /// Its MAC address; zero when it has none.
+    pub mac: MacAddr,
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
+/// Frames of this device have an Ethernet header.
+pub const DEVICE_ETHERNET: u32 = 1;
