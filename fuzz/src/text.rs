@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use netd::config::{Config, FLOWS, SECONDS};
-use netd::dnsmasq::{Paths, addnhosts, conf, hostsfile, lease_helper, leases as lease_file};
+use netd::dnsmasq::{NetworkFiles, addnhosts, conf, hostsfile, lease_helper, leases as lease_file};
 use netd::model::{
     FormatOptions, Network, Section, Update, UpdateCommand, check_define, check_start, format,
     parse,
@@ -104,7 +104,7 @@ pub fn network_update(data: &[u8]) {
 
 /// The files for dnsmasq: what a definition says stays within its line.
 fn files(network: &Network) {
-    let paths = Paths {
+    let paths = NetworkFiles {
         dir: PathBuf::from("/run/netd/dnsmasq"),
         pid_file: None,
     };

@@ -1,4 +1,4 @@
-//! May this packet open a flow? The table of forward modes (`docs/guests.md`) as a function; IPv6 of a
+//! May this packet open a flow? The table of forward modes (`docs/reference/policy.md`) as a function; IPv6 of a
 //! NAT network has mode `Route` unless it is translated, too.
 //!
 //! The source's own network is asked first, the destination's second. libvirt's chains ask the

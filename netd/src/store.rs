@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{self, FormatOptions, Network, XmlError};
-use crate::settings::Settings;
+use crate::paths::Paths;
 use file::Lasting;
 
 /// Is at the top of every definition on disk.
@@ -108,18 +108,18 @@ pub struct Store {
 impl Store {
     /// Makes the directories where they are missing (for their owner only) and clears away what
     /// interrupted writes left.
-    pub fn open(settings: &Settings) -> Result<Self, StoreError> {
+    pub fn open(paths: &Paths) -> Result<Self, StoreError> {
         let store = Self {
-            networks: settings.networks_dir(),
-            autostart: settings.autostart_dir(),
-            active: settings.active_dir(),
-            host: settings.run_dir.join("host.json"),
+            networks: paths.networks_dir(),
+            autostart: paths.autostart_dir(),
+            active: paths.active_dir(),
+            host: paths.run_dir.join("host.json"),
         };
         for dir in [&store.networks, &store.autostart, &store.active] {
             file::create_dir(dir)?;
             file::remove_leftovers(dir)?;
         }
-        file::remove_leftovers(&settings.run_dir)?;
+        file::remove_leftovers(&paths.run_dir)?;
         Ok(store)
     }
 

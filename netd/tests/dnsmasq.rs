@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use netd::dnsmasq::process::{adopt, adopt_network, paths, remove_files, remove_shared};
+use netd::dnsmasq::process::{adopt, adopt_network, files_of, remove_files, remove_shared};
 use netd::dnsmasq::{Dnsmasq, Running, leases};
 use netd::model::{Bridge, Dhcp, DhcpHost, DhcpRange, Forward, Ip, IpMask, Network};
-use netd::settings::Settings;
+use netd::paths::Paths;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const CLIENT_MAC: &str = "52:54:00:aa:00:01";
@@ -70,9 +70,9 @@ impl Topology {
         topology
     }
 
-    fn settings(&self) -> Settings {
+    fn paths(&self) -> Paths {
         let base = self.dir.path();
-        Settings {
+        Paths {
             config_dir: base.join("etc"),
             state_dir: base.join("lib"),
             run_dir: base.join("run"),
@@ -186,10 +186,10 @@ fn network() -> Network {
     }
 }
 
-async fn start(network: &Network, settings: &Settings) -> Running {
+async fn start(network: &Network, paths: &Paths) -> Running {
     let begin = Instant::now();
     let running = Dnsmasq::new()
-        .start(network, "virbr0", settings, helper())
+        .start(network, "virbr0", paths, helper())
         .await
         .unwrap();
     eprintln!("dnsmasq started in {:?}", begin.elapsed());
@@ -221,13 +221,12 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 #[test]
 fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
     let topology = Topology::new("nd");
-    let settings = topology.settings();
+    let paths = topology.paths();
     let mut network = network();
-    let read =
-        || leases::read(&settings.dnsmasq_dir(), "virbr0", &self::network(), None, 1).unwrap();
+    let read = || leases::read(&paths.dnsmasq_dir(), "virbr0", &self::network(), None, 1).unwrap();
 
     // The runtime that started it is gone when the client asks: nothing hangs on it.
-    let pid = topology.on_host(async || start(&network, &settings).await.pid());
+    let pid = topology.on_host(async || start(&network, &paths).await.pid());
     let address = topology.lease(&["-x", "hostname:guest1"]).unwrap();
     assert!(address.starts_with("192.168.122.10") || address == "192.168.122.110");
     eventually("the lease is in the status file", || !read().is_empty());
@@ -241,9 +240,9 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
     assert!(lease.expiry > 1_700_000_000);
 
     // A new agent finds it, and only it.
-    let running = adopt_network(&network, &settings).unwrap();
+    let running = adopt_network(&network, &paths).unwrap();
     assert_eq!(running.pid(), pid);
-    let pid_file = paths(&settings, &network).unwrap().pid_file.unwrap();
+    let pid_file = files_of(&paths, &network).unwrap().pid_file.unwrap();
     assert!(adopt(&pid_file, Path::new("/another.conf")).is_none());
 
     // A reservation works after a reload, in the same process.
@@ -254,7 +253,7 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
     }];
     let reload = async |network: &Network| {
         Dnsmasq::new()
-            .reload(network, "virbr0", &settings, helper(), running.clone())
+            .reload(network, "virbr0", &paths, helper(), running.clone())
             .await
             .unwrap()
     };
@@ -262,7 +261,7 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
     eventually("the reservation is honoured", || {
         topology.lease(&[]).as_deref() == Some("192.168.122.50")
     });
-    assert_eq!(adopt_network(&network, &settings).unwrap().pid(), pid);
+    assert_eq!(adopt_network(&network, &paths).unwrap().pid(), pid);
 
     // A death is noticed by somebody who is not the parent, and the next one knows the leases.
     topology.on_host(async || {
@@ -274,8 +273,8 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
             .unwrap()
             .unwrap()
             .unwrap();
-        assert!(adopt_network(&network, &settings).is_none());
-        assert_ne!(start(&network, &settings).await.pid(), pid);
+        assert!(adopt_network(&network, &paths).is_none());
+        assert_ne!(start(&network, &paths).await.pid(), pid);
     });
     assert!(
         read()
@@ -285,31 +284,31 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
 
     // Starting over an existing one replaces it.
     topology.on_host(async || {
-        let old = adopt_network(&network, &settings).unwrap();
-        let new = start(&network, &settings).await;
+        let old = adopt_network(&network, &paths).unwrap();
+        let new = start(&network, &paths).await;
         assert_ne!(old.pid(), new.pid());
         old.exited().await.unwrap();
         new.stop(&pid_file).await.unwrap();
         new.stop(&pid_file).await.unwrap();
     });
-    assert!(adopt_network(&network, &settings).is_none());
+    assert!(adopt_network(&network, &paths).is_none());
     eventually("no process is left", || topology.pids().is_empty());
 
-    remove_files(&network, "virbr0", &settings).unwrap();
-    remove_shared(&settings).unwrap();
+    remove_files(&network, "virbr0", &paths).unwrap();
+    remove_shared(&paths).unwrap();
     assert_eq!(files(topology.dir.path()), Vec::<PathBuf>::new());
-    assert!(!settings.dnsmasq_dir().exists());
+    assert!(!paths.dnsmasq_dir().exists());
 }
 
 #[test]
 fn a_refusal_is_told_in_dnsmasqs_words_and_leaves_nothing() {
     let topology = Topology::new("nr");
-    let settings = topology.settings();
+    let paths = topology.paths();
     let mut network = network();
     network.dnsmasq_options = vec!["no-such-option=1".into()];
     let error = topology.on_host(async || {
         Dnsmasq::new()
-            .start(&network, "virbr0", &settings, helper())
+            .start(&network, "virbr0", &paths, helper())
             .await
             .unwrap_err()
             .to_string()
@@ -319,20 +318,20 @@ fn a_refusal_is_told_in_dnsmasqs_words_and_leaves_nothing() {
         "{error}"
     );
     assert!(topology.pids().is_empty());
-    remove_shared(&settings).unwrap();
+    remove_shared(&paths).unwrap();
     assert_eq!(files(topology.dir.path()), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn a_daemon_that_keeps_stderr_is_no_hindrance() {
     let topology = Topology::new("ns");
-    let settings = topology.settings();
+    let paths = topology.paths();
     let mut network = network();
     network.dnsmasq_options = vec!["log-facility=-".into()];
     let begin = Instant::now();
     topology.on_host(async || {
-        let running = start(&network, &settings).await;
-        let pid_file = paths(&settings, &network).unwrap().pid_file.unwrap();
+        let running = start(&network, &paths).await;
+        let pid_file = files_of(&paths, &network).unwrap().pid_file.unwrap();
         running.stop(&pid_file).await.unwrap();
     });
     assert!(begin.elapsed() < Duration::from_secs(5));

@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netd::link::{
-    BridgeAttrs, Change, InUse, Link, LinkError, Links, Scope, Snapshot, Watch, port_state,
-    routes_at_risk, subnet_in_use, sysctl,
+    BridgeAttrs, Change, InUse, Link, LinkError, Links, NetlinkMonitor, Scope, Snapshot,
+    port_state, routes_at_risk, subnet_in_use, sysctl,
 };
 use netd::model::{Family, Mac};
 
@@ -505,7 +505,7 @@ fn edge_ports_forward_at_once_and_stp_stays_on() {
             Guest::new("g0", "10.9.0.2/24"),
             Guest::new("g1", "10.9.0.3/24"),
         ];
-        let mut watch = Watch::new().unwrap();
+        let mut watch = NetlinkMonitor::new().unwrap();
         for port in ["p0", "p1"] {
             ip(&format!("link set dev {port} master br0"));
             ip(&format!("link set {port} up"));
@@ -710,7 +710,7 @@ fn a_loop_between_edge_ports_is_still_broken() {
 }
 
 /// All changes that are there now.
-async fn drain(watch: &mut Watch) -> Vec<Change> {
+async fn drain(watch: &mut NetlinkMonitor) -> Vec<Change> {
     let mut changes = Vec::new();
     while let Ok(change) = tokio::time::timeout(Duration::from_millis(100), watch.next()).await {
         changes.push(change);
@@ -729,7 +729,7 @@ fn a_burst_is_one_change_of_each_kind() {
         let links = Links::connect().unwrap();
         let bridge = links.create_bridge("br0", MAC, None).await.unwrap();
         links.set_up(bridge, true).await.unwrap();
-        let mut watch = Watch::new().unwrap();
+        let mut watch = NetlinkMonitor::new().unwrap();
         assert!(drain(&mut watch).await.is_empty(), "nothing happened yet");
         for number in 0..1_000u16 {
             let [high, low] = number.to_be_bytes();
@@ -753,7 +753,7 @@ fn changes_are_told_apart() {
         ip("link set g0 up");
         ip("addr add 10.9.0.1/24 dev p0");
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let mut watch = Watch::new().unwrap();
+        let mut watch = NetlinkMonitor::new().unwrap();
         drain(&mut watch).await;
         for (command, expected) in [
             ("ip link set g0 mtu 1400", "Links"),
@@ -798,7 +798,7 @@ fn what_a_bridge_learns_is_no_neighbour() {
         ip("link add br0 type bridge");
         ip("link add p0 type veth peer name g0");
         ip("link set p0 master br0");
-        let mut watch = Watch::new().unwrap();
+        let mut watch = NetlinkMonitor::new().unwrap();
         drain(&mut watch).await;
         sh("bridge fdb add 52:54:00:00:00:01 dev p0 master static");
         assert!(drain(&mut watch).await.is_empty());
@@ -810,7 +810,7 @@ fn an_overrun_is_reported_once_and_the_watch_goes_on() {
     in_namespace(|| async {
         let links = Links::connect().unwrap();
         let bridge = links.create_bridge("br0", MAC, None).await.unwrap();
-        let mut watch = Watch::with_receive_buffer(8 << 10).unwrap();
+        let mut watch = NetlinkMonitor::with_receive_buffer(8 << 10).unwrap();
         for number in 0..500u16 {
             let [high, low] = number.to_be_bytes();
             links
@@ -828,7 +828,7 @@ fn an_overrun_is_reported_once_and_the_watch_goes_on() {
 fn a_waiting_watch_wakes_up() {
     in_namespace(|| async {
         let links = Links::connect().unwrap();
-        let mut watch = Watch::new().unwrap();
+        let mut watch = NetlinkMonitor::new().unwrap();
         let change = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             links.create_bridge("br0", MAC, None).await.unwrap()

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Agent;
-use super::inner::Inner;
+use super::controller::Controller;
 use super::lifecycle::check_host;
 use super::reconcile::Planned;
 use crate::datapath::attach::Programs;
@@ -19,56 +19,56 @@ use crate::rpc::driver::{
 
 impl Driver for Agent {
     async fn list(&self) -> Result<Vec<NetworkInfo>> {
-        let inner = self.inner.lock().await;
-        inner
+        let controller = self.controller.lock().await;
+        controller
             .networks
             .iter()
-            .map(|(uuid, _)| inner.networks.info(*uuid))
+            .map(|(uuid, _)| controller.networks.info(*uuid))
             .collect()
     }
 
     async fn by_name(&self, name: &str) -> Result<NetworkInfo> {
-        let inner = self.inner.lock().await;
-        inner.networks.info(inner.uuid_of(name)?)
+        let controller = self.controller.lock().await;
+        controller.networks.info(controller.uuid_of(name)?)
     }
 
     async fn by_uuid(&self, uuid: Uuid) -> Result<NetworkInfo> {
-        self.inner.lock().await.networks.info(uuid)
+        self.controller.lock().await.networks.info(uuid)
     }
 
     async fn define(&self, xml: &str) -> Result<NetworkInfo> {
         let network = model::parse(xml)?;
-        let mut inner = self.inner.lock().await;
-        let uuid = inner.define_network(network).await?;
-        inner.networks.info(uuid)
+        let mut controller = self.controller.lock().await;
+        let uuid = controller.define_network(network).await?;
+        controller.networks.info(uuid)
     }
 
     async fn create(&self, xml: &str) -> Result<NetworkInfo> {
         let network = model::parse(xml)?;
-        let mut inner = self.inner.lock().await;
-        let uuid = inner.create_network(network).await?;
-        inner.networks.info(uuid)
+        let mut controller = self.controller.lock().await;
+        let uuid = controller.create_network(network).await?;
+        controller.networks.info(uuid)
     }
 
     async fn start(&self, uuid: Uuid) -> Result<()> {
-        self.inner.lock().await.start(uuid).await
+        self.controller.lock().await.start(uuid).await
     }
 
     async fn destroy(&self, uuid: Uuid) -> Result<()> {
-        self.inner.lock().await.destroy(uuid).await
+        self.controller.lock().await.destroy(uuid).await
     }
 
     async fn undefine(&self, uuid: Uuid) -> Result<()> {
-        self.inner.lock().await.undefine(uuid)
+        self.controller.lock().await.undefine(uuid)
     }
 
     async fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<()> {
-        self.inner.lock().await.set_autostart(uuid, on)
+        self.controller.lock().await.set_autostart(uuid, on)
     }
 
     async fn xml(&self, uuid: Uuid, inactive: bool) -> Result<String> {
-        let inner = self.inner.lock().await;
-        let entry = inner.networks.get(uuid)?;
+        let controller = self.controller.lock().await;
+        let entry = controller.networks.get(uuid)?;
         // A transient network has no other definition than its live one.
         let stored = entry.config.as_ref().filter(|_| inactive);
         let network = stored
@@ -84,7 +84,7 @@ impl Driver for Agent {
     }
 
     async fn metadata(&self, uuid: Uuid, what: &Metadata, affect: Affect) -> Result<String> {
-        self.inner.lock().await.metadata(uuid, what, affect)
+        self.controller.lock().await.metadata(uuid, what, affect)
     }
 
     async fn set_metadata(
@@ -94,24 +94,28 @@ impl Driver for Agent {
         new: &NewMetadata,
         affect: Affect,
     ) -> Result<()> {
-        let mut inner = self.inner.lock().await;
-        inner.set_metadata(uuid, what, new, affect).await
+        let mut controller = self.controller.lock().await;
+        controller.set_metadata(uuid, what, new, affect).await
     }
 
     async fn update(&self, uuid: Uuid, update: &Update, affect: Affect) -> Result<()> {
-        self.inner.lock().await.update(uuid, update, affect).await
+        self.controller
+            .lock()
+            .await
+            .update(uuid, update, affect)
+            .await
     }
 
     async fn forwards(&self, name: Option<&str>) -> Result<Vec<NetworkForwards>> {
-        self.inner.lock().await.forwards(name)
+        self.controller.lock().await.forwards(name)
     }
 
     async fn change_forward(&self, change: &ForwardChange) -> Result<Changed> {
-        self.inner.lock().await.change_forward(change).await
+        self.controller.lock().await.change_forward(change).await
     }
 
     async fn reload(&self) -> Result<Reloaded> {
-        Ok(self.inner.lock().await.reload().await)
+        Ok(self.controller.lock().await.reload().await)
     }
 
     async fn leases(&self, uuid: Uuid, mac: Option<&str>) -> Result<Vec<Lease>> {
@@ -123,14 +127,14 @@ impl Driver for Agent {
                 format_args!("invalid MAC address: {mac}"),
             ));
         }
-        let inner = self.inner.lock().await;
-        let Some(live) = &inner.networks.get(uuid)?.live else {
+        let controller = self.controller.lock().await;
+        let Some(live) = &controller.networks.get(uuid)?.live else {
             return Ok(Vec::new());
         };
         let Some(bridge) = &live.network.bridge.name else {
             return Ok(Vec::new());
         };
-        let dir = inner.settings.dnsmasq_dir();
+        let dir = controller.paths.dnsmasq_dir();
         let now = jiff::Timestamp::now().as_second();
         leases::read(&dir, bridge, &live.network, mac, now).map_err(|error| {
             ApiError::internal(format_args!(
@@ -142,9 +146,13 @@ impl Driver for Agent {
     }
 
     async fn plan(&self, name: Option<&str>) -> Result<Vec<String>> {
-        let inner = self.inner.lock().await;
-        let snapshot = inner.links.snapshot().await.map_err(ApiError::internal)?;
-        let mut networks: Vec<Planned<'_>> = inner
+        let controller = self.controller.lock().await;
+        let snapshot = controller
+            .links
+            .snapshot()
+            .await
+            .map_err(ApiError::internal)?;
+        let running: Vec<Planned<'_>> = controller
             .networks
             .live()
             .map(|live| Planned {
@@ -154,40 +162,43 @@ impl Driver for Agent {
                 dnsmasq_runs: live.dnsmasq.as_ref().is_some_and(Running::is_alive),
             })
             .collect();
+        let steps = |networks: &[Planned<'_>]| {
+            let steps = controller.plan_steps(networks, &snapshot);
+            steps.map_err(ApiError::internal)
+        };
+        let mut planned = steps(&running)?;
         if let Some(name) = name {
-            let entry = inner.networks.get(inner.uuid_of(name)?)?;
-            match (&entry.live, &entry.config) {
-                (Some(live), _) => networks.retain(|p| p.network.name == live.network.name),
-                (None, Some(config)) => {
-                    model::check_start(config)?;
-                    check_host(config, &snapshot)?;
-                    let ports = inner.host.detached.get(&config.name);
-                    networks = vec![Planned {
-                        network: config,
-                        bridge: None,
-                        ports: ports.map_or(&[], Vec::as_slice),
-                        dnsmasq_runs: false,
-                    }];
-                }
-                (None, None) => {}
+            let entry = controller.networks.get(controller.uuid_of(name)?)?;
+            // What runs beside an active network asks for its share of what both use.
+            if let (None, Some(config)) = (&entry.live, &entry.config) {
+                model::check_start(config)?;
+                check_host(config, &snapshot)?;
+                let ports = controller.host.detached.get(&config.name);
+                let mut networks = running;
+                networks.push(Planned {
+                    network: config,
+                    bridge: None,
+                    ports: ports.map_or(&[], Vec::as_slice),
+                    dnsmasq_runs: false,
+                });
+                let mut with = steps(&networks)?;
+                with.retain(|step| !planned.contains(step));
+                planned = with;
             }
         }
-        let steps = inner
-            .plan_steps(&networks, &snapshot)
-            .map_err(ApiError::internal)?;
-        Ok(steps.iter().map(ToString::to_string).collect())
+        Ok(planned.iter().map(ToString::to_string).collect())
     }
 
     async fn status(&self) -> Result<Status> {
-        self.inner.lock().await.status().await
+        self.controller.lock().await.status().await
     }
 
     async fn drops(&self, since: u64) -> Result<Drops> {
-        self.inner.lock().await.drops(since).await
+        self.controller.lock().await.drops(since).await
     }
 }
 
-impl Inner {
+impl Controller {
     pub(super) fn uuid_of(&self, name: &str) -> Result<Uuid> {
         self.networks.uuid_of(name).ok_or_else(|| {
             ApiError::new(

@@ -6,7 +6,7 @@ use netd_common::Reason;
 use netd_common::abi::DropEvent;
 use netd_common::proto;
 
-use super::inner::Inner;
+use super::controller::Controller;
 use crate::datapath::events::{Numbered, age};
 use crate::error::ApiError;
 use crate::link::Snapshot;
@@ -16,7 +16,7 @@ const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
 
-impl Inner {
+impl Controller {
     /// The counters, and the records behind number `since`.
     pub(super) async fn drops(&mut self, since: u64) -> Result<Drops> {
         let snapshot = self.links.snapshot().await.map_err(ApiError::internal)?;

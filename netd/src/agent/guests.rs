@@ -1,11 +1,11 @@
 //! Guests that forwards go by the name of.
 
-use super::inner::Inner;
+use super::controller::Controller;
 use crate::dnsmasq::leases;
 use crate::model::{ForwardGuest, Network};
-use crate::state::Guests;
+use crate::plan::Guests;
 
-impl Inner {
+impl Controller {
     /// Does a forward of an active network go by a name, or are ports guarded? Only then do leases
     /// matter.
     pub(super) fn follows_leases(&self) -> bool {
@@ -17,7 +17,7 @@ impl Inner {
     /// The leases of the active networks that go by them.
     pub(super) fn guests(&self) -> Guests {
         let mut guests = Guests::default();
-        let dir = self.settings.dnsmasq_dir();
+        let dir = self.paths.dnsmasq_dir();
         let now = jiff::Timestamp::now().as_second();
         for live in self.networks.live().filter(|l| follows_leases(&l.network)) {
             let network = &live.network;

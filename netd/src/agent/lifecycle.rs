@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use futures_util::stream::{self, StreamExt as _};
 use uuid::Uuid;
 
-use super::inner::{ActiveData, Inner};
+use super::controller::{ActiveData, Controller};
 use super::reconcile::{Failure, check_forwarding, needs_forwarding};
 use super::registry::Live;
 use crate::dnsmasq::{self, Running};
@@ -14,7 +14,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::link::{LinkError, Links, Snapshot, subnet_in_use, sysctl};
 use crate::model::{self, Family, ForwardMode, Network};
 use crate::rpc::driver::Result;
-use crate::{state, store};
+use crate::{plan, store};
 
 /// dnsmasq processes that start at the same time.
 const DNSMASQS: usize = 4;
@@ -23,7 +23,7 @@ fn invalid(detail: impl std::fmt::Display) -> ApiError {
     ApiError::new(ErrorCode::OperationInvalid, detail)
 }
 
-impl Inner {
+impl Controller {
     async fn snapshot(&self) -> Result<Snapshot> {
         self.links.snapshot().await.map_err(ApiError::internal)
     }
@@ -138,7 +138,7 @@ impl Inner {
             let failed = of_host.map(|failure| failure.error.clone());
             let Some(error) = failed.or_else(|| without_dnsmasq.remove(&uuid)) else {
                 have_ports |= self.host.detached.remove(&name).is_some();
-                self.warn_of_listeners(uuid, None);
+                self.warn_of_port_conflicts(uuid, None);
                 outcomes.push((name, Ok(())));
                 continue;
             };
@@ -182,7 +182,7 @@ impl Inner {
         // Refused here, before anything is made, when its files could not be written.
         if dnsmasq::wants_dnsmasq(&network) {
             self.dnsmasq.binary().await?;
-            dnsmasq::process::paths(&self.settings, &network)?;
+            dnsmasq::process::files_of(&self.paths, &network)?;
         }
         let ports = self.host.detached.get(&network.name);
         let ports = ports.cloned().unwrap_or_default();
@@ -194,9 +194,9 @@ impl Inner {
                 ports: ports.clone(),
             },
         )?;
-        if let Some(spec) = state::bridge_spec(&network) {
+        if let Some(spec) = plan::bridge_spec(&network) {
             let behind = spec.routes.iter().map(|route| route.destination);
-            snapshot.announce(&spec.name, spec.addresses.iter().copied().chain(behind));
+            snapshot.reserve_bridge(&spec.name, spec.addresses.iter().copied().chain(behind));
         }
         let uuid = network.uuid;
         self.networks.entry(uuid).live = Some(Live::new(network, ports));
@@ -207,14 +207,14 @@ impl Inner {
     /// what failed.
     async fn start_dnsmasq(&mut self, networks: BTreeSet<Uuid>) -> BTreeMap<Uuid, ApiError> {
         let mut starts = Vec::new();
-        let (dnsmasq, settings, binary) = (&self.dnsmasq, &self.settings, &self.binary);
+        let (dnsmasq, paths, binary) = (&self.dnsmasq, &self.paths, &self.binary);
         for live in self.networks.live() {
             let network = &live.network;
             if !networks.contains(&network.uuid) || !dnsmasq::wants_dnsmasq(network) {
                 continue;
             }
             if let Some(bridge) = network.bridge.name.as_deref() {
-                let start = dnsmasq.start(network, bridge, settings, binary);
+                let start = dnsmasq.start(network, bridge, paths, binary);
                 starts.push(async { (network.uuid, start.await) });
             }
         }
@@ -243,7 +243,7 @@ impl Inner {
         let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
             return Ok(());
         };
-        let (network, settings) = (&live.network, &self.settings);
+        let (network, paths) = (&live.network, &self.paths);
         let Some(bridge) = &network.bridge.name else {
             return Ok(());
         };
@@ -252,18 +252,18 @@ impl Inner {
         let now = match (dnsmasq::wants_dnsmasq(network), running) {
             (false, None) => return Ok(()),
             (false, Some(running)) => {
-                dnsmasq::process::stop_network(network, settings, Some(running)).await?;
+                dnsmasq::process::stop_network(network, paths, Some(running)).await?;
                 live.dnsmasq = None;
                 return Ok(());
             }
             (true, None) => {
-                let started = self.dnsmasq.start(network, bridge, settings, &self.binary);
+                let started = self.dnsmasq.start(network, bridge, paths, &self.binary);
                 started.await?
             }
             (true, Some(running)) => {
                 let dnsmasq = &self.dnsmasq;
                 dnsmasq
-                    .reload(network, bridge, settings, &self.binary, running)
+                    .reload(network, bridge, paths, &self.binary, running)
                     .await?
             }
         };
@@ -284,7 +284,7 @@ impl Inner {
         let network = live.network.clone();
         let known = live.bridge;
         let running = live.dnsmasq.take();
-        let stopped = dnsmasq::process::stop_network(&network, &self.settings, running);
+        let stopped = dnsmasq::process::stop_network(&network, &self.paths, running);
         if let Err(error) = stopped.await {
             errors.push(error.into());
         }
@@ -361,7 +361,7 @@ impl Inner {
         else {
             return;
         };
-        if let Err(error) = dnsmasq::process::remove_files(network, bridge, &self.settings) {
+        if let Err(error) = dnsmasq::process::remove_files(network, bridge, &self.paths) {
             tracing::warn!(network = network.name, %error, "files of dnsmasq are left");
         }
     }
@@ -385,7 +385,7 @@ pub(super) async fn delete_bridge(
     network: &Network,
     known: Option<u32>,
 ) -> std::result::Result<(), LinkError> {
-    let Some(spec) = state::bridge_spec(network) else {
+    let Some(spec) = plan::bridge_spec(network) else {
         return Ok(());
     };
     let snapshot = links.snapshot().await?;

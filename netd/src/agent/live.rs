@@ -3,8 +3,8 @@
 
 use uuid::Uuid;
 
-use super::inner::{ActiveData, Inner};
-use super::listeners;
+use super::controller::{ActiveData, Controller};
+use super::port_conflicts;
 use super::reconcile::Failure;
 use crate::datapath::ports::Ports;
 use crate::dnsmasq::Running;
@@ -13,9 +13,9 @@ use crate::model::{self, ForwardAction, MetadataElement, Network};
 use crate::rpc::driver::{
     Affect, Changed, ForwardChange, Metadata, NetworkForwards, NewMetadata, Result,
 };
-use crate::{state, store};
+use crate::{plan, store};
 
-impl Inner {
+impl Controller {
     /// Which definitions a call is about.
     fn affected(&self, uuid: Uuid, affect: Affect) -> Result<Affect> {
         let entry = self.networks.get(uuid)?;
@@ -66,7 +66,7 @@ impl Inner {
         let Some(new) = new_live else {
             return Ok(affect);
         };
-        if let Err(error) = self.put_live(uuid, new).await {
+        if let Err(error) = self.apply_live(uuid, new).await {
             if let Some(old) = old_config {
                 if let Err(error) = self.store.save(&old) {
                     tracing::error!(network = old.name, %error, "the definition stays changed");
@@ -79,7 +79,7 @@ impl Inner {
     }
 
     /// Let an active network run with another definition, which differs in what needs no restart.
-    async fn put_live(&mut self, uuid: Uuid, new: Network) -> Result<()> {
+    async fn apply_live(&mut self, uuid: Uuid, new: Network) -> Result<()> {
         let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
             return Ok(());
         };
@@ -89,24 +89,24 @@ impl Inner {
         };
         // The record first: an agent that dies half way goes on with it.
         self.store.save_active(&new, &data)?;
-        let old = self.run_with(uuid, new.clone())?;
-        let failures = self.take_effect(uuid, &old).await;
+        let old = self.swap_live(uuid, new.clone())?;
+        let failures = self.apply_change(uuid, &old).await;
         if failures.is_empty() {
-            self.warn_of_listeners(uuid, Some(&old));
+            self.warn_of_port_conflicts(uuid, Some(&old));
             return Ok(());
         }
-        self.run_with(uuid, old.clone())?;
-        let without = self.take_effect(uuid, &new).await;
+        self.swap_live(uuid, old.clone())?;
+        let without = self.apply_change(uuid, &new).await;
         // What does not work without the change either is not its fault.
         let mut own = failures
             .into_iter()
             .filter(|failure| !without.contains(failure));
         let Some(Failure { error, .. }) = own.next() else {
-            self.run_with(uuid, new)?;
-            for Failure { error, .. } in self.take_effect(uuid, &old).await {
+            self.swap_live(uuid, new)?;
+            for Failure { error, .. } in self.apply_change(uuid, &old).await {
                 tracing::error!(%error, "left behind by the change");
             }
-            self.warn_of_listeners(uuid, Some(&old));
+            self.warn_of_port_conflicts(uuid, Some(&old));
             return Ok(());
         };
         tracing::warn!(network = old.name, %error, "a change failed, it was taken back");
@@ -121,7 +121,7 @@ impl Inner {
     }
 
     /// Put a definition in the place of the one that an active network runs with; returns that.
-    fn run_with(&mut self, uuid: Uuid, new: Network) -> Result<Network> {
+    fn swap_live(&mut self, uuid: Uuid, new: Network) -> Result<Network> {
         let live = self.networks.get_mut(uuid)?.live.as_mut();
         let live = live.ok_or_else(|| {
             ApiError::new(
@@ -136,7 +136,7 @@ impl Inner {
     pub(super) fn check_published(&self, network: &Network) -> Result<()> {
         let active: Vec<&Network> = self.networks.live().map(|live| &live.network).collect();
         let failed = |detail: String| ApiError::new(ErrorCode::OperationFailed, detail);
-        if let Some(conflict) = state::conflict(network, &active) {
+        if let Some(conflict) = plan::conflict(network, &active) {
             return Err(failed(conflict.to_string()));
         }
         let forwards = network.netd.forwards();
@@ -163,7 +163,7 @@ impl Inner {
     }
 
     /// Say who waits at ports that the active network publishes and did not when it was `before`.
-    pub(super) fn warn_of_listeners(&self, uuid: Uuid, before: Option<&Network>) {
+    pub(super) fn warn_of_port_conflicts(&self, uuid: Uuid, before: Option<&Network>) {
         let live = self.networks.get(uuid).ok().and_then(|e| e.live.as_ref());
         let Some(network) = live.map(|live| &live.network) else {
             return;
@@ -174,7 +174,7 @@ impl Inner {
             return;
         }
         let own = self.dnsmasq_pids();
-        for warning in listeners::warnings(now, before, &own) {
+        for warning in port_conflicts::warnings(now, before, &own) {
             tracing::warn!(network = network.name, "{warning}");
         }
     }
@@ -193,12 +193,12 @@ impl Inner {
         let uuid = self.uuid_of(&change.network)?;
         let affect = self
             .change(uuid, change.affect, |network| {
-                kept(network.with_forwards_changed(&change.action)?)
+                ensure_storable(network.with_forwards_changed(&change.action)?)
             })
             .await?;
         let warnings = match &change.action {
             ForwardAction::Add(forward) if affect.live => {
-                listeners::warnings(std::slice::from_ref(forward), &[], &self.dnsmasq_pids())
+                port_conflicts::warnings(std::slice::from_ref(forward), &[], &self.dnsmasq_pids())
             }
             _ => Vec::new(),
         };
@@ -264,7 +264,7 @@ impl Inner {
 
 /// A definition whose forwards were changed. These are checked and can be written, so that all that
 /// could keep the next agent from reading them is their number.
-fn kept(network: Network) -> Result<Network> {
+fn ensure_storable(network: Network) -> Result<Network> {
     if store::fits(&network) {
         return Ok(network);
     }
@@ -362,8 +362,8 @@ mod tests {
             network.set_forwards(forwards.collect()).unwrap();
             network
         };
-        assert_eq!(kept(with(40_000)), Ok(with(40_000)));
-        let error = kept(with(60_000)).unwrap_err();
+        assert_eq!(ensure_storable(with(40_000)), Ok(with(40_000)));
+        let error = ensure_storable(with(60_000)).unwrap_err();
         assert!(error.to_string().contains("could not be kept"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::settings::Settings;
+use crate::paths::Paths;
 
 /// Held as long as the agent runs; the kernel releases it however the agent ends.
 pub struct Locks(#[expect(dead_code, reason = "held for their drop")] Vec<File>);
@@ -18,26 +18,26 @@ pub struct Locks(#[expect(dead_code, reason = "held for their drop")] Vec<File>)
 ///
 /// # Errors
 /// Another agent (or a teardown) holds one of them.
-pub fn take(settings: &Settings) -> anyhow::Result<Locks> {
+pub fn take(paths: &Paths) -> anyhow::Result<Locks> {
     // The state directory is open to others: dnsmasq, which gives up root, reads files in it.
-    std::fs::create_dir_all(&settings.state_dir)
-        .with_context(|| format!("cannot create directory {}", settings.state_dir.display()))?;
-    for dir in places(settings) {
+    std::fs::create_dir_all(&paths.state_dir)
+        .with_context(|| format!("cannot create directory {}", paths.state_dir.display()))?;
+    for dir in places(paths) {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&dir)
             .with_context(|| format!("cannot create directory {}", dir.display()))?;
     }
-    take_existing(settings)
+    take_existing(paths)
 }
 
 /// Lock those of the directories that exist.
 ///
 /// # Errors
 /// An agent holds one of them.
-pub fn take_existing(settings: &Settings) -> anyhow::Result<Locks> {
-    let existing = places(settings).into_iter().filter(|dir| dir.exists());
+pub fn take_existing(paths: &Paths) -> anyhow::Result<Locks> {
+    let existing = places(paths).into_iter().filter(|dir| dir.exists());
     existing
         .map(|dir| lock(&dir))
         .collect::<Result<_, _>>()
@@ -47,11 +47,11 @@ pub fn take_existing(settings: &Settings) -> anyhow::Result<Locks> {
 /// What is locked: directories that are netd's alone and closed to other users, who could
 /// otherwise lock them themselves; not the ones around them, in which the socket may lie and be
 /// locked while it is made.
-fn places(settings: &Settings) -> [PathBuf; 3] {
+fn places(paths: &Paths) -> [PathBuf; 3] {
     [
-        settings.networks_dir(),
-        settings.state_dir.join("lock"),
-        settings.active_dir(),
+        paths.networks_dir(),
+        paths.state_dir.join("lock"),
+        paths.active_dir(),
     ]
 }
 

@@ -1,17 +1,17 @@
 //! The running agent: it owns the networks and keeps the kernel as they ask.
 //!
 //! [`run`] is the event loop: calls from clients, changes of links, deaths of dnsmasq, SIGHUP
-//! and the clock. All of them end in `Inner::reconcile`, which compares intent with
+//! and the clock. All of them end in `Controller::reconcile`, which compares intent with
 //! the kernel. One lock guards the networks, so that calls follow one another.
 
+mod controller;
 mod driver;
 mod drops;
 mod guests;
-mod inner;
 mod lifecycle;
-mod listeners;
 mod live;
 mod lock;
+mod port_conflicts;
 mod reconcile;
 mod registry;
 mod reload;
@@ -29,10 +29,10 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::dnsmasq::watch::LeaseWatch;
-use crate::link::{Change, DriverWatch, Watch};
+use crate::link::{Change, DriverWatch, NetlinkMonitor};
+use crate::paths::Paths;
 use crate::rpc;
-use crate::settings::Settings;
-use inner::Inner;
+use controller::Controller;
 
 pub use teardown::teardown;
 
@@ -59,33 +59,33 @@ const AFTER_ROUTES: Duration = Duration::from_secs(1);
 
 /// The agent as the RPC server's driver.
 pub struct Agent {
-    inner: Mutex<Inner>,
+    controller: Mutex<Controller>,
 }
 
 /// Run the agent until SIGTERM or SIGINT. Networks stay up when it ends.
 ///
 /// # Errors
 /// It cannot start: another agent, no privileges, a missing kernel feature.
-pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow::Result<()> {
-    let _locks = lock::take(&settings)?;
+pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Result<()> {
+    let _locks = lock::take(&paths)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     // Before the first look at the links, so that no change falls between.
-    let mut watch_links = Watch::new().context("cannot watch the host's devices")?;
+    let mut watch_links = NetlinkMonitor::new().context("cannot watch the host's devices")?;
     let wake = Arc::new(Notify::new());
-    let mut inner = Inner::open(settings, &config, Arc::clone(&wake)).await?;
+    let mut controller = Controller::open(paths, &config, Arc::clone(&wake)).await?;
     // Before the first look at them, too.
-    let mut drivers = inner.links.watch_drivers().unwrap_or_else(|error| {
+    let mut drivers = controller.links.watch_drivers().unwrap_or_else(|error| {
         tracing::warn!(%error, "{LATE_DRIVERS}");
         None
     });
-    inner.start_up().await;
-    let mut leases = LeaseWatch::new(&inner.settings.dnsmasq_dir())
+    controller.start_up().await;
+    let mut leases = LeaseWatch::new(&controller.paths.dnsmasq_dir())
         .inspect_err(|error| tracing::warn!(%error, "{LATE_LEASES}"))
         .ok();
     let agent = Arc::new(Agent {
-        inner: Mutex::new(inner),
+        controller: Mutex::new(controller),
     });
 
     let listener = rpc::bind(&socket)?;
@@ -103,7 +103,7 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                let reloaded = agent.inner.lock().await.reload().await;
+                let reloaded = agent.controller.lock().await.reload().await;
                 for line in reloaded.done {
                     tracing::info!("{line}");
                 }
@@ -127,26 +127,26 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
                     tracing::warn!(%error, "{LATE_LEASES}");
                     leases = None;
                 }
-                if !agent.inner.lock().await.follows_leases() {
+                if !agent.controller.lock().await.follows_leases() {
                     continue;
                 }
                 Change::Links
             }
         };
-        let mut inner = agent.inner.lock().await;
+        let mut controller = agent.controller.lock().await;
         match change {
             Change::Links => {
-                inner.reconcile().await;
+                controller.reconcile().await;
                 look_again = Instant::now() + LOOK_AGAIN;
             }
             Change::Routes => {
-                inner.paths_changed();
+                controller.paths_changed();
                 look_again = look_again.min(Instant::now() + AFTER_ROUTES);
             }
             Change::Overrun => {
                 tracing::warn!("the kernel dropped link events; looking at everything again");
-                inner.reconcile().await;
-                inner.paths_changed();
+                controller.reconcile().await;
+                controller.paths_changed();
             }
             Change::Closed(error) => {
                 anyhow::bail!("cannot watch the host's devices any more: {error}");
@@ -155,7 +155,7 @@ pub async fn run(settings: Settings, config: Config, socket: PathBuf) -> anyhow:
     }
     tracing::info!("stopping; networks stay up");
     loading.abort();
-    if let Err(error) = agent.inner.lock().await.datapath.maps.leave_alone() {
+    if let Err(error) = agent.controller.lock().await.datapath.maps.leave_alone() {
         tracing::warn!(%error, "flows will find changed paths half a minute late");
     }
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -175,8 +175,8 @@ async fn load_programs(agent: Arc<Agent>) {
     loop {
         tokio::time::sleep(pause).await;
         pause = LOAD_PAUSE;
-        let mut inner = agent.inner.lock().await;
-        match tokio::task::block_in_place(|| inner.datapath.load_next()) {
+        let mut controller = agent.controller.lock().await;
+        match tokio::task::block_in_place(|| controller.datapath.load_next()) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {

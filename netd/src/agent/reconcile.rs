@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::inner::{ActiveData, Inner};
+use super::controller::{ActiveData, Controller};
 use super::registry::Port;
 use crate::datapath::maps::Records;
 use crate::datapath::ports::Ports;
@@ -17,7 +17,7 @@ use crate::dnsmasq::{self, Running};
 use crate::error::ApiError;
 use crate::link::{Snapshot, routes_at_risk, sysctl};
 use crate::model::{Family, ForwardMode, Network};
-use crate::state::{self, Step};
+use crate::plan::{self, Step};
 
 /// A dnsmasq that dies is started again at once, but not more often than this.
 const DNSMASQ_PAUSE: Duration = Duration::from_secs(5);
@@ -105,7 +105,7 @@ pub(super) struct Planned<'a> {
     pub dnsmasq_runs: bool,
 }
 
-impl Inner {
+impl Controller {
     /// Compare and mend; whatever cannot be mended is reported, and the rest goes on.
     pub async fn reconcile(&mut self) {
         // Nobody else makes room for new records while nobody asks for them.
@@ -113,7 +113,7 @@ impl Inner {
         for Failure { error, .. } in self.converge().await {
             tracing::error!(%error, "cannot make the host what the networks ask for");
         }
-        self.tend_dnsmasq().await;
+        self.ensure_dnsmasq().await;
     }
 
     /// One pass of links, programs and maps over all active networks. Returns what failed.
@@ -126,12 +126,12 @@ impl Inner {
         let mut late = Vec::new();
         let mut changed = false;
         for live in self.networks.live() {
-            let Some(spec) = state::bridge_spec(&live.network) else {
+            let Some(spec) = plan::bridge_spec(&live.network) else {
                 continue;
             };
             let uuid = live.network.uuid;
             let (before, after) =
-                match state::plan_bridge(&spec, &snapshot, live.bridge, &live.ports) {
+                match plan::plan_bridge(&spec, &snapshot, live.bridge, &live.ports) {
                     Ok(steps) => steps,
                     Err(error) => {
                         failures.push(Failure::of(uuid, error));
@@ -141,7 +141,7 @@ impl Inner {
             late.extend(after.into_iter().map(|step| (uuid, step)));
             for step in before {
                 changed = true;
-                if let Err(error) = state::apply(&self.links, &step).await {
+                if let Err(error) = plan::apply(&self.links, &step).await {
                     failures.push(Failure::of(uuid, error));
                     break;
                 }
@@ -154,10 +154,10 @@ impl Inner {
                 Err(error) => failures.push(Failure::of_all(error)),
             }
         }
-        failures.extend(self.program(&snapshot).await);
+        failures.extend(self.sync_datapath(&snapshot).await);
         let plugged = !late.is_empty();
         for (uuid, step) in late {
-            if let Err(error) = state::apply(&self.links, &step).await {
+            if let Err(error) = plan::apply(&self.links, &step).await {
                 failures.push(Failure::of(uuid, error));
             } else {
                 tracing::debug!(%step, "done");
@@ -179,7 +179,7 @@ impl Inner {
                 });
             }
         }
-        failures.extend(self.hurry_ports(&snapshot).await);
+        failures.extend(self.forward_edge_ports(&snapshot).await);
         failures.extend(self.isolate_ports(&snapshot).await);
         self.remember_ports(&snapshot);
         failures
@@ -188,11 +188,11 @@ impl Inner {
     /// Attach programs and fill the maps. New hooks come before the records that lead packets to
     /// them (a device is used for masquerading only once its egress is guarded), and records go
     /// before the hooks they belong to.
-    async fn program(&mut self, snapshot: &Snapshot) -> Vec<Failure> {
+    async fn sync_datapath(&mut self, snapshot: &Snapshot) -> Vec<Failure> {
         let mut failures = Vec::new();
         let networks: Vec<&Network> = self.networks.live().map(|live| &live.network).collect();
-        let mut wanted = state::hooks(&networks, snapshot);
-        let mut express = state::express(&wanted, snapshot, &self.xdp);
+        let mut wanted = plan::hooks(&networks, snapshot);
+        let mut express = plan::express(&wanted, snapshot, &self.xdp);
         // What went may come back as another device.
         self.refused
             .retain(|attachment| express.hooks.contains(attachment));
@@ -208,7 +208,7 @@ impl Inner {
         self.orphans
             .retain(|index| snapshot.links.contains_key(index));
         let prune = self.orphans.is_empty();
-        let mut records = state::records(&networks, snapshot, &self.guests());
+        let mut records = plan::records(&networks, snapshot, &self.guests());
         records.express = express.targets;
         for &attachment in wanted.difference(&self.attached.clone()) {
             let device = snapshot
@@ -231,7 +231,7 @@ impl Inner {
                         tracing::debug!(%error, "the device has gone");
                         continue;
                     }
-                    let network = self.behind(attachment.ifindex, snapshot);
+                    let network = self.network_of(attachment.ifindex, snapshot);
                     let error = ApiError::internal(error);
                     failures.push(Failure { network, error });
                 }
@@ -252,7 +252,10 @@ impl Inner {
         if let Err(error) = self.datapath.maps.apply(&records, prune) {
             failures.push(Failure::of_all(error));
         }
-        failures.extend(self.listen(state::listeners(&records, snapshot)).await);
+        failures.extend(
+            self.proxy_neighbours(plan::nd_proxies(&records, snapshot))
+                .await,
+        );
         if let Err(error) = self.watch_sockets(records.has_forwards()) {
             failures.push(Failure::of_all(error));
         }
@@ -275,7 +278,7 @@ impl Inner {
     }
 
     /// The network whose bridge, or a port of it, a device is.
-    fn behind(&self, device: u32, snapshot: &Snapshot) -> Option<Uuid> {
+    fn network_of(&self, device: u32, snapshot: &Snapshot) -> Option<Uuid> {
         let link = snapshot.links.get(&device)?;
         let bridge = match link.controller {
             Some(controller) => snapshot.links.get(&controller)?,
@@ -287,20 +290,20 @@ impl Inner {
     }
 
     /// Let exactly these devices listen to neighbours' solicitations, as far as this agent knows.
-    async fn listen(&mut self, wanted: BTreeSet<(u32, Ipv6Addr)>) -> Vec<Failure> {
+    async fn proxy_neighbours(&mut self, wanted: BTreeSet<(u32, Ipv6Addr)>) -> Vec<Failure> {
         let mut failures = Vec::new();
-        let all: Vec<_> = self.listeners.union(&wanted).copied().collect();
+        let all: Vec<_> = self.nd_proxies.union(&wanted).copied().collect();
         for (index, address) in all {
             let on = wanted.contains(&(index, address));
-            if on == self.listeners.contains(&(index, address)) {
+            if on == self.nd_proxies.contains(&(index, address)) {
                 continue;
             }
             match self.links.listen_for(index, address, on).await {
                 Ok(()) if on => {
-                    self.listeners.insert((index, address));
+                    self.nd_proxies.insert((index, address));
                 }
                 Ok(()) => {
-                    self.listeners.remove(&(index, address));
+                    self.nd_proxies.remove(&(index, address));
                 }
                 Err(error) => failures.push(Failure::of_all(error)),
             }
@@ -375,10 +378,10 @@ impl Inner {
     }
 
     /// Guests' ports of bridges with `stp='on' delay='0'` forward at once.
-    async fn hurry_ports(&self, snapshot: &Snapshot) -> Vec<Failure> {
+    async fn forward_edge_ports(&self, snapshot: &Snapshot) -> Vec<Failure> {
         let mut failures = Vec::new();
         for live in self.networks.live() {
-            let Some(spec) = state::bridge_spec(&live.network) else {
+            let Some(spec) = plan::bridge_spec(&live.network) else {
                 continue;
             };
             let Some(bridge) = snapshot.by_name(&spec.name) else {
@@ -428,7 +431,7 @@ impl Inner {
             let Some(bridge) = name.and_then(|name| snapshot.by_name(name)) else {
                 continue;
             };
-            let Some(spec) = state::bridge_spec(&live.network) else {
+            let Some(spec) = plan::bridge_spec(&live.network) else {
                 continue;
             };
             if !spec.is(bridge, live.bridge) {
@@ -454,7 +457,7 @@ impl Inner {
     }
 
     /// Start dnsmasq where it should run and does not.
-    async fn tend_dnsmasq(&mut self) {
+    async fn ensure_dnsmasq(&mut self) {
         let mut started = Vec::new();
         for live in self.networks.live_mut() {
             if !dnsmasq::wants_dnsmasq(&live.network) {
@@ -482,7 +485,7 @@ impl Inner {
             let name = &live.network.name;
             match self
                 .dnsmasq
-                .start(&live.network, &bridge, &self.settings, &self.binary)
+                .start(&live.network, &bridge, &self.paths, &self.binary)
                 .await
             {
                 Ok(running) => {
@@ -515,16 +518,16 @@ impl Inner {
         &self,
         networks: &[Planned<'_>],
         snapshot: &Snapshot,
-    ) -> Result<Vec<Step>, state::InTheWay> {
+    ) -> Result<Vec<Step>, plan::InTheWay> {
         let mut steps = Vec::new();
         let mut late = Vec::new();
         for planned in networks {
             let network = planned.network;
-            let Some(spec) = state::bridge_spec(network) else {
+            let Some(spec) = plan::bridge_spec(network) else {
                 continue;
             };
             let (before, after) =
-                state::plan_bridge(&spec, snapshot, planned.bridge, planned.ports)?;
+                plan::plan_bridge(&spec, snapshot, planned.bridge, planned.ports)?;
             steps.extend(before);
             if snapshot.by_name(&spec.name).is_none() {
                 for hook in [Hook::BridgeIngress, Hook::BridgeEgress] {
@@ -551,10 +554,10 @@ impl Inner {
             }
         }
         let definitions: Vec<&Network> = networks.iter().map(|p| p.network).collect();
-        let mut hooks = state::hooks(&definitions, snapshot);
-        let express = state::express(&hooks, snapshot, &self.xdp);
+        let mut hooks = plan::hooks(&definitions, snapshot);
+        let express = plan::express(&hooks, snapshot, &self.xdp);
         hooks.extend(express.hooks.difference(&self.refused));
-        steps.extend(state::plan_hooks(&hooks, &self.attached, snapshot));
+        steps.extend(plan::plan_hooks(&hooks, &self.attached, snapshot));
         steps.extend(late);
         Ok(steps)
     }

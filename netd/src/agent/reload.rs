@@ -2,12 +2,12 @@
 
 use uuid::Uuid;
 
-use super::inner::Inner;
+use super::controller::Controller;
 use crate::error::ApiError;
 use crate::model::{MetadataElement, NETD_NAMESPACE, Network};
 use crate::rpc::driver::{Affect, Reloaded};
 
-impl Inner {
+impl Controller {
     /// Read the definitions on disk again, and let active networks do what theirs says to netd.
     pub(super) async fn reload(&mut self) -> Reloaded {
         let (stored, errors) = self.store.load();
@@ -35,7 +35,7 @@ impl Inner {
                 }
             }
         }
-        let mut waiting = self.differing();
+        let mut waiting = self.drifted();
         // A port may have moved from one network to another, which gets it when the first one has
         // given it up.
         loop {
@@ -64,7 +64,7 @@ impl Inner {
     }
 
     /// Active networks that run with something else than their definitions say to netd.
-    fn differing(&self) -> Vec<(Uuid, String)> {
+    fn drifted(&self) -> Vec<(Uuid, String)> {
         self.networks
             .iter()
             .filter_map(|(uuid, entry)| {

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::inner::{ActiveData, HostData};
+use super::controller::{ActiveData, HostData};
 use super::lifecycle::delete_bridge;
 use super::lock;
 use crate::datapath::{bpffs, maps, pin_dir};
 use crate::dnsmasq;
 use crate::link::{Links, sysctl};
 use crate::model::{Family, Mac, Network, in_subnet};
-use crate::settings::Settings;
+use crate::paths::Paths;
 use crate::store::Store;
 
 /// Remove bridges, dnsmasq processes, programs, maps and run-time records, and give back what was
@@ -21,21 +21,17 @@ use crate::store::Store;
 /// # Errors
 /// An agent is running, or something could not be removed: every such thing is listed, and the
 /// rest is removed all the same.
-pub async fn teardown(settings: Settings) -> anyhow::Result<()> {
-    let _locks = lock::take_existing(&settings)?;
+pub async fn teardown(paths: Paths) -> anyhow::Result<()> {
+    let _locks = lock::take_existing(&paths)?;
     let mut errors: Vec<String> = Vec::new();
-    if settings.run_dir.exists() {
-        take_down_networks(&settings, &mut errors).await?;
+    if paths.run_dir.exists() {
+        take_down_networks(&paths, &mut errors).await?;
     }
-    errors.extend(
-        bpffs::clear(&settings.bpffs)
-            .iter()
-            .map(ToString::to_string),
-    );
-    if let Err(error) = dnsmasq::process::remove_shared(&settings) {
+    errors.extend(bpffs::clear(&paths.bpffs).iter().map(ToString::to_string));
+    if let Err(error) = dnsmasq::process::remove_shared(&paths) {
         errors.push(error.to_string());
     }
-    for path in [settings.run_dir.join("host.json"), settings.active_dir()] {
+    for path in [paths.run_dir.join("host.json"), paths.active_dir()] {
         remove(&path, &mut errors);
     }
     if errors.is_empty() {
@@ -44,8 +40,8 @@ pub async fn teardown(settings: Settings) -> anyhow::Result<()> {
     anyhow::bail!("some things are left:\n  {}", errors.join("\n  "))
 }
 
-async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> anyhow::Result<()> {
-    let store = Store::open(settings)?;
+async fn take_down_networks(paths: &Paths, errors: &mut Vec<String>) -> anyhow::Result<()> {
+    let store = Store::open(paths)?;
     let links = Links::connect().context("cannot talk to the kernel about devices")?;
     let (active, unread) = store.load_active::<ActiveData>();
     errors.extend(unread.iter().map(ToString::to_string));
@@ -53,7 +49,7 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
     let (defined, _) = store.load();
     let networks = active.iter().map(|record| &record.network);
     for network in networks.chain(defined.iter().map(|stored| &stored.network)) {
-        if let Err(error) = dnsmasq::process::stop_network(network, settings, None).await {
+        if let Err(error) = dnsmasq::process::stop_network(network, paths, None).await {
             errors.push(error.to_string());
         }
     }
@@ -65,7 +61,7 @@ async fn take_down_networks(settings: &Settings, errors: &mut Vec<String>) -> an
             errors.push(error.to_string());
         }
     }
-    delete_guarded_bridges(settings, &links, errors).await;
+    delete_guarded_bridges(paths, &links, errors).await;
     match store.load_host::<HostData>() {
         Ok(mut host) => {
             for family in [Family::Ipv4, Family::Ipv6] {
@@ -111,9 +107,9 @@ async fn stop_listening(networks: &[&Network], links: &Links, errors: &mut Vec<S
 
 /// Delete the bridges that no record led to: their programs go with the pins, and a bridge without
 /// them would let everything through.
-async fn delete_guarded_bridges(settings: &Settings, links: &Links, errors: &mut Vec<String>) {
-    let current = pin_dir(&settings.bpffs);
-    let mut layouts = bpffs::other_layouts(&settings.bpffs, &current).unwrap_or_default();
+async fn delete_guarded_bridges(paths: &Paths, links: &Links, errors: &mut Vec<String>) {
+    let current = pin_dir(&paths.bpffs);
+    let mut layouts = bpffs::other_layouts(&paths.bpffs, &current).unwrap_or_default();
     layouts.push(current);
     let mut guarded = Vec::new();
     for layout in layouts {

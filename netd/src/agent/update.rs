@@ -2,15 +2,15 @@
 
 use uuid::Uuid;
 
+use super::controller::Controller;
 use super::guests::follows_leases;
-use super::inner::Inner;
 use super::reconcile::Failure;
 use super::registry::Entry;
 use crate::model::{Network, Update, XmlError};
 use crate::rpc::driver::{Affect, Result};
 use crate::store::{fits, read_again};
 
-impl Inner {
+impl Controller {
     /// `net-update`.
     pub(super) async fn update(
         &mut self,
@@ -18,13 +18,13 @@ impl Inner {
         update: &Update,
         affect: Affect,
     ) -> Result<()> {
-        let with = |network: &Network| Ok(kept(update.apply(network)?)?);
+        let with = |network: &Network| Ok(ensure_storable(update.apply(network)?)?);
         self.change(uuid, affect, with).await.map(drop)
     }
 
     /// Put in force what an active network runs with now and did not when it was `before`. Returns
     /// what failed.
-    pub(super) async fn take_effect(&mut self, uuid: Uuid, before: &Network) -> Vec<Failure> {
+    pub(super) async fn apply_change(&mut self, uuid: Uuid, before: &Network) -> Vec<Failure> {
         let live = self.networks.get(uuid).ok().and_then(|e| e.live.as_ref());
         let Some(now) = live.map(|live| &live.network) else {
             return Vec::new();
@@ -59,7 +59,7 @@ impl Inner {
 
 /// The changed definition as the next agent will read it. Its metadata is what it was: it is read
 /// again only where all of it may be too long together.
-fn kept(mut network: Network) -> std::result::Result<Network, XmlError> {
+fn ensure_storable(mut network: Network) -> std::result::Result<Network, XmlError> {
     let metadata = std::mem::take(&mut network.metadata);
     let mut network = read_again(&network)?;
     network.metadata = metadata;

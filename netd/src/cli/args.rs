@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{Config, ConfigError, FLOWS};
-use crate::settings::{DEFAULT_SOCKET, Settings};
+use crate::paths::{DEFAULT_SOCKET, Paths};
 
 /// Heading of the options that every command takes.
 const GLOBAL: &str = "Global options";
@@ -261,7 +261,7 @@ Examples:
 pub struct RunArgs {
     /// Where the agent keeps its files.
     #[command(flatten)]
-    pub settings: Settings,
+    pub paths: Paths,
     /// Maximum tracked connections per address family; overrides netd.toml
     #[arg(long, value_name = "N", value_parser = max_flows())]
     pub max_flows: Option<u32>,
@@ -277,7 +277,7 @@ impl RunArgs {
     /// # Errors
     /// The file cannot be read, or something in it is wrong.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        let mut config = Config::load(&self.settings.config_file())?;
+        let mut config = Config::load(&self.paths.config_file())?;
         if let Some(max) = self.max_flows {
             config.flows.max = max;
         }
@@ -290,7 +290,7 @@ impl RunArgs {
 pub struct TeardownArgs {
     /// Where the agent keeps its files.
     #[command(flatten)]
-    pub settings: Settings,
+    pub paths: Paths,
     /// Also delete definitions, autostart links, leases and netd.toml
     #[arg(long)]
     pub purge: bool,

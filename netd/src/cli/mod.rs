@@ -65,7 +65,7 @@ fn run_agent(args: RunArgs, socket: std::path::PathBuf) -> ExitCode {
         .build();
     finish(runtime, async {
         let config = args.config()?;
-        crate::agent::run(args.settings, config, socket).await
+        crate::agent::run(args.paths, config, socket).await
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::cli::args::TeardownArgs;
-use crate::settings::Settings;
+use crate::paths::Paths;
 use crate::store::Store;
 
 /// Removes everything, prints what that was, and deletes what an administrator keeps, too, if
@@ -15,9 +15,9 @@ use crate::store::Store;
 /// # Errors
 /// An agent is running, or something could not be removed.
 pub(super) async fn teardown(args: TeardownArgs) -> anyhow::Result<()> {
-    let settings = args.settings;
-    let networks = running(&settings)?;
-    crate::agent::teardown(settings.clone()).await?;
+    let paths = args.paths;
+    let networks = running(&paths)?;
+    crate::agent::teardown(paths.clone()).await?;
     if networks.is_empty() {
         println!("No network was running. Programs and maps were removed.");
     } else {
@@ -27,7 +27,7 @@ pub(super) async fn teardown(args: TeardownArgs) -> anyhow::Result<()> {
         );
         println!("Guests are no longer connected: add their interfaces to the bridge again later.");
     }
-    let kept = kept(&settings);
+    let kept = kept(&paths);
     if args.purge {
         for path in &kept {
             remove(path)?;
@@ -40,24 +40,24 @@ pub(super) async fn teardown(args: TeardownArgs) -> anyhow::Result<()> {
 }
 
 /// Names of the networks that records tell of.
-fn running(settings: &Settings) -> anyhow::Result<Vec<String>> {
-    if !settings.run_dir.exists() {
+fn running(paths: &Paths) -> anyhow::Result<Vec<String>> {
+    if !paths.run_dir.exists() {
         return Ok(Vec::new());
     }
     // A record that cannot be read is reported by the teardown itself.
-    let (records, _) = Store::open(settings)?.load_active::<serde_json::Value>();
+    let (records, _) = Store::open(paths)?.load_active::<serde_json::Value>();
     Ok(records.into_iter().map(|r| r.network.name).collect())
 }
 
 /// What belongs to the administrator and exists. Other files in the directories are not netd's.
-fn kept(settings: &Settings) -> Vec<String> {
-    let paths = [
-        settings.networks_dir(),
-        settings.autostart_dir(),
-        settings.config_file(),
-        settings.dnsmasq_dir(),
+fn kept(paths: &Paths) -> Vec<String> {
+    let candidates = [
+        paths.networks_dir(),
+        paths.autostart_dir(),
+        paths.config_file(),
+        paths.dnsmasq_dir(),
     ];
-    let there = paths.iter().filter(|path| path.exists());
+    let there = candidates.iter().filter(|path| path.exists());
     there.map(|path| path.display().to_string()).collect()
 }
 
@@ -82,23 +82,23 @@ mod tests {
     #[test]
     fn only_what_is_netds_is_purged() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings {
+        let paths = Paths {
             config_dir: dir.path().join("etc"),
             state_dir: dir.path().join("lib"),
             run_dir: dir.path().join("run"),
             bpffs: dir.path().join("bpf"),
         };
-        assert!(kept(&settings).is_empty());
-        std::fs::create_dir_all(settings.networks_dir()).unwrap();
-        std::fs::write(settings.networks_dir().join("a.xml"), "x").unwrap();
-        std::fs::write(settings.config_file(), "").unwrap();
-        let foreign = settings.config_dir.join("notes");
+        assert!(kept(&paths).is_empty());
+        std::fs::create_dir_all(paths.networks_dir()).unwrap();
+        std::fs::write(paths.networks_dir().join("a.xml"), "x").unwrap();
+        std::fs::write(paths.config_file(), "").unwrap();
+        let foreign = paths.config_dir.join("notes");
         std::fs::write(&foreign, "").unwrap();
-        let kept_paths = kept(&settings);
+        let kept_paths = kept(&paths);
         assert_eq!(kept_paths.len(), 2, "{kept_paths:?}");
         for path in &kept_paths {
             remove(path).unwrap();
         }
-        assert!(foreign.exists() && kept(&settings).is_empty());
+        assert!(foreign.exists() && kept(&paths).is_empty());
     }
 }

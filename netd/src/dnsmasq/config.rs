@@ -32,14 +32,14 @@ type Result<T> = std::result::Result<T, ConfigError>;
 
 /// Where dnsmasq finds the files of one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paths {
+pub struct NetworkFiles {
     /// Directory of the configuration and host files.
     pub dir: PathBuf,
     /// Where dnsmasq writes its process number.
     pub pid_file: Option<PathBuf>,
 }
 
-impl Paths {
+impl NetworkFiles {
     /// The file given to `--conf-file`.
     #[must_use]
     pub fn conf(&self, network: &str) -> PathBuf {
@@ -74,12 +74,12 @@ pub fn wants_dnsmasq(network: &Network) -> bool {
         && (dns_enabled(network) || network.ips.iter().any(serves))
 }
 
-/// The configuration file, the pid file's line only if `paths` has one, router advertisements for
+/// The configuration file, the pid file's line only if `files` has one, router advertisements for
 /// IPv6 only if dnsmasq is to send them.
 ///
 /// # Errors
 /// A value that dnsmasq would read as something else, or a combination it cannot serve.
-pub fn conf(network: &Network, paths: &Paths, advertise: bool) -> Result<String> {
+pub fn conf(network: &Network, files: &NetworkFiles, advertise: bool) -> Result<String> {
     let name = &network.name;
     file_name(name)?;
     let mut out = Lines::default();
@@ -94,7 +94,7 @@ pub fn conf(network: &Network, paths: &Paths, advertise: bool) -> Result<String>
     out.line(format_args!("strict-order"))?;
     let dns = dns_enabled(network);
     upstream(network, dns, &mut out)?;
-    if let Some(pid_file) = &paths.pid_file {
+    if let Some(pid_file) = &files.pid_file {
         out.line(format_args!("pid-file={}", path("pid file", pid_file)?))?;
     }
     out.line(format_args!("except-interface=lo"))?;
@@ -110,9 +110,9 @@ pub fn conf(network: &Network, paths: &Paths, advertise: bool) -> Result<String>
     if let (true, Some(records)) = (dns, &network.dns) {
         dns_records(records, &mut out)?;
     }
-    dhcp(network, paths, &mut out)?;
+    dhcp(network, files, &mut out)?;
     if dns {
-        let file = path("host file", &paths.addnhosts(name))?;
+        let file = path("host file", &files.addnhosts(name))?;
         out.line(format_args!("addn-hosts={file}"))?;
     }
     if let Some(mtu) = network.mtu {
@@ -270,7 +270,7 @@ fn closes_host(network: &Network) -> bool {
 }
 
 /// Lines 15 to 22: TFTP, ranges and reservations.
-fn dhcp(network: &Network, paths: &Paths, out: &mut Lines) -> Result<()> {
+fn dhcp(network: &Network, files: &NetworkFiles, out: &mut Lines) -> Result<()> {
     let roots = network.ips.iter().filter(|ip| ip.address.is_ipv4());
     for (i, root) in roots.filter_map(|ip| ip.tftp_root.as_ref()).enumerate() {
         if i == 0 {
@@ -325,7 +325,7 @@ fn dhcp(network: &Network, paths: &Paths, out: &mut Lines) -> Result<()> {
         out.line(format_args!("dhcp-lease-max={leases}"))?;
     }
     if sections.iter().any(Option::is_some) {
-        let file = path("host file", &paths.hostsfile(&network.name))?;
+        let file = path("host file", &files.hostsfile(&network.name))?;
         out.line(format_args!("dhcp-hostsfile={file}"))?;
     }
     Ok(())

@@ -47,8 +47,8 @@ fn default_network() -> Network {
     }
 }
 
-fn test_paths() -> Paths {
-    Paths {
+fn test_paths() -> NetworkFiles {
+    NetworkFiles {
         dir: "/d".into(),
         pid_file: None,
     }
@@ -134,11 +134,11 @@ fn everything_at_once_is_in_order() {
     v6.dhcp.ranges = vec![range("fd00:1::10", "fd00:1::1f")];
     network.ips.push(v6);
     network.dnsmasq_options = vec!["foo=bar".into()];
-    let paths = Paths {
+    let names = NetworkFiles {
         dir: "/d".into(),
         pid_file: Some("/r/default.pid".into()),
     };
-    let text = conf(&network, &paths, true).unwrap();
+    let text = conf(&network, &names, true).unwrap();
     let expected = "strict-order
 server=/a.test/fd00::53
 server=/b.test/#
@@ -428,7 +428,7 @@ proptest! {
         if let Ok(text) = conf(&network, &test_paths(), true) {
             let plain = conf(&plain, &test_paths(), true).unwrap();
             prop_assert_eq!(text.lines().count(), plain.lines().count());
-            // Quoted paths and raw options may hold commas; "." as a target drops the rest.
+            // Quoted names and raw options may hold commas; "." as a target drops the rest.
             if (1..=10).contains(&at) && value != "." {
                 prop_assert_eq!(shape(&text), shape(&plain));
             }
@@ -466,7 +466,7 @@ fn peer_cases_give_the_same_options() {
         );
         return;
     };
-    let paths = Paths {
+    let names = NetworkFiles {
         dir: "/var/lib/libvirt/dnsmasq".into(),
         pid_file: None,
     };
@@ -481,7 +481,7 @@ fn peer_cases_give_the_same_options() {
             let lines = text.lines().filter(|line| !line.starts_with("##"));
             lines.map(str::to_owned).collect()
         };
-        let ours = conf(&network, &paths, true).unwrap();
+        let ours = conf(&network, &names, true).unwrap();
         assert_eq!(
             plain(&ours),
             plain(&read("conf").unwrap()),

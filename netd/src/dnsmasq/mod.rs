@@ -11,7 +11,7 @@ pub mod leases;
 pub mod process;
 pub mod watch;
 
-pub use config::{ConfigError, Paths, addnhosts, conf, hostsfile, wants_dnsmasq};
+pub use config::{ConfigError, NetworkFiles, addnhosts, conf, hostsfile, wants_dnsmasq};
 pub use process::{Dnsmasq, Error, Running};
 
 /// Name of the link to the netd binary that dnsmasq runs as its script; the binary recognises it

@@ -20,12 +20,12 @@ use tokio::process::Command;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::config::{self, ConfigError, Paths};
+use super::config::{self, ConfigError, NetworkFiles};
 use super::files::{create_public_dir, read_bounded, remove_if_there, write_atomic};
 use super::{HELPER_BRIDGE_VARIABLE, HELPER_DIR_VARIABLE, HELPER_NAME};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::Network;
-use crate::settings::Settings;
+use crate::paths::Paths;
 
 /// Oldest dnsmasq whose options are all there.
 const MIN_VERSION: Version = Version {
@@ -209,25 +209,25 @@ impl Dnsmasq {
         &self,
         network: &Network,
         bridge: &str,
-        settings: &Settings,
+        paths: &Paths,
         helper: &Path,
     ) -> Result<Running> {
         let binary = self.binary().await?;
-        let paths = paths(settings, network)?;
-        let texts = Texts::new(network, &paths)?;
-        let script = link_helper(settings, helper)?;
+        let files = files_of(paths, network)?;
+        let texts = Texts::new(network, &files)?;
+        let script = link_helper(paths, helper)?;
 
-        if let Some(old) = adopt(&pid_file(&paths), &paths.conf(&network.name)) {
-            old.stop(&pid_file(&paths)).await?;
+        if let Some(old) = adopt(&pid_file(&files), &files.conf(&network.name)) {
+            old.stop(&pid_file(&files)).await?;
         }
         let started = async {
-            texts.write(network, &paths)?;
-            daemonise(&binary, network, bridge, &paths, &script).await
+            texts.write(network, &files)?;
+            daemonise(&binary, network, bridge, &files, &script).await
         };
         match started.await {
             Ok(running) => Ok(running),
             Err(e) => {
-                if let Err(also) = remove_own_files(network, &paths) {
+                if let Err(also) = remove_own_files(network, &files) {
                     tracing::warn!("after a failed start: {also}");
                 }
                 Err(e)
@@ -247,18 +247,18 @@ impl Dnsmasq {
         &self,
         network: &Network,
         bridge: &str,
-        settings: &Settings,
+        paths: &Paths,
         helper: &Path,
         running: Running,
     ) -> Result<Running> {
-        let paths = paths(settings, network)?;
-        let texts = Texts::new(network, &paths)?;
-        if !holds(&paths.conf(&network.name), &texts.conf)? {
+        let files = files_of(paths, network)?;
+        let texts = Texts::new(network, &files)?;
+        if !holds(&files.conf(&network.name), &texts.conf)? {
             // Before the one that runs is stopped.
-            try_out(&self.binary().await?, network, &paths, &texts.conf).await?;
-            return self.start(network, bridge, settings, helper).await;
+            try_out(&self.binary().await?, network, &files, &texts.conf).await?;
+            return self.start(network, bridge, paths, helper).await;
         }
-        if texts.write_changed_hosts(network, &paths)? {
+        if texts.write_changed_hosts(network, &files)? {
             let told = running.signal(Signal::HUP);
             told.map_err(|e| running.signal_error("told to reload", e))?;
         }
@@ -341,23 +341,23 @@ impl Running {
     }
 }
 
-/// Paths of a network's files under `settings`, absolute because dnsmasq changes its directory.
+/// A network's files below `paths`, absolute because dnsmasq changes its directory.
 ///
 /// # Errors
 /// The name cannot be part of a file name.
-pub fn paths(settings: &Settings, network: &Network) -> Result<Paths> {
+pub fn files_of(paths: &Paths, network: &Network) -> Result<NetworkFiles> {
     let name = config::file_name(&network.name).map_err(|e| config_error(network, e))?;
-    Ok(Paths {
-        dir: absolute(&settings.dnsmasq_dir())?,
-        pid_file: Some(absolute(&settings.run_dir.join(format!("{name}.pid")))?),
+    Ok(NetworkFiles {
+        dir: absolute(&paths.dnsmasq_dir())?,
+        pid_file: Some(absolute(&paths.run_dir.join(format!("{name}.pid")))?),
     })
 }
 
 /// Find the dnsmasq that an earlier agent started for `network`.
 #[must_use]
-pub fn adopt_network(network: &Network, settings: &Settings) -> Option<Running> {
-    let paths = paths(settings, network).ok()?;
-    adopt(&pid_file(&paths), &paths.conf(&network.name))
+pub fn adopt_network(network: &Network, paths: &Paths) -> Option<Running> {
+    let files = files_of(paths, network).ok()?;
+    adopt(&pid_file(&files), &files.conf(&network.name))
 }
 
 /// End the dnsmasq of `network`: the one known, else the one that its pid file leads to. The pid
@@ -365,18 +365,14 @@ pub fn adopt_network(network: &Network, settings: &Settings) -> Option<Running> 
 ///
 /// # Errors
 /// The process does not end, or the file cannot be removed.
-pub async fn stop_network(
-    network: &Network,
-    settings: &Settings,
-    known: Option<Running>,
-) -> Result<()> {
-    let pid_file = match paths(settings, network) {
-        Ok(paths) => pid_file(&paths),
+pub async fn stop_network(network: &Network, paths: &Paths, known: Option<Running>) -> Result<()> {
+    let pid_file = match files_of(paths, network) {
+        Ok(files) => pid_file(&files),
         // None was started under a name that can be no file's.
         Err(Error::Config { .. }) if known.is_none() => return Ok(()),
         Err(error) => return Err(error),
     };
-    match known.or_else(|| adopt_network(network, settings)) {
+    match known.or_else(|| adopt_network(network, paths)) {
         Some(running) => running.stop(&pid_file).await,
         None => remove(&pid_file),
     }
@@ -414,8 +410,8 @@ pub fn adopt(pid_file: &Path, conf: &Path) -> Option<Running> {
 ///
 /// # Errors
 /// A path dnsmasq cannot use, or the file system's answer.
-pub fn link_helper(settings: &Settings, helper: &Path) -> Result<PathBuf> {
-    let dir = absolute(&settings.dnsmasq_dir())?;
+pub fn link_helper(paths: &Paths, helper: &Path) -> Result<PathBuf> {
+    let dir = absolute(&paths.dnsmasq_dir())?;
     let link = dir.join(HELPER_NAME);
     check_script_path(&link)?;
     let helper = absolute(helper)?;
@@ -439,11 +435,11 @@ pub fn link_helper(settings: &Settings, helper: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// The first file that could not be removed; the others are gone.
-pub fn remove_files(network: &Network, bridge: &str, settings: &Settings) -> Result<()> {
-    let paths = paths(settings, network)?;
-    let own = remove_own_files(network, &paths);
+pub fn remove_files(network: &Network, bridge: &str, paths: &Paths) -> Result<()> {
+    let files = files_of(paths, network)?;
+    let own = remove_own_files(network, &files);
     let status = match super::leases::interface_name(bridge) {
-        Some(bridge) => remove(&paths.status(bridge)),
+        Some(bridge) => remove(&files.status(bridge)),
         None => Ok(()),
     };
     own.and(status)
@@ -453,8 +449,8 @@ pub fn remove_files(network: &Network, bridge: &str, settings: &Settings) -> Res
 ///
 /// # Errors
 /// The link or directory could not be removed. A directory that is not empty is left alone.
-pub fn remove_shared(settings: &Settings) -> Result<()> {
-    let dir = settings.dnsmasq_dir();
+pub fn remove_shared(paths: &Paths) -> Result<()> {
+    let dir = paths.dnsmasq_dir();
     remove(&dir.join(HELPER_NAME))?;
     match fs::remove_dir(&dir) {
         Err(e)
@@ -477,10 +473,10 @@ struct Texts {
 }
 
 impl Texts {
-    fn new(network: &Network, paths: &Paths) -> Result<Self> {
+    fn new(network: &Network, files: &NetworkFiles) -> Result<Self> {
         let all = || {
             Ok(Self {
-                conf: config::conf(network, paths, ADVERTISE)?,
+                conf: config::conf(network, files, ADVERTISE)?,
                 hosts: config::hostsfile(network)?,
                 names: config::addnhosts(network)?,
             })
@@ -488,27 +484,27 @@ impl Texts {
         all().map_err(|e| config_error(network, e))
     }
 
-    fn write(&self, network: &Network, paths: &Paths) -> Result<()> {
-        let run_dir = pid_file(paths);
+    fn write(&self, network: &Network, files: &NetworkFiles) -> Result<()> {
+        let run_dir = pid_file(files);
         let run_dir = run_dir.parent().unwrap_or(Path::new("/"));
         create_public_dir(run_dir).map_err(|e| io_error("create", run_dir, e))?;
-        write(&paths.conf(&network.name), &self.conf, 0o600)?;
-        self.write_hosts(network, paths)
+        write(&files.conf(&network.name), &self.conf, 0o600)?;
+        self.write_hosts(network, files)
     }
 
     /// dnsmasq reads these again after it has given up root.
-    fn write_hosts(&self, network: &Network, paths: &Paths) -> Result<()> {
-        warn_when_private(&paths.dir);
-        for (path, text) in self.host_files(network, paths) {
+    fn write_hosts(&self, network: &Network, files: &NetworkFiles) -> Result<()> {
+        warn_when_private(&files.dir);
+        for (path, text) in self.host_files(network, files) {
             write(&path, text, HOST_FILE)?;
         }
         Ok(())
     }
 
     /// Write those that differ; was there any?
-    fn write_changed_hosts(&self, network: &Network, paths: &Paths) -> Result<bool> {
+    fn write_changed_hosts(&self, network: &Network, files: &NetworkFiles) -> Result<bool> {
         let mut changed = false;
-        for (path, text) in self.host_files(network, paths) {
+        for (path, text) in self.host_files(network, files) {
             if !holds(&path, text)? {
                 write(&path, text, HOST_FILE)?;
                 changed = true;
@@ -517,21 +513,21 @@ impl Texts {
         Ok(changed)
     }
 
-    fn host_files(&self, network: &Network, paths: &Paths) -> [(PathBuf, &str); 2] {
+    fn host_files(&self, network: &Network, files: &NetworkFiles) -> [(PathBuf, &str); 2] {
         [
-            (paths.hostsfile(&network.name), &self.hosts),
-            (paths.addnhosts(&network.name), &self.names),
+            (files.hostsfile(&network.name), &self.hosts),
+            (files.addnhosts(&network.name), &self.names),
         ]
     }
 }
 
 /// Let dnsmasq read a configuration without acting upon it.
-async fn try_out(binary: &Path, network: &Network, paths: &Paths, conf: &str) -> Result<()> {
+async fn try_out(binary: &Path, network: &Network, files: &NetworkFiles, conf: &str) -> Result<()> {
     let failed = |problem: String| Error::NotStarted {
         network: network.name.clone(),
         problem,
     };
-    let dir = &paths.dir;
+    let dir = &files.dir;
     let written = || {
         use std::io::Write;
         let mut file = tempfile::Builder::new().prefix(".netd-").tempfile_in(dir)?;
@@ -563,14 +559,14 @@ async fn daemonise(
     binary: &Path,
     network: &Network,
     bridge: &str,
-    paths: &Paths,
+    files: &NetworkFiles,
     script: &Path,
 ) -> Result<Running> {
     let failed = |problem: String| Error::NotStarted {
         network: network.name.clone(),
         problem,
     };
-    let conf = paths.conf(&network.name);
+    let conf = files.conf(&network.name);
     let mut script_argument = std::ffi::OsString::from("--dhcp-script=");
     script_argument.push(script);
     let mut child = Command::new(binary)
@@ -582,7 +578,7 @@ async fn daemonise(
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
         .env(HELPER_BRIDGE_VARIABLE, bridge)
-        .env(HELPER_DIR_VARIABLE, &paths.dir)
+        .env(HELPER_DIR_VARIABLE, &files.dir)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -631,7 +627,7 @@ async fn daemonise(
     if !words.is_empty() {
         tracing::warn!(network = network.name, "{words}");
     }
-    let pid_file = pid_file(paths);
+    let pid_file = pid_file(files);
     adopt(&pid_file, &conf).ok_or_else(|| {
         failed(format!(
             "it ended at once or left no process number in {}; its log (syslog) says why",
@@ -748,17 +744,17 @@ fn conf_argument(conf: &Path) -> std::ffi::OsString {
     argument
 }
 
-fn pid_file(paths: &Paths) -> PathBuf {
-    paths.pid_file.clone().unwrap_or_default()
+fn pid_file(files: &NetworkFiles) -> PathBuf {
+    files.pid_file.clone().unwrap_or_default()
 }
 
-fn remove_own_files(network: &Network, paths: &Paths) -> Result<()> {
+fn remove_own_files(network: &Network, files: &NetworkFiles) -> Result<()> {
     let name = &network.name;
     let all = [
-        paths.conf(name),
-        paths.hostsfile(name),
-        paths.addnhosts(name),
-        pid_file(paths),
+        files.conf(name),
+        files.hostsfile(name),
+        files.addnhosts(name),
+        pid_file(files),
     ];
     all.iter()
         .map(|path| remove(path))
@@ -829,19 +825,19 @@ mod tests {
     #[test]
     fn the_helpers_link_follows_the_binary() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings {
+        let paths = Paths {
             config_dir: dir.path().join("c"),
             state_dir: dir.path().join("s"),
             run_dir: dir.path().join("r"),
             bpffs: dir.path().join("b"),
         };
         for binary in ["/usr/sbin/netd", "/usr/sbin/netd", "/opt/netd"] {
-            let link = link_helper(&settings, Path::new(binary)).unwrap();
+            let link = link_helper(&paths, Path::new(binary)).unwrap();
             assert_eq!(fs::read_link(link).unwrap(), Path::new(binary));
         }
-        assert_eq!(fs::read_dir(settings.dnsmasq_dir()).unwrap().count(), 1);
-        remove_shared(&settings).unwrap();
-        assert!(!settings.dnsmasq_dir().exists());
+        assert_eq!(fs::read_dir(paths.dnsmasq_dir()).unwrap().count(), 1);
+        remove_shared(&paths).unwrap();
+        assert!(!paths.dnsmasq_dir().exists());
     }
 
     #[test]

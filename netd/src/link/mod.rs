@@ -1,6 +1,6 @@
 //! Bridges, ports, addresses and sysctls over rtnetlink.
 //!
-//! [`Links`] asks and changes, [`Watch`] tells that something changed. They use separate sockets:
+//! [`Links`] asks and changes, [`NetlinkMonitor`] tells that something changed. They use separate sockets:
 //! a burst of events must never delay or drown the answer to a request. Both work in the network
 //! namespace of the thread that opens them, and learn about devices from netlink only: files below
 //! `/sys/class/net` belong to the namespace of whoever mounted sysfs.
@@ -24,5 +24,5 @@ pub use drivers::{Driver, DriverWatch};
 pub use error::LinkError;
 pub use requests::{Links, effective_delay_ms};
 pub use snapshot::{Address, BridgeAttrs, Dump, Link, Route, Scope, Snapshot, port_state};
-pub use sockets::{Listener, Speaks, listeners};
-pub use watch::{Change, Watch};
+pub use sockets::{Listener, Transport, listeners};
+pub use watch::{Change, NetlinkMonitor};

@@ -141,7 +141,7 @@ pub struct Dump {
 
 /// A [`Dump`] in which devices are found by name, ports by bridge and addresses by device, so that to
 /// look at every network takes one pass, however many there are. The dump itself is read-only, since
-/// what it is found by would not follow; see [`Self::announce`] for what can be added.
+/// what it is found by would not follow; see [`Self::reserve_bridge`] for what can be added.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     dump: Dump,
@@ -188,7 +188,7 @@ impl Snapshot {
 
     /// Count a bridge as there that is about to be made, and its subnets (address and length of the
     /// prefix) as taken.
-    pub fn announce(&mut self, name: &str, subnets: impl IntoIterator<Item = (IpAddr, u8)>) {
+    pub fn reserve_bridge(&mut self, name: &str, subnets: impl IntoIterator<Item = (IpAddr, u8)>) {
         // The kernel's numbers are positive as i32, so none of them is met.
         let last = self.dump.links.last_key_value().map(|(index, _)| *index);
         let index = last.map_or(0, |last| last + 1).max(1 << 31);

@@ -21,9 +21,9 @@ pub struct Listener {
     pub inode: u32,
 }
 
-/// What a listener speaks.
+/// What a listener transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+pub enum Transport {
     /// TCP.
     Tcp,
     /// UDP.
@@ -35,11 +35,11 @@ pub enum Speaks {
 ///
 /// # Errors
 /// The kernel cannot tell (CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG).
-pub fn listeners(speaks: Speaks) -> io::Result<Vec<Listener>> {
-    let (protocol, states) = match speaks {
-        Speaks::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
+pub fn listeners(transport: Transport) -> io::Result<Vec<Listener>> {
+    let (protocol, states) = match transport {
+        Transport::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
         // One that is connected has a peer of its own, and is "established".
-        Speaks::Udp => (IPPROTO_UDP, StateFlags::CLOSE),
+        Transport::Udp => (IPPROTO_UDP, StateFlags::CLOSE),
     };
     let mut listeners = Vec::new();
     for (family, socket_id) in [

@@ -66,10 +66,10 @@ const NEIGHBOURS: usize = 16 << 10;
 
 /// A subscription to the kernel's announcements.
 ///
-/// Nothing queues up outside the socket: [`Watch::next`] reads all there is and reports each kind
+/// Nothing queues up outside the socket: [`NetlinkMonitor::next`] reads all there is and reports each kind
 /// of change once, however many announcements there were.
 #[derive(Debug)]
-pub struct Watch {
+pub struct NetlinkMonitor {
     socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
     pending: Pending,
@@ -83,7 +83,7 @@ struct Pending {
     overrun: bool,
 }
 
-impl Watch {
+impl NetlinkMonitor {
     /// Subscribes in the calling thread's network namespace, within a tokio runtime. Subscribe
     /// before taking the first snapshot, so that nothing happens unseen between the two.
     pub fn new() -> Result<Self, LinkError> {

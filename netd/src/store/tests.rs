@@ -7,8 +7,8 @@ use std::process::Command;
 
 use super::*;
 
-fn settings(dir: &Path) -> Settings {
-    Settings {
+fn paths(dir: &Path) -> Paths {
+    Paths {
         config_dir: dir.join("etc"),
         state_dir: dir.join("lib"),
         run_dir: dir.join("run"),
@@ -18,7 +18,7 @@ fn settings(dir: &Path) -> Settings {
 
 fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&settings(dir.path())).unwrap();
+    let store = Store::open(&paths(dir.path())).unwrap();
     (dir, store)
 }
 
@@ -198,7 +198,7 @@ fn opening_clears_unfinished_writes_only() {
     store.save(&network("a")).unwrap();
     let left = dir.path().join("etc/networks/.new-abc.tmp");
     fs::write(&left, "half").unwrap();
-    let store = Store::open(&settings(dir.path())).unwrap();
+    let store = Store::open(&paths(dir.path())).unwrap();
     assert!(!left.exists());
     assert_eq!(names(&store), ["a"]);
     drop(store);
@@ -278,7 +278,7 @@ fn full_disk_keeps_the_last_good_file_inside() {
     let Some(dir) = std::env::var_os(FULL_DISK_DIR).map(PathBuf::from) else {
         return;
     };
-    let store = Store::open(&settings(&dir)).unwrap();
+    let store = Store::open(&paths(&dir)).unwrap();
     store.save(&network("a")).unwrap();
     store.save_active(&network("a"), &"data").unwrap();
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 /// The directories and the socket of one agent.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Settings {
-    /// Settings and definitions: netd.toml, networks/NAME.xml and autostart/NAME.xml
+pub struct Paths {
+    /// Paths and definitions: netd.toml, networks/NAME.xml and autostart/NAME.xml
     #[arg(long, value_name = "DIR", default_value = "/etc/netd")]
     pub config_dir: PathBuf,
     /// Persistent state: DHCP leases and dnsmasq's configuration
@@ -23,7 +23,7 @@ pub struct Settings {
 /// Default path of the agent's socket.
 pub const DEFAULT_SOCKET: &str = "/run/netd/netd-sock";
 
-impl Settings {
+impl Paths {
     /// Definitions.
     #[must_use]
     pub fn networks_dir(&self) -> PathBuf {

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::root;
 
 /// The folders that the document abbreviates.
 const FOLDERS: [(&str, &str); 4] = [
@@ -12,10 +14,6 @@ const FOLDERS: [(&str, &str); 4] = [
     ("prog/", "tests/prog/"),
     ("netns/", "tests/netns/"),
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 /// Everything of the form `folder/file::test`.
 fn named(text: &str) -> BTreeSet<(&str, &str)> {
@@ -151,14 +149,4 @@ fn a_test_that_is_not_there_is_noticed() {
     assert!(!exists("common/port", "p15_ranges"));
     assert!(!exists("common/port", "range"), "a helper is no test");
     assert!(!exists("common/nothing", "p15_ranges_at_both_ends"));
-}
-
-/// What README looks at with bpftool lies where this layout's maps are pinned.
-#[test]
-fn readme_names_the_pins_of_this_layout() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-    let dir = format!("/sys/fs/bpf/netd/v{}/", netd_common::abi::VERSION);
-    let pins: Vec<&str> = readme.matches("/sys/fs/bpf/netd/v").collect();
-    assert!(!pins.is_empty(), "no pin is shown any more");
-    assert_eq!(pins.len(), readme.matches(&dir).count(), "not in {dir}");
 }

@@ -1,6 +1,6 @@
 //! Carrying out the steps that change links.
 
-use super::plan::Step;
+use super::step::Step;
 use crate::link::{LinkError, Links, sysctl};
 
 /// Why a step failed.

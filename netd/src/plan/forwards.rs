@@ -129,21 +129,21 @@ fn claim_address<A: Copy + Ord>(
 
 /// Published IPv6 addresses that no device has, and the devices that are to listen to neighbours'
 /// solicitations for them: those whose own subnets they are in.
-pub fn listeners(records: &Records, snapshot: &Snapshot) -> BTreeSet<(u32, Ipv6Addr)> {
-    let mut listeners = BTreeSet::new();
+pub fn nd_proxies(records: &Records, snapshot: &Snapshot) -> BTreeSet<(u32, Ipv6Addr)> {
+    let mut nd_proxies = BTreeSet::new();
     for ((address, _), bridge) in &records.v6.pools {
         let address = Ipv6Addr::from(*address);
         let uplink = records.networks.get(bridge).map_or(0, |n| n.uplink);
         let has = |own: &&Address| in_subnet(address.into(), own.address, own.prefix);
         let devices = snapshot.addresses.iter().filter(has).map(|own| own.index);
-        listeners.extend(
+        nd_proxies.extend(
             devices
                 .filter(|index| uplink == 0 || uplink == *index)
                 .filter(|index| !records.networks.contains_key(index))
                 .map(|index| (index, address)),
         );
     }
-    listeners
+    nd_proxies
 }
 
 /// The prefixes that the ports from `first` to `last` consist of: a port, and how many of its bits

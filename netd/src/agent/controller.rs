@@ -15,8 +15,8 @@ use crate::datapath::{Attachment, Datapath, Device, Hook, Limits, bpffs, log, ma
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
 use crate::model::Family;
-use crate::settings::Settings;
-use crate::state::bridge_spec;
+use crate::paths::Paths;
+use crate::plan::bridge_spec;
 use crate::store::Store;
 
 /// What the agent notes about an active network, beside its live definition.
@@ -55,8 +55,8 @@ impl HostData {
 }
 
 /// The agent's state, guarded by one lock.
-pub struct Inner {
-    pub(super) settings: Settings,
+pub struct Controller {
+    pub(super) paths: Paths,
     pub(super) store: Store,
     pub(super) links: Links,
     pub(super) datapath: Datapath,
@@ -73,7 +73,7 @@ pub struct Inner {
     /// Devices that have the express lane, as the administrator says.
     pub(super) xdp: Xdp,
     /// Devices that listen to neighbours' solicitations for published addresses.
-    pub(super) listeners: BTreeSet<(u32, Ipv6Addr)>,
+    pub(super) nd_proxies: BTreeSet<(u32, Ipv6Addr)>,
     /// Programs in drivers that these did not take.
     pub(super) refused: BTreeSet<Attachment>,
     /// Has this agent put its programs at the host's sockets?
@@ -82,16 +82,12 @@ pub struct Inner {
     pub(super) wake: Arc<Notify>,
 }
 
-impl Inner {
+impl Controller {
     /// Open everything the agent works with. Nothing of the host's network changes yet.
-    pub async fn open(
-        settings: Settings,
-        config: &Config,
-        wake: Arc<Notify>,
-    ) -> anyhow::Result<Self> {
+    pub async fn open(paths: Paths, config: &Config, wake: Arc<Notify>) -> anyhow::Result<Self> {
         // Before an upgrade can replace the file, after which the kernel calls it "deleted".
         let binary = std::env::current_exe().context("cannot find the running binary")?;
-        let store = Store::open(&settings)?;
+        let store = Store::open(&paths)?;
         let mut links = Links::connect()?;
         if config.xdp.is_used()
             && let Err(error) = links.ask_drivers()
@@ -99,7 +95,7 @@ impl Inner {
             tracing::warn!(%error, "no device has the express lane ([xdp] in netd.toml)");
         }
         let mut datapath = Datapath::open(
-            &settings.bpffs,
+            &paths.bpffs,
             &Limits {
                 flows: config.flows.max,
                 per_network: config.flows.max_per_network,
@@ -111,7 +107,7 @@ impl Inner {
         }
         let host = store.load_host()?;
         Ok(Self {
-            settings,
+            paths,
             store,
             links,
             datapath,
@@ -122,7 +118,7 @@ impl Inner {
             orphans: BTreeSet::new(),
             attached: BTreeSet::new(),
             xdp: config.xdp.clone(),
-            listeners: BTreeSet::new(),
+            nd_proxies: BTreeSet::new(),
             refused: BTreeSet::new(),
             at_sockets: false,
             wake,
@@ -132,7 +128,7 @@ impl Inner {
     /// Read definitions and records, adopt what runs, start what is to start. What cannot be
     /// used is reported and left alone.
     pub async fn start_up(&mut self) {
-        if let Err(error) = dnsmasq::process::link_helper(&self.settings, &self.binary) {
+        if let Err(error) = dnsmasq::process::link_helper(&self.paths, &self.binary) {
             tracing::warn!(%error, "leases of running networks may not be recorded");
         }
         let (stored, errors) = self.store.load();
@@ -158,7 +154,7 @@ impl Inner {
             let network = record.network;
             let mut live = Live::new(network.clone(), record.data.ports);
             live.bridge = record.data.bridge;
-            live.dnsmasq = dnsmasq::process::adopt_network(&network, &self.settings);
+            live.dnsmasq = dnsmasq::process::adopt_network(&network, &self.paths);
             if let Some(running) = &live.dnsmasq {
                 tracing::info!(
                     network = network.name,
@@ -228,7 +224,7 @@ impl Inner {
     /// go once every bridge that they guard is guarded by these, or gone.
     async fn clear_other_layouts(&self) {
         let (current, snapshot) = (self.datapath.dir(), self.links.snapshot().await);
-        let layouts = bpffs::other_layouts(&self.settings.bpffs, current);
+        let layouts = bpffs::other_layouts(&self.paths.bpffs, current);
         let (layouts, snapshot) = match (layouts, snapshot) {
             (Ok(layouts), Ok(snapshot)) => (layouts, snapshot),
             (Err(error), _) => return tracing::error!(%error, "cannot look for other versions"),

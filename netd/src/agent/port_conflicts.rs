@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use procfs::process::FDTarget;
 
-use crate::link::{self, Listener, Speaks};
+use crate::link::{self, Listener, Transport};
 use crate::model::{Family, ForwardProtocol, PortForward};
 
 /// A sentence for every socket of the host's that one of the forwards takes packets from, unless one
@@ -17,9 +17,9 @@ pub(super) fn warnings(
     own: &[u32],
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    for (protocol, speaks) in [
-        (ForwardProtocol::Tcp, Speaks::Tcp),
-        (ForwardProtocol::Udp, Speaks::Udp),
+    for (protocol, transport) in [
+        (ForwardProtocol::Tcp, Transport::Tcp),
+        (ForwardProtocol::Udp, Transport::Udp),
     ] {
         let of_it = |forward: &&PortForward| forward.protocol == protocol;
         if !forwards.iter().any(|forward| of_it(&forward)) {
@@ -29,7 +29,7 @@ pub(super) fn warnings(
             let mut forwards = forwards.iter().filter(of_it);
             forwards.any(|forward| takes_from(forward, local))
         };
-        let mut found = link::listeners(speaks).unwrap_or_else(|error| {
+        let mut found = link::listeners(transport).unwrap_or_else(|error| {
             tracing::debug!(%error, "cannot tell who listens");
             Vec::new()
         });

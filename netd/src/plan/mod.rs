@@ -10,7 +10,7 @@ mod express;
 mod forwards;
 mod guards;
 mod guests;
-mod plan;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +18,6 @@ pub use apply::apply;
 pub use conflict::{Conflict, conflict};
 pub use desired::{BridgeSpec, RouteSpec, bridge_spec, hooks, records};
 pub use express::{Express, express};
-pub use forwards::listeners;
+pub use forwards::nd_proxies;
 pub use guests::Guests;
-pub use plan::{InTheWay, Step, plan_bridge, plan_hooks};
+pub use step::{InTheWay, Step, plan_bridge, plan_hooks};
