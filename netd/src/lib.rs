@@ -4,11 +4,11 @@
 //! eBPF programs. `ARCHITECTURE.md` draws the picture; the modules below are its parts.
 
 pub mod agent;
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod dnsmasq;
-pub mod error;
 pub mod link;
 pub mod model;
 pub mod paths;

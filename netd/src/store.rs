@@ -68,9 +68,9 @@ pub enum Reason {
     OtherName(String),
 }
 
-impl From<StoreError> for crate::error::ApiError {
+impl From<StoreError> for crate::api::ApiError {
     fn from(error: StoreError) -> Self {
-        use crate::error::ErrorCode;
+        use crate::api::ErrorCode;
         match error.reason {
             Reason::Io(_) => Self::new(ErrorCode::System, error),
             _ => Self::internal(error),
@@ -316,8 +316,11 @@ fn load_networks(dir: &Path) -> (Vec<Network>, Vec<StoreError>) {
     for name in names {
         let path = dir.join(file_name(&name, "xml"));
         let network = file::read(&path).and_then(|text| {
-            let network =
-                model::parse(&text).map_err(|error| file::failed("read", &path, error))?;
+            let model::Parsed { network, unknown } =
+                model::parse_whole(&text).map_err(|error| file::failed("read", &path, error))?;
+            for piece in unknown {
+                tracing::warn!(file = %path.display(), "ignored in the definition, {piece}");
+            }
             if network.name == name {
                 Ok(network)
             } else {

@@ -6,16 +6,32 @@ use super::Agent;
 use super::controller::Controller;
 use super::lifecycle::check_host;
 use super::reconcile::Planned;
+use crate::api::{
+    Affect, ApiError, Changed, Driver, Drops, ErrorCode, ForwardChange, HookStatus, Lease,
+    MapStatus, Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, ProgramStatus,
+    Reloaded, Result, SCHEMA, Status, Unknown,
+};
 use crate::datapath::attach::Programs;
 use crate::datapath::{Device, bpffs};
 use crate::dnsmasq::{Running, leases};
-use crate::error::{ApiError, ErrorCode};
-use crate::model::{self, FormatOptions, ForwardMode, Update};
-use crate::rpc::driver::{
-    Affect, Changed, Driver, Drops, ForwardChange, HookStatus, Lease, MapStatus, Metadata,
-    NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, ProgramStatus, Reloaded, Result,
-    SCHEMA, Status,
-};
+use crate::model::{self, FormatOptions, ForwardMode, Network, Update};
+
+/// Reads a client's definition.
+fn read(xml: &str, unknown: Unknown) -> Result<Network> {
+    let parsed = model::parse_whole(xml)?;
+    let name = &parsed.network.name;
+    if unknown == Unknown::Refuse && !parsed.unknown.is_empty() {
+        let pieces: Vec<String> = parsed.unknown.iter().map(ToString::to_string).collect();
+        return Err(ApiError::new(
+            ErrorCode::XmlInvalidSchema,
+            format!("network '{}', {}", name.escape_debug(), pieces.join("; ")),
+        ));
+    }
+    for piece in &parsed.unknown {
+        tracing::warn!(network = name, "ignored in the definition, {piece}");
+    }
+    Ok(parsed.network)
+}
 
 impl Driver for Agent {
     async fn list(&self) -> Result<Vec<NetworkInfo>> {
@@ -36,15 +52,15 @@ impl Driver for Agent {
         self.controller.lock().await.networks.info(uuid)
     }
 
-    async fn define(&self, xml: &str) -> Result<NetworkInfo> {
-        let network = model::parse(xml)?;
+    async fn define(&self, xml: &str, unknown: Unknown) -> Result<NetworkInfo> {
+        let network = read(xml, unknown)?;
         let mut controller = self.controller.lock().await;
         let uuid = controller.define_network(network).await?;
         controller.networks.info(uuid)
     }
 
-    async fn create(&self, xml: &str) -> Result<NetworkInfo> {
-        let network = model::parse(xml)?;
+    async fn create(&self, xml: &str, unknown: Unknown) -> Result<NetworkInfo> {
+        let network = read(xml, unknown)?;
         let mut controller = self.controller.lock().await;
         let uuid = controller.create_network(network).await?;
         controller.networks.info(uuid)

@@ -7,10 +7,9 @@ use netd_common::abi::DropEvent;
 use netd_common::proto;
 
 use super::controller::Controller;
+use crate::api::{ApiError, DropRecord, DropStatus, Drops, Result, SCHEMA};
 use crate::datapath::events::{Numbered, age};
-use crate::error::ApiError;
 use crate::link::Snapshot;
-use crate::rpc::driver::{DropRecord, DropStatus, Drops, Result, SCHEMA};
 
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;

@@ -9,11 +9,10 @@ use uuid::Uuid;
 use super::controller::{ActiveData, Controller};
 use super::reconcile::{Failure, check_forwarding, needs_forwarding};
 use super::registry::Live;
+use crate::api::{ApiError, ErrorCode, Result};
 use crate::dnsmasq::{self, Running};
-use crate::error::{ApiError, ErrorCode};
 use crate::link::{LinkError, Links, Snapshot, subnet_in_use, sysctl};
 use crate::model::{self, Family, ForwardMode, Network};
-use crate::rpc::driver::Result;
 use crate::{plan, store};
 
 /// dnsmasq processes that start at the same time.

@@ -6,13 +6,13 @@ use uuid::Uuid;
 use super::controller::{ActiveData, Controller};
 use super::port_conflicts;
 use super::reconcile::Failure;
+use crate::api::{
+    Affect, ApiError, Changed, ErrorCode, ForwardChange, Metadata, NetworkForwards, NewMetadata,
+    Result,
+};
 use crate::datapath::ports::Ports;
 use crate::dnsmasq::Running;
-use crate::error::{ApiError, ErrorCode};
 use crate::model::{self, ForwardAction, MetadataElement, Network};
-use crate::rpc::driver::{
-    Affect, Changed, ForwardChange, Metadata, NetworkForwards, NewMetadata, Result,
-};
 use crate::{plan, store};
 
 impl Controller {

@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use super::controller::{ActiveData, Controller};
 use super::registry::Port;
+use crate::api::ApiError;
 use crate::datapath::maps::Records;
 use crate::datapath::ports::Ports;
 use crate::datapath::{Attachment, DatapathError, Hook};
 use crate::dnsmasq::{self, Running};
-use crate::error::ApiError;
 use crate::link::{Snapshot, routes_at_risk, sysctl};
 use crate::model::{Family, ForwardMode, Network};
 use crate::plan::{self, Step};

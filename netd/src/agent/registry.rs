@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
+use crate::api::{ApiError, ErrorCode, NetworkInfo};
 use crate::dnsmasq::Running;
-use crate::error::{ApiError, ErrorCode};
 use crate::model::{Mac, Network};
-use crate::rpc::driver::NetworkInfo;
 
 /// Highest number that replaces `%d` in a bridge's name.
 const MAX_BRIDGE_NUMBER: u32 = 256;

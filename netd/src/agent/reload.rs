@@ -3,9 +3,8 @@
 use uuid::Uuid;
 
 use super::controller::Controller;
-use crate::error::ApiError;
+use crate::api::{Affect, ApiError, Reloaded};
 use crate::model::{MetadataElement, NETD_NAMESPACE, Network};
-use crate::rpc::driver::{Affect, Reloaded};
 
 impl Controller {
     /// Read the definitions on disk again, and let active networks do what theirs says to netd.

@@ -6,8 +6,8 @@ use super::controller::Controller;
 use super::guests::follows_leases;
 use super::reconcile::Failure;
 use super::registry::Entry;
+use crate::api::{Affect, Result};
 use crate::model::{Network, Update, XmlError};
-use crate::rpc::driver::{Affect, Result};
 use crate::store::{fits, read_again};
 
 impl Controller {

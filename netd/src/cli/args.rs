@@ -340,7 +340,7 @@ pub struct ListArgs {
 pub struct FileArgs {
     /// XML file of the network; - for standard input
     pub file: PathBuf,
-    /// Accepted for virsh's sake: every definition is checked in full anyway
+    /// Refuse elements and attributes that netd does not know, instead of ignoring them
     #[arg(long)]
     pub validate: bool,
 }

@@ -1,10 +1,10 @@
 //! `netd status NETWORK`: what one network has, and who uses it.
 
+use crate::api::{NetworkForwards, NetworkStatus};
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
 use crate::model::{self, ForwardMode, Network};
 use crate::rpc::Client;
-use crate::rpc::driver::{NetworkForwards, NetworkStatus};
 
 pub(super) async fn details(
     client: &mut Client,

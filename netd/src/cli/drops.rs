@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::api::{DropRecord, Drops};
 use crate::cli::args::DropsArgs;
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
 use crate::cli::table::Table;
 use crate::rpc::Client;
-use crate::rpc::driver::{DropRecord, Drops};
 
 /// How often `--follow` asks.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -177,7 +177,7 @@ fn or_dash(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::driver::DropStatus;
+    use crate::api::DropStatus;
 
     fn record() -> DropRecord {
         DropRecord {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::NamedTempFile;
 
-use crate::cli::networks::find;
+use crate::cli::networks::{find, warn_of_unknown};
 use crate::cli::output::{Failure, Output};
 use crate::rpc::Client;
 use crate::rpc::procedures::NetworkRef;
@@ -49,6 +49,10 @@ pub(super) async fn edit(
             Ok(now) if now == original || again == Again::Define => {
                 match client.define(&text, false).await {
                     Ok(network) => {
+                        // As with the hint: programs get what virsh prints.
+                        if std::io::stderr().is_terminal() {
+                            warn_of_unknown(output, &text);
+                        }
                         output.extra(format!(
                             "Network {} XML configuration edited.\n",
                             network.name

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::api::{Affect, ForwardChange};
 use crate::cli::args::{ForwardAddArgs, ForwardDeleteArgs, ForwardListArgs, ScopeArgs};
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
@@ -11,7 +12,6 @@ use crate::model::{
     Published,
 };
 use crate::rpc::Client;
-use crate::rpc::driver::{Affect, ForwardChange};
 
 /// Result of a verb.
 type Result<T = ()> = std::result::Result<T, Failure>;
@@ -104,7 +104,7 @@ async fn change(
     network: &str,
     scope: &ScopeArgs,
     action: ForwardAction,
-) -> Result<(String, crate::rpc::driver::Changed)> {
+) -> Result<(String, crate::api::Changed)> {
     let network = find(client, network).await?.name;
     let change = ForwardChange {
         network: network.clone(),

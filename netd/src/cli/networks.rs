@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
+use crate::api::ErrorCode;
 use crate::cli::args::{AutostartArgs, DumpxmlArgs, FileArgs, LeasesArgs, ListArgs};
 use crate::cli::output::{Failure, Output};
 use crate::cli::table::Table;
-use crate::error::ErrorCode;
+use crate::model;
 use crate::rpc::procedures::{
     LEASE_IPV4, LIST_ACTIVE, LIST_AUTOSTART, LIST_INACTIVE, LIST_NO_AUTOSTART, LIST_PERSISTENT,
     LIST_TRANSIENT, LeaseRecord, NetworkRef,
@@ -176,11 +177,26 @@ fn plain(error: &std::io::Error) -> String {
     }
 }
 
+/// Tells of what a definition holds that nobody knows, since the agent takes it without that.
+pub(super) fn warn_of_unknown(output: &Output, xml: &str) {
+    if output.is_quiet() {
+        return;
+    }
+    // What cannot be read the agent has refused.
+    let unknown = model::parse_whole(xml).map(|parsed| parsed.unknown);
+    for piece in unknown.unwrap_or_default() {
+        eprintln!("warning: ignored, {piece}");
+    }
+}
+
 pub(super) async fn define(client: &mut Client, output: &mut Output, args: &FileArgs) -> Result {
     let xml = read_xml(&args.file)?;
     let file = args.file.display();
     match client.define(&xml, args.validate).await {
-        Ok(network) => output.extra(format!("Network {} defined from {file}\n", network.name)),
+        Ok(network) => {
+            warn_of_unknown(output, &xml);
+            output.extra(format!("Network {} defined from {file}\n", network.name));
+        }
         Err(error) => {
             return Err(Failure::new(
                 format!("Failed to define network from {file}"),
@@ -195,7 +211,10 @@ pub(super) async fn create(client: &mut Client, output: &mut Output, args: &File
     let xml = read_xml(&args.file)?;
     let file = args.file.display();
     match client.create(&xml, args.validate).await {
-        Ok(network) => output.extra(format!("Network {} created from {file}\n", network.name)),
+        Ok(network) => {
+            warn_of_unknown(output, &xml);
+            output.extra(format!("Network {} created from {file}\n", network.name));
+        }
         Err(error) => {
             return Err(Failure::new(
                 format!("Failed to create network from {file}"),

@@ -1,12 +1,12 @@
 //! What only netd has: the plan and the status.
 
+use crate::api::{HookStatus, Status};
 use crate::cli::args::{PlanArgs, StatusArgs};
 use crate::cli::details::details;
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
 use crate::cli::table::Table;
 use crate::rpc::Client;
-use crate::rpc::driver::{HookStatus, Status};
 
 pub(super) async fn plan(
     client: &mut Client,
@@ -148,7 +148,7 @@ fn or_dash(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::driver::{DropStatus, HookStatus, MapStatus, NetworkStatus, ProgramStatus};
+    use crate::api::{DropStatus, HookStatus, MapStatus, NetworkStatus, ProgramStatus};
 
     #[test]
     fn status_shows_programs_in_order_and_whose_they_are() {

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use crate::api::Affect;
 use crate::cli::args::UpdateArgs;
 use crate::cli::networks::{find, read_xml};
 use crate::cli::output::{Failure, Output};
 use crate::model::{Section, Update, UpdateCommand};
 use crate::rpc::Client;
-use crate::rpc::driver::Affect;
 
 pub(super) async fn update(
     client: &mut Client,

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::MAX_STATUS_BYTES;
 use super::files::read_bounded;
+use crate::api::Lease;
 use crate::model::{IpMask, Network};
-use crate::rpc::driver::Lease;
 
 /// One lease in BRIDGE.status. The order of the fields is that of the keys in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

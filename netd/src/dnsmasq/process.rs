@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::config::{self, ConfigError, NetworkFiles};
 use super::files::{create_public_dir, read_bounded, remove_if_there, write_atomic};
 use super::{HELPER_BRIDGE_VARIABLE, HELPER_DIR_VARIABLE, HELPER_NAME};
-use crate::error::{ApiError, ErrorCode};
+use crate::api::{ApiError, ErrorCode};
 use crate::model::Network;
 use crate::paths::Paths;
 

@@ -1,7 +1,5 @@
 //! Why a definition, or a change of it, was refused.
 
-use crate::error::{ApiError, ErrorCode};
-
 /// A definition that cannot be read, stored or started. Every message but the first kind's names
 /// the network and the element.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,17 +15,6 @@ pub enum XmlError {
     Unsupported(String),
 }
 
-impl From<XmlError> for ApiError {
-    fn from(error: XmlError) -> Self {
-        let code = match error {
-            XmlError::Malformed(_) => ErrorCode::XmlDetail,
-            XmlError::Invalid(_) => ErrorCode::Xml,
-            XmlError::Unsupported(_) => ErrorCode::ConfigUnsupported,
-        };
-        Self::new(code, error)
-    }
-}
-
 /// A change that cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateError {
@@ -40,14 +27,4 @@ pub enum UpdateError {
     /// The section does not change so.
     #[error("{0}")]
     Unsupported(String),
-}
-
-impl From<UpdateError> for ApiError {
-    fn from(error: UpdateError) -> Self {
-        match error {
-            UpdateError::Xml(error) => error.into(),
-            UpdateError::Invalid(detail) => Self::new(ErrorCode::OperationInvalid, detail),
-            UpdateError::Unsupported(detail) => Self::new(ErrorCode::OperationUnsupported, detail),
-        }
-    }
 }

@@ -32,7 +32,7 @@ pub use netd::{
     ProtocolError, Published, Span, find_clash,
 };
 pub use network::Network;
-pub use parse::parse;
+pub use parse::{Parsed, UnknownPiece, parse, parse_whole};
 pub use types::*;
 pub use update::{Section, Update, UpdateCommand};
 pub use xml::fits;

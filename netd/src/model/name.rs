@@ -26,7 +26,8 @@ pub fn check_name(name: &str) -> Result<(), XmlError> {
     }
 }
 
-/// Is this a name the kernel gives to an interface?
+/// Is this a name the kernel gives to an interface? It refuses most of the others (`dev_valid_name`),
+/// and would replace `%` by a number of its own choosing.
 pub fn check_interface_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name == "." || name == ".." {
         Err("is not the name of an interface")
@@ -38,5 +39,30 @@ pub fn check_interface_name(name: &str) -> Result<(), &'static str> {
         Err("contains a character that XML has not")
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_names_are_refused_before_the_kernel_is_asked() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a:b",
+            "virbr%d",
+            "sixteen-bytes-xx",
+            "a\tb",
+        ] {
+            check_interface_name(name).unwrap_err();
+        }
+        for name in ["virbr0", "br.100", "fifteen-bytes-x", "bé"] {
+            check_interface_name(name).unwrap();
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::error::{UpdateError, XmlError};
 use super::network::Network;
 use super::parse::element::{Element, Extent};
-use super::parse::{dns, forward, ip, port};
+use super::parse::{Reading, dns, forward, ip, port};
 use super::types::{DhcpHost, Dns, DnsSrv, Forward, Ip, Mac};
 use super::xml;
 
@@ -170,7 +170,8 @@ impl Update {
     /// See [`UpdateError`].
     pub fn apply(&self, network: &Network) -> Result<Network> {
         let document = xml::open(&self.xml)?;
-        let element = Element::new(document.root_element(), &network.name);
+        let reading = Reading::new(&network.name);
+        let element = Element::new(document.root_element(), &reading);
         let mut new = network.clone();
         match self.section {
             Section::IpDhcpHost => self.dhcp_host(element, network, &mut new)?,

@@ -9,12 +9,10 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use uuid::Uuid;
 
+use crate::api::{Affect, Changed, Drops, ForwardChange, NetworkForwards, Reloaded, Status};
 use crate::model::Update;
 use crate::rpc::connection::URI;
 use crate::rpc::dispatch::PLAN_MAX;
-use crate::rpc::driver::{
-    Affect, Changed, Drops, ForwardChange, NetworkForwards, Reloaded, Status,
-};
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
     PROGRAM_REMOTE, Reader, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,

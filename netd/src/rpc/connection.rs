@@ -12,21 +12,20 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::error::{ApiError, ErrorCode};
+use crate::api::{ApiError, Driver, ErrorCode};
 use crate::rpc::dispatch::{self, Answer, arguments, result};
-use crate::rpc::driver::Driver;
+use crate::rpc::limits::{Limits, Slot};
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
     PROGRAM_REMOTE, Reader, Received, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_CALL_WITH_FDS,
     TYPE_MESSAGE, VERSION,
 };
 use crate::rpc::procedures::{
-    FEATURE_CLOSE_CALLBACK, FEATURE_EVENT_CALLBACKS, FEATURE_KEEPALIVE,
+    Access, FEATURE_CLOSE_CALLBACK, FEATURE_EVENT_CALLBACKS, FEATURE_KEEPALIVE,
     FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, IdentityArgs, NetdProcedure,
-    OPEN_READ_ONLY, OpenArgs, Procedure,
+    OPEN_READ_ONLY, OpenArgs, Procedure, Scope,
 };
 use crate::rpc::remote_error::{DOMAIN_RPC, RemoteError};
-use crate::rpc::server::{Limits, Slot};
 use crate::rpc::xdr::List;
 
 /// The one URI that is opened here.
@@ -238,22 +237,21 @@ impl<D: Driver> Connection<D> {
             Ok(Target::Connection(procedure)) => {
                 self.connection_call(procedure, received.message.payload)
             }
-            Ok(Target::Network(procedure, opened)) => {
+            Ok(Target::Network(procedure)) => {
                 let driver = Arc::clone(&self.shared.driver);
                 self.spawn(header, call, async move {
                     let payload = received.message.payload;
-                    let answer =
-                        dispatch::network(&*driver, procedure, opened.read_only, payload).await;
+                    let answer = dispatch::network(&*driver, procedure, payload).await;
                     drop(received.permit);
                     answer
                 });
                 return None;
             }
-            Ok(Target::Netd(procedure, opened)) => {
+            Ok(Target::Netd(procedure)) => {
                 let driver = Arc::clone(&self.shared.driver);
                 self.spawn(header, call, async move {
                     let payload = received.message.payload;
-                    dispatch::netd(&*driver, procedure, opened.read_only, payload).await
+                    dispatch::netd(&*driver, procedure, payload).await
                 });
                 return None;
             }
@@ -285,20 +283,30 @@ impl<D: Driver> Connection<D> {
         let unknown = || RemoteError::rpc(format!("unknown procedure: {procedure}"));
         if program == PROGRAM_NETD {
             let procedure = NetdProcedure::from_number(procedure).ok_or_else(unknown)?;
-            return Ok(Target::Netd(procedure, self.opened()?));
+            self.admit(procedure.scope(), procedure.access(), procedure.function())?;
+            return Ok(Target::Netd(procedure));
         }
         let procedure = Procedure::from_number(procedure).ok_or_else(unknown)?;
-        match procedure {
-            Procedure::Close => Ok(Target::Close),
-            // SUPPORTS_FEATURE looks at its argument before it asks for an open connection.
-            Procedure::AuthList | Procedure::Open | Procedure::SupportsFeature => {
-                Ok(Target::Connection(procedure))
+        self.admit(procedure.scope(), procedure.access(), procedure.function())?;
+        Ok(match (procedure, procedure.scope()) {
+            (Procedure::Close, _) => Target::Close,
+            (_, Scope::Agent) => Target::Network(procedure),
+            (_, Scope::Handshake | Scope::Connection) => Target::Connection(procedure),
+        })
+    }
+
+    /// May this client make such a call now?
+    fn admit(&self, scope: Scope, access: Access, function: &str) -> Result<(), RemoteError> {
+        let read_only = match scope {
+            Scope::Handshake => false,
+            Scope::Connection | Scope::Agent => self.opened()?.read_only,
+        };
+        match access {
+            Access::Write if read_only => {
+                let detail = format!("read only access prevents {function}");
+                Err(ApiError::new(ErrorCode::OperationDenied, detail).into())
             }
-            _ if is_network_call(procedure) => Ok(Target::Network(procedure, self.opened()?)),
-            _ => {
-                self.opened()?;
-                Ok(Target::Connection(procedure))
-            }
+            Access::Read | Access::Write => Ok(()),
         }
     }
 
@@ -409,51 +417,8 @@ impl<D: Driver> Connection<D> {
 enum Target {
     Close,
     Connection(Procedure),
-    Network(Procedure, Opened),
-    Netd(NetdProcedure, Opened),
-}
-
-fn is_network_call(procedure: Procedure) -> bool {
-    match procedure {
-        Procedure::ListDefinedNetworks
-        | Procedure::ListNetworks
-        | Procedure::NetworkCreate
-        | Procedure::NetworkCreateXml
-        | Procedure::NetworkDefineXml
-        | Procedure::NetworkDestroy
-        | Procedure::NetworkGetXmlDesc
-        | Procedure::NetworkGetAutostart
-        | Procedure::NetworkGetBridgeName
-        | Procedure::NetworkLookupByName
-        | Procedure::NetworkLookupByUuid
-        | Procedure::NetworkSetAutostart
-        | Procedure::NetworkUndefine
-        | Procedure::NetworkUpdate
-        | Procedure::NumOfDefinedNetworks
-        | Procedure::NumOfNetworks
-        | Procedure::NetworkIsActive
-        | Procedure::NetworkIsPersistent
-        | Procedure::ListAllNetworks
-        | Procedure::NetworkGetDhcpLeases
-        | Procedure::NetworkDefineXmlFlags
-        | Procedure::NetworkCreateXmlFlags
-        | Procedure::NetworkSetMetadata
-        | Procedure::NetworkGetMetadata => true,
-        Procedure::Open
-        | Procedure::Close
-        | Procedure::GetType
-        | Procedure::GetVersion
-        | Procedure::GetCapabilities
-        | Procedure::GetHostname
-        | Procedure::SupportsFeature
-        | Procedure::AuthList
-        | Procedure::GetUri
-        | Procedure::IsSecure
-        | Procedure::GetLibVersion
-        | Procedure::RegisterCloseCallback
-        | Procedure::UnregisterCloseCallback
-        | Procedure::SetIdentity => false,
-    }
+    Network(Procedure),
+    Netd(NetdProcedure),
 }
 
 /// The reply to a call. An error too large to send becomes a smaller one.

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::error::{ApiError, ErrorCode};
+use crate::api::{
+    Affect, ApiError, Driver, ErrorCode, Metadata, NetworkInfo, NewMetadata, Unknown,
+};
 use crate::model::{Section, Update, UpdateCommand};
-use crate::rpc::driver::{Affect, Driver, Metadata, NetworkInfo, NewMetadata};
 use crate::rpc::message::{HEADER_LEN, MESSAGE_MAX};
 use crate::rpc::procedures::{
-    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, GetMetadataArgs, LEASES_MAX, LIST_ACTIVE,
+    AFFECT_CONFIG, AFFECT_LIVE, Access, AutostartArgs, GetMetadataArgs, LEASES_MAX, LIST_ACTIVE,
     LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE, LIST_NO_AUTOSTART, LIST_PERSISTENT,
     LIST_TRANSIENT, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListReply,
     METADATA_DESCRIPTION, METADATA_ELEMENT, METADATA_TITLE, NETWORKS_MAX, NetdProcedure,
@@ -44,16 +45,15 @@ pub(super) fn result<T: Encode + ?Sized>(value: &T) -> Answer {
 }
 
 /// Answers a call about networks.
-pub(super) async fn network<D: Driver>(
-    driver: &D,
-    procedure: Procedure,
-    read_only: bool,
-    payload: Bytes,
-) -> Answer {
-    if read_only && changes_something(procedure) {
-        let detail = format!("read only access prevents {}", procedure.function());
-        return Err(ApiError::new(ErrorCode::OperationDenied, detail).into());
+pub(super) async fn network<D: Driver>(driver: &D, procedure: Procedure, payload: Bytes) -> Answer {
+    match procedure.access() {
+        Access::Read => look(driver, procedure, payload).await,
+        Access::Write => change(driver, procedure, payload).await,
     }
+}
+
+/// Answers a call that changes nothing.
+async fn look<D: Driver>(driver: &D, procedure: Procedure, payload: Bytes) -> Answer {
     match procedure {
         Procedure::NumOfNetworks => count(driver, LIST_ACTIVE).await,
         Procedure::NumOfDefinedNetworks => count(driver, LIST_INACTIVE).await,
@@ -67,42 +67,6 @@ pub(super) async fn network<D: Driver>(
         Procedure::NetworkLookupByUuid => result(&NetworkRef::from(
             driver.by_uuid(arguments(payload)?).await?,
         )),
-        Procedure::NetworkDefineXml => {
-            let xml: String = arguments(payload)?;
-            result(&NetworkRef::from(driver.define(&xml).await?))
-        }
-        Procedure::NetworkDefineXmlFlags => {
-            let XmlArgs { xml, flags } = arguments(payload)?;
-            // There is no schema here: the checks every definition goes through are what
-            // VALIDATE gets.
-            only_flags(flags, XML_VALIDATE, "networkDefineXMLFlags")?;
-            result(&NetworkRef::from(driver.define(&xml).await?))
-        }
-        Procedure::NetworkCreateXml => {
-            let xml: String = arguments(payload)?;
-            result(&NetworkRef::from(driver.create(&xml).await?))
-        }
-        Procedure::NetworkCreateXmlFlags => {
-            let XmlArgs { xml, flags } = arguments(payload)?;
-            only_flags(flags, XML_VALIDATE, "networkCreateXMLFlags")?;
-            result(&NetworkRef::from(driver.create(&xml).await?))
-        }
-        Procedure::NetworkCreate => {
-            let network: NetworkRef = arguments(payload)?;
-            result(&driver.start(network.uuid).await?)
-        }
-        Procedure::NetworkDestroy => {
-            let network: NetworkRef = arguments(payload)?;
-            result(&driver.destroy(network.uuid).await?)
-        }
-        Procedure::NetworkUndefine => {
-            let network: NetworkRef = arguments(payload)?;
-            result(&driver.undefine(network.uuid).await?)
-        }
-        Procedure::NetworkSetAutostart => {
-            let AutostartArgs { network, autostart } = arguments(payload)?;
-            result(&driver.set_autostart(network.uuid, autostart != 0).await?)
-        }
         Procedure::NetworkGetXmlDesc => {
             let XmlDescArgs { network, flags } = arguments(payload)?;
             only_flags(flags, XML_INACTIVE, "networkGetXMLDesc")?;
@@ -127,8 +91,6 @@ pub(super) async fn network<D: Driver>(
             result(&bridge)
         }
         Procedure::NetworkGetDhcpLeases => leases(driver, arguments(payload)?).await,
-        Procedure::NetworkUpdate => update(driver, arguments(payload)?).await,
-        Procedure::NetworkSetMetadata => set_metadata(driver, arguments(payload)?).await,
         Procedure::NetworkGetMetadata => {
             let GetMetadataArgs {
                 network,
@@ -140,7 +102,54 @@ pub(super) async fn network<D: Driver>(
             let what = metadata(kind, uri)?;
             result(&driver.metadata(network.uuid, &what, affect).await?)
         }
-        other => Err(ApiError::new(ErrorCode::NoSupport, other.function()).into()),
+        other => not_supported(other.function()),
+    }
+}
+
+/// Answers a call that changes something. Only those whose declaration says so get here.
+async fn change<D: Driver>(driver: &D, procedure: Procedure, payload: Bytes) -> Answer {
+    match procedure {
+        Procedure::NetworkDefineXml => {
+            let xml: String = arguments(payload)?;
+            result(&NetworkRef::from(
+                driver.define(&xml, Unknown::Ignore).await?,
+            ))
+        }
+        Procedure::NetworkDefineXmlFlags => {
+            let XmlArgs { xml, flags } = arguments(payload)?;
+            let unknown = unknown(flags, "networkDefineXMLFlags")?;
+            result(&NetworkRef::from(driver.define(&xml, unknown).await?))
+        }
+        Procedure::NetworkCreateXml => {
+            let xml: String = arguments(payload)?;
+            result(&NetworkRef::from(
+                driver.create(&xml, Unknown::Ignore).await?,
+            ))
+        }
+        Procedure::NetworkCreateXmlFlags => {
+            let XmlArgs { xml, flags } = arguments(payload)?;
+            let unknown = unknown(flags, "networkCreateXMLFlags")?;
+            result(&NetworkRef::from(driver.create(&xml, unknown).await?))
+        }
+        Procedure::NetworkCreate => {
+            let network: NetworkRef = arguments(payload)?;
+            result(&driver.start(network.uuid).await?)
+        }
+        Procedure::NetworkDestroy => {
+            let network: NetworkRef = arguments(payload)?;
+            result(&driver.destroy(network.uuid).await?)
+        }
+        Procedure::NetworkUndefine => {
+            let network: NetworkRef = arguments(payload)?;
+            result(&driver.undefine(network.uuid).await?)
+        }
+        Procedure::NetworkSetAutostart => {
+            let AutostartArgs { network, autostart } = arguments(payload)?;
+            result(&driver.set_autostart(network.uuid, autostart != 0).await?)
+        }
+        Procedure::NetworkUpdate => update(driver, arguments(payload)?).await,
+        Procedure::NetworkSetMetadata => set_metadata(driver, arguments(payload)?).await,
+        other => not_supported(other.function()),
     }
 }
 
@@ -148,18 +157,16 @@ pub(super) async fn network<D: Driver>(
 pub(super) async fn netd<D: Driver>(
     driver: &D,
     procedure: NetdProcedure,
-    read_only: bool,
     payload: Bytes,
 ) -> Answer {
-    if read_only
-        && matches!(
-            procedure,
-            NetdProcedure::ForwardChange | NetdProcedure::Reload
-        )
-    {
-        let detail = format!("read only access prevents {}", procedure.function());
-        return Err(ApiError::new(ErrorCode::OperationDenied, detail).into());
+    match procedure.access() {
+        Access::Read => netd_look(driver, procedure, payload).await,
+        Access::Write => netd_change(driver, procedure, payload).await,
     }
+}
+
+/// Answers a call of netd's own program that changes nothing.
+async fn netd_look<D: Driver>(driver: &D, procedure: NetdProcedure, payload: Bytes) -> Answer {
     match procedure {
         NetdProcedure::Plan => {
             let network: Option<String> = arguments(payload)?;
@@ -171,6 +178,14 @@ pub(super) async fn netd<D: Driver>(
             let network: Option<String> = arguments(payload)?;
             json(&driver.forwards(network.as_deref()).await?)
         }
+        NetdProcedure::Drops => json(&driver.drops(arguments(payload)?).await?),
+        other => not_supported(other.function()),
+    }
+}
+
+/// Answers a call of netd's own program that changes something.
+async fn netd_change<D: Driver>(driver: &D, procedure: NetdProcedure, payload: Bytes) -> Answer {
+    match procedure {
         NetdProcedure::ForwardChange => {
             let text: String = arguments(payload)?;
             let change = serde_json::from_str(&text).map_err(|error| {
@@ -179,9 +194,13 @@ pub(super) async fn netd<D: Driver>(
             })?;
             json(&driver.change_forward(&change).await?)
         }
-        NetdProcedure::Drops => json(&driver.drops(arguments(payload)?).await?),
         NetdProcedure::Reload => json(&driver.reload().await?),
+        other => not_supported(other.function()),
     }
+}
+
+fn not_supported(function: &str) -> Answer {
+    Err(ApiError::new(ErrorCode::NoSupport, function).into())
 }
 
 /// A result that goes as JSON.
@@ -189,22 +208,6 @@ fn json<T: Serialize>(value: &T) -> Answer {
     let text = serde_json::to_string(value)
         .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))?;
     result(&text)
-}
-
-fn changes_something(procedure: Procedure) -> bool {
-    matches!(
-        procedure,
-        Procedure::NetworkCreate
-            | Procedure::NetworkCreateXml
-            | Procedure::NetworkCreateXmlFlags
-            | Procedure::NetworkDefineXml
-            | Procedure::NetworkDefineXmlFlags
-            | Procedure::NetworkDestroy
-            | Procedure::NetworkUndefine
-            | Procedure::NetworkSetAutostart
-            | Procedure::NetworkSetMetadata
-            | Procedure::NetworkUpdate
-    )
 }
 
 fn only_flags(flags: u32, known: u32, function: &str) -> Result<(), ApiError> {
@@ -215,6 +218,15 @@ fn only_flags(flags: u32, known: u32, function: &str) -> Result<(), ApiError> {
             format!("unsupported flags (0x{unknown:x}) in function {function}"),
         )),
     }
+}
+
+/// What a definition may hold that nobody knows.
+fn unknown(flags: u32, function: &str) -> Result<Unknown, ApiError> {
+    only_flags(flags, XML_VALIDATE, function)?;
+    Ok(match flags & XML_VALIDATE {
+        0 => Unknown::Ignore,
+        _ => Unknown::Refuse,
+    })
 }
 
 fn affect(flags: u32, function: &str) -> Result<Affect, ApiError> {

@@ -1,8 +1,10 @@
 //! The error of a reply, as libvirt's clients take it apart.
 
-use crate::error::{ApiError, ErrorCode};
+use crate::api::{ApiError, ErrorCode};
 use crate::rpc::xdr::{self, Decode, Decoder, Encode, Encoder, XdrError};
 
+/// Domain of libvirt's XML code, which says what its schema does not have.
+pub const DOMAIN_XML: i32 = 5;
 /// Domain of errors about the protocol itself.
 pub const DOMAIN_RPC: i32 = 7;
 /// Domain of the network driver's errors.
@@ -73,6 +75,7 @@ impl From<ApiError> for RemoteError {
     fn from(error: ApiError) -> Self {
         let domain = match error.code {
             ErrorCode::Rpc => DOMAIN_RPC,
+            ErrorCode::XmlInvalidSchema => DOMAIN_XML,
             ErrorCode::NoConnect => 0,
             ErrorCode::NoSupport => DOMAIN_DOMAIN,
             _ => DOMAIN_NETWORK,

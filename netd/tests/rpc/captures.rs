@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use netd::rpc::driver::Driver;
+use netd::api::Driver;
 use netd::rpc::message::{Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY};
 use netd::rpc::procedures::{
     AutostartArgs, GetMetadataArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply,

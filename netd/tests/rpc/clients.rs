@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use netd::rpc::server::Limits;
+use netd::rpc::Limits;
 
 use crate::fake::Network;
 use crate::{Ran, Server, netd, ran, virsh};

@@ -5,12 +5,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use netd::error::{ApiError, ErrorCode};
-use netd::model::{ForwardAction, Update};
-use netd::rpc::driver::{
-    Affect, Changed, Driver, DropRecord, DropStatus, Drops, ForwardChange, Lease, Metadata,
-    NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result, Status,
+use netd::api::{
+    Affect, ApiError, Changed, Driver, DropRecord, DropStatus, Drops, ErrorCode, ForwardChange,
+    Lease, Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result,
+    Status, Unknown,
 };
+use netd::model::{ForwardAction, Update};
 use uuid::Uuid;
 
 pub const N1: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
@@ -102,6 +102,14 @@ impl Fake {
         }
     }
 
+    /// Nobody knows `<bogus/>`.
+    fn known(&self, xml: &str, unknown: Unknown) -> Result<()> {
+        if unknown == Unknown::Refuse && xml.contains("<bogus/>") {
+            return error(ErrorCode::XmlInvalidSchema, "<bogus> is not known");
+        }
+        Ok(())
+    }
+
     fn add(&self, xml: &str, transient: bool) -> Result<NetworkInfo> {
         if !xml.trim_end().ends_with("</network>") {
             return Err(ApiError::verbatim(
@@ -162,11 +170,13 @@ impl Driver for Fake {
         self.with(uuid, |n| Ok(n.info.clone()))
     }
 
-    async fn define(&self, xml: &str) -> Result<NetworkInfo> {
+    async fn define(&self, xml: &str, unknown: Unknown) -> Result<NetworkInfo> {
+        self.known(xml, unknown)?;
         self.add(xml, false)
     }
 
-    async fn create(&self, xml: &str) -> Result<NetworkInfo> {
+    async fn create(&self, xml: &str, unknown: Unknown) -> Result<NetworkInfo> {
+        self.known(xml, unknown)?;
         self.add(xml, true)
     }
 

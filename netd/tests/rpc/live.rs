@@ -1,13 +1,13 @@
 //! What changes while a network runs: forwards by netd's own calls, metadata and entries by
 //! libvirt's.
 
+use netd::api::Affect;
 use netd::model::{Section, Update, UpdateCommand};
-use netd::rpc::driver::Affect;
+use netd::rpc::Limits;
 use netd::rpc::procedures::{
     AFFECT_CONFIG, AFFECT_LIVE, GetMetadataArgs, METADATA_DESCRIPTION, METADATA_ELEMENT,
     OPEN_READ_ONLY, SetMetadataArgs, UpdateArgs,
 };
-use netd::rpc::server::Limits;
 use netd::rpc::xdr::from_bytes;
 
 use crate::raw::{Raw, against, n1, numbers, open_args};

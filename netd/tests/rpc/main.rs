@@ -17,7 +17,8 @@ mod raw;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use netd::rpc::server::{Limits, serve_with};
+use netd::rpc::Limits;
+use netd::rpc::server::serve_with;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

@@ -3,12 +3,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use netd::rpc::Limits;
 use netd::rpc::message::{
     HEADER_LEN, Header, KEEPALIVE_PING, KEEPALIVE_PONG, MESSAGE_MAX, Message, PROGRAM_KEEPALIVE,
     PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL,
 };
 use netd::rpc::procedures::{NetworkRef, XmlDescArgs};
-use netd::rpc::server::Limits;
 use netd::rpc::xdr::{from_bytes, to_bytes};
 use tokio::io::AsyncWriteExt;
 

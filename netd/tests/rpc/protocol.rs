@@ -1,19 +1,20 @@
 //! Hand-made messages, good and bad, against a live server.
 
 use bytes::Bytes;
+use netd::rpc::Limits;
 use netd::rpc::message::{
-    MESSAGE_MAX, Message, PROGRAM_NETD, STATUS_ERROR, STATUS_OK, TYPE_CALL_WITH_FDS, TYPE_MESSAGE,
-    TYPE_REPLY,
+    Header, MESSAGE_MAX, Message, PROGRAM_NETD, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK,
+    TYPE_CALL_WITH_FDS, TYPE_MESSAGE, TYPE_REPLY,
 };
 use netd::rpc::procedures::{
-    IdentityArgs, ListArgs, ListReply, NetworkRef, OpenArgs, TypedParameter, TypedValue, XmlArgs,
-    XmlDescArgs,
+    Access, IdentityArgs, ListArgs, ListReply, NetdProcedure, NetworkRef, OPEN_READ_ONLY, OpenArgs,
+    Procedure, TypedParameter, TypedValue, XmlArgs, XmlDescArgs,
 };
-use netd::rpc::server::Limits;
 use netd::rpc::xdr::{List, from_bytes};
 use tokio::io::AsyncWriteExt;
 
-use crate::raw::{Raw, against, n1, numbers, open_args};
+use crate::Server;
+use crate::raw::{Raw, against, error, n1, numbers, open_args};
 
 #[test]
 fn impossible_lengths_end_the_connection_without_a_reply() {
@@ -297,6 +298,88 @@ fn a_read_only_connection_refuses_every_change() {
             "operation forbidden: read only access prevents virNetworkDestroy"
         );
         raw.ok(46, "n1").await;
+    });
+}
+
+/// The oracle is libvirt's word for what a function does, not the declaration that is tested.
+fn changes(function: &str) -> bool {
+    let lists = function.contains("List") || function.contains("NumOf");
+    let words = [
+        "NetworkCreate",
+        "NetworkDefine",
+        "NetworkDestroy",
+        "NetworkUndefine",
+        "NetworkUpdate",
+        "NetworkSet",
+        "forward change",
+        "reload",
+    ];
+    !lists && words.iter().any(|word| function.contains(word))
+}
+
+#[test]
+fn a_read_only_client_changes_nothing_by_any_procedure() {
+    let server = Server::start();
+    let before = server.driver.networks();
+    let libvirts = Procedure::ALL
+        .iter()
+        .map(|p| (PROGRAM_REMOTE, *p as i32, p.function(), p.access()));
+    let netds = NetdProcedure::ALL
+        .iter()
+        .map(|p| (PROGRAM_NETD, *p as i32, p.function(), p.access()));
+    let all: Vec<_> = libvirts.chain(netds).collect();
+    let mut refused = 0;
+    for (program, procedure, function, access) in all {
+        assert_eq!(access == Access::Write, changes(function), "{function}");
+        let error = server.runtime.block_on(async {
+            let mut raw = Raw::connect(&server.socket).await;
+            if function != "virConnectOpen" {
+                raw.ok(1, &open_args("network:///system", OPEN_READ_ONLY))
+                    .await;
+            }
+            let header = Header {
+                program,
+                ..raw.header(procedure)
+            };
+            // The beginning of what most of them take.
+            raw.send(&Message::new(header, &n1()).unwrap()).await;
+            let reply = raw.next().await.unwrap();
+            (reply.header.status == STATUS_ERROR).then(|| error(&reply))
+        });
+        let is_refused = error.as_ref().is_some_and(|error| error.code == 29);
+        assert_eq!(is_refused, changes(function), "{function}: {error:?}");
+        if let Some(error) = error.filter(|_| is_refused) {
+            refused += 1;
+            assert_eq!(
+                error.text(),
+                format!("operation forbidden: read only access prevents {function}")
+            );
+        }
+    }
+    assert_eq!(refused, 12);
+    assert_eq!(server.driver.networks(), before);
+    assert!(server.driver.updates.lock().unwrap().is_empty());
+    assert!(server.driver.changes.lock().unwrap().is_empty());
+}
+
+#[test]
+fn what_nobody_knows_is_refused_where_it_is_asked_for() {
+    against(Limits::default(), |socket| async move {
+        let mut raw = Raw::open(&socket).await;
+        let xml = |flags| XmlArgs {
+            xml: "<network><name>v</name><bogus/></network>".to_owned(),
+            flags,
+        };
+        for procedure in [432, 437] {
+            let error = raw.fails(procedure, &xml(1)).await;
+            assert_eq!(numbers(&error), (92, 5), "{}", error.text());
+            assert_eq!(
+                error.text(),
+                "XML document failed to validate against schema: <bogus> is not known"
+            );
+            assert_eq!(numbers(&raw.fails(procedure, &xml(2)).await), (8, 19));
+        }
+        raw.ok(432, &xml(0)).await;
     });
 }
 

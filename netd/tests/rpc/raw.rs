@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use netd::rpc::Limits;
 use netd::rpc::message::{
     Header, Message, PROGRAM_REMOTE, Reader, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY,
 };
 use netd::rpc::procedures::{NetworkRef, OpenArgs};
 use netd::rpc::remote_error::RemoteError;
-use netd::rpc::server::Limits;
 use netd::rpc::xdr::{Encode, from_bytes};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;

@@ -37,6 +37,7 @@ pub use port_forward::{
     ProtocolError, Published, Span, change_forwards, find_clash,
 };
 pub use reader::NETD_NAMESPACE;
+pub(super) use reader::is_netd_namespace;
 use reader::{Reader, check_namespace, enumeration};
 use section::Section;
 pub(super) use section::Surroundings;

@@ -13,12 +13,17 @@ pub const NETD_NAMESPACE: &str = "urn:netd:network:1";
 /// How the namespaces of all versions of netd begin.
 const NETD_NAMESPACES: &str = "urn:netd:";
 
+/// Is this a namespace of some version of netd?
+pub fn is_netd_namespace(namespace: &str) -> bool {
+    namespace.starts_with(NETD_NAMESPACES)
+}
+
 /// Is this a namespace of netd's, but none that this version reads?
 ///
 /// # Errors
 /// It is. What stands in there may protect somebody.
 pub fn check_namespace(network: &str, element: &str, namespace: &str) -> Result<(), XmlError> {
-    if namespace == NETD_NAMESPACE || !namespace.starts_with(NETD_NAMESPACES) {
+    if namespace == NETD_NAMESPACE || !is_netd_namespace(namespace) {
         return Ok(());
     }
     Err(refusal(

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use roxmltree::Node;
 
-use crate::model::XmlError;
+use super::reading::Reading;
+use crate::model::error::XmlError;
 use crate::model::xml;
 
 /// How much of an element has to be there.
@@ -22,12 +23,24 @@ pub enum Extent {
 #[derive(Clone, Copy)]
 pub struct Element<'a> {
     node: Node<'a, 'a>,
-    network: &'a str,
+    reading: &'a Reading<'a>,
 }
 
 impl<'a> Element<'a> {
-    pub fn new(node: Node<'a, 'a>, network: &'a str) -> Self {
-        Self { node, network }
+    /// The outermost element of a text.
+    pub fn new(node: Node<'a, 'a>, reading: &'a Reading<'a>) -> Self {
+        reading.ask_element(node);
+        Self { node, reading }
+    }
+
+    /// The text that it is part of.
+    pub fn reading(self) -> &'a Reading<'a> {
+        self.reading
+    }
+
+    /// Takes note that the element and all below it are meant to have no effect.
+    pub fn pass_over(self) {
+        self.reading.pass_over(self.node);
     }
 
     /// The node itself, for what is not typed here.
@@ -54,7 +67,7 @@ impl<'a> Element<'a> {
         self.node.children().filter_map(move |node| {
             let tag = node.tag_name();
             (node.is_element() && tag.name() == name && tag.namespace() == namespace)
-                .then_some(Self { node, ..self })
+                .then(|| Self::new(node, self.reading))
         })
     }
 
@@ -70,6 +83,7 @@ impl<'a> Element<'a> {
 
     /// An attribute's text.
     pub fn attr(self, name: &str) -> Option<&'a str> {
+        self.reading.ask_attribute(self.node, name);
         self.node.attribute(name)
     }
 
@@ -144,7 +158,7 @@ impl<'a> Element<'a> {
         };
         XmlError::Invalid(format!(
             "network '{}', line {line}, <{name}>{parent}: {detail}",
-            self.network.escape_debug()
+            self.reading.network.escape_debug()
         ))
     }
 }

@@ -67,6 +67,8 @@ fn interfaces(element: Element<'_>) -> Result<Vec<String>, XmlError> {
         names.push(dev.to_owned());
     }
     for (index, interface) in element.children("interface").enumerate() {
+        // What libvirt prints of a network that runs.
+        interface.attr("connections");
         let dev = interface_device(interface)?;
         match first {
             Some(first) if index == 0 => {

@@ -110,7 +110,12 @@ fn dhcp(element: Element<'_>, ip: &Ip) -> Result<Dhcp, XmlError> {
             .collect::<Result<_, _>>()?,
         bootp: match element.child("bootp") {
             Some(e) if ip.address.is_ipv4() => Some(bootp(e)?),
-            _ => None,
+            // libvirt passes over it, too.
+            Some(e) => {
+                e.pass_over();
+                None
+            }
+            None => None,
         },
     })
 }
@@ -203,6 +208,7 @@ fn lease(parent: Element<'_>) -> Result<Option<LeaseTime>, XmlError> {
         return Ok(None);
     };
     let Some(expiry) = element.number::<u32>("expiry")? else {
+        element.pass_over();
         return Ok(None);
     };
     let unit = match element.attr("unit") {

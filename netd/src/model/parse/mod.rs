@@ -5,6 +5,7 @@ pub(super) mod element;
 pub(super) mod forward;
 pub(super) mod ip;
 pub(super) mod port;
+mod reading;
 
 use uuid::Uuid;
 
@@ -15,6 +16,8 @@ use super::network::Network;
 use super::types::{Bridge, Domain, ForwardMode, Mac, MacTableManager};
 use super::xml;
 use element::Element;
+pub(super) use reading::Reading;
+pub use reading::UnknownPiece;
 
 /// Namespace of the options that are passed to dnsmasq.
 pub const DNSMASQ_NAMESPACE: &str = "http://libvirt.org/schemas/network/dnsmasq/1.0";
@@ -22,11 +25,32 @@ pub const DNSMASQ_NAMESPACE: &str = "http://libvirt.org/schemas/network/dnsmasq/
 /// Longest definition that is read, without what stands in its `<metadata>`.
 const MAX_WITHOUT_METADATA: usize = 1 << 20;
 
-/// Reads a definition. Elements and attributes that nobody knows are passed over, as libvirt does.
+/// A definition, and what of its text is not known to netd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The definition without that.
+    pub network: Network,
+    /// Elements and attributes that nobody knows, in the order of the text.
+    pub unknown: Vec<UnknownPiece>,
+}
+
+/// Reads a definition. Elements and attributes that nobody knows are passed over, as libvirt does,
+/// but for those of netd's own namespaces.
 ///
 /// What has no meaning is not kept, so that a network read from its own canonical text is equal:
 /// `<forward mode='none'/>`, an empty `<dns>` or `<nat>`, a zero MTU, rate, weight or prefix.
+///
+/// # Errors
+/// The text is no XML, or breaks a rule.
 pub fn parse(text: &str) -> Result<Network, XmlError> {
+    parse_whole(text).map(|parsed| parsed.network)
+}
+
+/// Reads a definition, and tells what in it nobody knows.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_whole(text: &str) -> Result<Parsed, XmlError> {
     let document = xml::open(text)?;
     let root = document.root_element();
     if root.tag_name().name() != "network" {
@@ -43,12 +67,17 @@ pub fn parse(text: &str) -> Result<Network, XmlError> {
             text.len() - metadata
         )));
     }
-    let name = Element::new(root, "")
+    let name = Element::new(root, &Reading::new(""))
         .child("name")
         .map(Element::text)
         .filter(|name| !name.is_empty())
         .ok_or_else(|| XmlError::Invalid("<network> has no <name>".to_owned()))?;
-    network(Element::new(root, &name))
+    let reading = Reading::new(&name);
+    let network = network(Element::new(root, &reading))?;
+    Ok(Parsed {
+        network,
+        unknown: reading.unknown(&document)?,
+    })
 }
 
 fn network(root: Element<'_>) -> Result<Network, XmlError> {
@@ -65,6 +94,8 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
     if title.as_ref().is_some_and(|title| title.contains('\n')) {
         return Err(root.error("<title> must be one line"));
     }
+    // What libvirt prints of a network that runs.
+    root.attr("connections");
     let (metadata, netd) = match root.child("metadata") {
         Some(element) => metadata(element, &name)?,
         None => Default::default(),
@@ -143,8 +174,11 @@ fn metadata(
              <network> of that namespace"
         )));
     }
-    let elements = node.children().filter(roxmltree::Node::is_element);
-    let netd = NetdExtensions::read(network, elements)?;
+    let elements = || node.children().filter(roxmltree::Node::is_element);
+    let netd = NetdExtensions::read(network, elements())?;
+    for kept in elements().filter(|child| child.tag_name().namespace().is_some()) {
+        Element::new(kept, element.reading()).pass_over();
+    }
     Ok((metadata::kept(node), netd))
 }
 

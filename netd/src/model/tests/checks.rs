@@ -1,7 +1,7 @@
 //! What may be read, but not stored; what may be stored, but not started.
 
 use super::*;
-use crate::error::{ApiError, ErrorCode};
+use crate::api::{ApiError, ErrorCode};
 
 /// Definitions that are read, but may not be stored.
 #[test]

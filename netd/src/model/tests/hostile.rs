@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::error::{ApiError, ErrorCode};
+use crate::api::{ApiError, ErrorCode};
 
 /// Refused as unreadable, in a time that shows the limits are checked before the work is done.
 fn unreadable(text: &str, words: &str) {

@@ -7,6 +7,7 @@ mod peer;
 mod port_forward;
 mod round_trip;
 mod rules;
+mod unknown;
 mod updates;
 
 use super::*;

@@ -124,6 +124,31 @@ fn networks_of_other_suites_round_trip() {
     }
 }
 
+/// What libvirt reads netd knows, so that `--validate` refuses none of it.
+#[test]
+fn nothing_of_other_suites_is_unknown() {
+    let Some(peer) = peer_data() else { return };
+    let mut cases = 0;
+    for dir in [
+        "libvirt-11.3.0/canonical/in",
+        "libvirt-11.3.0/canonical/out",
+        "libvirt-11.3.0/update/networks",
+        "libvirt-11.3.0/update/expected",
+        "libvirt-11.3.0/dnsmasq",
+        "published",
+    ] {
+        for path in xml_files(&peer.join(dir)) {
+            // Some are there to be refused.
+            let Ok(parsed) = parse_whole(&read(&path)) else {
+                continue;
+            };
+            cases += 1;
+            assert_eq!(parsed.unknown, [], "{}", path.display());
+        }
+    }
+    assert!(cases >= 80, "only {cases} networks were found");
+}
+
 #[test]
 fn published_networks_start() {
     let Some(peer) = peer_data() else { return };

@@ -1,7 +1,7 @@
 //! One line per rule: what is refused, where, and with which words.
 
 use super::*;
-use crate::error::{ApiError, ErrorCode};
+use crate::api::{ApiError, ErrorCode};
 
 /// Every text must be refused as wrong (not as unreadable), naming the network and the element.
 fn refused(cases: &[(String, &str)]) {

@@ -1,7 +1,7 @@
 //! Changes of single entries: each section with each command, and what is refused.
 
 use super::*;
-use crate::error::{ApiError, ErrorCode};
+use crate::api::{ApiError, ErrorCode};
 
 /// What the changes are made to.
 const BEFORE: &str = "<network><name>net</name><forward mode='nat' dev='eth0'/><bridge name='br0'/>\

@@ -1,6 +1,8 @@
 //! The error a caller of the agent sees, with libvirt's numbers, so that every client words it
 //! the way it always did.
 
+use crate::model::{UpdateError, XmlError};
+
 /// libvirt's error codes that netd uses (`virErrorNumber`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -35,6 +37,8 @@ pub enum ErrorCode {
     ConfigUnsupported = 67,
     /// VIR_ERR_OPERATION_UNSUPPORTED
     OperationUnsupported = 84,
+    /// VIR_ERR_XML_INVALID_SCHEMA: an element or attribute that nobody knows
+    XmlInvalidSchema = 92,
     /// VIR_ERR_NO_NETWORK_METADATA
     NoNetworkMetadata = 111,
 }
@@ -65,6 +69,7 @@ impl ErrorCode {
             Self::OperationInvalid => "Requested operation is not valid: ",
             Self::OperationUnsupported => "Operation not supported: ",
             Self::ConfigUnsupported => "unsupported configuration: ",
+            Self::XmlInvalidSchema => "XML document failed to validate against schema: ",
             Self::NoNetworkMetadata => "metadata not found: ",
             Self::XmlDetail | Self::System | Self::Rpc | Self::InvalidMac => "",
         }
@@ -91,5 +96,26 @@ impl ApiError {
     /// A failure that is nobody's input: `internal error: …`.
     pub fn internal(detail: impl std::fmt::Display) -> Self {
         Self::new(ErrorCode::Internal, detail)
+    }
+}
+
+impl From<XmlError> for ApiError {
+    fn from(error: XmlError) -> Self {
+        let code = match error {
+            XmlError::Malformed(_) => ErrorCode::XmlDetail,
+            XmlError::Invalid(_) => ErrorCode::Xml,
+            XmlError::Unsupported(_) => ErrorCode::ConfigUnsupported,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<UpdateError> for ApiError {
+    fn from(error: UpdateError) -> Self {
+        match error {
+            UpdateError::Xml(error) => error.into(),
+            UpdateError::Invalid(detail) => Self::new(ErrorCode::OperationInvalid, detail),
+            UpdateError::Unsupported(detail) => Self::new(ErrorCode::OperationUnsupported, detail),
+        }
     }
 }

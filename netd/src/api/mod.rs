@@ -1,0 +1,113 @@
+//! What the agent does for its clients: one method for each call, in plain types.
+//!
+//! The command line and libvirt's clients reach it by [`crate::rpc`]; nothing here knows of sockets
+//! and messages.
+
+mod error;
+mod network;
+mod status;
+
+use std::future::Future;
+
+use uuid::Uuid;
+
+use crate::model::Update;
+pub use error::{ApiError, ErrorCode};
+pub use network::*;
+pub use status::*;
+
+/// What becomes of elements and attributes of a definition that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// They are left out, as libvirt does it, and the log names them.
+    Ignore,
+    /// The definition is refused (`--validate`).
+    Refuse,
+}
+
+/// Result of a call.
+pub type Result<T> = std::result::Result<T, ApiError>;
+
+/// The agent as its clients see it. Networks are named by UUID as in libvirt's protocol; an
+/// unknown one is [`ErrorCode::NoNetwork`].
+pub trait Driver: Send + Sync + 'static {
+    /// Every network, active or defined; the server filters and sorts.
+    fn list(&self) -> impl Future<Output = Result<Vec<NetworkInfo>>> + Send;
+    /// One network by name.
+    fn by_name(&self, name: &str) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    /// One network by UUID.
+    fn by_uuid(&self, uuid: Uuid) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    /// Store a definition (`net-define`). What it holds that nobody knows is an error where
+    /// `unknown` says so, else the log tells it.
+    fn define(
+        &self,
+        xml: &str,
+        unknown: Unknown,
+    ) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    /// Start a transient network (`net-create`); `unknown` as with `define`.
+    fn create(
+        &self,
+        xml: &str,
+        unknown: Unknown,
+    ) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    /// Start a defined network (`net-start`).
+    fn start(&self, uuid: Uuid) -> impl Future<Output = Result<()>> + Send;
+    /// Stop a network (`net-destroy`).
+    fn destroy(&self, uuid: Uuid) -> impl Future<Output = Result<()>> + Send;
+    /// Remove a definition (`net-undefine`).
+    fn undefine(&self, uuid: Uuid) -> impl Future<Output = Result<()>> + Send;
+    /// `net-autostart`.
+    fn set_autostart(&self, uuid: Uuid, on: bool) -> impl Future<Output = Result<()>> + Send;
+    /// Canonical XML: the live definition, or the one of the next start.
+    fn xml(&self, uuid: Uuid, inactive: bool) -> impl Future<Output = Result<String>> + Send;
+    /// Current leases, of one MAC address or of all.
+    fn leases(
+        &self,
+        uuid: Uuid,
+        mac: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<Lease>>> + Send;
+    /// The steps that would make the kernel what the definitions ask for, one per line: of the
+    /// network named (as if it were started now when it is not active), or of all active ones.
+    fn plan(&self, name: Option<&str>) -> impl Future<Output = Result<Vec<String>>> + Send;
+    /// A piece of metadata; an absent one is
+    /// [`ErrorCode::NoNetworkMetadata`].
+    fn metadata(
+        &self,
+        uuid: Uuid,
+        what: &Metadata,
+        affect: Affect,
+    ) -> impl Future<Output = Result<String>> + Send;
+    /// Change a piece of metadata. What it says to netd takes effect at once where the network is
+    /// active; all of it is done, or nothing.
+    fn set_metadata(
+        &self,
+        uuid: Uuid,
+        what: &Metadata,
+        new: &NewMetadata,
+        affect: Affect,
+    ) -> impl Future<Output = Result<()>> + Send;
+    /// Change one entry of a definition (`net-update`), in effect at once where the network is
+    /// active; all of it is done, or nothing.
+    fn update(
+        &self,
+        uuid: Uuid,
+        update: &Update,
+        affect: Affect,
+    ) -> impl Future<Output = Result<()>> + Send;
+    /// The port forwards of the network named, or of all networks, by name.
+    fn forwards(
+        &self,
+        name: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<NetworkForwards>>> + Send;
+    /// Add or delete a port forward; all of it is done, or nothing.
+    fn change_forward(
+        &self,
+        change: &ForwardChange,
+    ) -> impl Future<Output = Result<Changed>> + Send;
+    /// Read the definitions on disk again and give active networks their port forwards.
+    fn reload(&self) -> impl Future<Output = Result<Reloaded>> + Send;
+    /// Why packets were dropped: counters, and the records behind number `since`.
+    fn drops(&self, since: u64) -> impl Future<Output = Result<Drops>> + Send;
+    /// What is attached where.
+    fn status(&self) -> impl Future<Output = Result<Status>> + Send;
+}
