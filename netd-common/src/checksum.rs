@@ -4,6 +4,11 @@
 //! section 2 B), as long as every 16-bit word is read the same way. A *difference* is what has to
 //! be added to a sum when bytes change; `!checksum` is such a sum.
 
+/// `BPF_F_IPV6` of `bpf_l4_csum_replace` (Linux 6.16): the addresses that changed are not made good
+/// by a header checksum, so the sum over the whole packet that a device may have handed up changes,
+/// too.
+pub const BPF_F_IPV6: u64 = 1 << 7;
+
 /// Fold a sum into 16 bits with end-around carry.
 #[inline(always)]
 #[must_use]

@@ -31,6 +31,29 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `[xdp]`.
     pub xdp: Xdp,
+    /// `[datapath]`.
+    pub datapath: Datapath,
+}
+
+/// `[datapath]`: how netd comes to the packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Datapath {
+    /// How programs of traffic control are attached to devices.
+    pub attach: Attach,
+}
+
+/// How programs of traffic control are attached to devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// By TCX where the kernel has it, else by `clsact`.
+    #[default]
+    Auto,
+    /// By links of their own (Linux 6.6).
+    Tcx,
+    /// As filters of the qdisc `clsact`.
+    Clsact,
 }
 
 /// `[xdp]`: which devices have the express lane (see docs/performance.md). None unless it is said:
@@ -266,7 +289,7 @@ mod tests {
                 udp: Seconds(45),
                 ..Timeouts::default()
             },
-            xdp: Xdp::default(),
+            ..Config::default()
         };
         assert_eq!(config, rest);
     }
@@ -328,6 +351,11 @@ mod tests {
                 "line 2, column 8",
                 "4294967326 is not within",
             ),
+            (
+                "[datapath]\nattach = 'tc'",
+                "line 2, column 10",
+                "unknown variant `tc`, expected one of `auto`, `tcx`, `clsact`",
+            ),
             ("[timeouts]\nudp = '5s'", "line 2, column 7", "string"),
             ("[timeouts]\nudp = 1.5", "line 2, column 7", "float"),
             (
@@ -359,7 +387,7 @@ mod tests {
             .collect();
         assert_eq!(parse(&uncommented), Ok(Config::default()), "{uncommented}");
         let settings = uncommented.lines().filter(|line| line.contains('='));
-        assert_eq!(settings.count(), 23);
+        assert_eq!(settings.count(), 24);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod datapath;
 pub mod dnsmasq;
 pub mod link;
 pub mod model;
+mod netlink;
 pub mod paths;
 pub mod plan;
 pub mod rpc;

@@ -1,18 +1,17 @@
 //! The policy stays in force whatever becomes of devices, records, pins and agents.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::SchedClassifier;
-use aya::programs::tc::TcAttachType;
 use netd_common::abi::VERSION;
 use netd_tests::lab::{HOST, OUTSIDE, at, check, check_router};
 use netd_tests::traffic::{self, Load, Server, Verdict};
 use netd_tests::{Frame, Guest, Lab, Netns, Network, Sniffer, Wire};
+
+use crate::hooks;
 
 const PORT: u16 = 7000;
 /// Time within which the agent follows what happens on the host, on a busy machine too: less than the
@@ -40,23 +39,8 @@ fn none_private(sniffer: Sniffer, place: &str) -> Result<()> {
     Ok(())
 }
 
-/// Names of netd's programs at both hooks of a device.
-fn programs(netns: &Netns, device: &str) -> Result<BTreeSet<String>> {
-    let mut names = BTreeSet::new();
-    for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-        let query = netns.enter(|| SchedClassifier::query_tcx(device, hook))?;
-        let (_, programs) = query.with_context(|| format!("programs of {device}"))?;
-        names.extend(
-            programs
-                .iter()
-                .filter_map(|p| p.name_as_str().map(str::to_owned)),
-        );
-    }
-    Ok(names)
-}
-
 fn is_guarded(netns: &Netns, device: &str) -> Result<()> {
-    let names = programs(netns, device)?;
+    let names = hooks::programs(netns, device)?;
     let both = ["uplink_ingress", "uplink_egress"];
     ensure!(
         both.iter().all(|name| names.contains(*name)),
@@ -327,7 +311,7 @@ fn a_program_that_somebody_detached_comes_back() {
             fs::remove_file(&pin).with_context(|| pin.display().to_string())?;
             // The kernel detaches it in the background, and the agent may look for other reasons.
             netd_tests::eventually(FOLLOWED, || {
-                let attached = programs(&lab.hv, device)?.contains(program);
+                let attached = hooks::programs(&lab.hv, device)?.contains(program);
                 ensure!(
                     !attached || pin.exists(),
                     "{program} was not detached from {device}"
@@ -339,7 +323,7 @@ fn a_program_that_somebody_detached_comes_back() {
                 .run(["ip", "link", "add", "other", "type", "bridge"])?;
             lab.hv.run(["ip", "link", "del", "other"])?;
             netd_tests::eventually(FOLLOWED, || {
-                let names = programs(&lab.hv, device)?;
+                let names = hooks::programs(&lab.hv, device)?;
                 ensure!(
                     names.contains(program) && pin.exists(),
                     "{device}: {names:?}"
@@ -369,7 +353,7 @@ fn with_foreign_device(make: fn(&Netns) -> Result<()>) {
             ensure!(lab.hv.ifindex("virbr1")? == index, "it is another one");
             let addresses = lab.hv.run(["ip", "-4", "addr", "show", "dev", "virbr1"])?;
             ensure!(!addresses.contains("10.10.1.1"), "{addresses}");
-            let names = programs(&lab.hv, "virbr1")?;
+            let names = hooks::programs(&lab.hv, "virbr1")?;
             ensure!(!names.contains("bridge_ingress"), "{names:?}");
             Ok(())
         };
@@ -430,7 +414,7 @@ fn is_whole_or_absent(lab: &Lab, network: &Network) -> Result<bool> {
         text.contains(&gateway) && text.contains("UP"),
         "active:\n{text}"
     );
-    let names = programs(&lab.hv, &network.bridge())?;
+    let names = hooks::programs(&lab.hv, &network.bridge())?;
     for program in ["bridge_ingress", "bridge_egress"] {
         ensure!(names.contains(program), "active, with {names:?}");
     }

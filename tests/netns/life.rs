@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::SchedClassifier;
-use aya::programs::tc::TcAttachType;
 use netd::datapath::pin_dir;
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Load, Server};
-use netd_tests::{Guest, Lab, Netns, Network, SOON, Sniffer};
+use netd_tests::{Guest, Lab, Network, SOON, Sniffer};
+
+use crate::hooks;
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
@@ -23,7 +23,16 @@ fn default() -> Network {
 /// Runs `disturb` while established and new flows of both protocols, outside and between guests,
 /// carry numbered packets: not one may be lost, and none may leave with a private source.
 fn without_loss(disturb: impl FnOnce(&mut Lab) -> Result<()>) {
+    without_loss_after(|_| Ok(()), disturb);
+}
+
+/// The same with something done before the agent starts.
+pub(crate) fn without_loss_after(
+    prepare: impl FnOnce(&Lab) -> Result<()>,
+    disturb: impl FnOnce(&mut Lab) -> Result<()>,
+) {
     check(|lab| {
+        prepare(lab)?;
         lab.agent.start()?;
         lab.up(&default())?;
         let guest = lab.member(1, &default())?;
@@ -83,7 +92,7 @@ fn without_loss(disturb: impl FnOnce(&mut Lab) -> Result<()>) {
 }
 
 /// Time without an agent.
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(500));
 }
 
@@ -110,7 +119,7 @@ fn p49_kill_9_loses_no_packet() {
 }
 
 /// The kernel's numbers of netd's programs, by device and hook.
-fn programs(lab: &Lab) -> Result<BTreeMap<String, u64>> {
+pub(crate) fn programs(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     let status: serde_json::Value = serde_json::from_str(&lab.agent.ok(["status", "--json"])?)?;
     let hooks = status["hooks"].as_array().context("a list of hooks")?;
     let of = |hook: &serde_json::Value| -> Option<(String, u64)> {
@@ -123,7 +132,7 @@ fn programs(lab: &Lab) -> Result<BTreeMap<String, u64>> {
 }
 
 /// Lets the programs in place be another build's, for the next agent.
-fn of_another_build(lab: &Lab) -> Result<()> {
+pub(crate) fn of_another_build(lab: &Lab) -> Result<()> {
     std::fs::remove_dir_all(pin_dir(&lab.agent.bpffs()).join("build"))?;
     Ok(())
 }
@@ -592,17 +601,6 @@ fn a_start_that_fails_half_way_is_rolled_back() {
     });
 }
 
-/// Programs at both TCX hooks of a device.
-fn tcx_programs(netns: &Netns, device: &str) -> Result<usize> {
-    let mut count = 0;
-    for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-        let query = netns.enter(|| SchedClassifier::query_tcx(device, hook))?;
-        let (_, programs) = query.with_context(|| format!("programs of {device}"))?;
-        count += programs.len();
-    }
-    Ok(count)
-}
-
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn teardown_needs_no_agent_and_leaves_no_program_attached() {
@@ -613,7 +611,7 @@ fn teardown_needs_no_agent_and_leaves_no_program_attached() {
         guest.ping(&OUTSIDE.to_string())?;
         for device in ["uplink", "vnet1"] {
             ensure!(
-                tcx_programs(&lab.hv, device)? > 0,
+                !hooks::programs(&lab.hv, device)?.is_empty(),
                 "nothing is attached to {device}"
             );
         }
@@ -621,7 +619,7 @@ fn teardown_needs_no_agent_and_leaves_no_program_attached() {
         lab.agent.teardown()?;
         for device in ["uplink", "vnet1"] {
             ensure!(
-                tcx_programs(&lab.hv, device)? == 0,
+                hooks::programs(&lab.hv, device)?.is_empty(),
                 "programs are left on {device}"
             );
         }

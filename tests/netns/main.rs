@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bypass;
+mod clsact;
 mod dhcp_dns;
 mod differential;
 mod drops;
@@ -16,6 +17,7 @@ mod forward_scopes;
 mod forwards;
 mod fragments;
 mod harness;
+mod hooks;
 mod host6;
 mod host_ports;
 mod ipv6;

@@ -23,6 +23,7 @@ use std::sync::{Mutex, MutexGuard};
 use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
+use netd::datapath::Kernel;
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, Binding, BindingKey, BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES,
@@ -96,7 +97,10 @@ pub const FLOWS: u32 = 8192;
 /// Load the object as the agent does, without pins.
 pub fn load(flows: u32) -> Ebpf {
     let level: u8 = 0;
-    let mut ebpf = EbpfLoader::new()
+    let kernel = Kernel::probe(None).expect("the kernel has what netd needs");
+    let mut loader = EbpfLoader::new();
+    kernel.tell(&mut loader);
+    let mut ebpf = loader
         .override_global("AYA_LOG_LEVEL", &level, false)
         .verifier_log_level(VerifierLogLevel::STATS)
         .map_max_entries("flows4", 2 * flows)

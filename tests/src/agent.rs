@@ -62,7 +62,20 @@ impl Agent {
             fs::create_dir_all(directory.join(part))?;
         }
         agent.install()?;
+        if let Ok(mechanism) = std::env::var("NETD_ATTACH") {
+            agent.attach_by(&mechanism)?;
+        }
         Ok(agent)
+    }
+
+    /// Has agents started from now on attach their programs by "tcx" or "clsact"; with the variable
+    /// `NETD_ATTACH` set to one of these, that is where all of them begin.
+    ///
+    /// # Errors
+    /// The settings cannot be written.
+    pub fn attach_by(&self, mechanism: &str) -> Result<()> {
+        let settings = format!("[datapath]\nattach = \"{mechanism}\"\n");
+        Ok(fs::write(self.config_dir().join("netd.toml"), settings)?)
     }
 
     /// Puts a copy of the binary in place, as a package manager does: a new file under the old name.

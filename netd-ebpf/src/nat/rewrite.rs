@@ -5,7 +5,7 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{FLOW_NAT, Flow};
-use netd_common::checksum::{difference, sum2, update};
+use netd_common::checksum::{BPF_F_IPV6, difference, sum2, update};
 use netd_common::crc32c;
 use netd_common::proto;
 
@@ -14,9 +14,10 @@ use crate::family::Family;
 use crate::frame::{at, read};
 use crate::parse::transport::has_ports;
 
-/// `BPF_F_IPV6` (Linux 6.16): the addresses that changed are not made good by a header checksum,
-/// so the sum over the whole packet that a device may have handed up changes, too.
-const PSEUDO_HEADER_OF_IPV6: u64 = 1 << 7;
+/// Has the kernel `BPF_F_IPV6`? The agent finds that out before it loads the programs, and the
+/// verifier takes what follows from it.
+#[unsafe(no_mangle)]
+static HAS_CSUM_IPV6_FLAG: u8 = 1;
 
 /// Give the packet the addresses and ports of `flow`, and one hop less to live when `forward`.
 ///
@@ -109,15 +110,10 @@ fn addresses_changed<F: Family>(
     if !F::IS_IPV6 {
         return ctx.skb.l4_csum_replace(field, 0, diff, pseudo).ok();
     }
-    // An older kernel refuses the bit it does not know, before it changes anything.
-    if ctx
-        .skb
-        .l4_csum_replace(field, 0, diff, pseudo | PSEUDO_HEADER_OF_IPV6)
-        .is_ok()
-    {
-        return Some(());
-    }
-    ctx.skb.l4_csum_replace(field, 0, diff, pseudo).ok()
+    // SAFETY: a constant of the object, which the agent may have changed before it was loaded.
+    let has_flag = unsafe { (&raw const HAS_CSUM_IPV6_FLAG).read_volatile() } != 0;
+    let flag = if has_flag { BPF_F_IPV6 } else { 0 };
+    ctx.skb.l4_csum_replace(field, 0, diff, pseudo | flag).ok()
 }
 
 /// The identifier of an ICMP query or its answer.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::registry::{Live, Port, Registry};
-use crate::config::{Config, Xdp};
-use crate::datapath::{Attachment, Datapath, Device, Hook, Limits, bpffs, log, maps};
+use crate::config::{Attach, Config, Xdp};
+use crate::datapath::{Attachment, Datapath, Device, Hook, Limits, TcMechanism, bpffs, log, maps};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::link::Links;
 use crate::model::Family;
@@ -101,7 +101,17 @@ impl Controller {
                 per_network: config.flows.max_per_network,
                 timeouts: config.timeouts.in_ticks(),
             },
+            match config.datapath.attach {
+                Attach::Auto => None,
+                Attach::Tcx => Some(TcMechanism::Tcx),
+                Attach::Clsact => Some(TcMechanism::Clsact),
+            },
         )?;
+        let kernel = &datapath.kernel;
+        tracing::info!(release = kernel.release, attach = %kernel.tc, "the kernel takes the programs");
+        for feature in &kernel.lacks {
+            tracing::info!(lacks = %feature, cost = feature.cost(), "the kernel is older");
+        }
         if log::wanted() {
             log::forward(&mut datapath)?;
         }

@@ -7,12 +7,12 @@ use super::controller::Controller;
 use super::lifecycle::check_host;
 use super::reconcile::Planned;
 use crate::api::{
-    Affect, ApiError, Changed, Driver, Drops, ErrorCode, ForwardChange, HookStatus, Lease,
-    MapStatus, Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, ProgramStatus,
-    Reloaded, Result, SCHEMA, Status, Unknown,
+    Affect, ApiError, Changed, Driver, Drops, ErrorCode, ForwardChange, HookStatus, KernelStatus,
+    LackStatus, Lease, MapStatus, Metadata, NetworkForwards, NetworkInfo, NetworkStatus,
+    NewMetadata, ProgramStatus, Reloaded, Result, SCHEMA, Status, Unknown,
 };
 use crate::datapath::attach::Programs;
-use crate::datapath::{Device, bpffs};
+use crate::datapath::{Device, Kernel, bpffs};
 use crate::dnsmasq::{Running, leases};
 use crate::model::{self, FormatOptions, ForwardMode, Network, Update};
 
@@ -293,11 +293,24 @@ impl Controller {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             max_flows,
+            kernel: Some(kernel_status(&self.datapath.kernel)),
             networks,
             hooks,
             maps: maps.collect(),
             drops: self.drop_counts()?,
         })
+    }
+}
+
+fn kernel_status(kernel: &Kernel) -> KernelStatus {
+    let lacks = kernel.lacks.iter().map(|feature| LackStatus {
+        feature: feature.to_string(),
+        cost: feature.cost().to_owned(),
+    });
+    KernelStatus {
+        release: kernel.release.clone(),
+        attach: kernel.tc.to_string(),
+        lacks: lacks.collect(),
     }
 }
 

@@ -13,6 +13,9 @@ pub struct Status {
     pub schema: u32,
     /// Version of the running agent.
     pub version: String,
+    /// The kernel that it runs on; older agents do not tell.
+    #[serde(default)]
+    pub kernel: Option<KernelStatus>,
     /// Connections of each address family that there is room for.
     pub max_flows: u32,
     /// Active networks.
@@ -23,6 +26,26 @@ pub struct Status {
     pub maps: Vec<MapStatus>,
     /// Drops since the datapath was loaded, reasons that never occurred left out.
     pub drops: Vec<DropStatus>,
+}
+
+/// The running kernel in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelStatus {
+    /// Its version.
+    pub release: String,
+    /// How programs of traffic control are attached: "tcx" or "clsact".
+    pub attach: String,
+    /// What it lacks of what netd uses where it can.
+    pub lacks: Vec<LackStatus>,
+}
+
+/// One thing that the kernel lacks, in [`KernelStatus`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LackStatus {
+    /// What it is.
+    pub feature: String,
+    /// What it costs to be without, in a sentence.
+    pub cost: String,
 }
 
 /// One active network in [`Status`].

@@ -1,6 +1,6 @@
 //! What only netd has: the plan and the status.
 
-use crate::api::{HookStatus, Status};
+use crate::api::{HookStatus, KernelStatus, LackStatus, Status};
 use crate::cli::args::{PlanArgs, StatusArgs};
 use crate::cli::details::details;
 use crate::cli::networks::find;
@@ -54,7 +54,11 @@ pub(super) async fn status(
 }
 
 fn print(status: &Status, output: &mut Output) {
-    output.extra(format!("netd {}\n\n", status.version));
+    output.extra(format!("netd {}\n", status.version));
+    if let Some(kernel) = &status.kernel {
+        print_kernel(kernel, output);
+    }
+    output.extra("\n");
     print_drops(status, output);
     output.extra("\n");
     print_networks(status, output);
@@ -137,6 +141,18 @@ fn print_maps(status: &Status, output: &mut Output) {
     table.print(output);
 }
 
+fn print_kernel(kernel: &KernelStatus, output: &mut Output) {
+    let KernelStatus {
+        release,
+        attach,
+        lacks,
+    } = kernel;
+    output.extra(format!("Linux {release}, programs attached by {attach}\n"));
+    for LackStatus { feature, cost } in lacks {
+        output.extra(format!("It lacks {feature}: {cost}.\n"));
+    }
+}
+
 fn or_dash(text: String) -> String {
     if text.is_empty() {
         "-".to_owned()
@@ -161,6 +177,7 @@ mod tests {
             schema: 1,
             version: "1.2.3".into(),
             max_flows: 1000,
+            kernel: None,
             networks: vec![NetworkStatus {
                 name: "default".into(),
                 mode: "nat".into(),
@@ -208,5 +225,26 @@ mod tests {
         let mut output = Output::new(true);
         print_maps(&status, &mut output);
         assert_eq!(output.text(), " flows4   65536   /sys/fs/bpf/netd/flows4\n");
+    }
+
+    #[test]
+    fn status_tells_what_the_kernel_lacks() {
+        let status = Status {
+            version: "1.2.3".into(),
+            kernel: Some(KernelStatus {
+                release: "6.1.0".into(),
+                attach: "clsact".into(),
+                lacks: vec![LackStatus {
+                    feature: "TCX".into(),
+                    cost: "programs are filters".into(),
+                }],
+            }),
+            ..Status::default()
+        };
+        let mut output = Output::new(false);
+        print(&status, &mut output);
+        let head = "netd 1.2.3\nLinux 6.1.0, programs attached by clsact\n\
+                    It lacks TCX: programs are filters.\n\nNo packet was dropped.\n";
+        assert!(output.text().starts_with(head), "{}", output.text());
     }
 }

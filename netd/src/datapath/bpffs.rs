@@ -53,8 +53,13 @@ pub fn clear(dir: &Path) -> Vec<DatapathError> {
     }
     for path in entries(dir, &mut errors) {
         if is_layout(&path) {
-            remove_tree(&path, &mut errors);
+            errors.extend(remove_layout(&path));
         }
+    }
+    // Marks of qdiscs that others' filters hang from.
+    let marks = dir.join("qdiscs");
+    if marks.exists() {
+        remove_tree(&marks, &mut errors);
     }
     let is_mount = dir
         .parent()
@@ -85,7 +90,7 @@ pub fn other_layouts(dir: &Path, current: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// All that could not be removed; the rest is.
 pub fn remove_layout(path: &Path) -> Vec<DatapathError> {
-    let mut errors = Vec::new();
+    let mut errors = super::attach::release(path);
     remove_tree(path, &mut errors);
     errors
 }

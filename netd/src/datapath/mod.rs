@@ -6,6 +6,8 @@
 //! BPFFS/vN/maps/NAME             one per map; N is the version of their layouts
 //! BPFFS/vN/links/IFINDEX-HOOK    one TCX or XDP link per hook of a device
 //! BPFFS/vN/links/sockets-HOOK    one link per hook of the host's sockets
+//! BPFFS/vN/filters/IFINDEX-HOOK  without TCX: the program of a filter of a device
+//! BPFFS/qdiscs/IFINDEX           likewise: netd gave that device the qdisc of its filters
 //! ```
 //!
 //! A new agent opens the maps it finds and swaps the programs of the links it finds.
@@ -16,6 +18,7 @@ pub mod bpffs;
 pub mod events;
 pub mod family;
 mod forwards;
+pub mod kernel;
 pub mod log;
 pub mod maps;
 mod netns;
@@ -32,7 +35,9 @@ use netd_common::timeout::{DEFAULT_TIMEOUTS, TIMEOUTS};
 
 use self::programs::Loaded;
 
-pub use attach::{Attachment, Device, Hook};
+pub use attach::{Attachment, Device, Hook, TcMechanism};
+pub use kernel::Kernel;
+use kernel::NEEDED;
 pub use maps::Maps;
 
 /// The compiled eBPF programs.
@@ -111,10 +116,17 @@ pub enum DatapathError {
     },
     /// The kernel refused the programs or maps.
     #[error(
-        "cannot load the eBPF programs (netd needs Linux 6.6 with CONFIG_BPF_SYSCALL, \
-         CONFIG_BPF_JIT, CONFIG_NET_CLS_BPF and CONFIG_DEBUG_INFO_BTF, and root): {0}"
+        "Linux {release} does not take netd's programs ({NEEDED}): {0}",
+        release = kernel::release()
     )]
     Load(String),
+    /// The kernel lacks something that netd cannot do without.
+    #[error(
+        "Linux {release} lacks what netd needs ({NEEDED}): {missing}",
+        release = kernel::release(),
+        missing = .0.join(", ")
+    )]
+    Kernel(Vec<String>),
     /// A map operation failed.
     #[error("cannot {operation} eBPF map {map}: {message}")]
     Map {
@@ -145,9 +157,7 @@ pub enum DatapathError {
         message: String,
     },
     /// A program could not be attached.
-    #[error(
-        "cannot attach {program} to {device} ({hook}): {message}; TCX needs Linux 6.6 or newer"
-    )]
+    #[error("cannot attach {program} to {device} ({hook}): {message}")]
     Attach {
         /// Program.
         program: &'static str,
@@ -186,6 +196,8 @@ pub struct Datapath {
     ebpf: Ebpf,
     loaded: Loaded,
     mechanisms: attach::Mechanisms,
+    /// What the running kernel has.
+    pub kernel: Kernel,
     dir: PathBuf,
     /// Flows of each family that the maps have room for.
     slots: u32,
@@ -196,12 +208,14 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Load the programs, with the maps pinned under `bpffs` or new ones pinned there.
+    /// Load the programs, with the maps pinned under `bpffs` or new ones pinned there. Programs of
+    /// traffic control are attached by `tc`, or by what the kernel has.
     ///
     /// # Errors
     /// The file system cannot be mounted, the kernel lacks something, or maps of another layout
     /// stand in the way.
-    pub fn open(bpffs: &Path, limits: &Limits) -> Result<Self> {
+    pub fn open(bpffs: &Path, limits: &Limits, tc: Option<TcMechanism>) -> Result<Self> {
+        let kernel = Kernel::probe(tc)?;
         bpffs::mount(bpffs)?;
         let dir = pin_dir(bpffs);
         for sub in ["maps", "links"] {
@@ -212,6 +226,7 @@ impl Datapath {
         let level: u8 = if log::wanted() { 4 } else { 0 };
         let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &level, false);
+        kernel.tell(&mut loader);
         for map in MAPS {
             loader.map_pin_path(map, dir.join("maps").join(map));
         }
@@ -241,7 +256,8 @@ impl Datapath {
         let mut datapath = Self {
             ebpf,
             loaded: Loaded::new(),
-            mechanisms: attach::Mechanisms::new(&dir),
+            mechanisms: attach::Mechanisms::open(&dir, kernel.tc)?,
+            kernel,
             dir,
             slots,
             maps,

@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use rtnetlink::packet_core::{
-    DecodeError, DefaultNla, Emitable, Nla, NlasIterator, Parseable, ParseableParametrized,
+    DecodeError, DefaultNla, Emitable, NLM_F_DUMP, Nla, NlasIterator, Parseable,
+    ParseableParametrized,
 };
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
@@ -155,7 +156,11 @@ impl DriverWatch {
 /// By a socket of its own, and not by one as in `netlink.rs`: the answers of this family are several
 /// without being marked as such (NLM_F_MULTI), and netlink-proto takes the first for the last.
 fn dump(question: Attributes) -> io::Result<Vec<Attributes>> {
-    let objects = super::dump::objects(NETLINK_GENERIC, GenlMessage::from_payload(question))?;
+    let objects: Vec<GenlMessage<Attributes>> = crate::netlink::ask(
+        Some(NETLINK_GENERIC),
+        NLM_F_DUMP,
+        GenlMessage::from_payload(question),
+    )?;
     Ok(objects.into_iter().map(|object| object.payload).collect())
 }
 

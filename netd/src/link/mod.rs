@@ -8,7 +8,6 @@
 mod advertised;
 mod collision;
 mod drivers;
-mod dump;
 mod edge;
 mod error;
 mod netlink;

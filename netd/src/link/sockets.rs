@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use rtnetlink::packet_core::NLM_F_DUMP;
 
 /// The protocol's number (linux/netlink.h).
 const NETLINK_SOCK_DIAG: NonZeroU32 = NonZeroU32::new(4).unwrap();
@@ -53,7 +54,7 @@ pub fn listeners(transport: Transport) -> io::Result<Vec<Listener>> {
             states: states.clone(),
             socket_id,
         });
-        for answer in super::dump::objects(NETLINK_SOCK_DIAG, question)? {
+        for answer in crate::netlink::ask(Some(NETLINK_SOCK_DIAG), NLM_F_DUMP, question)? {
             if let SockDiagMessage::InetResponse(socket) = answer {
                 let id = &socket.header.socket_id;
                 let local = SocketAddr::new(id.source_address, id.source_port);

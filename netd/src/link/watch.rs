@@ -20,7 +20,7 @@ use super::error::LinkError;
 /// What to look at again.
 #[derive(Debug)]
 pub enum Change {
-    /// Devices or addresses changed.
+    /// Devices or addresses changed, or filters of traffic control went.
     Links,
     /// Routes, rules, next hops or neighbours changed: paths worked out from them may be wrong now.
     Routes,
@@ -32,8 +32,9 @@ pub enum Change {
 
 /// Subscribed groups of the kernel's announcements, all of them numbers that fit into the mask of
 /// a netlink address.
-const GROUPS: [MulticastGroup; 9] = [
+const GROUPS: [MulticastGroup; 10] = [
     MulticastGroup::Link,
+    MulticastGroup::Tc,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
@@ -185,9 +186,13 @@ impl Pending {
             }
             let body = &datagram[HEADER..length.min(datagram.len())];
             match kind {
-                libc::RTM_NEWLINK | libc::RTM_DELLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR => {
-                    self.links = true;
-                }
+                libc::RTM_NEWLINK
+                | libc::RTM_DELLINK
+                | libc::RTM_NEWADDR
+                | libc::RTM_DELADDR
+                // The agent's own programs may be among them.
+                | libc::RTM_DELQDISC
+                | libc::RTM_DELTFILTER => self.links = true,
                 libc::RTM_NEWROUTE
                 | libc::RTM_DELROUTE
                 | libc::RTM_NEWRULE

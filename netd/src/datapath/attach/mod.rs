@@ -5,6 +5,8 @@
 //! one program into the place of another without a packet passing in between.
 
 mod cgroup;
+mod clsact;
+mod filter;
 mod hook;
 mod pins;
 mod tcx;
@@ -22,7 +24,7 @@ use super::{Datapath, DatapathError, Result, chain, programs};
 pub use hook::{Attachment, Hook, Point};
 
 /// One way to attach programs.
-trait Mechanism {
+trait Mechanism: Send + Sync {
     /// What a program is attached to.
     type Place: Copy + Ord + Display;
 
@@ -43,44 +45,80 @@ trait DeviceMechanism: Mechanism<Place = Attachment> {
     /// What an administrator knows that place by.
     fn label(&self, point: Point) -> &'static str;
 
-    /// All programs at that place, netd's and others', in the order they run. `is_ours` tells them
-    /// apart by their names.
+    /// All programs at that place, netd's and others', in the order they run.
     fn programs(
         &self,
         device: Device<'_>,
         point: Point,
-        is_ours: &dyn Fn(&str) -> bool,
     ) -> std::result::Result<Vec<AttachedProgram>, Refusal>;
 }
 
-/// The mechanisms that are in use.
+/// The mechanisms.
 pub(super) struct Mechanisms {
-    tcx: tcx::Tcx,
+    /// The one for traffic control.
+    tc: Box<dyn DeviceMechanism>,
+    /// The one for traffic control that another agent may have used here.
+    other_tc: Box<dyn DeviceMechanism>,
     xdp: xdp::Xdp,
     cgroup: cgroup::Cgroup,
 }
 
 impl Mechanisms {
-    /// Those whose pins lie below `dir`.
-    pub fn new(dir: &Path) -> Self {
-        let links = dir.join("links");
-        Self {
-            tcx: tcx::Tcx::new(&links),
+    /// Those whose pins lie below `layout`; programs of traffic control are attached by `tc`. What
+    /// a killed agent left half done is finished.
+    pub fn open(layout: &Path, tc: TcMechanism) -> Result<Self> {
+        let links = layout.join("links");
+        let clsact = clsact::Clsact::new(layout);
+        clsact.adopt()?;
+        let (tcx, clsact) = (Box::new(tcx::Tcx::new(&links)), Box::new(clsact));
+        let (tc, other_tc): (Box<dyn DeviceMechanism>, Box<dyn DeviceMechanism>) = match tc {
+            TcMechanism::Tcx => (tcx, clsact),
+            TcMechanism::Clsact => (clsact, tcx),
+        };
+        Ok(Self {
+            tc,
+            other_tc,
             xdp: xdp::Xdp::new(&links),
             cgroup: cgroup::Cgroup::new(&links),
-        }
+        })
     }
 
     fn at(&self, point: Point) -> &dyn DeviceMechanism {
         match point {
-            Point::Ingress | Point::Egress => &self.tcx,
+            Point::Ingress | Point::Egress => &*self.tc,
             Point::Xdp => &self.xdp,
         }
     }
 
-    fn of_devices(&self) -> [&dyn DeviceMechanism; 2] {
-        [&self.tcx, &self.xdp]
+    fn of_devices(&self) -> [&dyn DeviceMechanism; 3] {
+        [&*self.tc, &*self.other_tc, &self.xdp]
     }
+}
+
+/// How programs of traffic control are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcMechanism {
+    /// By links of their own (Linux 6.6).
+    Tcx,
+    /// As filters.
+    Clsact,
+}
+
+impl Display for TcMechanism {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+/// Detach those programs of a layout that stay where they are when their pins are removed.
+///
+/// # Errors
+/// All that could not be detached; the rest is.
+pub(super) fn release(layout: &Path) -> Vec<DatapathError> {
+    clsact::release(layout)
 }
 
 /// A device as the kernel lists it.
@@ -143,7 +181,11 @@ impl Datapath {
                 device: device.to_owned(),
                 hook: mechanism.label(hook.point()),
                 message: refusal.message,
-            })
+            })?;
+        match hook.point() {
+            Point::Ingress | Point::Egress => self.mechanisms.other_tc.detach(attachment),
+            Point::Xdp => Ok(()),
+        }
     }
 
     /// Detach a program; one whose device has gone is forgotten.
@@ -151,9 +193,10 @@ impl Datapath {
     /// # Errors
     /// It cannot be detached.
     pub fn detach(&mut self, attachment: Attachment) -> Result<()> {
-        self.mechanisms
-            .at(attachment.hook.point())
-            .detach(attachment)
+        for mechanism in self.mechanisms.of_devices() {
+            mechanism.detach(attachment)?;
+        }
+        Ok(())
     }
 
     /// Does the attached program see the packets of the device that has this number now? What is
@@ -183,17 +226,8 @@ impl Datapath {
 
     fn programs_at(&self, device: Device<'_>, point: Point) -> Result<Programs> {
         let mechanism = self.mechanisms.at(point);
-        let attached = mechanism.attached()?;
-        let is_ours = |name: &str| {
-            Hook::from_program(name).is_some_and(|hook| {
-                attached.contains(&Attachment {
-                    ifindex: device.ifindex,
-                    hook,
-                })
-            })
-        };
         let place = mechanism.label(point);
-        match mechanism.programs(device, point, &is_ours) {
+        match mechanism.programs(device, point) {
             Ok(programs) => Ok(Programs { place, programs }),
             Err(refusal) => Err(DatapathError::Attach {
                 program: "query",
@@ -242,6 +276,12 @@ impl Datapath {
     }
 }
 
+/// The attachment that a program's name stands for at a device.
+fn place(ifindex: u32, program: &str) -> Option<Attachment> {
+    let hook = Hook::from_program(program)?;
+    Some(Attachment { ifindex, hook })
+}
+
 /// The present name of a device.
 fn device_name(ifindex: u32) -> std::io::Result<String> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
@@ -253,6 +293,15 @@ struct Refusal {
     /// The device has gone that the link belonged to.
     dead: bool,
     message: String,
+}
+
+impl Refusal {
+    fn saying(message: &str) -> Self {
+        Self {
+            dead: false,
+            message: message.to_owned(),
+        }
+    }
 }
 
 impl<E: std::error::Error + 'static> From<E> for Refusal {

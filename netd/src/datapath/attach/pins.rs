@@ -1,5 +1,6 @@
 //! Links of the kernel's that stay because they are pinned. Removing the pin detaches the program.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use aya::programs::Program;
@@ -78,11 +79,13 @@ impl Links {
         self.dir.join(place.to_string())
     }
 
+    /// Is the link of that program at a device pinned?
+    pub fn has(&self, ifindex: u32, program: &str) -> bool {
+        super::place(ifindex, program).is_some_and(|place| self.path(place).exists())
+    }
+
     /// The places of those whose names `parse` knows.
-    pub fn places<P: Ord>(
-        &self,
-        parse: impl Fn(&str) -> Option<P>,
-    ) -> Result<std::collections::BTreeSet<P>> {
+    pub fn places<P: Ord>(&self, parse: impl Fn(&str) -> Option<P>) -> Result<BTreeSet<P>> {
         let names = names(&self.dir)?;
         Ok(names.iter().filter_map(|name| parse(name)).collect())
     }

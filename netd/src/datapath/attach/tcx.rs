@@ -68,14 +68,13 @@ impl DeviceMechanism for Tcx {
         &self,
         device: Device<'_>,
         point: Point,
-        is_ours: &dyn Fn(&str) -> bool,
     ) -> std::result::Result<Vec<AttachedProgram>, Refusal> {
         let (_, programs) = SchedClassifier::query_tcx(device.name, side(point))?;
         let programs = programs.iter().map(|info| {
             let name = info.name_as_str().unwrap_or("?");
             AttachedProgram {
                 id: info.id(),
-                ours: is_ours(name),
+                ours: self.links.has(device.ifindex, name),
                 name: name.to_owned(),
             }
         });

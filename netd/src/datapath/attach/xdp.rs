@@ -64,7 +64,6 @@ impl DeviceMechanism for Xdp {
         &self,
         device: Device<'_>,
         _: Point,
-        is_ours: &dyn Fn(&str) -> bool,
     ) -> std::result::Result<Vec<AttachedProgram>, Refusal> {
         let Some(id) = device.xdp else {
             return Ok(Vec::new());
@@ -75,7 +74,7 @@ impl DeviceMechanism for Xdp {
         let name = name.unwrap_or_else(|| "?".to_owned());
         Ok(vec![AttachedProgram {
             id,
-            ours: is_ours(&name),
+            ours: self.links.has(device.ifindex, &name),
             name,
         }])
     }
