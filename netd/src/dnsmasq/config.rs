@@ -1,14 +1,16 @@
 //! The text of dnsmasq's files. No I/O happens here.
 //!
-//! Every value of a definition passes one of the checks at the end before it becomes part of a
-//! line: dnsmasq runs as root while it reads these files, and a value that could start a line of
-//! its own could name a script to run.
+//! Every value of a definition passes one of the checks in `values.rs` before it becomes part of a line.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use super::values::{
+    Result, dhcp_name, domain_name, error, file_name, hardware_address, host_name, path, printable,
+    word,
+};
 use crate::model::{
     Dhcp, DhcpHost, DhcpRange, Dns, DnsSrv, ForwardMode, HostAccess, Ip, LeaseTime, LeaseUnit,
     Network,
@@ -17,18 +19,6 @@ use crate::model::{
 /// dnsmasq reads lines through a buffer of 1025 bytes and takes what does not fit as a further
 /// line, so a longer one is never written.
 const MAX_LINE: usize = 1023;
-
-/// A value that cannot be handed to dnsmasq.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{element}: {problem}")]
-pub struct ConfigError {
-    /// Which element or attribute.
-    pub element: String,
-    /// What is wrong with it and what is allowed.
-    pub problem: String,
-}
-
-type Result<T> = std::result::Result<T, ConfigError>;
 
 /// Where dnsmasq finds the files of one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -399,6 +389,19 @@ fn host_v6(host: &DhcpHost) -> Result<String> {
     Ok(fields.join(",") + &lease(host.lease))
 }
 
+fn bridge(network: &Network) -> Result<&str> {
+    const ELEMENT: &str = "<bridge name>";
+    let name = network.bridge.name.as_deref().unwrap_or_default();
+    // A '*' would be a pattern, and a template is no name yet.
+    if name.contains(['*', '%', '/']) {
+        return Err(error(
+            ELEMENT,
+            format!("{name:?} is not the name of one device"),
+        ));
+    }
+    word(ELEMENT, name)
+}
+
 fn dns_enabled(network: &Network) -> bool {
     network.dns.as_ref().and_then(|dns| dns.enable) != Some(false)
 }
@@ -500,123 +503,6 @@ impl Lines {
         }
         Ok(())
     }
-}
-
-fn error(element: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError {
-        element: element.into(),
-        problem: problem.into(),
-    }
-}
-
-/// No control characters: nothing that ends a line.
-fn printable(element: &str, value: &str) -> Result<()> {
-    if value.chars().any(char::is_control) {
-        return Err(error(
-            element,
-            format!("{value:?} holds a line break or another control character"),
-        ));
-    }
-    Ok(())
-}
-
-/// One field of a line: nothing at which dnsmasq ends a field, a comment or a quotation.
-fn word<'a>(element: &str, value: &'a str) -> Result<&'a str> {
-    let splits = |c: char| c.is_control() || c.is_whitespace() || matches!(c, ',' | '"' | '\\');
-    if value.is_empty() || value.contains(splits) {
-        return Err(error(
-            element,
-            format!(
-                "{value:?} must not be empty nor hold a blank, comma, quote, backslash or line break"
-            ),
-        ));
-    }
-    Ok(value)
-}
-
-fn domain_name<'a>(element: &str, value: &'a str) -> Result<&'a str> {
-    if value.contains('/') {
-        return Err(error(element, format!("{value:?} must not hold '/'")));
-    }
-    word(element, value)
-}
-
-fn host_name<'a>(element: &str, value: &'a str) -> Result<&'a str> {
-    if value.len() > 255 || value.contains('#') {
-        return Err(error(
-            element,
-            "must not be longer than 255 characters nor hold '#'",
-        ));
-    }
-    word(element, value)
-}
-
-/// A name among the fields of a reservation, whose kind dnsmasq guesses from how it looks.
-fn dhcp_name(value: &str) -> Result<&str> {
-    const ELEMENT: &str = "<host name>";
-    let number = value
-        .strip_suffix(['s', 'm', 'h', 'd', 'w'])
-        .unwrap_or(value);
-    let is_time = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-    let is_keyword = matches!(value, "ignore" | "infinite");
-    if is_time
-        || is_keyword
-        || value.parse::<Ipv4Addr>().is_ok()
-        || value.contains([':', '[', ']', '*'])
-    {
-        return Err(error(
-            ELEMENT,
-            format!("{value:?} means something else than a name to dnsmasq"),
-        ));
-    }
-    host_name(ELEMENT, value)
-}
-
-fn hardware_address(value: &str) -> Result<&str> {
-    let allowed = |b: u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'-');
-    if value.is_empty() || value.len() > 64 || !value.bytes().all(allowed) {
-        return Err(error(
-            "<host mac>",
-            format!("{value:?} is not a MAC address"),
-        ));
-    }
-    Ok(value)
-}
-
-fn bridge(network: &Network) -> Result<&str> {
-    const ELEMENT: &str = "<bridge name>";
-    let name = network.bridge.name.as_deref().unwrap_or_default();
-    // A '*' would be a pattern, and a template is no name yet.
-    if name.contains(['*', '%', '/']) {
-        return Err(error(
-            ELEMENT,
-            format!("{name:?} is not the name of one device"),
-        ));
-    }
-    word(ELEMENT, name)
-}
-
-/// The network's name as part of a file name.
-pub(super) fn file_name(name: &str) -> Result<&str> {
-    printable("<name>", name)?;
-    if name.is_empty() || name.contains('/') {
-        return Err(error("<name>", "must not be empty nor hold '/'"));
-    }
-    Ok(name)
-}
-
-/// A path as dnsmasq reads it: in quotation marks when it holds anything dnsmasq would interpret.
-fn path(element: &str, path: &Path) -> Result<String> {
-    let Some(text) = path.to_str().filter(|text| !text.is_empty()) else {
-        return Err(error(element, format!("{path:?} is no path in UTF-8")));
-    };
-    printable(element, text)?;
-    let plain = |c: char| c.is_alphanumeric() || "/._+-:@%=~&;'()".contains(c);
-    if text.chars().all(plain) {
-        return Ok(text.to_owned());
-    }
-    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
-    Ok(format!("\"{escaped}\""))
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
+
+use super::error::{Result, io_error};
 
 /// Replace `path` by `content` with the given mode. After a power failure it may be damaged, so this is
 /// for what every start writes anew.
@@ -74,9 +76,14 @@ pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>
 }
 
 /// Remove a file that may not exist.
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, e)),
         _ => Ok(()),
     }
+}
+
+/// The path from the root on: dnsmasq changes its directory.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| io_error("make absolute", path, e))
 }

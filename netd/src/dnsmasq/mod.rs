@@ -4,15 +4,25 @@
 //! reloads and stops the process, [`lease_helper`] is the script dnsmasq calls on every change of
 //! a lease, [`leases`] reads what the helper wrote, and [`watch`] says when that changed.
 
+mod binary;
 pub mod config;
+mod error;
 mod files;
+mod helper_link;
 pub mod lease_helper;
 pub mod leases;
+mod network_files;
 pub mod process;
+mod running;
+mod values;
+mod version;
 pub mod watch;
 
-pub use config::{ConfigError, NetworkFiles, addnhosts, conf, hostsfile, wants_dnsmasq};
-pub use process::{Dnsmasq, Error, Running};
+pub use config::{NetworkFiles, addnhosts, conf, hostsfile, wants_dnsmasq};
+pub use error::Error;
+pub use process::{Dnsmasq, Running};
+pub use values::ConfigError;
+pub use version::Version;
 
 /// Name of the link to the netd binary that dnsmasq runs as its script; the binary recognises it
 /// in `argv[0]`, because dnsmasq passes no arguments of ours to a script.

@@ -27,13 +27,56 @@ pub struct FormatOptions {
 #[must_use]
 pub fn format(network: &Network, options: FormatOptions) -> String {
     let mut w = Writer::default();
+    head(&mut w, network, options);
+    if let Some(f) = network
+        .forward
+        .as_ref()
+        .filter(|f| f.mode != ForwardMode::None)
+    {
+        forward(&mut w, f, options);
+    }
+    bridge(&mut w, network);
+    if let Some(mtu) = network.mtu {
+        w.empty(Tag::new("mtu").attr("size", mtu));
+    }
+    if let Some(mac) = network.mac {
+        w.empty(Tag::new("mac").attr("address", mac));
+    }
+    domain(&mut w, network.domain.as_ref());
+    if let Some(d) = network.dns.as_ref().filter(|d| **d != Dns::default()) {
+        dns(&mut w, d);
+    }
+    vlan(&mut w, network.vlan.as_ref());
+    bandwidth(&mut w, network.bandwidth.as_ref());
+    if network.port_isolated.is_some() {
+        w.empty(Tag::new("port").yes_no("isolated", network.port_isolated));
+    }
+    for i in &network.ips {
+        ip(&mut w, i);
+    }
+    for r in &network.routes {
+        route(&mut w, r);
+    }
+    virtual_port(&mut w, network.virtualport.as_ref());
+    for group in &network.portgroups {
+        port_group(&mut w, group);
+    }
+    dnsmasq_options(&mut w, &network.dnsmasq_options);
+    w.end("network");
+    w.out
+}
+
+/// The start of `<network>`, and what a network is called.
+fn head(w: &mut Writer, network: &Network, options: FormatOptions) {
     let connections = options
         .connections
         .filter(|count| *count > 0 && !options.inactive);
-    let has_options = !network.dnsmasq_options.is_empty();
     w.start(
         Tag::new("network")
-            .opt("xmlns:dnsmasq", has_options.then_some(DNSMASQ_NAMESPACE))
+            .opt(
+                "xmlns:dnsmasq",
+                (!network.dnsmasq_options.is_empty()).then_some(DNSMASQ_NAMESPACE),
+            )
             .opt("connections", connections)
             .opt("ipv6", network.ipv6.then_some("yes"))
             .yes_no("trustGuestRxFilters", network.trust_guest_rx_filters),
@@ -55,25 +98,14 @@ pub fn format(network: &Network, options: FormatOptions) -> String {
         }
         w.end("metadata");
     }
-    if let Some(f) = network
-        .forward
-        .as_ref()
-        .filter(|f| f.mode != ForwardMode::None)
-    {
-        forward(&mut w, f, options);
-    }
-    bridge(&mut w, network);
-    if let Some(mtu) = network.mtu {
-        w.empty(Tag::new("mtu").attr("size", mtu));
-    }
-    if let Some(mac) = network.mac {
-        w.empty(Tag::new("mac").attr("address", mac));
-    }
+}
+
+fn domain(w: &mut Writer, domain: Option<&Domain>) {
     if let Some(Domain {
         name: Some(name),
         local_only,
         register,
-    }) = &network.domain
+    }) = domain
     {
         w.empty(
             Tag::new("domain")
@@ -82,33 +114,17 @@ pub fn format(network: &Network, options: FormatOptions) -> String {
                 .yes_no("register", *register),
         );
     }
-    if let Some(d) = network.dns.as_ref().filter(|d| **d != Dns::default()) {
-        dns(&mut w, d);
+}
+
+fn dnsmasq_options(w: &mut Writer, options: &[String]) {
+    if options.is_empty() {
+        return;
     }
-    vlan(&mut w, network.vlan.as_ref());
-    bandwidth(&mut w, network.bandwidth.as_ref());
-    if network.port_isolated.is_some() {
-        w.empty(Tag::new("port").yes_no("isolated", network.port_isolated));
+    w.start(Tag::new("dnsmasq:options"));
+    for option in options {
+        w.empty(Tag::new("dnsmasq:option").attr("value", option));
     }
-    for i in &network.ips {
-        ip(&mut w, i);
-    }
-    for r in &network.routes {
-        route(&mut w, r);
-    }
-    virtual_port(&mut w, network.virtualport.as_ref());
-    for group in &network.portgroups {
-        port_group(&mut w, group);
-    }
-    if has_options {
-        w.start(Tag::new("dnsmasq:options"));
-        for option in &network.dnsmasq_options {
-            w.empty(Tag::new("dnsmasq:option").attr("value", option));
-        }
-        w.end("dnsmasq:options");
-    }
-    w.end("network");
-    w.out
+    w.end("dnsmasq:options");
 }
 
 fn forward(w: &mut Writer, forward: &Forward, options: FormatOptions) {

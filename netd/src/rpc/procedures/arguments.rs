@@ -1,8 +1,9 @@
-//! Procedure numbers of libvirt's remote program that netd speaks, and what they carry.
+//! Arguments and results of the procedures, and the numbers in them.
+
+use uuid::Uuid;
 
 use crate::api::{Lease, NetworkInfo};
 use crate::rpc::xdr::{self, Decode, Decoder, Encode, Encoder, List, XdrError, xdr_struct};
-use uuid::Uuid;
 
 /// Most networks in one list.
 pub const NETWORKS_MAX: usize = 16_384;
@@ -10,178 +11,6 @@ pub const NETWORKS_MAX: usize = 16_384;
 pub const LEASES_MAX: usize = 65_536;
 /// Most parameters of a client's identity.
 pub const IDENTITY_MAX: usize = 20;
-
-/// When a procedure may be called, and who answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// The connection, before OPEN as well.
-    Handshake,
-    /// The connection, once it is open.
-    Connection,
-    /// The agent, once the connection is open.
-    Agent,
-}
-
-/// What a procedure does to the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// It looks.
-    Read,
-    /// It changes something: read-only clients are refused.
-    Write,
-}
-
-/// Procedures by number, with libvirt's function, who answers, and what it does. One that does not say
-/// all four does not compile.
-macro_rules! procedures {
-    ($(#[$meta:meta])* pub enum $name:ident {
-        $($(#[$vmeta:meta])* $variant:ident = $number:literal $text:literal $scope:ident $access:ident,)*
-    }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(i32)]
-        pub enum $name { $($(#[$vmeta])* $variant = $number,)* }
-
-        impl $name {
-            /// Every procedure.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The procedure with this number.
-            #[must_use]
-            pub fn from_number(number: i32) -> Option<Self> {
-                match number {
-                    $($number => Some(Self::$variant),)*
-                    _ => None,
-                }
-            }
-
-            /// Name of the function of libvirt's API that makes this call.
-            #[must_use]
-            pub fn function(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)*
-                }
-            }
-
-            /// When it may be called, and who answers.
-            #[must_use]
-            pub fn scope(self) -> Scope {
-                match self {
-                    $(Self::$variant => Scope::$scope,)*
-                }
-            }
-
-            /// What it does to the agent.
-            #[must_use]
-            pub fn access(self) -> Access {
-                match self {
-                    $(Self::$variant => Access::$access,)*
-                }
-            }
-        }
-    };
-}
-
-procedures! {
-    /// Procedures of libvirt's remote program.
-    pub enum Procedure {
-        /// `str? uri, u32 flags → ()`
-        Open = 1 "virConnectOpen" Handshake Read,
-        /// `() → ()`, then the server closes the connection
-        Close = 2 "virConnectClose" Handshake Read,
-        /// `() → str`
-        GetType = 3 "virConnectGetType" Connection Read,
-        /// Refused as not supported, as by libvirt's own network daemon
-        GetVersion = 4 "virConnectGetVersion" Connection Read,
-        /// Refused as not supported
-        GetCapabilities = 7 "virConnectGetCapabilities" Connection Read,
-        /// `i32 maxnames → str[]` of inactive networks
-        ListDefinedNetworks = 36 "virConnectListDefinedNetworks" Agent Read,
-        /// `i32 maxnames → str[]` of active networks
-        ListNetworks = 38 "virConnectListNetworks" Agent Read,
-        /// `NET → ()`
-        NetworkCreate = 39 "virNetworkCreate" Agent Write,
-        /// `str xml → NET`
-        NetworkCreateXml = 40 "virNetworkCreateXML" Agent Write,
-        /// `str xml → NET`
-        NetworkDefineXml = 41 "virNetworkDefineXML" Agent Write,
-        /// `NET → ()`
-        NetworkDestroy = 42 "virNetworkDestroy" Agent Write,
-        /// `NET, u32 flags → str`
-        NetworkGetXmlDesc = 43 "virNetworkGetXMLDesc" Agent Read,
-        /// `NET → i32`
-        NetworkGetAutostart = 44 "virNetworkGetAutostart" Agent Read,
-        /// `NET → str`
-        NetworkGetBridgeName = 45 "virNetworkGetBridgeName" Agent Read,
-        /// `str → NET`
-        NetworkLookupByName = 46 "virNetworkLookupByName" Agent Read,
-        /// `uuid → NET`
-        NetworkLookupByUuid = 47 "virNetworkLookupByUUID" Agent Read,
-        /// `NET, i32 → ()`
-        NetworkSetAutostart = 48 "virNetworkSetAutostart" Agent Write,
-        /// `NET → ()`
-        NetworkUndefine = 49 "virNetworkUndefine" Agent Write,
-        /// `() → i32`
-        NumOfDefinedNetworks = 50 "virConnectNumOfDefinedNetworks" Agent Read,
-        /// `() → i32`
-        NumOfNetworks = 52 "virConnectNumOfNetworks" Agent Read,
-        /// Refused as not supported
-        GetHostname = 59 "virConnectGetHostname" Connection Read,
-        /// `i32 feature → i32`
-        SupportsFeature = 60 "virConnectSupportsFeature" Handshake Read,
-        /// `() → i32[]`
-        AuthList = 66 "virConnectAuthList" Handshake Read,
-        /// `() → str`
-        GetUri = 110 "virConnectGetURI" Connection Read,
-        /// `() → i32`
-        IsSecure = 149 "virConnectIsSecure" Connection Read,
-        /// `NET → i32`
-        NetworkIsActive = 152 "virNetworkIsActive" Agent Read,
-        /// `NET → i32`
-        NetworkIsPersistent = 153 "virNetworkIsPersistent" Agent Read,
-        /// `() → u64`
-        GetLibVersion = 157 "virConnectGetLibVersion" Connection Read,
-        /// `i32 need_results, u32 flags → NET[], u32`
-        ListAllNetworks = 283 "virConnectListAllNetworks" Agent Read,
-        /// `NET, u32 command, u32 section, i32 parentIndex, str xml, u32 flags → ()`
-        NetworkUpdate = 291 "virNetworkUpdate" Agent Write,
-        /// `NET, str? mac, i32 need_results, u32 flags → LEASE[], u32`
-        NetworkGetDhcpLeases = 341 "virNetworkGetDHCPLeases" Agent Read,
-        /// `() → ()`
-        RegisterCloseCallback = 360 "virConnectRegisterCloseCallback" Connection Read,
-        /// `() → ()`
-        UnregisterCloseCallback = 361 "virConnectUnregisterCloseCallback" Connection Read,
-        /// `TYPED[], u32 flags → ()`
-        SetIdentity = 419 "virConnectSetIdentity" Connection Read,
-        /// `str xml, u32 flags → NET`
-        NetworkDefineXmlFlags = 432 "virNetworkDefineXMLFlags" Agent Write,
-        /// `str xml, u32 flags → NET`
-        NetworkCreateXmlFlags = 437 "virNetworkCreateXMLFlags" Agent Write,
-        /// `NET, i32 type, str? metadata, str? key, str? uri, u32 flags → ()`
-        NetworkSetMetadata = 444 "virNetworkSetMetadata" Agent Write,
-        /// `NET, i32 type, str? uri, u32 flags → str`
-        NetworkGetMetadata = 445 "virNetworkGetMetadata" Agent Read,
-    }
-}
-
-procedures! {
-    /// Procedures of netd's own program.
-    pub enum NetdProcedure {
-        /// `str? network → str[]`
-        Plan = 1 "plan" Agent Read,
-        /// `() → str`, the [`crate::api::Status`] as JSON
-        Status = 2 "status" Agent Read,
-        /// `str? network → str`, a [`crate::api::NetworkForwards`] each as JSON
-        ForwardList = 3 "forward list" Agent Read,
-        /// `str → str`, a [`crate::api::ForwardChange`] and the
-        /// [`crate::api::Changed`] as JSON
-        ForwardChange = 4 "forward change" Agent Write,
-        /// `() → str[]`
-        Reload = 5 "reload" Agent Write,
-        /// `u64 since → str`, the [`crate::api::Drops`] as JSON
-        Drops = 6 "drops" Agent Read,
-    }
-}
 
 /// OPEN: refuse every change over this connection.
 pub const OPEN_READ_ONLY: u32 = 1;
@@ -524,15 +353,6 @@ mod tests {
 
     fn words(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|w| w.to_be_bytes()).collect()
-    }
-
-    #[test]
-    fn numbers_and_procedures_agree() {
-        for procedure in Procedure::ALL {
-            assert_eq!(Procedure::from_number(*procedure as i32), Some(*procedure));
-        }
-        assert_eq!(Procedure::from_number(313), None, "events are not spoken");
-        assert_eq!(Procedure::from_number(-1), None);
     }
 
     #[test]

@@ -1,0 +1,153 @@
+//! The files of one network: where they are, and what is in them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::config::{self, NetworkFiles};
+use super::error::{Result, config_error, io_error};
+use super::files::{absolute, create_public_dir, read_bounded, remove, write_atomic};
+use super::leases;
+use super::values::file_name;
+use crate::model::Network;
+use crate::paths::Paths;
+
+/// Whether dnsmasq sends router advertisements for IPv6 `<ip>` elements. Not before the rest of what
+/// guests need to configure themselves is there, too; until then their IPv6 addresses are static.
+const ADVERTISE: bool = false;
+
+/// Mode of the host files, which dnsmasq reads as a user of its own.
+const HOST_FILE: u32 = 0o644;
+
+/// A network's files below `paths`, absolute because dnsmasq changes its directory.
+///
+/// # Errors
+/// The name cannot be part of a file name.
+pub fn files_of(paths: &Paths, network: &Network) -> Result<NetworkFiles> {
+    let name = file_name(&network.name).map_err(|e| config_error(network, e))?;
+    Ok(NetworkFiles {
+        dir: absolute(&paths.dnsmasq_dir())?,
+        pid_file: Some(absolute(&paths.run_dir.join(format!("{name}.pid")))?),
+    })
+}
+
+pub(super) fn pid_file(files: &NetworkFiles) -> PathBuf {
+    files.pid_file.clone().unwrap_or_default()
+}
+
+/// Remove everything kept for a network, its leases included (undefine, end of a transient one).
+///
+/// # Errors
+/// The first file that could not be removed; the others are gone.
+pub fn remove_files(network: &Network, bridge: &str, paths: &Paths) -> Result<()> {
+    let files = files_of(paths, network)?;
+    let own = remove_own_files(network, &files);
+    let status = match leases::interface_name(bridge) {
+        Some(bridge) => remove(&files.status(bridge)),
+        None => Ok(()),
+    };
+    own.and(status)
+}
+
+pub(super) fn remove_own_files(network: &Network, files: &NetworkFiles) -> Result<()> {
+    let name = &network.name;
+    let all = [
+        files.conf(name),
+        files.hostsfile(name),
+        files.addnhosts(name),
+        pid_file(files),
+    ];
+    all.iter()
+        .map(|path| remove(path))
+        .fold(Ok(()), Result::and)
+}
+
+/// The three files, checked before the first is written.
+pub(super) struct FileTexts {
+    /// The configuration.
+    pub conf: String,
+    /// DHCP reservations.
+    hosts: String,
+    /// Names of `<dns><host>`.
+    names: String,
+}
+
+impl FileTexts {
+    pub(super) fn new(network: &Network, files: &NetworkFiles) -> Result<Self> {
+        let all = || {
+            Ok(Self {
+                conf: config::conf(network, files, ADVERTISE)?,
+                hosts: config::hostsfile(network)?,
+                names: config::addnhosts(network)?,
+            })
+        };
+        all().map_err(|e| config_error(network, e))
+    }
+
+    pub(super) fn write(&self, network: &Network, files: &NetworkFiles) -> Result<()> {
+        let run_dir = pid_file(files);
+        let run_dir = run_dir.parent().unwrap_or(Path::new("/"));
+        create_public_dir(run_dir).map_err(|e| io_error("create", run_dir, e))?;
+        write(&files.conf(&network.name), &self.conf, 0o600)?;
+        self.write_hosts(network, files)
+    }
+
+    /// dnsmasq reads these again after it has given up root.
+    fn write_hosts(&self, network: &Network, files: &NetworkFiles) -> Result<()> {
+        warn_when_private(&files.dir);
+        for (path, text) in self.host_files(network, files) {
+            write(&path, text, HOST_FILE)?;
+        }
+        Ok(())
+    }
+
+    /// Write those that differ; was there any?
+    pub(super) fn write_changed_hosts(
+        &self,
+        network: &Network,
+        files: &NetworkFiles,
+    ) -> Result<bool> {
+        let mut changed = false;
+        for (path, text) in self.host_files(network, files) {
+            if !holds(&path, text)? {
+                write(&path, text, HOST_FILE)?;
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn host_files(&self, network: &Network, files: &NetworkFiles) -> [(PathBuf, &str); 2] {
+        [
+            (files.hostsfile(&network.name), &self.hosts),
+            (files.addnhosts(&network.name), &self.names),
+        ]
+    }
+}
+
+/// Reservations would silently be missing after a reload.
+fn warn_when_private(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let closed = dir
+        .ancestors()
+        .find(|dir| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0));
+    if let Some(closed) = closed {
+        tracing::warn!(
+            "{} is closed to other users: dnsmasq, which gives up root, may not read its host files below it",
+            closed.display()
+        );
+    }
+}
+
+/// Does a file hold this text?
+pub(super) fn holds(path: &Path, text: &str) -> Result<bool> {
+    match read_bounded(path, text.len() as u64) {
+        Ok(content) => Ok(content.is_some_and(|content| content == text.as_bytes())),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Ok(false),
+        Err(e) => Err(io_error("read", path, e)),
+    }
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+    write_atomic(path, text.as_bytes(), mode).map_err(|e| io_error("write", path, e))
+}
