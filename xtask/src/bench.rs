@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{binary, cargo, root, succeed};
+use crate::root;
+use crate::tools::{binary, cargo, succeed};
 
 /// What to measure, and where to put it.
 #[derive(Args)]

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{binary, cargo, root, succeed};
+use crate::tools::{binary, cargo, succeed};
+use crate::{root, structure};
 
 /// Namespace tests mostly wait for DHCP, so more of them than processors run at a time.
 const TEST_THREADS: &str = "4";
@@ -32,6 +33,15 @@ pub fn test(arguments: &[String]) -> Result<()> {
             .args(["--", "--include-ignored"])
             .args(for_tests),
     )
+}
+
+/// Circles between modules, files and functions that are too long.
+pub fn structure() -> Result<()> {
+    let findings = structure::findings()?;
+    if findings.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", findings.join("\n"))
 }
 
 /// Everything a reviewer should not have to look for.
@@ -72,6 +82,11 @@ pub fn lint() -> Result<()> {
         "unused dependencies",
         cargo().arg("machete").env_remove("CARGO_PKG_NAME"),
     );
+    println!("lint: structure");
+    if let Err(error) = structure() {
+        eprintln!("{error:#}");
+        failed.push("structure");
+    }
     if failed.is_empty() {
         println!("lint: all well");
         return Ok(());

@@ -11,7 +11,7 @@ use netd_tests::traffic::{self, Server, Verdict};
 use netd_tests::{Lab, Netns};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::packages;
+use crate::{packages, tools};
 
 /// libvirt's stock network, the same that `run` starts.
 const DEFAULT_NETWORK: &str = include_str!("../../dist/default.xml");
@@ -32,7 +32,7 @@ pub fn demo() -> Result<()> {
         interrupted,
     };
     let mut lab = story.step("A hypervisor and an outside host, in namespaces", || {
-        let lab = Lab::with_binary(&crate::binary()?)?;
+        let lab = Lab::with_binary(&tools::binary()?)?;
         let seen = format!("hypervisor {HOST} --- outside host {OUTSIDE}");
         Ok((lab, seen))
     })?;

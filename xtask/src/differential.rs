@@ -66,7 +66,7 @@ pub fn run(words: &[String]) -> Result<()> {
     println!("classes of traffic: {}", names.join(", "));
     Netns::sweep()?;
     let report = differential::run(
-        Translator::Netd(&crate::binary()?),
+        Translator::Netd(&crate::tools::binary()?),
         seed.parse().context("the seed")?,
         packets.parse().context("the number of packets")?,
         &classes,

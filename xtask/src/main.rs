@@ -8,13 +8,15 @@ mod packages;
 mod root;
 mod run;
 mod setup;
+mod structure;
+mod tools;
 mod verifier;
 
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use tools::build;
 
 /// Work on netd: everything a command needs is installed first, once, and said aloud.
 #[derive(Parser)]
@@ -74,8 +76,10 @@ enum Task {
         #[command(flatten)]
         choice: verifier::Choice,
     },
-    /// Formatting, clippy (eBPF crate included), documentation, unused dependencies
+    /// Formatting, clippy (eBPF crate included), documentation, unused dependencies, structure
     Lint,
+    /// The part of `lint` about structure: circles between modules, long files and functions
+    Structure,
     /// Install what the other commands need, and nothing else
     Setup,
     /// What `run` does once everything is built and it is root
@@ -151,54 +155,11 @@ fn perform(task: Task) -> Result<()> {
             setup::lint_tools()?;
             checks::lint()
         }
+        Task::Structure => checks::structure(),
         Task::Setup => {
             setup::build_tools()?;
             setup::lint_tools()?;
             packages::install(packages::TEST)
         }
     }
-}
-
-/// The root of the workspace, where cargo runs.
-fn workspace() -> PathBuf {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    here.parent().map(PathBuf::from).unwrap_or(here)
-}
-
-/// Cargo in the workspace.
-fn cargo() -> Command {
-    let mut command = setup::online(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    command.current_dir(workspace());
-    command
-}
-
-/// Runs a command, shown, to its success.
-fn succeed(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    if !status.success() {
-        bail!("{command:?}: {status}");
-    }
-    Ok(())
-}
-
-/// Builds the release binary, with the eBPF object in it.
-fn build() -> Result<()> {
-    println!("building netd");
-    succeed(cargo().args(["build", "--release", "--package", "netd"]))
-}
-
-/// Where the release binary is: beside the directory this program was built into.
-fn binary() -> Result<PathBuf> {
-    let this = std::env::current_exe().context("finding the target directory")?;
-    let target = this
-        .parent()
-        .and_then(|profile| profile.parent())
-        .context("xtask does not lie in a target directory")?;
-    let binary = target.join("release/netd");
-    if !binary.is_file() {
-        bail!("{} was not built", binary.display());
-    }
-    Ok(binary)
 }

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, setup, succeed};
+use crate::root;
+use crate::tools::{online, succeed};
 
 /// A program and the package that brings it.
 pub struct Needed {
@@ -83,7 +84,7 @@ pub fn install(wanted: &[Needed]) -> Result<()> {
 fn apt(arguments: &[&str]) -> Result<()> {
     let quiet = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"];
     let mut command = if root::is_root() {
-        setup::online("env")
+        online("env")
     } else {
         root::command("env")
     };

@@ -23,7 +23,7 @@ pub fn run(flags: &[String]) -> Result<()> {
     let run = directory(flags, "--run-dir", "/run/netd");
     refuse_foreign_bridge(&config, &run)?;
     provide_default(&config)?;
-    let binary = crate::binary()?;
+    let binary = crate::tools::binary()?;
     next_steps(&binary, flags);
     let error = Command::new(&binary).arg("run").args(flags).exec();
     Err(error).with_context(|| format!("cannot start {}", binary.display()))

@@ -1,12 +1,11 @@
 //! The Rust side of what is needed: one stable toolchain, its sources, the BPF linker.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, succeed};
+use crate::tools::{online, succeed};
 
 /// Links with the LLVM that comes with rustc, so it must fit the toolchain.
 const BPF_LINKER: &str = "0.10.3";
@@ -84,31 +83,4 @@ fn version(program: &str) -> Option<String> {
         .status
         .success()
         .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// A command that may have to download. In a network namespace that leads nowhere, as a fresh one
-/// does, root lends it the machine's own network; what is built is the same.
-pub fn online(program: &str) -> Command {
-    let machine = Path::new("/proc/1/ns/net");
-    let elsewhere = || {
-        let own = fs::read_link("/proc/self/ns/net").ok()?;
-        Some(fs::read_link(machine).ok()? != own)
-    };
-    if root::is_root() && !has_route() && elsewhere().unwrap_or(false) {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", machine.display()))
-            .arg("--")
-            .arg(program);
-        return command;
-    }
-    Command::new(program)
-}
-
-/// Does any route leave this namespace?
-fn has_route() -> bool {
-    let v4 = fs::read_to_string("/proc/self/net/route").unwrap_or_default();
-    let v6 = fs::read_to_string("/proc/self/net/ipv6_route").unwrap_or_default();
-    // A header line in IPv4's; routes of the loopback in IPv6's.
-    v4.lines().count() > 1 || v6.lines().any(|line| !line.trim_end().ends_with(" lo"))
 }

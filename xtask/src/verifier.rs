@@ -9,7 +9,8 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{cargo, root, succeed, workspace};
+use crate::root;
+use crate::tools::{cargo, succeed, workspace};
 
 /// The test that prints the numbers, and compares them.
 const TEST: &str = "verified::no_program_costs_the_verifier_more_than_recorded";

@@ -1,0 +1,80 @@
+//! Commands that the tasks are made of: cargo in the workspace, what it built, and what has to download.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::root;
+
+/// The root of the workspace, where cargo runs.
+pub fn workspace() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map(PathBuf::from).unwrap_or(here)
+}
+
+/// Cargo in the workspace.
+pub fn cargo() -> Command {
+    let mut command = online(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// Runs a command, shown, to its success.
+pub fn succeed(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    Ok(())
+}
+
+/// Builds the release binary, with the eBPF object in it.
+pub fn build() -> Result<()> {
+    println!("building netd");
+    succeed(cargo().args(["build", "--release", "--package", "netd"]))
+}
+
+/// Where the release binary is: beside the directory this program was built into.
+pub fn binary() -> Result<PathBuf> {
+    let this = std::env::current_exe().context("finding the target directory")?;
+    let target = this
+        .parent()
+        .and_then(|profile| profile.parent())
+        .context("xtask does not lie in a target directory")?;
+    let binary = target.join("release/netd");
+    if !binary.is_file() {
+        bail!("{} was not built", binary.display());
+    }
+    Ok(binary)
+}
+
+/// A command that may have to download. In a network namespace that leads nowhere, as a fresh one
+/// does, root lends it the machine's own network; what is built is the same.
+pub fn online(program: &str) -> Command {
+    let machine = Path::new("/proc/1/ns/net");
+    let elsewhere = || {
+        let own = fs::read_link("/proc/self/ns/net").ok()?;
+        Some(fs::read_link(machine).ok()? != own)
+    };
+    if root::is_root() && !has_route() && elsewhere().unwrap_or(false) {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", machine.display()))
+            .arg("--")
+            .arg(program);
+        return command;
+    }
+    Command::new(program)
+}
+
+/// Does any route leave this namespace?
+fn has_route() -> bool {
+    let v4 = fs::read_to_string("/proc/self/net/route").unwrap_or_default();
+    let v6 = fs::read_to_string("/proc/self/net/ipv6_route").unwrap_or_default();
+    // A header line in IPv4's; routes of the loopback in IPv6's.
+    v4.lines().count() > 1 || v6.lines().any(|line| !line.trim_end().ends_with(" lo"))
+}
