@@ -5,11 +5,11 @@
 //! what runs are not. What cannot be read is reported and left as it is. A store expects
 //! to be the only one on its directories; the agent sees to that before it opens one.
 
+mod error;
 mod file;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -17,7 +17,10 @@ use serde::de::DeserializeOwned;
 
 use crate::model::{self, FormatOptions, Network, XmlError};
 use crate::paths::Paths;
+use error::MAX_FILE;
 use file::Lasting;
+
+pub use error::{Reason, StoreError};
 
 /// Is at the top of every definition on disk.
 const HEADER: &str = "<!--
@@ -25,58 +28,6 @@ const HEADER: &str = "<!--
   network with `netd net-edit NAME`. netd rewrites this file; comments are lost.
 -->
 ";
-
-/// Longest file that is read: the longest definition, and what netd writes before it.
-const MAX_FILE: u64 = 3 << 20;
-
-/// What went wrong, with which file.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {}: {reason}", path.display())]
-pub struct StoreError {
-    /// What was tried, as a verb.
-    pub operation: &'static str,
-    /// The file or directory.
-    pub path: PathBuf,
-    /// Why it failed.
-    #[source]
-    pub reason: Reason,
-}
-
-/// Why an operation on a file failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Reason {
-    /// The file system said no.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The definition in the file cannot be read, or the network's name cannot be a file's.
-    #[error(transparent)]
-    Xml(#[from] XmlError),
-    /// The agent's own data in the file cannot be read, or cannot be written as JSON.
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
-    /// The file is larger than anything the agent wrote.
-    #[error("it is larger than {MAX_FILE} bytes")]
-    TooLarge,
-    /// The file is not text.
-    #[error("it is not UTF-8 text")]
-    NotText,
-    /// It is a directory or a special file.
-    #[error("it is not a regular file")]
-    NotAFile,
-    /// The name inside and the name of the file differ.
-    #[error("it defines network '{0}', whose file has another name")]
-    OtherName(String),
-}
-
-impl From<StoreError> for crate::api::ApiError {
-    fn from(error: StoreError) -> Self {
-        use crate::api::ErrorCode;
-        match error.reason {
-            Reason::Io(_) => Self::new(ErrorCode::System, error),
-            _ => Self::internal(error),
-        }
-    }
-}
 
 /// A definition found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]

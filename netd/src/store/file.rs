@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::Path;
 
-use super::{MAX_FILE, Reason, StoreError};
+use super::error::{MAX_FILE, Reason, StoreError};
 
 /// Files on their way are called like this, so that a crash leaves nothing that looks finished.
 const NEW_PREFIX: &str = ".new-";

@@ -1,6 +1,7 @@
 //! Tests of the store on a temporary directory and on a full file system.
 
 use std::fs;
+use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;

@@ -1,0 +1,58 @@
+//! Why a file could not be read or written.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::XmlError;
+
+/// Longest file that is read: the longest definition, and what netd writes before it.
+pub const MAX_FILE: u64 = 3 << 20;
+
+/// What went wrong, with which file.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}: {reason}", path.display())]
+pub struct StoreError {
+    /// What was tried, as a verb.
+    pub operation: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Why it failed.
+    #[source]
+    pub reason: Reason,
+}
+
+/// Why an operation on a file failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// The file system said no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The definition in the file cannot be read, or the network's name cannot be a file's.
+    #[error(transparent)]
+    Xml(#[from] XmlError),
+    /// The agent's own data in the file cannot be read, or cannot be written as JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The file is larger than anything the agent wrote.
+    #[error("it is larger than {MAX_FILE} bytes")]
+    TooLarge,
+    /// The file is not text.
+    #[error("it is not UTF-8 text")]
+    NotText,
+    /// It is a directory or a special file.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// The name inside and the name of the file differ.
+    #[error("it defines network '{0}', whose file has another name")]
+    OtherName(String),
+}
+
+impl From<StoreError> for crate::api::ApiError {
+    fn from(error: StoreError) -> Self {
+        use crate::api::ErrorCode;
+        match error.reason {
+            Reason::Io(_) => Self::new(ErrorCode::System, error),
+            _ => Self::internal(error),
+        }
+    }
+}
