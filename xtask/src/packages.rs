@@ -92,7 +92,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
 }
 
 /// Is the program in PATH, or where system programs lie (often not in a user's PATH)?
-fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/sbin", "/sbin"])
