@@ -43,7 +43,10 @@ pub(super) async fn add(client: &mut Client, output: &mut Output, args: &Forward
         guest,
         ranges: ranges.into_iter().collect(),
     };
-    let text = forward.to_string();
+    let text = match to {
+        Some(to) => format!("{forward}, port {to}"),
+        None => forward.to_string(),
+    };
     let action = ForwardAction::Add(forward.clone());
     let (network, changed) = match change(client, &args.network, &args.scope, action).await {
         Ok(changed) => changed,
