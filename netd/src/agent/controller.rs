@@ -92,7 +92,7 @@ impl Controller {
         if config.xdp.is_used()
             && let Err(error) = links.ask_drivers()
         {
-            tracing::warn!(%error, "no device has the express lane ([xdp] in netd.toml)");
+            tracing::warn!(%error, "no device uses the XDP fast path ([xdp] in netd.toml)");
         }
         let mut datapath = Datapath::open(
             &paths.bpffs,
@@ -143,7 +143,7 @@ impl Controller {
         }
         let (stored, errors) = self.store.load();
         for error in errors {
-            tracing::error!(%error, "a definition is left out");
+            tracing::error!(%error, "a definition was not loaded");
         }
         for stored in stored {
             let network = stored.network;
@@ -158,7 +158,7 @@ impl Controller {
         }
         let (active, errors) = self.store.load_active::<ActiveData>();
         for error in errors {
-            tracing::error!(%error, "the record of an active network is damaged");
+            tracing::error!(%error, "the record of an active network cannot be read");
         }
         for record in active {
             let network = record.network;
@@ -169,7 +169,7 @@ impl Controller {
                 tracing::info!(
                     network = network.name,
                     pid = running.pid(),
-                    "dnsmasq adopted"
+                    "took over the running dnsmasq"
                 );
                 self.watch_dnsmasq(running.clone());
             }
@@ -322,7 +322,7 @@ impl Controller {
                     entry.autostart = autostart;
                 }
             }
-            Err(error) => tracing::error!(network = name, %error, "a definition is left out"),
+            Err(error) => tracing::error!(network = name, %error, "a definition was not loaded"),
         }
     }
 
@@ -330,7 +330,7 @@ impl Controller {
     /// it.
     pub(super) fn save_host(&self) {
         if let Err(error) = self.store.save_host(&self.host) {
-            tracing::error!(%error, "the host's settings may not be given back after a restart");
+            tracing::error!(%error, "forwarding sysctls may not be restored after a restart");
         }
     }
 }

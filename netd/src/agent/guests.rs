@@ -30,7 +30,7 @@ impl Controller {
                     tracing::error!(
                         network = network.name,
                         %error,
-                        "forwards to guests by name lead nowhere"
+                        "port forwards to guests by name do not work"
                     );
                     continue;
                 }

@@ -141,9 +141,9 @@ impl Controller {
                 outcomes.push((name, Ok(())));
                 continue;
             };
-            tracing::warn!(network = name, %error, "start failed, taking it back");
+            tracing::warn!(network = name, %error, "failed to start; rolling back");
             for error in self.deactivate(uuid).await {
-                tracing::error!(network = name, %error, "left behind by the failed start");
+                tracing::error!(network = name, %error, "not removed after the failed start");
             }
             outcomes.push((name, Err(error)));
         }
@@ -162,7 +162,7 @@ impl Controller {
         apart.sort_by(|a, b| a.name.cmp(&b.name));
         for network in &apart {
             for error in self.deactivate(network.uuid).await {
-                tracing::warn!(network = network.name, %error, "while it was taken back");
+                tracing::warn!(network = network.name, %error, "while rolling back");
             }
         }
         let mut outcomes = Vec::new();

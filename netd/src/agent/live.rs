@@ -104,17 +104,17 @@ impl Controller {
         let Some(Failure { error, .. }) = own.next() else {
             self.swap_live(uuid, new)?;
             for Failure { error, .. } in self.apply_change(uuid, &old).await {
-                tracing::error!(%error, "left behind by the change");
+                tracing::error!(%error, "not removed after the change");
             }
             self.warn_of_port_conflicts(uuid, Some(&old));
             return Ok(());
         };
-        tracing::warn!(network = old.name, %error, "a change failed, it was taken back");
+        tracing::warn!(network = old.name, %error, "a change failed and was rolled back");
         if let Err(error) = self.store.save_active(&old, &data) {
             tracing::error!(network = old.name, %error, "the record stays changed");
         }
         for Failure { error, .. } in without {
-            tracing::error!(%error, "left behind by the change");
+            tracing::error!(%error, "not removed after the change");
         }
         let message = format!("{error}; the change was taken back");
         Err(ApiError::verbatim(error.code, message))

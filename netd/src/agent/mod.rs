@@ -41,11 +41,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What it means that nobody can tell of a change of leases.
 const LATE_LEASES: &str =
-    "cannot watch the leases; forwards to guests by name follow them half a minute late";
+    "cannot watch the leases; port forwards to guests by name follow up to 30 s late";
 
 /// What it means that nobody can tell of a change of what drivers can do.
 const LATE_DRIVERS: &str =
-    "cannot watch what drivers can do with XDP; the express lane follows half a minute late";
+    "cannot watch what drivers can do with XDP; the XDP fast path follows up to 30 s late";
 
 /// How long after its start the agent loads programs that nothing has needed yet: who waited for it
 /// goes first.
@@ -149,14 +149,14 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
                 controller.paths_changed();
             }
             Change::Closed(error) => {
-                anyhow::bail!("cannot watch the host's devices any more: {error}");
+                anyhow::bail!("can no longer watch the host's devices: {error}");
             }
         }
     }
     tracing::info!("stopping; networks stay up");
     loading.abort();
     if let Err(error) = agent.controller.lock().await.datapath.maps.leave_alone() {
-        tracing::warn!(%error, "flows will find changed paths half a minute late");
+        tracing::warn!(%error, "connections will follow changed paths up to 30 s late");
     }
     notify(&[sd_notify::NotifyState::Stopping]);
     // The receiver is gone only if the server has ended already.
@@ -180,7 +180,7 @@ async fn load_programs(agent: Arc<Agent>) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
-                tracing::error!(%error, "devices that come later cannot be guarded");
+                tracing::error!(%error, "new devices cannot be protected");
                 return;
             }
         }

@@ -220,7 +220,7 @@ impl Controller {
                     self.attached.insert(attachment);
                 }
                 Err(error) if attachment.hook.is_optional() => {
-                    tracing::warn!(%error, "the device goes on without the express lane");
+                    tracing::warn!(%error, "no XDP fast path on this device; it uses TC");
                     self.refused.insert(attachment);
                 }
                 Err(error) => {
@@ -331,7 +331,7 @@ impl Controller {
             return;
         }
         if let Err(error) = self.datapath.maps.raise_epoch() {
-            tracing::error!(%error, "flows may use an old path for some seconds");
+            tracing::error!(%error, "connections may use an old path for some seconds");
         }
     }
 
@@ -451,7 +451,7 @@ impl Controller {
                 ports: live.ports.clone(),
             };
             if let Err(error) = self.store.save_active_data(&live.network.name, &data) {
-                tracing::error!(%error, "ports may not be given back after a restart");
+                tracing::error!(%error, "guests may have to be connected again after a restart");
             }
         }
     }

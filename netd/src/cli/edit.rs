@@ -179,7 +179,7 @@ fn answer(input: &mut impl BufRead) -> Again {
             _ => eprintln!(
                 "y - yes, start the editor again\n\
                  n - no, leave the network as it is and keep your text in a file\n\
-                 f - force, define it even if somebody else changed it meanwhile"
+                 f - force, define it even if another user changed it meanwhile"
             ),
         }
     }

@@ -16,6 +16,8 @@ pub fn start() {
         .from_env_lossy();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Modules are of use to those who set the filter.
+        .with_target(std::env::var_os(VARIABLE).is_some())
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let result = if std::env::var_os("JOURNAL_STREAM").is_some() {

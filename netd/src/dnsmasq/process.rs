@@ -258,7 +258,7 @@ async fn daemonise(
     let pid_file = pid_file(files);
     adopt(&pid_file, &conf).ok_or_else(|| {
         failed(format!(
-            "it ended at once or left no process number in {}; its log (syslog) says why",
+            "it ended immediately or wrote no pid file {}; see its log (syslog)",
             pid_file.display()
         ))
     })

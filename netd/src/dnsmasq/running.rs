@@ -73,7 +73,7 @@ impl Running {
                     break;
                 }
                 Err(_) if signal == Signal::TERM => {
-                    tracing::warn!(pid = self.pid, "dnsmasq ignored SIGTERM, killing it");
+                    tracing::warn!(pid = self.pid, "dnsmasq ignored SIGTERM; killing it");
                 }
                 Err(late) => return Err(self.signal_error("stopped", late.into())),
             }

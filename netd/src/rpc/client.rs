@@ -35,7 +35,7 @@ pub enum ClientError {
         path: PathBuf,
     },
     /// The socket is not ours to use.
-    #[error("may not connect to {path}; netd's socket is root's alone, use sudo", path = path.display())]
+    #[error("may not connect to {path}; only root may use netd's socket; use sudo", path = path.display())]
     Denied {
         /// The socket.
         path: PathBuf,

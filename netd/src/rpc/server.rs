@@ -79,6 +79,6 @@ pub async fn serve_with<D: Driver>(
         .await
         .is_err()
     {
-        tracing::warn!("stopping while calls are still being worked on");
+        tracing::warn!("stopping while calls are still running");
     }
 }

@@ -82,7 +82,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             "another agent answers there; stop it, or choose another --socket",
         )),
         Err(Errno::CONNREFUSED) => {
-            tracing::info!(path = %path.display(), "replacing the socket of an agent that is gone");
+            tracing::info!(path = %path.display(), "replacing the socket of an agent that has stopped");
             std::fs::remove_file(path)
         }
         Err(error) => Err(error.into()),
