@@ -1,8 +1,10 @@
 //! Guests that forwards go by the name of.
 
+use uuid::Uuid;
+
 use super::controller::Controller;
 use crate::dnsmasq::leases;
-use crate::model::{ForwardGuest, Network};
+use crate::model::{ForwardGuest, Network, PortForward};
 use crate::plan::Guests;
 
 impl Controller {
@@ -51,6 +53,29 @@ impl Controller {
             }
         }
         guests
+    }
+
+    /// What a forward of a running network names that is not there now. It works once it is.
+    pub(super) async fn unresolved(&self, uuid: Uuid, forward: &PortForward) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let live = self.networks.live().find(|live| live.network.uuid == uuid);
+        if let (Some(live), ForwardGuest::Host(name)) = (live, &forward.guest)
+            && self.guests().addresses(&live.network, name).is_empty()
+        {
+            warnings.push(format!(
+                "no <host> and no lease of the network has the name '{name}' now; the forward works \
+                 once one has"
+            ));
+        }
+        // A kernel that does not answer is no reason to warn of a device.
+        if let Some(dev) = &forward.dev
+            && matches!(self.links.index_of(dev).await, Ok(None))
+        {
+            warnings.push(format!(
+                "there is no interface '{dev}' now; the forward works once there is"
+            ));
+        }
+        warnings
     }
 }
 

@@ -198,7 +198,10 @@ impl Controller {
             .await?;
         let warnings = match &change.action {
             ForwardAction::Add(forward) if affect.live => {
-                port_conflicts::warnings(std::slice::from_ref(forward), &[], &self.dnsmasq_pids())
+                let added = std::slice::from_ref(forward);
+                let mut warnings = port_conflicts::warnings(added, &[], &self.dnsmasq_pids());
+                warnings.extend(self.unresolved(uuid, forward).await);
+                warnings
             }
             _ => Vec::new(),
         };
