@@ -3,7 +3,7 @@
 use crate::api::{NetworkForwards, NetworkStatus};
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
-use crate::model::{self, ForwardMode, Network};
+use crate::model::{self, AntiSpoof, ForwardMode, HostAccess, Network};
 use crate::rpc::Client;
 
 pub(super) async fn details(
@@ -28,7 +28,7 @@ pub(super) async fn details(
     let forwards = client.forwards(Some(&found.name)).await.map_err(failed)?;
     facts.forwards = forwards.into_iter().find(|n| n.network == found.name);
     for (label, value) in lines(&definition, &facts) {
-        output.data(format!("{:<13} {value}\n", format!("{label}:")));
+        output.data(format!("{:<14} {value}\n", format!("{label}:")));
     }
     Ok(())
 }
@@ -77,6 +77,8 @@ fn lines(network: &Network, facts: &Facts) -> Vec<(&'static str, String)> {
     }
     let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
     lines.push(("Isolated", yes_no(network.port_isolated == Some(true))));
+    lines.push(("Anti-spoofing", antispoof(network.netd.antispoof.as_ref())));
+    lines.push(("Host access", host_access(network).to_owned()));
     if let Some(forwards) = &facts.forwards {
         let of = forwards.live.as_ref().or(forwards.config.as_ref());
         for forward in of.into_iter().flatten() {
@@ -105,6 +107,36 @@ fn lines(network: &Network, facts: &Facts) -> Vec<(&'static str, String)> {
     lines
 }
 
+fn antispoof(rules: Option<&AntiSpoof>) -> String {
+    let Some(&AntiSpoof {
+        mac,
+        ip,
+        arp,
+        nd,
+        dhcp,
+    }) = rules
+    else {
+        return "no".to_owned();
+    };
+    let all = [
+        (mac, "mac"),
+        (ip, "ip"),
+        (arp, "arp"),
+        (nd, "nd"),
+        (dhcp, "dhcp"),
+    ];
+    let words = all.iter().filter(|(on, _)| *on);
+    words.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+}
+
+fn host_access(network: &Network) -> &'static str {
+    match network.netd.host.unwrap_or_default() {
+        HostAccess::All => "all",
+        HostAccess::Services => "services",
+        HostAccess::None => "none",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +146,9 @@ mod tests {
         let network = model::parse(
             "<network><name>lab</name><bridge name='virbr7'/><port isolated='yes'/>\
              <forward mode='nat' dev='eth0'/><ip address='10.7.0.1' prefix='24'><dhcp>\
-             <range start='10.7.0.100' end='10.7.0.200'/></dhcp></ip></network>",
+             <range start='10.7.0.100' end='10.7.0.200'/></dhcp></ip><metadata>\
+             <netd:network xmlns:netd='urn:netd:network:1'><netd:antispoof nd='no'/>\
+             <netd:host access='services'/></netd:network></metadata></network>",
         )
         .unwrap();
         let shown = |facts: &Facts| -> String {
@@ -125,7 +159,8 @@ mod tests {
                 .collect()
         };
         let defined = "Mode=nat;Uplink only=eth0;Bridge=virbr7;Address=10.7.0.1/24;\
-                       DHCP range=10.7.0.100 to 10.7.0.200;Isolated=yes;";
+                       DHCP range=10.7.0.100 to 10.7.0.200;Isolated=yes;\
+                       Anti-spoofing=mac ip arp dhcp;Host access=services;";
         assert_eq!(
             shown(&Facts::default()),
             format!("Name=lab;State=inactive;{defined}")
