@@ -12,7 +12,7 @@ use crate::api::{
     NewMetadata, ProgramStatus, Reloaded, Result, SCHEMA, Status, Unknown,
 };
 use crate::datapath::attach::Programs;
-use crate::datapath::{Device, Kernel, bpffs};
+use crate::datapath::{Device, Kernel, bpffs, names};
 use crate::dnsmasq::{Running, leases};
 use crate::model::{self, FormatOptions, ForwardMode, Network, Update};
 
@@ -282,7 +282,7 @@ impl Controller {
         // Each connection has an entry for either direction.
         let max_flows = maps
             .iter()
-            .find(|map| map.name == "flows4")
+            .find(|map| map.name == names::FLOWS4)
             .map_or(0, |map| map.max_entries / 2);
         let maps = maps.into_iter().map(|map| MapStatus {
             name: map.name,

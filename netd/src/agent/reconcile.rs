@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::controller::{ActiveData, Controller};
 use super::registry::Port;
 use crate::api::ApiError;
-use crate::datapath::maps::Records;
+use crate::datapath::Records;
 use crate::datapath::ports::Ports;
 use crate::datapath::{Attachment, DatapathError, Hook};
 use crate::dnsmasq::{self, Running};

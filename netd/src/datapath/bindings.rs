@@ -10,7 +10,9 @@ use netd_common::abi::{
 };
 
 use super::Result;
-use super::maps::{Records, error, remove};
+use super::names;
+use super::records::Records;
+use super::sync::{error, remove};
 
 /// Handle of `bindings4` or `bindings6`.
 pub(super) struct Bindings<A: Pod>
@@ -83,13 +85,13 @@ impl Guards {
         self.used = true;
         let mut gone = BTreeMap::new();
         for entry in self.identities.iter() {
-            let (port, identity) = entry.map_err(error("read", "identities"))?;
+            let (port, identity) = entry.map_err(error("read", names::IDENTITIES))?;
             if !wanted.ports.get(&port).is_some_and(guarded) {
                 gone.insert(port, identity.mac);
             }
         }
         for port in gone.keys() {
-            remove(&mut self.identities, "identities", port)?;
+            remove(&mut self.identities, names::IDENTITIES, port)?;
         }
         // The port's number tells no bridge any more: whoever has that MAC address in a network has
         // gone from it.

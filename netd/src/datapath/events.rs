@@ -9,7 +9,8 @@ use netd_common::abi::DropEvent;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Result;
-use super::maps::take;
+use super::names;
+use super::sync::take;
 
 /// Records that are kept.
 pub const KEPT: usize = 1024;
@@ -38,7 +39,7 @@ impl Events {
     /// It is not there.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
-            ring: take(ebpf, "events")?,
+            ring: take(ebpf, names::EVENTS)?,
             kept: VecDeque::new(),
             last: 0,
         })

@@ -4,29 +4,15 @@ use std::collections::BTreeMap;
 
 use aya::Pod;
 use aya::maps::{HashMap, LpmTrie, MapData, lpm_trie};
-use netd_common::abi::{Binding, BindingKey, Endpoint, Forward, ForwardKey, Subnet};
+use netd_common::abi::{Endpoint, Forward, ForwardKey, Subnet};
 
 use super::Result;
 use super::forwards::Forwards;
-use super::maps::{error, remove, sync};
-
-/// Records by address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FamilyRecords<A> {
-    /// `addresses4`, `addresses6`: the host's own, with the device that has them.
-    pub addresses: BTreeMap<A, u32>,
-    /// `subnets4`, `subnets6`: address, prefix length, bridge.
-    pub subnets: BTreeMap<(A, u8), u32>,
-    /// `pools4`, `pools6`: prefixes that ranges to masquerade with are made of, likewise.
-    pub pools: BTreeMap<(A, u8), u32>,
-    /// `forwards4`, `forwards6`: key, prefix length, where to.
-    pub forwards: BTreeMap<(ForwardKey<A>, u32), Forward<A>>,
-    /// `bindings4`, `bindings6`: whose addresses are, where ports are guarded.
-    pub bindings: BTreeMap<BindingKey<A>, Binding>,
-}
+use super::records::FamilyRecords;
+use super::sync::{error, remove, sync};
 
 /// Handles of the maps, each with its name.
-pub(super) struct Family<A: Pod>
+pub(super) struct FamilyMaps<A: Pod>
 where
     ForwardKey<A>: Pod,
     Forward<A>: Pod,
@@ -38,7 +24,7 @@ where
     pub forwards: Forwards<A>,
 }
 
-impl<A: Pod + Ord + PartialEq> Family<A>
+impl<A: Pod + Ord + PartialEq> FamilyMaps<A>
 where
     ForwardKey<A>: Pod,
     Forward<A>: Pod,

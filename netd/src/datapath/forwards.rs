@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use aya::Pod;
 use aya::maps::{LpmTrie, MapData, lpm_trie};
-use netd_common::abi::{CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES, Forward, ForwardKey};
+use netd_common::abi::{Forward, ForwardKey};
 
 use super::Result;
-use super::family::FamilyRecords;
-use super::maps::error;
-use super::ports::Ports;
+use super::sync::error;
 
 /// Keys with their prefix lengths, and where they lead.
 type Entries<A> = BTreeMap<(ForwardKey<A>, u32), Forward<A>>;
@@ -79,29 +77,5 @@ where
                 Ok(((key.data(), key.prefix_len()), forward))
             })
             .collect()
-    }
-}
-
-impl<A> FamilyRecords<A> {
-    /// `CONTROL_*` bits that follow from what is published.
-    pub(super) fn forward_flags(&self) -> u32 {
-        self.forwards.keys().fold(0, |flags, (key, _)| {
-            flags
-                | match key.proto {
-                    0 => CONTROL_WHOLE_ADDRESSES,
-                    _ => CONTROL_FORWARDS,
-                }
-        })
-    }
-
-    /// Add the ports that are published.
-    pub(super) fn publish(&self, ports: &mut Ports) {
-        for (key, len) in self.forwards.keys().filter(|(key, _)| key.proto != 0) {
-            let first = u16::from_be_bytes(key.port);
-            // Bits of the port that the entry leaves open.
-            let open = ForwardKey::<A>::BITS.saturating_sub(*len).min(16);
-            let others = ((1u32 << open) - 1) as u16;
-            ports.insert(first, first | others);
-        }
     }
 }

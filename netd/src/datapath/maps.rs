@@ -8,18 +8,19 @@ use aya::Ebpf;
 use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, Addr6, BridgePort, CONTROL_FORWARDS, CONTROL_MAPPINGS, CONTROL_WHOLE_ADDRESSES, Control,
-    Device, DropCount, NETWORK_ENDPOINT_INDEPENDENT, Network, PortsWord, Usage,
+    Addr4, Addr6, BridgePort, Control, Device, DropCount, Network, PortsWord, Usage,
 };
 use netd_common::clock::ticks;
 use netd_common::timeout::surely_alive;
 
 use super::bindings::{Bindings, Guards};
-use super::family::{Family, FamilyRecords};
+use super::family::FamilyMaps;
 use super::forwards::Forwards;
+use super::names;
 use super::ports::Ports;
-use super::{DatapathError, Limits, Result, chain};
-use crate::model::network_address;
+use super::records::Records;
+use super::sync::{error, is_there, remove, sync, take};
+use super::{Limits, Result};
 
 /// `BPF_NOEXIST` of linux/bpf.h: insert, never overwrite.
 const NOEXIST: u64 = 1;
@@ -34,59 +35,10 @@ pub struct Maps {
     usage: HashMap<MapData, u32, Usage>,
     reserved: PortsMap,
     published: PortsMap,
-    v4: Family<Addr4>,
-    v6: Family<Addr6>,
+    v4: FamilyMaps<Addr4>,
+    v6: FamilyMaps<Addr6>,
     guards: Guards,
     drops: PerCpuArray<MapData, DropCount>,
-}
-
-/// The records that follow from definitions and from the kernel's links and addresses. Applying
-/// them makes the maps hold exactly these.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Records {
-    /// `networks` by ifindex of the bridge.
-    pub networks: BTreeMap<u32, Network>,
-    /// `ports` by ifindex.
-    pub ports: BTreeMap<u32, BridgePort>,
-    /// `devices` by ifindex.
-    pub devices: BTreeMap<u32, Device>,
-    /// `express`: devices by ifindex.
-    pub express: BTreeSet<u32>,
-    /// What is by IPv4 address.
-    pub v4: FamilyRecords<Addr4>,
-    /// What is by IPv6 address.
-    pub v6: FamilyRecords<Addr6>,
-}
-
-impl Records {
-    /// The bridge whose guests' subnet has the address.
-    #[must_use]
-    pub fn bridge_of(&self, address: IpAddr) -> Option<u32> {
-        let within = |subnet: IpAddr, len: u8| network_address(address, len) == subnet;
-        let v4 = self.v4.subnets.iter();
-        let v4 = v4.map(|(&(subnet, len), &bridge)| (IpAddr::from(subnet), len, bridge));
-        let v6 = self.v6.subnets.iter();
-        let v6 = v6.map(|(&(subnet, len), &bridge)| (IpAddr::from(subnet), len, bridge));
-        v4.chain(v6)
-            .find(|&(subnet, len, _)| within(subnet, len))
-            .map(|(_, _, bridge)| bridge)
-    }
-
-    /// `CONTROL_*` bits that follow from the networks and forwards.
-    fn flags(&self) -> u32 {
-        let independent = |network: &Network| network.flags & NETWORK_ENDPOINT_INDEPENDENT != 0;
-        let mut flags = self.v4.forward_flags() | self.v6.forward_flags();
-        if self.networks.values().any(independent) {
-            flags |= CONTROL_MAPPINGS;
-        }
-        flags
-    }
-
-    /// Is anything published?
-    #[must_use]
-    pub fn has_forwards(&self) -> bool {
-        self.flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
-    }
 }
 
 /// The networks pinned below `dir` (a version's directory), by ifindex of the bridge, for a reader
@@ -95,28 +47,17 @@ impl Records {
 /// # Errors
 /// The map cannot be read or has another layout.
 pub fn pinned_networks(dir: &Path) -> Result<BTreeMap<u32, Network>> {
-    let path = dir.join("maps/networks");
+    let path = dir.join("maps").join(names::NETWORKS);
     if !path.exists() {
         return Ok(BTreeMap::new());
     }
-    let data = MapData::from_pin(path).map_err(error("open", "networks"))?;
-    let map = aya::maps::Map::from_map_data(data).map_err(error("open", "networks"))?;
+    let data = MapData::from_pin(path).map_err(error("open", names::NETWORKS))?;
+    let map = aya::maps::Map::from_map_data(data).map_err(error("open", names::NETWORKS))?;
     let map: HashMap<MapData, u32, Network> =
-        HashMap::try_from(map).map_err(error("use", "networks"))?;
+        HashMap::try_from(map).map_err(error("use", names::NETWORKS))?;
     map.iter()
-        .map(|entry| entry.map_err(error("read", "networks")))
+        .map(|entry| entry.map_err(error("read", names::NETWORKS)))
         .collect()
-}
-
-pub(super) fn error<E: std::error::Error + 'static>(
-    operation: &'static str,
-    map: &'static str,
-) -> impl Fn(E) -> DatapathError {
-    move |error| DatapathError::Map {
-        operation,
-        map,
-        message: chain(&error),
-    }
 }
 
 /// For how long a look at a flow's policy and path holds good while an agent tells of changes: there
@@ -130,35 +71,35 @@ impl Maps {
     /// Take the maps out of the loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
-            control: take(ebpf, "control")?,
-            networks: take(ebpf, "networks")?,
-            ports: take(ebpf, "ports")?,
-            devices: take(ebpf, "devices")?,
-            express: take(ebpf, "express")?,
-            usage: take(ebpf, "usage")?,
-            reserved: PortsMap::new("reserved", take(ebpf, "reserved")?),
-            published: PortsMap::new("published", take(ebpf, "published")?),
-            v4: Family {
-                addresses: ("addresses4", take(ebpf, "addresses4")?),
-                subnets: ("subnets4", take(ebpf, "subnets4")?),
-                pools: ("pools4", take(ebpf, "pools4")?),
-                endpoints: ("endpoints4", take(ebpf, "endpoints4")?),
-                forwards: Forwards::new("forwards4", take(ebpf, "forwards4")?),
+            control: take(ebpf, names::CONTROL)?,
+            networks: take(ebpf, names::NETWORKS)?,
+            ports: take(ebpf, names::PORTS)?,
+            devices: take(ebpf, names::DEVICES)?,
+            express: take(ebpf, names::EXPRESS)?,
+            usage: take(ebpf, names::USAGE)?,
+            reserved: PortsMap::new(names::RESERVED, take(ebpf, names::RESERVED)?),
+            published: PortsMap::new(names::PUBLISHED, take(ebpf, names::PUBLISHED)?),
+            v4: FamilyMaps {
+                addresses: (names::ADDRESSES4, take(ebpf, names::ADDRESSES4)?),
+                subnets: (names::SUBNETS4, take(ebpf, names::SUBNETS4)?),
+                pools: (names::POOLS4, take(ebpf, names::POOLS4)?),
+                endpoints: (names::ENDPOINTS4, take(ebpf, names::ENDPOINTS4)?),
+                forwards: Forwards::new(names::FORWARDS4, take(ebpf, names::FORWARDS4)?),
             },
-            v6: Family {
-                addresses: ("addresses6", take(ebpf, "addresses6")?),
-                subnets: ("subnets6", take(ebpf, "subnets6")?),
-                pools: ("pools6", take(ebpf, "pools6")?),
-                endpoints: ("endpoints6", take(ebpf, "endpoints6")?),
-                forwards: Forwards::new("forwards6", take(ebpf, "forwards6")?),
+            v6: FamilyMaps {
+                addresses: (names::ADDRESSES6, take(ebpf, names::ADDRESSES6)?),
+                subnets: (names::SUBNETS6, take(ebpf, names::SUBNETS6)?),
+                pools: (names::POOLS6, take(ebpf, names::POOLS6)?),
+                endpoints: (names::ENDPOINTS6, take(ebpf, names::ENDPOINTS6)?),
+                forwards: Forwards::new(names::FORWARDS6, take(ebpf, names::FORWARDS6)?),
             },
             guards: Guards {
-                identities: take(ebpf, "identities")?,
-                v4: Bindings::new("bindings4", take(ebpf, "bindings4")?),
-                v6: Bindings::new("bindings6", take(ebpf, "bindings6")?),
+                identities: take(ebpf, names::IDENTITIES)?,
+                v4: Bindings::new(names::BINDINGS4, take(ebpf, names::BINDINGS4)?),
+                v6: Bindings::new(names::BINDINGS6, take(ebpf, names::BINDINGS6)?),
                 used: true,
             },
-            drops: take(ebpf, "drops")?,
+            drops: take(ebpf, names::DROPS)?,
         })
     }
 
@@ -171,13 +112,13 @@ impl Maps {
         let mut changed = false;
         // What is judged and counted by comes first, what leads packets to it after.
         self.open_usage(wanted)?;
-        changed |= sync(&mut self.networks, "networks", &wanted.networks, prune)?;
-        changed |= sync(&mut self.devices, "devices", &wanted.devices, prune)?;
+        changed |= sync(&mut self.networks, names::NETWORKS, &wanted.networks, prune)?;
+        changed |= sync(&mut self.devices, names::DEVICES, &wanted.devices, prune)?;
         // Whose addresses are, before ports are held to it.
         if prune {
             self.guards.apply(wanted)?;
         }
-        changed |= sync(&mut self.ports, "ports", &wanted.ports, prune)?;
+        changed |= sync(&mut self.ports, names::PORTS, &wanted.ports, prune)?;
         self.open_express(&wanted.express)?;
         changed |= self.v4.apply(&wanted.v4, prune)?;
         changed |= self.v6.apply(&wanted.v6, prune)?;
@@ -207,18 +148,18 @@ impl Maps {
             .express
             .keys()
             .collect::<std::result::Result<BTreeSet<u32>, _>>();
-        let held = held.map_err(error("read", "express"))?;
+        let held = held.map_err(error("read", names::EXPRESS))?;
         for ifindex in held.difference(wanted) {
             // The kernel removes a device that goes by itself.
             match self.express.remove(*ifindex) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(e) => return Err(error("remove from", "express")(e)),
+                Err(e) => return Err(error("remove from", names::EXPRESS)(e)),
             }
         }
         for &ifindex in wanted.difference(&held) {
             self.express
                 .insert(ifindex, ifindex, None, 0)
-                .map_err(error("write", "express"))?;
+                .map_err(error("write", names::EXPRESS))?;
         }
         Ok(())
     }
@@ -230,7 +171,7 @@ impl Maps {
             match self.usage.insert(bridge, Usage::default(), NOEXIST) {
                 Ok(()) => {}
                 Err(e) if is_there(&e) => {}
-                Err(e) => return Err(error("write", "usage")(e)),
+                Err(e) => return Err(error("write", names::USAGE)(e)),
             }
         }
         Ok(())
@@ -243,27 +184,30 @@ impl Maps {
     pub fn usage(&self) -> Result<BTreeMap<u32, Usage>> {
         let entries = self.usage.iter();
         entries
-            .map(|entry| entry.map_err(error("read", "usage")))
+            .map(|entry| entry.map_err(error("read", names::USAGE)))
             .collect()
     }
 
     fn close_usage(&mut self, wanted: &Records) -> Result<()> {
         let mut gone = Vec::new();
         for bridge in self.usage.keys() {
-            let bridge = bridge.map_err(error("read", "usage"))?;
+            let bridge = bridge.map_err(error("read", names::USAGE))?;
             if !wanted.networks.contains_key(&bridge) {
                 gone.push(bridge);
             }
         }
         for bridge in gone {
-            remove(&mut self.usage, "usage", &bridge)?;
+            remove(&mut self.usage, names::USAGE, &bridge)?;
         }
         Ok(())
     }
 
     /// Change the settings that packets are treated by.
     fn change_control(&mut self, change: impl FnOnce(&mut Control)) -> Result<()> {
-        let before = self.control.get(&0, 0).map_err(error("read", "control"))?;
+        let before = self
+            .control
+            .get(&0, 0)
+            .map_err(error("read", names::CONTROL))?;
         let mut control = before;
         change(&mut control);
         if control == before {
@@ -271,7 +215,7 @@ impl Maps {
         }
         self.control
             .set(0, control, 0)
-            .map_err(error("write", "control"))
+            .map_err(error("write", names::CONTROL))
     }
 
     /// Put limits and timeouts in force. `slots` is how many flows there really is room for, `netns`
@@ -309,7 +253,7 @@ impl Maps {
     pub fn bridges(&self) -> Result<BTreeSet<u32>> {
         self.networks
             .keys()
-            .map(|key| key.map_err(error("read", "networks")))
+            .map(|key| key.map_err(error("read", names::NETWORKS)))
             .collect()
     }
 
@@ -332,10 +276,10 @@ impl Maps {
         };
         let mut goes = false;
         for key in self.ports.keys() {
-            goes |= !stays(key.map_err(error("read", "ports"))?);
+            goes |= !stays(key.map_err(error("read", names::PORTS))?);
         }
         for key in self.networks.keys() {
-            goes |= !stays(key.map_err(error("read", "networks"))?);
+            goes |= !stays(key.map_err(error("read", names::NETWORKS))?);
         }
         if !goes {
             return Ok(Vec::new());
@@ -354,7 +298,7 @@ impl Maps {
         let mut all = Vec::new();
         for &reason in Reason::ALL {
             let per_cpu = self.drops.get(&(reason as u32), 0);
-            let per_cpu = per_cpu.map_err(error("read", "drops"))?;
+            let per_cpu = per_cpu.map_err(error("read", names::DROPS))?;
             let count = DropCount {
                 packets: per_cpu.iter().map(|count| count.packets).sum(),
                 bytes: per_cpu.iter().map(|count| count.bytes).sum(),
@@ -400,71 +344,6 @@ impl PortsMap {
         self.held = Some(ports.clone());
         Ok(())
     }
-}
-
-pub(super) fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<T> {
-    let map = ebpf.take_map(name).ok_or(DatapathError::Map {
-        operation: "find",
-        map: name,
-        message: "not in the object".to_owned(),
-    })?;
-    // The types' sizes are compared here: a map of another layout is refused.
-    T::try_from(map).map_err(error("use", name))
-}
-
-/// Did an insertion fail because there is such an entry?
-fn is_there(error: &MapError) -> bool {
-    match error {
-        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::AlreadyExists,
-        _ => false,
-    }
-}
-
-/// Remove an entry, which may be gone already.
-pub(super) fn remove<K: aya::Pod, V: aya::Pod>(
-    map: &mut HashMap<MapData, K, V>,
-    name: &'static str,
-    key: &K,
-) -> Result<()> {
-    match map.remove(key) {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(e) => Err(error("remove from", name)(e)),
-    }
-}
-
-/// Make a hash map hold exactly (without `prune`: at least) `wanted`; returns whether it changed.
-pub(super) fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
-    map: &mut HashMap<MapData, K, V>,
-    name: &'static str,
-    wanted: &BTreeMap<K, V>,
-    prune: bool,
-) -> Result<bool> {
-    let mut changed = false;
-    let mut stale = Vec::new();
-    let mut same = BTreeSet::new();
-    for entry in map.iter() {
-        let (key, value) = entry.map_err(error("read", name))?;
-        match wanted.get(&key) {
-            None if prune => stale.push(key),
-            None => {}
-            Some(want) if *want == value => {
-                same.insert(key);
-            }
-            Some(_) => {}
-        }
-    }
-    for (key, value) in wanted.iter().filter(|(key, _)| !same.contains(key)) {
-        map.insert(key, value, 0).map_err(error("write", name))?;
-        changed = true;
-    }
-    for key in stale {
-        remove(map, name, &key)?;
-        changed = true;
-    }
-    Ok(changed)
 }
 
 #[cfg(test)]

@@ -16,15 +16,18 @@ pub mod attach;
 mod bindings;
 pub mod bpffs;
 pub mod events;
-pub mod family;
+mod family;
 mod forwards;
 pub mod kernel;
 pub mod log;
 pub mod maps;
+pub mod names;
 mod netns;
 pub mod ports;
 pub mod programs;
+mod records;
 mod sweep;
+mod sync;
 
 use std::path::{Path, PathBuf};
 
@@ -39,45 +42,10 @@ pub use attach::{Attachment, Device, Hook, TcMechanism};
 pub use kernel::Kernel;
 use kernel::NEEDED;
 pub use maps::Maps;
+pub use records::{FamilyRecords, Records};
 
 /// The compiled eBPF programs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-ebpf"));
-
-/// Names of the maps in [`OBJECT`] that are pinned.
-pub const MAPS: [&str; 32] = [
-    "addresses4",
-    "addresses6",
-    "bindings4",
-    "bindings6",
-    "control",
-    "devices",
-    "drops",
-    "endpoints4",
-    "endpoints6",
-    "events",
-    "express",
-    "flows4",
-    "flows6",
-    "forwards4",
-    "forwards6",
-    "fragments4",
-    "fragments6",
-    "identities",
-    "moved",
-    "networks",
-    "peers",
-    "pools4",
-    "pools6",
-    "ports",
-    "published",
-    "reserved",
-    "slots4",
-    "slots6",
-    "subnets4",
-    "subnets6",
-    "sweeper",
-    "usage",
-];
 
 /// How many flows there may be, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,7 +195,7 @@ impl Datapath {
         let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &level, false);
         kernel.tell(&mut loader);
-        for map in MAPS {
+        for map in names::ALL {
             loader.map_pin_path(map, dir.join("maps").join(map));
         }
         // An agent that died while it made the maps left some of the size it wanted: all are to
@@ -241,7 +209,12 @@ impl Datapath {
                  after `netd teardown`"
             );
         }
-        for (map, per_flow) in [("slots4", 1), ("slots6", 1), ("flows4", 2), ("flows6", 2)] {
+        for (map, per_flow) in [
+            (names::SLOTS4, 1),
+            (names::SLOTS6, 1),
+            (names::FLOWS4, 2),
+            (names::FLOWS6, 2),
+        ] {
             loader.map_max_entries(map, slots.saturating_mul(per_flow));
         }
         let mut ebpf = loader
@@ -285,10 +258,10 @@ impl Datapath {
 
 /// Size of the pinned arrays of slots; `None` before they are made.
 fn pinned_slots(dir: &Path) -> Result<Option<u32>> {
-    for map in ["slots4", "slots6"] {
+    for map in [names::SLOTS4, names::SLOTS6] {
         let path = dir.join("maps").join(map);
         if path.exists() {
-            let info = MapInfo::from_pin(path).map_err(maps::error("open", map))?;
+            let info = MapInfo::from_pin(path).map_err(sync::error("open", map))?;
             return Ok(Some(info.max_entries()));
         }
     }

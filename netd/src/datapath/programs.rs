@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
-use aya::programs::Program;
+use aya::programs::{Program, ProgramError};
 
 use super::{Datapath, DatapathError, OBJECT, Result, chain, io, log};
 
@@ -139,5 +139,46 @@ pub fn load(name: &str, program: &mut Program) -> Result<()> {
             )));
         }
     };
-    result.map_err(|error| DatapathError::Load(format!("{name}: {}", chain(&error))))
+    result.map_err(|error| DatapathError::Load(format!("{name}: {}", refusal(&error))))
+}
+
+/// Why the kernel refuses a program, in one line. All that the verifier said is for the log.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return chain(error);
+    };
+    let log = verifier_log.to_string();
+    tracing::debug!(%log, "the verifier");
+    match last_word(&log) {
+        Some(line) => format!("{io_error}: {line}"),
+        None => io_error.to_string(),
+    }
+}
+
+/// What the verifier refused a program for: the last line of its log before the statistics.
+fn last_word(log: &str) -> Option<&str> {
+    let is_statistics = |line: &str| {
+        let starts = ["processed ", "verification time ", "stack depth "];
+        starts.iter().any(|start| line.starts_with(start))
+    };
+    let lines = log.lines().map(str::trim);
+    lines.filter(|line| !line.is_empty() && !is_statistics(line)).last()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifiers_reason_is_one_line() {
+        let log = "0: R1=ctx(off=0,imm=0) R10=fp0\n; call\n7: (85) call bpf_loop#181\n\
+                   invalid func unknown#181\nverification time 5 usec\nstack depth 0\n\
+                   processed 8 insns (limit 1000000)\n";
+        assert_eq!(last_word(log), Some("invalid func unknown#181"));
+        assert_eq!(last_word("processed 8 insns\n\n"), None);
+    }
 }

@@ -9,7 +9,7 @@ use netd_common::abi::{
 };
 
 use super::{Guests, forwards, guards};
-use crate::datapath::maps::Records;
+use crate::datapath::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Link, Scope, Snapshot, effective_delay_ms};
 use crate::model::{Family, Filtering, ForwardMode, Mac, Mapping, Network, network_address};

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use netd_common::abi::{Forward, ForwardKey};
 
 use super::guests::Guests;
-use crate::datapath::family::FamilyRecords;
-use crate::datapath::maps::Records;
+use crate::datapath::FamilyRecords;
+use crate::datapath::Records;
 use crate::link::{Address, Snapshot};
 use crate::model::{ForwardGuest, ForwardProtocol, Network, PortForward, Span, in_subnet};
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::Guests;
 use super::*;
-use crate::datapath::maps::Records;
+use crate::datapath::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Address, BridgeAttrs, Dump, Link, Route, Scope};
 use crate::model::{self, Mac, Network};
