@@ -166,7 +166,9 @@ fn last_word(log: &str) -> Option<&str> {
         starts.iter().any(|start| line.starts_with(start))
     };
     let lines = log.lines().map(str::trim);
-    lines.filter(|line| !line.is_empty() && !is_statistics(line)).last()
+    lines
+        .filter(|line| !line.is_empty() && !is_statistics(line))
+        .last()
 }
 
 #[cfg(test)]
