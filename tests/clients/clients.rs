@@ -297,7 +297,7 @@ fn what_only_netd_has() {
             "vnet2",
             "uplink",
             "tcx ingress",
-            "flows4",
+            "Tracked connections",
         ] {
             ensure!(status.contains(word), "no {word} in:\n{status}");
         }

@@ -1,0 +1,140 @@
+//! What the watch tells of changes.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netd::link::{Change, Links, NetlinkMonitor};
+
+use crate::{MAC, in_namespace, ip, sh};
+
+/// All changes that are there now.
+async fn drain(watch: &mut NetlinkMonitor) -> Vec<Change> {
+    let mut changes = Vec::new();
+    while let Ok(change) = tokio::time::timeout(Duration::from_millis(100), watch.next()).await {
+        changes.push(change);
+        assert!(changes.len() < 100, "no end of changes");
+    }
+    changes
+}
+
+fn kinds(changes: &[Change]) -> Vec<String> {
+    changes.iter().map(|change| format!("{change:?}")).collect()
+}
+
+#[test]
+fn a_burst_is_one_change_of_each_kind() {
+    in_namespace(|| async {
+        let links = Links::connect().unwrap();
+        let bridge = links.create_bridge("br0", MAC, None).await.unwrap();
+        links.set_up(bridge, true).await.unwrap();
+        let mut watch = NetlinkMonitor::new().unwrap();
+        assert!(drain(&mut watch).await.is_empty(), "nothing happened yet");
+        for number in 0..1_000u16 {
+            let [high, low] = number.to_be_bytes();
+            links
+                .add_address(bridge, IpAddr::from([10, high, low, 1]), 30)
+                .await
+                .unwrap();
+        }
+        assert_eq!(kinds(&drain(&mut watch).await), ["Links", "Routes"]);
+        // And it goes on afterwards.
+        links.set_mtu(bridge, 1400).await.unwrap();
+        assert_eq!(kinds(&drain(&mut watch).await), ["Links"]);
+    });
+}
+
+#[test]
+fn changes_are_told_apart() {
+    in_namespace(|| async {
+        ip("link add p0 type veth peer name g0");
+        ip("link set p0 up");
+        ip("link set g0 up");
+        ip("addr add 10.9.0.1/24 dev p0");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let mut watch = NetlinkMonitor::new().unwrap();
+        drain(&mut watch).await;
+        for (command, expected) in [
+            ("ip link set g0 mtu 1400", "Links"),
+            (
+                "ip addr add 10.9.0.2/24 dev g0 noprefixroute",
+                "Links Routes",
+            ),
+            (
+                "ip -6 addr add fd00::5/128 dev p0 nodad noprefixroute",
+                "Links Routes",
+            ),
+            ("ip -6 route add fd01::/64 dev p0", "Routes"),
+            ("ip route add 10.10.0.0/16 via 10.9.0.9", "Routes"),
+            (
+                "ip neigh add 10.9.0.9 lladdr 52:54:00:00:00:09 dev p0 nud stale",
+                "Routes",
+            ),
+            (
+                "ip neigh change 10.9.0.9 lladdr 52:54:00:00:00:09 dev p0 nud reachable",
+                "",
+            ),
+            (
+                "ip neigh change 10.9.0.9 lladdr 52:54:00:00:00:0a dev p0 nud reachable",
+                "Routes",
+            ),
+            ("ip neigh del 10.9.0.9 dev p0", "Routes"),
+            ("ip link del p0", "Links Routes"),
+        ] {
+            sh(command);
+            assert_eq!(
+                kinds(&drain(&mut watch).await).join(" "),
+                expected,
+                "{command}"
+            );
+        }
+    });
+}
+
+#[test]
+fn what_a_bridge_learns_is_no_neighbour() {
+    in_namespace(|| async {
+        ip("link add br0 type bridge");
+        ip("link add p0 type veth peer name g0");
+        ip("link set p0 master br0");
+        let mut watch = NetlinkMonitor::new().unwrap();
+        drain(&mut watch).await;
+        sh("bridge fdb add 52:54:00:00:00:01 dev p0 master static");
+        assert!(drain(&mut watch).await.is_empty());
+    });
+}
+
+#[test]
+fn an_overrun_is_reported_once_and_the_watch_goes_on() {
+    in_namespace(|| async {
+        let links = Links::connect().unwrap();
+        let bridge = links.create_bridge("br0", MAC, None).await.unwrap();
+        let mut watch = NetlinkMonitor::with_receive_buffer(8 << 10).unwrap();
+        for number in 0..500u16 {
+            let [high, low] = number.to_be_bytes();
+            links
+                .add_address(bridge, IpAddr::from([10, high, low, 1]), 30)
+                .await
+                .unwrap();
+        }
+        assert_eq!(kinds(&drain(&mut watch).await), ["Overrun"]);
+        links.set_mtu(bridge, 1400).await.unwrap();
+        assert_eq!(kinds(&drain(&mut watch).await), ["Links"]);
+    });
+}
+
+#[test]
+fn a_waiting_watch_wakes_up() {
+    in_namespace(|| async {
+        let links = Links::connect().unwrap();
+        let mut watch = NetlinkMonitor::new().unwrap();
+        let change = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            links.create_bridge("br0", MAC, None).await.unwrap()
+        };
+        let both = async { tokio::join!(watch.next(), change) };
+        let (change, _) = tokio::time::timeout(Duration::from_secs(5), both)
+            .await
+            .expect("no word of a new device");
+        assert!(matches!(change, Change::Links), "{change:?}");
+    });
+}
