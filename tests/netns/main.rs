@@ -28,6 +28,7 @@ mod limits;
 mod modes;
 mod nat;
 mod nd;
+mod networks;
 mod offloads;
 mod path_errors;
 mod paths;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use netd::link::{BridgeAttrs, Change, Links, Snapshot, NetlinkMonitor, port_state};
+use netd::link::{BridgeAttrs, Change, Links, NetlinkMonitor, Snapshot, port_state};
 use netd::model::Mac;
 
 use crate::{Guest, MAC, SOON, find, in_namespace, ip, run, sh, state_of, until};

@@ -1,5 +1,6 @@
 //! Tests of reading, printing and checking together.
 
+mod addresses;
 mod checks;
 mod generate;
 mod hostile;
