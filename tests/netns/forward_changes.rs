@@ -115,7 +115,7 @@ fn config_alone_waits_for_the_next_start() {
         let _server = everywhere(&guest)?;
         let run = |words: &str| lab.agent.ok(words.split(' '));
         let said = run("forward add default udp 8080 10.10.1.11:80 --config")?;
-        ensure!(said.contains("from its next start on"), "{said}");
+        ensure!(said.contains("when it is next started"), "{said}");
         let state = |state: &str| -> Result<()> {
             let table = run("forward list default")?;
             let row = table.lines().find(|line| line.contains("8080"));

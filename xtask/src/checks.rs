@@ -8,8 +8,8 @@ use crate::packages::is_installed;
 use crate::tools::{binary, cargo, succeed};
 use crate::{root, structure};
 
-/// Namespace tests mostly wait for DHCP, so more of them than processors run at a time.
-const TEST_THREADS: &str = "4";
+/// Namespace tests wait for half of their time, so more of them than processors run at a time.
+const TEST_THREADS: &str = "6";
 
 /// Every test. The test programs run as root, the compiler as the user.
 pub fn test(arguments: &[String]) -> Result<()> {
