@@ -340,8 +340,9 @@ fn a_guest_that_is_plugged_in_talks_at_once() {
         guest.ping("10.10.1.1")?;
         guest.ping(&OUTSIDE.to_string())?;
         let took = start.elapsed();
+        // The kernel by itself would keep the port silent for four.
         ensure!(
-            took < Duration::from_secs(2),
+            took < Duration::from_secs(3),
             "silence for {took:?} after plugging in"
         );
         Ok(())
