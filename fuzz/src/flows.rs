@@ -45,10 +45,10 @@ pub fn port_range(data: &[u8]) {
 
 /// Both directions of a flow, as the programs keep them.
 #[derive(Default)]
-struct Side {
+struct FamilyConfig {
     fin: bool,
     ack: u32,
-    edge: u32,
+    window_end: u32,
 }
 
 /// Input: a protocol, then packets of six bytes each: direction and window scale, control bits or
@@ -67,7 +67,7 @@ pub fn tcp_states(data: &[u8]) {
         47,
     ][usize::from(protocol % 6)];
     let mut state = State::New;
-    let mut sides = [Side::default(), Side::default()];
+    let mut sides = [FamilyConfig::default(), FamilyConfig::default()];
     let mut sent = [false; 2];
     while let Some([direction, control, seq, ack, high, low]) = input.take() {
         let reply = direction & 1 != 0;
@@ -79,10 +79,10 @@ pub fn tcp_states(data: &[u8]) {
         if protocol == proto::TCP {
             let peer = Peer {
                 ack: sides[other].ack,
-                edge: sides[other].edge,
+                window_end: sides[other].window_end,
             };
             if control & tcp::RST != 0 && !peer.may_reset(seq) {
-                let window = peer.edge.wrapping_sub(peer.ack);
+                let window = peer.window_end.wrapping_sub(peer.ack);
                 assert!(seq.wrapping_sub(peer.ack) > window, "{peer:?} {seq}");
                 continue;
             }
@@ -90,14 +90,14 @@ pub fn tcp_states(data: &[u8]) {
                 assert_eq!(control & (tcp::SYN | tcp::ACK), tcp::SYN);
                 assert!(tcp::may_open(control & !tcp::FIN));
                 (state, sent) = (State::New, [!reply, reply]);
-                sides = [Side::default(), Side::default()];
+                sides = [FamilyConfig::default(), FamilyConfig::default()];
                 continue;
             }
             sides[own].fin |= control & tcp::FIN != 0;
             if control & (tcp::ACK | tcp::RST) == tcp::ACK {
                 sides[own].ack = ack;
-                sides[own].edge = tcp::edge(ack, u16::from(high) << 8, scale, control);
-                let window = sides[own].edge.wrapping_sub(ack);
+                sides[own].window_end = tcp::window_end(ack, u16::from(high) << 8, scale, control);
+                let window = sides[own].window_end.wrapping_sub(ack);
                 assert!(window <= 0xffff << tcp::MAX_WSCALE, "{window}");
             }
         }
@@ -132,7 +132,7 @@ fn check(protocol: u8, state: State, next: State, reply: bool, control: u8) {
         _ => false,
     };
     assert!(
-        notable || state.is_moving(reply) || next == state,
+        notable || state.needs_tracking(reply) || next == state,
         "unseen: {step}"
     );
     if protocol == proto::TCP {

@@ -72,7 +72,7 @@ mod tests {
     fn p01_an_sctp_opener_alone_gets_nowhere() {
         for chunk in 0..=255 {
             let state = after(State::New, proto::SCTP, false, chunk, 0);
-            assert!(state.may_go(), "chunk {chunk}: {state:?}");
+            assert!(state.is_evictable(), "chunk {chunk}: {state:?}");
         }
         let closed = after(State::Close, proto::SCTP, false, sctp::SHUTDOWN, 0);
         assert_eq!(closed, State::Close);
@@ -92,7 +92,7 @@ mod tests {
                 at += 1;
                 for reply in [false, true] {
                     let timeout = Timeout::of(protocol, state);
-                    if !state.is_moving(reply) && !state.is_brief(protocol) {
+                    if !state.needs_tracking(reply) && !state.is_short_lived(protocol) {
                         assert!(
                             UNMOVED.contains(&timeout),
                             "{protocol} {state:?} {timeout:?}"

@@ -11,7 +11,7 @@ use crate::reason::Reason;
 /// Where a packet comes from or goes to. A plain struct rather than an enum, since the verifier
 /// does not allow what the optimiser likes to do with the fields a variant does not have.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct PolicyEnd<'a> {
     /// Record of the managed network; `None` for any other device.
     pub network: Option<&'a Network>,
     /// The network's [`Mode`] for the packet's family, as a byte.
@@ -20,7 +20,7 @@ pub struct Place<'a> {
     pub ifindex: u32,
     /// Is the packet's address (source or destination, by the role of this place) in one of the
     /// network's subnets?
-    pub inside: bool,
+    pub in_subnet: bool,
 }
 
 /// What to do with the first packet of a flow.
@@ -39,7 +39,7 @@ pub enum Verdict {
 /// Judge a packet that would be forwarded from one place to another.
 #[inline(always)]
 #[must_use]
-pub fn judge(from: Place<'_>, to: Place<'_>) -> Verdict {
+pub fn evaluate(from: PolicyEnd<'_>, to: PolicyEnd<'_>) -> Verdict {
     if from.ifindex == to.ifindex {
         return Verdict::Stack;
     }
@@ -50,7 +50,7 @@ pub fn judge(from: Place<'_>, to: Place<'_>) -> Verdict {
             match mode {
                 Mode::Isolated => return Verdict::Reject(Reason::Isolated),
                 Mode::Nat | Mode::Route => {
-                    if !from.inside {
+                    if !from.in_subnet {
                         return Verdict::Reject(Reason::ForeignSource);
                     }
                     if !may_use(network, to) {
@@ -73,7 +73,7 @@ pub fn judge(from: Place<'_>, to: Place<'_>) -> Verdict {
         Mode::Isolated => Verdict::Reject(Reason::IntoIsolated),
         Mode::Nat => Verdict::Reject(Reason::IntoNat),
         Mode::Route => {
-            if !to.inside {
+            if !to.in_subnet {
                 return Verdict::Reject(Reason::ForeignDestination);
             }
             if !may_use(network, from) {
@@ -93,8 +93,9 @@ pub fn judge(from: Place<'_>, to: Place<'_>) -> Verdict {
 
 /// May the network's traffic be forwarded by way of `place` (`<forward dev>`)?
 #[inline(always)]
-fn may_use(network: &Network, place: Place<'_>) -> bool {
-    network.uplink == 0 || (place.network.is_none() && place.ifindex == network.uplink)
+fn may_use(network: &Network, place: PolicyEnd<'_>) -> bool {
+    network.uplink_ifindex == 0
+        || (place.network.is_none() && place.ifindex == network.uplink_ifindex)
 }
 
 #[cfg(test)]
@@ -106,17 +107,17 @@ mod tests {
 
     fn network(uplink: u32) -> Network {
         Network {
-            uplink,
+            uplink_ifindex: uplink,
             ..Network::default()
         }
     }
 
-    fn outside(ifindex: u32) -> Place<'static> {
-        Place {
+    fn outside(ifindex: u32) -> PolicyEnd<'static> {
+        PolicyEnd {
             network: None,
             mode: 0,
             ifindex,
-            inside: false,
+            in_subnet: false,
         }
     }
 
@@ -145,13 +146,13 @@ mod tests {
             ("X",           [None, None,        Some(Accept),     Some(Accept), None, Some(Stack),      Some(Stack),      Some(Stack)]),
             ("Y",           [None, None,        Some(Accept),     None,         None, Some(Stack),      Some(Stack),      Some(Stack)]),
         ];
-        let place = |name: &str| -> Place<'_> {
+        let place = |name: &str| -> PolicyEnd<'_> {
             match nets.iter().find(|n| n.0 == name) {
-                Some((_, network, mode, bridge)) => Place {
+                Some((_, network, mode, bridge)) => PolicyEnd {
                     network: Some(network),
                     mode: *mode as u8,
                     ifindex: *bridge,
-                    inside: true,
+                    in_subnet: true,
                 },
                 None => outside(if name == "X" { X } else { Y }),
             }
@@ -168,7 +169,7 @@ mod tests {
         ];
         for (from, row) in table {
             for (to, want) in columns.iter().zip(row) {
-                let got = judge(place(from), place(to));
+                let got = evaluate(place(from), place(to));
                 match want {
                     Some(want) => assert_eq!(got, *want, "{from} -> {to}"),
                     None => assert!(rej(got), "{from} -> {to}: {got:?}"),
@@ -180,24 +181,24 @@ mod tests {
     #[test]
     fn foreign_sources_and_destinations_are_refused() {
         let (nat, route) = (network(0), network(0));
-        let from = Place {
+        let from = PolicyEnd {
             network: Some(&nat),
             mode: Mode::Nat as u8,
             ifindex: 1,
-            inside: false,
+            in_subnet: false,
         };
         assert_eq!(
-            judge(from, outside(X)),
+            evaluate(from, outside(X)),
             Verdict::Reject(Reason::ForeignSource)
         );
-        let to = Place {
+        let to = PolicyEnd {
             network: Some(&route),
             mode: Mode::Route as u8,
             ifindex: 2,
-            inside: false,
+            in_subnet: false,
         };
         assert_eq!(
-            judge(outside(X), to),
+            evaluate(outside(X), to),
             Verdict::Reject(Reason::ForeignDestination)
         );
     }

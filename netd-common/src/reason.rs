@@ -41,7 +41,7 @@ reasons! {
         "the destination address is not in the subnet of the network it would go to";
     WrongUplink = 5, "wrong_uplink",
         "the network may only be forwarded by the device that its definition names";
-    FragNoHead = 6, "frag_no_head",
+    FragWithoutFirst = 6, "frag_without_first",
         "a fragment came before the first one of its packet, which alone carries ports";
     ProtocolTaken = 7, "protocol_taken",
         "a protocol without ports is translated for one guest per peer, and another one has it";
@@ -79,7 +79,7 @@ reasons! {
     PortIsolated = 23, "port_isolated",
         "the ports of both guests are isolated: they reach each other neither directly nor by way \
          of the gateway";
-    HostClosed = 24, "host_closed",
+    HostAccessDenied = 24, "host_access_denied",
         "the network's definition closes the host, or all of it but DHCP, DNS, TFTP and ICMP, to \
          its guests";
     SpoofedMac = 25, "spoofed_mac",
@@ -91,7 +91,7 @@ reasons! {
         "the ARP message speaks of an address that is not the guest's own";
     SpoofedNeighbour = 28, "spoofed_neighbour",
         "the neighbour advertisement is about an address that is not the guest's own";
-    ServerAnswer = 29, "server_answer",
+    RogueServer = 29, "rogue_server",
         "guests of this network may not answer DHCP, advertise routers or redirect others";
     OtherProtocol = 30, "other_protocol",
         "a guarded port lets IP and ARP pass, not frames of other protocols or with a VLAN tag";

@@ -46,14 +46,14 @@ impl State {
     /// Then each of its packets is to be looked at.
     #[inline(always)]
     #[must_use]
-    pub fn is_brief(self, protocol: u8) -> bool {
+    pub fn is_short_lived(self, protocol: u8) -> bool {
         protocol == proto::SCTP && self as u8 != Self::Established as u8
     }
 
     /// May a flow in this state go when room is needed? Never one that both sides use.
     #[inline(always)]
     #[must_use]
-    pub fn may_go(self) -> bool {
+    pub fn is_evictable(self) -> bool {
         !matches!(
             self,
             Self::Established | Self::FinWait | Self::CloseWait | Self::LastAck
@@ -64,7 +64,7 @@ impl State {
     /// is, or the flow is over and lives for some seconds yet.
     #[inline(always)]
     #[must_use]
-    pub fn is_moving(self, reply: bool) -> bool {
+    pub fn needs_tracking(self, reply: bool) -> bool {
         match self {
             Self::New => reply,
             Self::Answered => !reply,
@@ -80,10 +80,10 @@ mod tests {
 
     #[test]
     fn what_both_sides_use_never_goes() {
-        assert!(State::New.may_go());
-        assert!(State::Answered.may_go());
-        assert!(State::TimeWait.may_go());
-        assert!(!State::Established.may_go());
-        assert!(!State::CloseWait.may_go());
+        assert!(State::New.is_evictable());
+        assert!(State::Answered.is_evictable());
+        assert!(State::TimeWait.is_evictable());
+        assert!(!State::Established.is_evictable());
+        assert!(!State::CloseWait.is_evictable());
     }
 }

@@ -83,7 +83,7 @@ pub struct Peer {
     /// Its last acknowledgement number.
     pub ack: u32,
     /// End of the window it offered with it.
-    pub edge: u32,
+    pub window_end: u32,
 }
 
 impl Peer {
@@ -93,7 +93,7 @@ impl Peer {
     #[inline(always)]
     #[must_use]
     pub fn may_reset(self, seq: u32) -> bool {
-        seq.wrapping_sub(self.ack) <= self.edge.wrapping_sub(self.ack)
+        seq.wrapping_sub(self.ack) <= self.window_end.wrapping_sub(self.ack)
     }
 }
 
@@ -101,7 +101,7 @@ impl Peer {
 /// section 2.2).
 #[inline(always)]
 #[must_use]
-pub fn edge(ack: u32, window: u16, wscale: u8, control: u8) -> u32 {
+pub fn window_end(ack: u32, window: u16, wscale: u8, control: u8) -> u32 {
     let shift = if control & SYN != 0 || wscale > MAX_WSCALE {
         0
     } else {
@@ -212,17 +212,17 @@ mod tests {
 
     #[test]
     fn windows_are_scaled_but_in_a_syn() {
-        assert_eq!(edge(1000, 10, 7, ACK), 1000 + (10 << 7));
-        assert_eq!(edge(1000, 10, 7, SYN | ACK), 1010);
-        assert_eq!(edge(u32::MAX, 2, 0, ACK), 1);
-        assert_eq!(edge(0, 1, 255, ACK), 1, "no such shift count");
+        assert_eq!(window_end(1000, 10, 7, ACK), 1000 + (10 << 7));
+        assert_eq!(window_end(1000, 10, 7, SYN | ACK), 1010);
+        assert_eq!(window_end(u32::MAX, 2, 0, ACK), 1);
+        assert_eq!(window_end(0, 1, 255, ACK), 1, "no such shift count");
     }
 
     proptest! {
         /// A RST outside the window is never taken for genuine, one inside always.
         #[test]
         fn only_the_window_resets(ack: u32, size in 0u32..1 << 30, seq: u32) {
-            let peer = Peer { ack, edge: ack.wrapping_add(size) };
+            let peer = Peer { ack, window_end: ack.wrapping_add(size) };
             prop_assert_eq!(peer.may_reset(seq), seq.wrapping_sub(ack) <= size);
         }
 

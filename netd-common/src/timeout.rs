@@ -86,8 +86,8 @@ impl Timeout {
     }
 }
 
-/// The timeouts of flows whose packets are not all looked at ([`State::is_moving`],
-/// [`State::is_brief`]).
+/// The timeouts of flows whose packets are not all looked at ([`State::needs_tracking`],
+/// [`State::is_short_lived`]).
 pub(crate) const UNMOVED: [Timeout; 12] = [
     Timeout::TcpSynSent,
     Timeout::TcpSynRecv,

@@ -8,7 +8,7 @@ use netd_common::Reason;
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
 /// Between the stages of a program: see whether a flow is known.
-pub const LOOK: i32 = 1 << 11;
+pub const LOOKUP: i32 = 1 << 11;
 /// Between the stages of a program: no flow is known, judge the packet as a first one.
 pub const FIRST: i32 = 1 << 12;
 /// Between the stages of a program: it is an ICMP error, see what it is about.

@@ -27,7 +27,7 @@ pub struct Packet<A> {
     /// Addresses and, for `Kind::Flow`, ports.
     pub key: FlowKey<A>,
     /// Offset of the transport header from the start of the frame.
-    pub at: u32,
+    pub l4_offset: u32,
     /// Length of the IP packet in bytes.
     pub ip_len: u32,
     /// Where the IP packet ends, from the start of the frame: padding may follow.
@@ -55,13 +55,13 @@ pub struct Packet<A> {
     /// Does the IP header carry what every hop has to look at?
     pub options: bool,
     /// More fragments follow this one, the first.
-    pub first: bool,
+    pub first_fragment: bool,
     /// A later fragment whose flow is known from the first: it has no transport header.
-    pub headless: bool,
+    pub no_l4: bool,
     /// It may change the flow's state, whatever that is.
-    pub notable: bool,
+    pub changes_state: bool,
     /// An ICMP query's answer: the identifier is the destination's.
-    pub answer: bool,
+    pub is_reply: bool,
 }
 
 impl<A> Packet<A> {
@@ -69,7 +69,7 @@ impl<A> Packet<A> {
     /// function gets the packet as an argument.
     #[inline(always)]
     pub fn l4(&self) -> usize {
-        (self.at & 255) as usize
+        (self.l4_offset & 255) as usize
     }
 }
 
@@ -83,7 +83,7 @@ pub enum Unread {
 
 /// Where a packet comes from.
 #[derive(Clone, Copy)]
-pub struct Source {
+pub struct Ingress {
     /// Bridge of the network whose guest sent it; 0 for outside.
     pub bridge: u32,
     /// Device it came in by; 0 for the host itself.
@@ -94,7 +94,7 @@ pub struct Source {
     pub smac: MacAddr,
 }
 
-impl Source {
+impl Ingress {
     /// The hook it was seen at.
     #[inline(always)]
     pub fn hook(&self) -> Hook {
@@ -174,16 +174,16 @@ pub struct Scratch<A> {
     /// The answering direction's.
     pub back: Flow<A>,
     /// What is to be found for them.
-    pub claim: Claim<A>,
+    pub request: NatRequest<A>,
 }
 
 /// A packet on the slow path, for its stages.
 #[repr(C)]
-pub struct Seen<A> {
+pub struct PacketCtx<A> {
     /// Its headers.
     pub packet: Packet<A>,
     /// Where it comes from.
-    pub source: Source,
+    pub ingress: Ingress,
     /// Next hop that is to be reminded that it is in use; zero for none.
     pub confirm: A,
     /// What it quotes, when it is an ICMP error.
@@ -192,12 +192,12 @@ pub struct Seen<A> {
     l3: u32,
 }
 
-impl<A: Default> Seen<A> {
+impl<A: Default> PacketCtx<A> {
     /// Keep where the packet comes from and the offset of its IP header.
     #[inline(always)]
-    pub fn keep(&mut self, source: Source, l3: usize) {
+    pub fn keep(&mut self, ingress: Ingress, l3: usize) {
         self.confirm = A::default();
-        self.source = source;
+        self.ingress = ingress;
         self.l3 = l3 as u32;
     }
 
@@ -223,7 +223,7 @@ pub struct Routing<A> {
 
 /// A bucket of tokens.
 #[repr(C)]
-pub struct Allowance {
+pub struct TokenBucket {
     /// When it was last filled, in ns.
     pub filled: u64,
     /// Tokens in it.
@@ -231,14 +231,14 @@ pub struct Allowance {
 }
 
 /// Ports that the administrator has reserved are not to be had.
-pub const SPARE_RESERVED: u32 = 1;
+pub const AVOID_RESERVED: u32 = 1;
 /// Nor are those of the host's sockets, of mappings and of forwards.
-pub const SPARE_SOCKETS: u32 = 2;
+pub const AVOID_SOCKETS: u32 = 2;
 
 /// What is wanted of a flow that is being opened; its entries lie beside it in the scratch map.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Claim<A> {
+pub struct NatRequest<A> {
     /// Key of the opener's entry.
     pub key: FlowKey<A>,
     /// Ports to choose from; not used when `translate` is 0.
@@ -247,8 +247,8 @@ pub struct Claim<A> {
     pub last: u16,
     /// 1: the source port may be changed.
     pub translate: u32,
-    /// `SPARE_*` bits.
-    pub spare: u32,
+    /// `AVOID_*` bits.
+    pub avoid: u32,
     /// Tick of the last search in order through a large range on this CPU.
     pub searched: u32,
     /// Tries that such searches have cost in that tick.
@@ -266,7 +266,7 @@ pub struct Quote<A> {
     /// Offset of the quoted transport header.
     pub l4: u32,
     /// The quoted packet answers an ICMP query.
-    pub answer: bool,
+    pub is_reply: bool,
 }
 
 impl<A> Quote<A> {

@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
+    BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey, Fragment, FragmentKey,
+    Network, Slot,
 };
 
-use crate::context::{Packet, Routing, Scratch, Seen, Unread};
+use crate::context::{Packet, PacketCtx, Routing, Scratch, Unread};
 use crate::frame::Frame;
-use crate::maps::{Addresses, Endpoints, Flows, Forwards, Fragments, Prefixes, Slots};
+use crate::maps::{Addresses, Bindings, Endpoints, Flows, Forwards, Fragments, Prefixes, Slots};
 
 /// IPv4.
 #[derive(Clone, Copy)]
@@ -57,7 +58,7 @@ pub trait Family: Copy + 'static {
     /// Does the address lie between `first` and `last`?
     fn within(address: Self::Addr, first: Self::Addr, last: Self::Addr) -> bool;
     /// A network's settings for the family.
-    fn side(network: &Network) -> Side<Self::Addr>;
+    fn config(network: &Network) -> FamilyConfig<Self::Addr>;
     /// A device's own address.
     fn address(device: &Device) -> Self::Addr;
 
@@ -101,13 +102,15 @@ pub trait Family: Copy + 'static {
     /// Its fragments.
     fn fragments() -> &'static Fragments<FragmentKey<Self::Addr>, Fragment>;
     /// Where its guests are.
-    fn endpoints() -> &'static Endpoints<Self::Addr, Endpoint>;
+    fn endpoints() -> &'static Endpoints<EndpointKey<Self::Addr>, Endpoint>;
     /// The host's own addresses.
     fn addresses() -> &'static Addresses<Self::Addr>;
     /// Guests' subnets.
     fn subnets() -> &'static Prefixes<Self::Addr>;
     /// Address ranges to masquerade with.
     fn pools() -> &'static Prefixes<Self::Addr>;
+    /// Whose addresses are.
+    fn bindings() -> &'static Bindings<BindingKey<Self::Addr>>;
     /// Published ports.
     fn forwards() -> &'static Forwards<Self::Addr>;
     /// This CPU's room for a flow that is being opened.
@@ -115,68 +118,49 @@ pub trait Family: Copy + 'static {
     /// This CPU's room for a question to routing.
     fn routing() -> Option<&'static mut Routing<Self::Addr>>;
     /// This CPU's room for a packet on the slow path.
-    fn seen() -> Option<&'static mut Seen<Self::Addr>>;
+    fn packet_ctx() -> Option<&'static mut PacketCtx<Self::Addr>>;
 }
 
 /// The methods of [`Family`] that name its maps.
+///
+/// The maps are declared with addresses as bytes, so that who dumps them can read these, and the
+/// programs see them as words: LLVM copies bytes one at a time.
 macro_rules! family_maps {
     ($addr:ty: $flows:ident, $slots:ident, $fragments:ident, $endpoints:ident, $addresses:ident,
-     $subnets:ident, $pools:ident, $forwards:ident, $scratch:ident, $seen:ident,
-     $routing:ident) => {
-        #[inline(always)]
-        fn flows() -> &'static $crate::maps::Flows<FlowKey<$addr>, Flow<$addr>> {
-            &$crate::maps::$flows
+     $subnets:ident, $pools:ident, $forwards:ident, $bindings:ident, $scratch:ident,
+     $packet_ctx:ident, $routing:ident) => {
+        $crate::family::family_maps! { @shared $addr:
+            flows = $flows: Flows<FlowKey<$addr>, Flow<$addr>>;
+            slots = $slots: Slots<Slot<$addr>>;
+            fragments = $fragments: Fragments<FragmentKey<$addr>, Fragment>;
+            endpoints = $endpoints: Endpoints<EndpointKey<$addr>, Endpoint>;
+            addresses = $addresses: Addresses<$addr>;
+            subnets = $subnets: Prefixes<$addr>;
+            pools = $pools: Prefixes<$addr>;
+            forwards = $forwards: Forwards<$addr>;
+            bindings = $bindings: Bindings<BindingKey<$addr>>;
         }
-        #[inline(always)]
-        fn slots() -> &'static $crate::maps::Slots<Slot<$addr>> {
-            &$crate::maps::$slots
-        }
-        #[inline(always)]
-        fn fragments() -> &'static $crate::maps::Fragments<FragmentKey<$addr>, Fragment> {
-            &$crate::maps::$fragments
-        }
-        #[inline(always)]
-        fn endpoints() -> &'static $crate::maps::Endpoints<$addr, Endpoint> {
-            &$crate::maps::$endpoints
-        }
-        #[inline(always)]
-        fn addresses() -> &'static $crate::maps::Addresses<$addr> {
-            &$crate::maps::$addresses
-        }
-        #[inline(always)]
-        fn subnets() -> &'static $crate::maps::Prefixes<$addr> {
-            &$crate::maps::$subnets
-        }
-        #[inline(always)]
-        fn pools() -> &'static $crate::maps::Prefixes<$addr> {
-            &$crate::maps::$pools
-        }
-        #[inline(always)]
-        fn forwards() -> &'static $crate::maps::Forwards<$addr> {
-            &$crate::maps::$forwards
-        }
-        #[inline(always)]
-        fn scratch() -> Option<&'static mut $crate::context::Scratch<$addr>> {
-            // SAFETY: the slot is this CPU's alone, and TC programs do not interrupt each other.
-            // Whoever calls this lets go of what an earlier call returned.
-            $crate::maps::$scratch
-                .get_ptr_mut(0)
-                .map(|p| unsafe { &mut *p })
-        }
-        #[inline(always)]
-        fn seen() -> Option<&'static mut $crate::context::Seen<$addr>> {
-            // SAFETY: as for `scratch`.
-            $crate::maps::$seen
-                .get_ptr_mut(0)
-                .map(|p| unsafe { &mut *p })
-        }
-        #[inline(always)]
-        fn routing() -> Option<&'static mut $crate::context::Routing<$addr>> {
-            // SAFETY: as for `scratch`.
-            $crate::maps::$routing
-                .get_ptr_mut(0)
-                .map(|p| unsafe { &mut *p })
+        $crate::family::family_maps! { @own
+            scratch = $scratch: Scratch<$addr>;
+            packet_ctx = $packet_ctx: PacketCtx<$addr>;
+            routing = $routing: Routing<$addr>;
         }
     };
+    (@shared $addr:ty: $($name:ident = $map:ident: $type:ident<$($of:ty),*>;)*) => {$(
+        #[inline(always)]
+        fn $name() -> &'static $crate::maps::$type<$($of),*> {
+            // SAFETY: the kernel knows the map by its address alone, and what lies in it has the
+            // same layout whether addresses are bytes or words (`maps`).
+            unsafe { &*core::ptr::from_ref(&$crate::maps::$map).cast() }
+        }
+    )*};
+    (@own $($name:ident = $map:ident: $type:ident<$of:ty>;)*) => {$(
+        #[inline(always)]
+        fn $name() -> Option<&'static mut $crate::context::$type<$of>> {
+            // SAFETY: the slot is this CPU's alone, and TC programs do not interrupt each other.
+            // Whoever calls this lets go of what an earlier call returned.
+            $crate::maps::$map.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+        }
+    )*};
 }
 pub(crate) use family_maps;

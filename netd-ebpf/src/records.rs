@@ -8,7 +8,7 @@ use netd_common::state::State;
 use netd_common::timeout::Timeout;
 
 use crate::family::Family;
-use crate::maps::{CONTROL, DEVICES, MOVED, NETWORKS, PORTS, PUBLISHED, RESERVED};
+use crate::maps::{CONTROL, DEVICES, DNAT_PORTS, GUEST_MOVES, NETWORKS, PORTS, RESERVED};
 use crate::verified::verified;
 
 #[inline(always)]
@@ -19,25 +19,25 @@ fn control() -> Option<&'static Control> {
 /// The epoch that flows must carry to be trusted without a second look.
 #[inline(always)]
 pub fn epoch() -> u32 {
-    let moves = MOVED.get(0).map_or(0, |m| m.epoch);
+    let moves = GUEST_MOVES.get(0).map_or(0, |m| m.epoch);
     control().map_or(0, |c| c.epoch).wrapping_add(moves)
 }
 
-/// [`epoch`], and for how many ticks a look at a flow holds good ([`Control::settled`]).
+/// [`epoch`], and for how many ticks a look at a flow holds good ([`Control::validity`]).
 #[inline(always)]
-pub fn epoch_and_settled() -> (u32, u32) {
-    let moves = MOVED.get(0).map_or(0, |m| m.epoch);
-    control().map_or((moves, 0), |c| (c.epoch.wrapping_add(moves), c.settled))
+pub fn epoch_and_validity() -> (u32, u32) {
+    let moves = GUEST_MOVES.get(0).map_or(0, |m| m.epoch);
+    control().map_or((moves, 0), |c| (c.epoch.wrapping_add(moves), c.validity))
 }
 
 /// A guest is not where it was, or not who it was: let flows look again, once a tick (`now`).
 #[inline(always)]
 pub fn guest_moved(now: u32) {
-    if let Some(moved) = MOVED.get_ptr_mut(0) {
+    if let Some(moved) = GUEST_MOVES.get_ptr_mut(0) {
         // SAFETY: a map value; two CPUs that raise it at once raise it once.
         unsafe {
-            if (*moved).raised != now {
-                (*moved).raised = now;
+            if (*moved).raised_at != now {
+                (*moved).raised_at = now;
                 (*moved).epoch = (*moved).epoch.wrapping_add(1);
             }
         }
@@ -85,14 +85,14 @@ fn find_timeout(protocol: u32, state: u32) -> u32 {
 #[inline(always)]
 pub fn bridge_of<F: Family>(address: F::Addr) -> u32 {
     let key = lpm_trie::Key::new(size_of::<F::Addr>() as u32 * 8, address);
-    F::subnets().get(&key).map_or(0, |s| s.bridge)
+    F::subnets().get(&key).map_or(0, |s| s.bridge_ifindex)
 }
 
 /// The bridge of the network that masquerades with this address of a range; 0 for none.
 #[inline(always)]
 pub fn pool_of<F: Family>(address: F::Addr) -> u32 {
     let key = lpm_trie::Key::new(size_of::<F::Addr>() as u32 * 8, address);
-    F::pools().get(&key).map_or(0, |s| s.bridge)
+    F::pools().get(&key).map_or(0, |s| s.bridge_ifindex)
 }
 
 /// The network of a bridge.
@@ -126,7 +126,7 @@ pub fn device(ifindex: u32) -> Option<&'static Device> {
 /// The bridge that a port belongs to; 0 for a device that is no port of a managed bridge.
 #[inline(always)]
 pub fn bridge_of_port(ifindex: u32) -> u32 {
-    port(ifindex).map_or(0, |p| p.bridge)
+    port(ifindex).map_or(0, |p| p.bridge_ifindex)
 }
 
 /// The record of a port of a managed bridge.
@@ -144,8 +144,8 @@ pub fn is_reserved(port: u16) -> bool {
 
 /// Is some forward about the port (host order)?
 #[inline(always)]
-pub fn is_published(port: u16) -> bool {
-    holds(&PUBLISHED, port)
+pub fn is_dnat_port(port: u16) -> bool {
+    holds(&DNAT_PORTS, port)
 }
 
 #[inline(always)]

@@ -231,14 +231,17 @@ fn p26_the_last_fragment_may_come_first_or_is_dropped_by_name() {
                 for (wire, datagram, receiver, way) in &ways {
                     let mut datagram = datagram.clone();
                     (datagram.id, id) = (id, id + 1);
-                    let dropped = lab.agent.dropped("frag_no_head")?;
+                    let dropped = lab.agent.dropped("frag_without_first")?;
                     cast(wire, &datagram, order)?;
                     let what = format!("order {order:?} {way}");
                     receiver.set_read_timeout(Some(Duration::from_millis(100)))?;
                     let became = eventually(SOON, || {
                         let outcome = receive(receiver, &data, &what);
-                        let is_named =
-                            || Ok::<_, anyhow::Error>(lab.agent.dropped("frag_no_head")? > dropped);
+                        let is_named = || {
+                            Ok::<_, anyhow::Error>(
+                                lab.agent.dropped("frag_without_first")? > dropped,
+                            )
+                        };
                         if order[0] != 0 && outcome.is_err() && is_named()? {
                             return Ok("dropped by name");
                         }
@@ -246,7 +249,7 @@ fn p26_the_last_fragment_may_come_first_or_is_dropped_by_name() {
                     });
                     let became = became.with_context(|| {
                         format!(
-                            "{what}: neither delivered nor dropped as `frag_no_head`: {:?}",
+                            "{what}: neither delivered nor dropped as `frag_without_first`: {:?}",
                             lab.agent.drops()
                         )
                     })?;

@@ -227,7 +227,7 @@ fn rfc4787_req14_stray_fragments_hurt_nothing_else() {
             Frame::udp((GUEST, 5000), (OUTSIDE, PORT), &[0; 64])
                 .between(guest.netns().mac("eth0")?, lab.hv.mac("virbr1")?),
         ];
-        let dropped = lab.agent.dropped("frag_no_head")?;
+        let dropped = lab.agent.dropped("frag_without_first")?;
         for number in 0..20_000_u32 {
             for (wire, frame) in wires.iter().zip(&mut stray) {
                 frame.id = number as u16;
@@ -248,7 +248,7 @@ fn rfc4787_req14_stray_fragments_hurt_nothing_else() {
         inside.send_to(b"small", at(OUTSIDE, PORT))?;
         let (length, _) = server.recv_from(&mut buffer).context("whole")?;
         ensure!(&buffer[..length] == b"small");
-        let named = lab.agent.dropped("frag_no_head")? - dropped;
+        let named = lab.agent.dropped("frag_without_first")? - dropped;
         ensure!(named >= 20_000, "{named} drops of the guest's were counted");
         Ok(())
     });

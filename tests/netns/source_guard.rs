@@ -119,13 +119,13 @@ impl Stage {
             ("spoofed_arp", arp(self.own, Ipv4Addr::new(10, 10, 1, 1))),
             ("spoofed_arp", arp(self.theirs, me)),
             (
-                "server_answer",
+                "rogue_server",
                 Frame::udp((me, 67), (Ipv4Addr::BROADCAST, 68), &[2; 300])
                     .between(self.own, EVERYBODY)
                     .bytes(),
             ),
             (
-                "server_answer",
+                "rogue_server",
                 icmp6([&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8]].concat()),
             ),
             ("spoofed_neighbour", icmp6(advertisement)),
@@ -285,7 +285,10 @@ fn the_host_is_closed_to_guests() {
                 .run(["busybox", "ping", "-c1", "-W3", &address.to_string()])?;
         }
         drop(server);
-        ensure!(lab.agent.dropped("host_closed")? > 0, "it was not counted");
+        ensure!(
+            lab.agent.dropped("host_access_denied")? > 0,
+            "it was not counted"
+        );
         Ok(())
     });
 }

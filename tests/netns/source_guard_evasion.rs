@@ -127,20 +127,20 @@ impl Stage {
         let long = [&[UNKNOWN, 252][..], &[0; 252]].concat();
         let destination = (DESTINATION, &padding[..]);
         for (what, reason, headers) in [
-            ("in plain sight", "server_answer", vec![]),
+            ("in plain sight", "rogue_server", vec![]),
             (
                 "an option",
-                "server_answer",
+                "rogue_server",
                 vec![(HOP_BY_HOP, &padding[..])],
             ),
-            ("a header", "server_answer", vec![destination]),
-            ("eight headers", "server_answer", vec![destination; 8]),
+            ("a header", "rogue_server", vec![destination]),
+            ("eight headers", "rogue_server", vec![destination; 8]),
             ("nine headers", "malformed", vec![destination; 9]),
             ("thirty headers", "malformed", vec![destination; 30]),
             ("a long header", "malformed", vec![(DESTINATION, &long[..])]),
             (
                 "a whole fragment",
-                "server_answer",
+                "rogue_server",
                 vec![(FRAGMENT, &[0, 0, 0, 0, 0, 9])],
             ),
         ] {

@@ -77,7 +77,7 @@ fn what_cannot_be_translated_does_not_leave() {
         (
             "later fragment",
             raw(GUEST, SERVER, UDP).fragment(9),
-            Reason::FragNoHead,
+            Reason::FragWithoutFirst,
         ),
         ("RST", tcp(GUEST, 1, SERVER, 2, RST), Reason::NoFlow),
         (

@@ -26,7 +26,7 @@ const SETTLED: u32 = 7;
 /// Both devices of the tests take frames from drivers.
 fn express_lab() -> crate::lab::Turn {
     let mut lab = lab();
-    lab.change_control(|control| control.settled = SETTLED);
+    lab.change_control(|control| control.validity = SETTLED);
     for device in ["nat1", "up0"] {
         lab.set_express(device, true);
     }
@@ -211,7 +211,7 @@ fn flows_that_are_not_settled_are_left_to_tc() {
     let mut entries = flow.established().entries(&lab);
     entries
         .iter_mut()
-        .for_each(|(_, flow)| flow.in_mac = GUEST2_MAC);
+        .for_each(|(_, flow)| flow.in_dmac = GUEST2_MAC);
     lab.set_flows(&entries);
     left(&mut lab, "for another host");
 
@@ -253,7 +253,7 @@ fn the_second_look_notes_the_mac_of_frames_from_outside() {
     let flow = guest_to_server(UDP, 40000, 80);
     let unknown = |lab: &mut Lab| {
         let mut entries = flow.established().entries(lab);
-        entries[1].1.in_mac = [0; 6];
+        entries[1].1.in_dmac = [0; 6];
         lab.set_flows(&entries);
     };
     unknown(&mut lab);

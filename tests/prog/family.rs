@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
 use aya::{Ebpf, Pod};
 use netd_common::abi::{
-    Addr4, Addr6, BINDING_KNOWN, Binding, BindingKey, Endpoint, FLOW_REPLY, Flow, FlowKey, Forward,
-    ForwardKey, Fragment, FragmentKey, MacAddr, Slot, Subnet,
+    Addr4, Addr6, BINDING_STATIC, Binding, BindingKey, Endpoint, EndpointKey, FLOW_REPLY, Flow,
+    FlowKey, Forward, ForwardKey, Fragment, FragmentKey, MacAddr, Slot, Subnet,
 };
 use netd_common::checksum::{sum4, sum6};
 
@@ -75,7 +75,7 @@ pub struct Maps<A: Address> {
     addresses: HashMap<MapData, A, u32>,
     subnets: LpmTrie<MapData, A, Subnet>,
     pools: LpmTrie<MapData, A, Subnet>,
-    endpoints: HashMap<MapData, A, Endpoint>,
+    endpoints: HashMap<MapData, Plain<EndpointKey<A>>, Endpoint>,
     bindings: HashMap<MapData, Plain<BindingKey<A>>, Binding>,
     forwards: LpmTrie<MapData, Plain<ForwardKey<A>>, Plain<Forward<A>>>,
     flows: HashMap<MapData, Plain<FlowKey<A>>, Plain<Flow<A>>>,
@@ -138,7 +138,13 @@ impl<A: Address> Maps<A> {
     pub fn add_subnet(&mut self, address: A, len: u32, bridge: u32) {
         let key = lpm_trie::Key::new(len, address.prefix(len));
         self.subnets
-            .insert(&key, Subnet { bridge }, 0)
+            .insert(
+                &key,
+                Subnet {
+                    bridge_ifindex: bridge,
+                },
+                0,
+            )
             .expect("subnets");
     }
 
@@ -146,15 +152,21 @@ impl<A: Address> Maps<A> {
     pub fn add_pool(&mut self, address: A, len: u32, bridge: u32) {
         let key = lpm_trie::Key::new(len, address.prefix(len));
         self.pools
-            .insert(&key, Subnet { bridge }, 0)
+            .insert(
+                &key,
+                Subnet {
+                    bridge_ifindex: bridge,
+                },
+                0,
+            )
             .expect("pools");
     }
 
     pub fn bind(&mut self, key: BindingKey<A>, mac: MacAddr) {
         let binding = Binding {
             mac,
-            kind: BINDING_KNOWN,
-            zero: 0,
+            kind: BINDING_STATIC,
+            pad: 0,
         };
         self.bindings
             .insert(Plain(key), binding, 0)
@@ -186,7 +198,7 @@ impl<A: Address> Maps<A> {
     }
 
     pub fn remove_subnets(&mut self, bridge: u32) {
-        self.remove_prefixes(|subnet| subnet.bridge == bridge);
+        self.remove_prefixes(|subnet| subnet.bridge_ifindex == bridge);
     }
 
     fn remove_prefixes(&mut self, which: impl Fn(&Subnet) -> bool) {
@@ -212,12 +224,14 @@ impl<A: Address> Maps<A> {
 
     pub fn set_endpoint(&mut self, address: A, endpoint: Endpoint) {
         self.endpoints
-            .insert(address, endpoint, 0)
+            .insert(Plain(EndpointKey::new(address)), endpoint, 0)
             .expect("endpoints");
     }
 
     pub fn endpoint(&self, address: A) -> Option<Endpoint> {
-        self.endpoints.get(&address, 0).ok()
+        self.endpoints
+            .get(&Plain(EndpointKey::new(address)), 0)
+            .ok()
     }
 
     pub fn fragments(&self) -> Vec<(FragmentKey<A>, Fragment)> {
@@ -265,7 +279,7 @@ impl<A: Address> Maps<A> {
     /// Let all first fragments have come so many ticks ago.
     pub fn age_fragments(&mut self, ticks: u32) {
         for (key, mut fragment) in self.fragments() {
-            fragment.seen = now().wrapping_sub(ticks);
+            fragment.seen_at = now().wrapping_sub(ticks);
             self.fragments
                 .insert(Plain(key), fragment, 0)
                 .expect("fragments");
@@ -279,7 +293,7 @@ impl<A: Address> Maps<A> {
         let slot = Slot {
             key,
             used: 1,
-            zero: 0,
+            pad: 0,
         };
         self.slots.set(index, Plain(slot), 0).expect("slots");
         index
@@ -296,7 +310,10 @@ impl<A: Address> Maps<A> {
     /// Flows that count for a bridge.
     pub fn counted(&self, bridge: u32) -> u32 {
         let flows = self.flows();
-        flows.iter().filter(|(_, f)| f.counted == bridge).count() as u32
+        flows
+            .iter()
+            .filter(|(_, f)| f.counted_for == bridge)
+            .count() as u32
     }
 
     /// What is wrong with the tables.
@@ -315,7 +332,7 @@ impl<A: Address> Maps<A> {
                 Some(_) => {}
             }
             if flow.flags & FLOW_REPLY != 0 {
-                if flow.counted != 0 {
+                if flow.counted_for != 0 {
                     faults.push(format!("an answering half is counted: {key:?}"));
                 }
                 continue;

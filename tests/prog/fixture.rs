@@ -416,10 +416,10 @@ fn compare_flows<A: Address>(
             wrong.push(format!("last seen at {}, it is {}", flow.last_seen, now()));
         }
         want.last_seen = flow.last_seen;
-        want.looked = flow.looked;
+        want.validated_at = flow.validated_at;
         want.slot = flow.slot;
-        if (want.ack, want.edge) == (0, 0) {
-            (want.ack, want.edge) = (flow.ack, flow.edge);
+        if (want.ack, want.window_end) == (0, 0) {
+            (want.ack, want.window_end) = (flow.ack, flow.window_end);
         }
         if want != *flow {
             wrong.push(format!("flow {key:?}\nwanted {want:?}\ngot    {flow:?}"));

@@ -1,9 +1,9 @@
 //! The entries a flow consists of, as they should be.
 
 use netd_common::abi::{
-    Addr4, Addr6, FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr,
+    Addr4, Addr6, FLOW_NAT, FLOW_REPLY, FLOW_SNAT, Flow, FlowKey, MacAddr, NextHop,
 };
-use netd_common::checksum::{difference, sum2};
+use netd_common::checksum::difference;
 use netd_common::state::State;
 
 use crate::family::Address;
@@ -99,16 +99,6 @@ impl<A: Address> FromGuest<A> {
         }
     }
 
-    /// How much the sum over the packet changes with the port.
-    fn port_change(&self, old: [u8; 2], new: [u8; 2]) -> u16 {
-        let no_ports = self.ports(1, 1) == ([0; 2], [0; 2]);
-        if self.shown.is_none() || no_ports {
-            0
-        } else {
-            difference(sum2(old), sum2(new))
-        }
-    }
-
     /// Key of the packets the guest sends.
     pub fn key(&self) -> FlowKey<A> {
         let (sport, dport) = self.ports(self.guest.1, self.peer.1);
@@ -118,7 +108,7 @@ impl<A: Address> FromGuest<A> {
             sport,
             dport,
             proto: self.proto,
-            zero: [0; 3],
+            ..FlowKey::default()
         }
     }
 
@@ -166,27 +156,29 @@ impl<A: Address> FromGuest<A> {
             new_sport: shown.1,
             new_dport: key.dport,
             in_ifindex: index(self.near.device),
-            in_mac: self.near.macs.1,
-            in_network: index(self.near.bridge),
-            out_network: index(self.far.bridge),
-            out_ifindex: index(self.far.device),
-            out_dmac: self.far.macs.0,
-            out_smac: self.far.macs.1,
-            out_mtu: self.far.mtu,
-            flags: if nat == 0 { 0 } else { nat | FLOW_MASQUERADE },
-            counted: index(self.near.bridge),
+            in_dmac: self.near.macs.1,
+            in_bridge: index(self.near.bridge),
+            out_bridge: index(self.far.bridge),
+            next_hop: NextHop {
+                ifindex: index(self.far.device),
+                dmac: self.far.macs.0,
+                smac: self.far.macs.1,
+                mtu: self.far.mtu,
+                zone: 0,
+            },
+            flags: if nat == 0 { 0 } else { nat | FLOW_SNAT },
+            counted_for: index(self.near.bridge),
             // A way that only the stack knows is looked at again each time, and so is an association
             // that opens.
-            epoch: if self.far.device.is_empty() || self.state.is_brief(self.proto) {
+            epoch: if self.far.device.is_empty() || self.state.is_short_lived(self.proto) {
                 epoch.wrapping_sub(1)
             } else {
                 epoch
             },
             addr_diff: translation(nat, key.src.sum(), shown.0.sum()),
-            port_diff: self.port_change(key.sport, shown.1),
             state: self.state as u8,
             last_seen: now(),
-            looked: now() as u8,
+            validated_at: now() as u8,
             ..Flow::default()
         };
         let back = Flow {
@@ -196,20 +188,22 @@ impl<A: Address> FromGuest<A> {
             new_dport: key.sport,
             // Nothing is known of how guests answer, except that it is by their bridge.
             in_ifindex: index(self.far.bridge),
-            in_mac: self.far.macs.1,
-            in_network: index(self.far.bridge),
-            out_network: index(self.near.bridge),
-            out_ifindex: index(self.near.device),
-            out_dmac: self.near.macs.0,
-            out_smac: self.near.macs.1,
-            out_mtu: self.near.mtu,
+            in_dmac: self.far.macs.1,
+            in_bridge: index(self.far.bridge),
+            out_bridge: index(self.near.bridge),
+            next_hop: NextHop {
+                ifindex: index(self.near.device),
+                dmac: self.near.macs.0,
+                smac: self.near.macs.1,
+                mtu: self.near.mtu,
+                zone: 0,
+            },
             flags: nat | FLOW_REPLY,
             epoch,
             addr_diff: translation(nat, shown.0.sum(), key.src.sum()),
-            port_diff: self.port_change(shown.1, key.sport),
             state: self.state as u8,
             last_seen: now(),
-            looked: now() as u8,
+            validated_at: now() as u8,
             ..Flow::default()
         };
         vec![(key, flow), (back_key, back)]

@@ -1,7 +1,7 @@
 //! Published ports: who reaches them, by which of them, and as whom.
 
 use netd_common::Reason;
-use netd_common::abi::{Addr4, FLOW_FORWARD, FlowKey, NETWORK_ENDPOINT_INDEPENDENT};
+use netd_common::abi::{Addr4, FLOW_DNAT, FlowKey, NETWORK_ENDPOINT_INDEPENDENT};
 use netd_common::state::State;
 
 use crate::fixture::{Fixture, Verdict, run};
@@ -202,7 +202,8 @@ fn p41_another_network_reaches_what_is_published_and_nothing_else() {
             sport: 6001u16.to_be_bytes(),
             dport: 80u16.to_be_bytes(),
             proto: TCP,
-            zero: [0; 3],
+            pad: 0,
+            zone: 0,
         };
         assert!(lab.flow(&key).is_none(), "{device}");
         assert_ne!(
@@ -415,7 +416,7 @@ fn p39_a_stream_follows_its_forward() {
     let epoch = lab.epoch();
     lab.set_epoch(epoch + 1);
     let after = stream.clone().dst(GUEST2).dport(80).ttl(63);
-    Fixture::new("moved", "uplink_ingress", "up0", stream.bytes())
+    Fixture::new("guest_moves", "uplink_ingress", "up0", stream.bytes())
         .redirect(after.macs(GUEST2_MAC, NAT_MAC).bytes())
         .any_flows()
         .run(&mut lab);
@@ -449,7 +450,8 @@ fn stream_key(port: u16) -> FlowKey<Addr4> {
         sport: 5000u16.to_be_bytes(),
         dport: port.to_be_bytes(),
         proto: UDP,
-        zero: [0; 3],
+        pad: 0,
+        zone: 0,
     }
 }
 
@@ -674,14 +676,14 @@ fn entries_of_a_published_port() {
     );
     let key = stream_key(8080);
     let flow = lab.flow(&key).expect("a flow");
-    assert_eq!(flow.flags & FLOW_FORWARD, FLOW_FORWARD);
+    assert_eq!(flow.flags & FLOW_DNAT, FLOW_DNAT);
     assert_eq!(flow.state, State::New as u8);
     assert_eq!(
-        (flow.in_network, flow.out_network),
+        (flow.in_bridge, flow.out_bridge),
         (0, lab.ifindex("br-nat"))
     );
-    assert_eq!(flow.counted, lab.ifindex("br-nat"));
+    assert_eq!(flow.counted_for, lab.ifindex("br-nat"));
     let back = lab.flow(&flow.partner(UDP)).expect("its other half");
-    assert_eq!(back.flags & FLOW_FORWARD, FLOW_FORWARD);
+    assert_eq!(back.flags & FLOW_DNAT, FLOW_DNAT);
     assert_eq!(back.partner(UDP), key);
 }

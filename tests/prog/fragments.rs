@@ -152,7 +152,7 @@ fn p26_fragments_without_their_first_are_dropped_by_name() {
     let last = pieces.len() - 1;
     for (program, device) in [("port_ingress", "nat1"), ("bridge_ingress", "br-nat")] {
         Fixture::new("last", program, device, pieces[last].bytes())
-            .drop(Reason::FragNoHead)
+            .drop(Reason::FragWithoutFirst)
             .run(&mut lab);
     }
     // It is the first one that counts, not how many came before.
@@ -168,7 +168,7 @@ fn p26_fragments_without_their_first_are_dropped_by_name() {
     let mut other = pieces[last].clone();
     other.id += 1;
     Fixture::new("other packet", "port_ingress", "nat1", other.bytes())
-        .drop(Reason::FragNoHead)
+        .drop(Reason::FragWithoutFirst)
         .run(&mut lab);
 
     guest_to_server6(UDP, 40000, 80)
@@ -176,7 +176,7 @@ fn p26_fragments_without_their_first_are_dropped_by_name() {
         .only(&mut lab);
     let later = up6(raw6(GUEST6, SERVER6, UDP)).piece(3, 100, false);
     Fixture::new("IPv6", "port_ingress", "nat1", later.bytes())
-        .drop(Reason::FragNoHead)
+        .drop(Reason::FragWithoutFirst)
         .run(&mut lab);
 }
 
@@ -191,7 +191,7 @@ fn p26_from_outside_the_host_gets_what_nobody_knows() {
     let home = whole(udp(SERVER, 80, GUEST, 40000)).ttl(63);
     let home = home.macs(GUEST_MAC, NAT_MAC).split(SIZE);
     Fixture::new("last", "uplink_ingress", "up0", pieces[5].bytes()).run(&mut lab);
-    let before = lab.drops()[Reason::FragNoHead.name()];
+    let before = lab.drops()[Reason::FragWithoutFirst.name()];
     let device = lab.ifindex("up0");
     let outcome = crate::fixture::run(
         &lab,
@@ -203,7 +203,7 @@ fn p26_from_outside_the_host_gets_what_nobody_knows() {
         &pieces[0].bytes(),
     );
     assert_eq!(outcome.packet, home[0].bytes());
-    assert_eq!(lab.drops()[Reason::FragNoHead.name()], before + 1);
+    assert_eq!(lab.drops()[Reason::FragWithoutFirst.name()], before + 1);
     Fixture::new("second", "uplink_ingress", "up0", pieces[1].bytes())
         .redirect(home[1].bytes())
         .run(&mut lab);
@@ -229,7 +229,7 @@ fn a_first_fragment_is_forgotten() {
         .run(&mut lab);
     lab.v4.age_fragments(timeout + 1);
     Fixture::new("too late", "port_ingress", "nat1", pieces[2].bytes())
-        .drop(Reason::FragNoHead)
+        .drop(Reason::FragWithoutFirst)
         .run(&mut lab);
 }
 
@@ -249,7 +249,7 @@ fn p27_later_fragments_are_never_read_as_transport_headers() {
         // Without a first fragment.
         let mut later = up(Packet::new(GUEST, SERVER, decoy(control))).fragment(100);
         Fixture::new("alone", "port_ingress", "nat1", later.bytes())
-            .drop(Reason::FragNoHead)
+            .drop(Reason::FragWithoutFirst)
             .flows(flows.clone())
             .run(&mut lab);
         // As part of another flow's packet.
@@ -356,7 +356,7 @@ fn fragments_are_translated_at_egress() {
     let shown = leaving(udp(UP0, 50000, SERVER, 80)).split(SIZE);
     Fixture::new("last", "uplink_egress", "up0", pieces[5].bytes())
         .came_from("br-nat")
-        .drop(Reason::FragNoHead)
+        .drop(Reason::FragWithoutFirst)
         .run(&mut lab);
     for (i, (piece, after)) in pieces.iter().zip(&shown).enumerate() {
         Fixture::new(format!("{i}"), "uplink_egress", "up0", piece.bytes())

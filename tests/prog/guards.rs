@@ -2,7 +2,7 @@
 
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, Addr6, BINDING_LEASED, MacAddr, NETWORK_GUARDED, NETWORK_HOST_NONE,
+    Addr4, Addr6, BINDING_SNOOPED, MacAddr, NETWORK_GUARDED, NETWORK_HOST_NONE,
     NETWORK_HOST_SERVICES, NETWORK_PORTS_ISOLATED, PORT_GUARD, PORT_GUARD_MAC, PORT_ISOLATED,
 };
 
@@ -157,7 +157,7 @@ fn guests_are_no_servers_and_no_routers() {
         &mut lab,
         "DHCPOFFER",
         offer.bytes(),
-        Some(Reason::ServerAnswer),
+        Some(Reason::RogueServer),
     );
     let link = |n| {
         let mut address: Addr6 = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n];
@@ -177,7 +177,7 @@ fn guests_are_no_servers_and_no_routers() {
         ("DHCPv6", udp6(link(1), 547, ALL_NODES, 546)),
     ] {
         let frame = packet.macs(all, GUEST_MAC).bytes();
-        at_port(&mut lab, name, frame, Some(Reason::ServerAnswer));
+        at_port(&mut lab, name, frame, Some(Reason::RogueServer));
     }
 }
 
@@ -286,7 +286,7 @@ fn a_lease_is_good_as_soon_as_it_is_granted() {
     lab.change_network("br-nat", |n| n.flags = NETWORK_GUARDED);
     run(&lab, "bridge_egress", bridge, 0, 0, 1, &reply.bytes());
     let binding = lab.bound("br-nat", GUEST2).expect("a binding");
-    assert_eq!((binding.mac, binding.kind), (GUEST2_MAC, BINDING_LEASED));
+    assert_eq!((binding.mac, binding.kind), (GUEST2_MAC, BINDING_SNOOPED));
 }
 
 #[test]
@@ -392,10 +392,12 @@ fn the_host_can_be_closed() {
             if passes {
                 fixture.any_flows().run(&mut lab);
             } else if multicast {
-                fixture.drop(Reason::HostClosed).run(&mut lab);
+                fixture.drop(Reason::HostAccessDenied).run(&mut lab);
             } else {
                 let answer = port_unreachable(NAT_GW, packet).bytes();
-                fixture.reject(Reason::HostClosed, answer).run(&mut lab);
+                fixture
+                    .reject(Reason::HostAccessDenied, answer)
+                    .run(&mut lab);
             }
         }
         // Routed traffic is none of this.
@@ -423,7 +425,7 @@ fn a_closed_host_publishes_nothing_to_those_guests() {
     let packet = tcp(ROUTE_GUEST, 5000, UP0, 8080, SYN).macs(ROUTE_MAC, ROUTE_GUEST_MAC);
     Fixture::new("closed", "port_ingress", "route1", packet.bytes())
         .reject(
-            Reason::HostClosed,
+            Reason::HostAccessDenied,
             port_unreachable(ROUTE_GW, &packet).bytes(),
         )
         .run(&mut lab);

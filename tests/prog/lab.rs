@@ -27,9 +27,9 @@ use netd::datapath::Kernel;
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, Binding, BindingKey, BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES,
-    Control, DEVICE_ETHERNET, Device, DropCount, DropEvent, Endpoint, FLOW_REPLY, Flow, Flow4,
-    FlowKey, FlowKey4, Forward, ForwardKey, Identity, MacAddr, Mode, Moved, Network, SWEEP_RUN,
-    Side, Sweeper, Usage,
+    Control, DEVICE_ETHERNET, Device, DropCount, DropEvent, Endpoint, FLOW_REPLY, FamilyConfig,
+    Flow, Flow4, FlowKey, FlowKey4, Forward, ForwardKey, GuestMoves, MacAddr, Mode, Network,
+    PortMac, SWEEP_RUN, Sweeper, Usage,
 };
 use netd_common::clock::tick;
 use netd_common::timeout::DEFAULT_TIMEOUTS;
@@ -44,11 +44,11 @@ pub struct Lab {
     namespace: File,
     ifindexes: BTreeMap<String, u32>,
     control: Array<MapData, Control>,
-    moved: Mutex<Array<MapData, Moved>>,
+    moved: Mutex<Array<MapData, GuestMoves>>,
     identifications: Mutex<BTreeMap<Vec<u8>, [u8; 2]>>,
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
-    identities: HashMap<MapData, u32, Identity>,
+    identities: HashMap<MapData, u32, PortMac>,
     devices: HashMap<MapData, u32, Device>,
     usage: HashMap<MapData, u32, Usage>,
     reserved: Array<MapData, u64>,
@@ -166,20 +166,20 @@ impl Lab {
             namespace,
             ifindexes: BTreeMap::new(),
             control: take(&mut ebpf, "control"),
-            moved: Mutex::new(take(&mut ebpf, "moved")),
+            moved: Mutex::new(take(&mut ebpf, "guest_moves")),
             identifications: Mutex::default(),
             networks: take(&mut ebpf, "networks"),
             ports: take(&mut ebpf, "ports"),
-            identities: take(&mut ebpf, "identities"),
+            identities: take(&mut ebpf, "port_macs"),
             devices: take(&mut ebpf, "devices"),
             usage: take(&mut ebpf, "usage"),
             reserved: take(&mut ebpf, "reserved"),
-            published: take(&mut ebpf, "published"),
+            published: take(&mut ebpf, "dnat_ports"),
             drops: take(&mut ebpf, "drops"),
-            answers: take(&mut ebpf, "answers"),
+            answers: take(&mut ebpf, "reply_limit"),
             events: netd::datapath::events::Events::take(&mut ebpf).expect("events"),
             sweeper: take(&mut ebpf, "sweeper"),
-            express: take(&mut ebpf, "express"),
+            express: take(&mut ebpf, "xdp_targets"),
             slots: FLOWS,
             v4: Maps::take(&mut ebpf, 4),
             v6: Maps::take(&mut ebpf, 6),
@@ -220,7 +220,7 @@ impl Lab {
         clear(&mut self.usage);
         for word in 0..1024 {
             self.reserved.set(word, 0, 0).expect("reserved");
-            self.published.set(word, 0, 0).expect("published");
+            self.published.set(word, 0, 0).expect("dnat_ports");
         }
         let control = Control {
             epoch: 1,
@@ -237,17 +237,17 @@ impl Lab {
                 .find(|(name, _)| name == device)
                 .expect("every network has both");
             let network = Network {
-                v4: Side {
+                v4: FamilyConfig {
                     gateway: *gateway,
                     mode: *mode as u8,
-                    ..Side::default()
+                    ..FamilyConfig::default()
                 },
-                v6: Side {
+                v6: FamilyConfig {
                     gateway: *gateway6,
                     mode: *mode as u8,
-                    ..Side::default()
+                    ..FamilyConfig::default()
                 },
-                uplink: if uplink.is_empty() {
+                uplink_ifindex: if uplink.is_empty() {
                     0
                 } else {
                     self.ifindex(uplink)
@@ -279,7 +279,7 @@ impl Lab {
                 .insert(
                     port,
                     BridgePort {
-                        bridge,
+                        bridge_ifindex: bridge,
                         ..BridgePort::default()
                     },
                     0,
@@ -360,15 +360,15 @@ impl Lab {
     /// Guests that are seen for the first time let every flow look again, once a tick. For this
     /// tick they have.
     pub fn keep_guests_still(&self) {
-        let still = Moved {
+        let still = GuestMoves {
             epoch: 0,
-            raised: now(),
+            raised_at: now(),
         };
         self.moved
             .lock()
             .expect("no test panics with it")
             .set(0, still, 0)
-            .expect("moved");
+            .expect("guest_moves");
     }
 
     /// The identification chosen for a packet's fragments (by source and identification): `now`,
@@ -403,13 +403,22 @@ impl Lab {
     /// Say whose an address is.
     pub fn bind<A: Address>(&mut self, bridge: &str, address: A, mac: MacAddr) {
         let bridge = self.ifindex(bridge);
-        A::maps_mut(self).bind(BindingKey { bridge, address }, mac);
+        A::maps_mut(self).bind(
+            BindingKey {
+                bridge_ifindex: bridge,
+                address,
+            },
+            mac,
+        );
     }
 
     /// Whose an address is.
     pub fn bound<A: Address>(&self, bridge: &str, address: A) -> Option<Binding> {
         let bridge = self.ifindex(bridge);
-        A::maps(self).bound(&BindingKey { bridge, address })
+        A::maps(self).bound(&BindingKey {
+            bridge_ifindex: bridge,
+            address,
+        })
     }
 
     /// Keep a port for the host's own services.
@@ -429,12 +438,12 @@ impl Lab {
             dev: device.map_or(0, |device| self.ifindex(device)),
             address,
             proto,
-            zero: 0,
+            pad: 0,
             port: port.to_be_bytes(),
         };
         let value = Forward {
             guest,
-            bridge: self.ifindex(bridge),
+            bridge_ifindex: self.ifindex(bridge),
             first: port,
             to,
         };
@@ -454,7 +463,7 @@ impl Lab {
             dev: device.map_or(0, |device| self.ifindex(device)),
             address,
             proto: forward.proto,
-            zero: 0,
+            pad: 0,
             port: port.to_be_bytes(),
         };
         A::maps_mut(self).set_forward(key, None);
@@ -466,9 +475,9 @@ impl Lab {
         if on {
             self.express
                 .insert(ifindex, ifindex, None, 0)
-                .expect("express");
+                .expect("xdp_targets");
         } else {
-            self.express.remove(ifindex).expect("express");
+            self.express.remove(ifindex).expect("xdp_targets");
         }
     }
 
@@ -477,9 +486,9 @@ impl Lab {
         let endpoint = Endpoint {
             ifindex: self.ifindex(device),
             last_seen: now(),
-            bridged: now(),
+            bridged_at: now(),
             mac,
-            zero: [0; 2],
+            pad: [0; 2],
         };
         A::maps_mut(self).set_endpoint(address, endpoint);
     }
@@ -502,11 +511,13 @@ impl Lab {
         let opener = flow.flags & FLOW_REPLY == 0;
         if opener && A::maps(self).flow(&key).is_none() {
             flow.slot = A::maps_mut(self).take_slot(key);
-            if flow.counted != 0
-                && let Ok(mut usage) = self.usage.get(&flow.counted, 0)
+            if flow.counted_for != 0
+                && let Ok(mut usage) = self.usage.get(&flow.counted_for, 0)
             {
                 usage.flows[A::INDEX] += 1;
-                self.usage.insert(flow.counted, usage, 0).expect("usage");
+                self.usage
+                    .insert(flow.counted_for, usage, 0)
+                    .expect("usage");
             }
         }
         A::maps_mut(self).set_flow(key, flow);
@@ -575,11 +586,11 @@ impl Lab {
 
     /// Let the programs send answers of their own as if they had not for a while.
     pub fn allow_answers(&mut self) {
-        let cpus = self.answers.get(&0, 0).expect("answers").len();
+        let cpus = self.answers.get(&0, 0).expect("reply_limit").len();
         let filled_long_ago = aya::maps::PerCpuValues::try_from(vec![[0; 2]; cpus]);
         self.answers
             .set(0, filled_long_ago.expect("one value per CPU"), 0)
-            .expect("answers");
+            .expect("reply_limit");
     }
 
     /// What the programs told of drops since this was last asked.

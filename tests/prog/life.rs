@@ -58,7 +58,7 @@ fn an_expired_flow_is_opened_anew() {
 fn a_look_holds_good_for_a_while() {
     const SETTLED: u32 = 7;
     let mut lab = lab();
-    lab.change_control(|control| control.settled = SETTLED);
+    lab.change_control(|control| control.validity = SETTLED);
     let flow = guest_to_server(UDP, 40000, 80).established();
     let packet = up(udp(GUEST, 40000, SERVER, 80));
     let entries = flow.entries(&lab);
@@ -75,7 +75,7 @@ fn a_look_holds_good_for_a_while() {
         let mut entries = entries.clone();
         for (_, entry) in &mut entries {
             entry.last_seen = now().wrapping_sub(silent);
-            entry.looked = now().wrapping_sub(since_look) as u8;
+            entry.validated_at = now().wrapping_sub(since_look) as u8;
         }
         // Whoever looks finds nothing that allows the flow.
         lab.clear_records();
@@ -170,7 +170,7 @@ fn a_raised_epoch_renews_the_path() {
         .run(&mut lab);
     let key = of(&lab, new)[0].0;
     let flow = lab.flow(&key).expect("the flow");
-    assert_eq!((flow.out_dmac, flow.epoch), (new, 2));
+    assert_eq!((flow.next_hop.dmac, flow.epoch), (new, 2));
 }
 
 /// The uplink's address changes: the flow ends, the next packet opens one with the new address.
@@ -272,7 +272,7 @@ fn a_guest_that_moves_is_followed() {
         .redirect(home(back, 40000))
         .run(&mut lab);
     let entry = lab.flow(&flow.back_key()).expect("the answering entry");
-    assert_eq!(entry.out_ifindex, lab.ifindex("nat2"));
+    assert_eq!(entry.next_hop.ifindex, lab.ifindex("nat2"));
 }
 
 /// A guest of an open network may claim any address, that of a running flow, too: the flow stays

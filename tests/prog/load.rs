@@ -61,7 +61,7 @@ fn the_timer_sweeps() {
         let slot = Slot {
             key,
             used: 1,
-            zero: 0,
+            pad: 0,
         };
         slots.set(there.slot, slot, 0).expect("slots4");
     }
@@ -79,7 +79,7 @@ fn the_timer_sweeps() {
     let slot = Slot {
         key: dead[0].0,
         used: 1,
-        zero: 0,
+        pad: 0,
     };
     // The slots that the timer visits next.
     for index in 0..200 {

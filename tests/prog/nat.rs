@@ -252,7 +252,7 @@ fn what_cannot_be_masqueraded_is_dropped_by_name() {
     let mut lab = lab();
     let later = up(raw(GUEST, SERVER, UDP)).fragment(100);
     Fixture::new("later fragment", "port_ingress", "nat1", later.bytes())
-        .drop(Reason::FragNoHead)
+        .drop(Reason::FragWithoutFirst)
         .flows([])
         .run(&mut lab);
     // An echo reply that nobody asked for.

@@ -1,7 +1,7 @@
 //! Address ranges to masquerade with (`<nat><address start= end=>`).
 
 use netd_common::Reason;
-use netd_common::abi::{Addr4, Addr6, FLOW_MASQUERADE, Side};
+use netd_common::abi::{Addr4, Addr6, FLOW_SNAT, FamilyConfig};
 
 use crate::fixture::{Fixture, Verdict, run};
 use crate::flows::{FromGuest, guest_to_server, guest_to_server6};
@@ -24,12 +24,12 @@ fn with_pool(lab: &mut Lab, first: Addr4, last: Addr4) {
     };
     let bridge = lab.ifindex("br-nat");
     lab.change_network("br-nat", |network| {
-        network.v4 = Side {
+        network.v4 = FamilyConfig {
             first,
             last,
             ..network.v4
         };
-        network.v6 = Side {
+        network.v6 = FamilyConfig {
             first: of6(first),
             last: of6(last),
             ..network.v6
@@ -146,7 +146,7 @@ fn a_changed_range_ends_flows() {
     let mut flow = guest_to_server(TCP, 40000, 80).established();
     flow.shown = Some((FIRST, 40000));
     flow.only(&mut lab);
-    assert_ne!(flow.entries(&lab)[0].1.flags & FLOW_MASQUERADE, 0);
+    assert_ne!(flow.entries(&lab)[0].1.flags & FLOW_SNAT, 0);
     let packet = up(tcp(GUEST, 40000, SERVER, 80, ACK));
     let of = |address| {
         let after = packet.clone().src(address).ttl(63);

@@ -241,8 +241,8 @@ fn the_sweep_removes_the_flows_of_a_network_that_has_gone() {
         .entries(&lab)
         .into_iter()
         .map(|(key, mut flow)| {
-            if flow.counted != 0 {
-                flow.counted = bridge;
+            if flow.counted_for != 0 {
+                flow.counted_for = bridge;
             }
             (key, flow)
         })

@@ -177,7 +177,7 @@ fn is_private(address: &[u8]) -> bool {
     matches!(address, [192, 168, 122 | 123, _])
 }
 
-fn judge(lab: &Turn, hook: &Hook, frame: &[u8]) -> Result<(), TestCaseError> {
+fn evaluate(lab: &Turn, hook: &Hook, frame: &[u8]) -> Result<(), TestCaseError> {
     let ingress = hook.came_from.map_or(0, |device| lab.ifindex(device));
     let outcome = run(
         lab,
@@ -251,7 +251,7 @@ fn check_all(strategy: impl Strategy<Value = Vec<u8>>) {
     let result = runner.run(&(which, strategy), |(which, mut frame)| {
         let hook = &hooks[which];
         frame[..12].copy_from_slice(&hook.macs);
-        judge(&lab.borrow(), hook, &frame)
+        evaluate(&lab.borrow(), hook, &frame)
     });
     if let Err(error) = result {
         panic!("{error}");

@@ -182,7 +182,7 @@ fn stays(address: &[u8]) -> bool {
     }
 }
 
-fn judge(lab: &Turn, hook: &Hook, frame: &[u8]) -> Result<(), TestCaseError> {
+fn evaluate(lab: &Turn, hook: &Hook, frame: &[u8]) -> Result<(), TestCaseError> {
     let ingress = hook.came_from.map_or(0, |device| lab.ifindex(device));
     let device = lab.ifindex(hook.device);
     let outcome = run(lab, hook.program, device, ingress, 0, 1, frame);
@@ -239,7 +239,7 @@ fn check_all(strategy: impl Strategy<Value = Vec<u8>>) {
         let hook = &hooks[which];
         frame[..6].copy_from_slice(&hook.macs.0);
         frame[6..12].copy_from_slice(&hook.macs.1);
-        judge(&lab.borrow(), hook, &frame)
+        evaluate(&lab.borrow(), hook, &frame)
     });
     if let Err(error) = result {
         panic!("{error}");

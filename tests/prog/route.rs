@@ -141,8 +141,8 @@ fn outside_begins_towards_a_guest_whose_port_is_known() {
         assert_eq!(partner.flags ^ flow.flags, FLOW_REPLY, "{key:?}");
         let from_guest = key.src == ROUTE_GUEST;
         let bridge = lab.ifindex("br-route");
-        assert_eq!(flow.in_network, if from_guest { bridge } else { 0 });
-        assert_eq!(flow.out_network, if from_guest { 0 } else { bridge });
+        assert_eq!(flow.in_bridge, if from_guest { bridge } else { 0 });
+        assert_eq!(flow.out_bridge, if from_guest { 0 } else { bridge });
     }
     // The guest answers by its port.
     let back = up(tcp(ROUTE_GUEST, 22, SERVER, 999, SYN | ACK));
@@ -157,7 +157,7 @@ fn outside_begins_towards_a_guest_whose_port_is_known() {
     .key();
     let flow = lab.flow(&key).expect("the answering entry");
     assert_eq!(flow.in_ifindex, lab.ifindex("route1"), "learned");
-    assert_eq!(flow.in_mac, ROUTE_MAC);
+    assert_eq!(flow.in_dmac, ROUTE_MAC);
     assert_eq!(State::from_u8(flow.state), State::Answered);
 }
 
@@ -192,6 +192,6 @@ fn an_endpoint_must_be_a_port_of_the_network() {
     assert!(
         lab.flows()
             .iter()
-            .all(|(_, f)| f.out_ifindex != lab.ifindex("nat1"))
+            .all(|(_, f)| f.next_hop.ifindex != lab.ifindex("nat1"))
     );
 }

@@ -22,8 +22,8 @@ const MEASUREMENTS: usize = 501;
 fn to_itself((key, mut flow): (FlowKey4, Flow4)) -> (FlowKey4, Flow4) {
     (flow.new_src, flow.new_dst) = (key.src, key.dst);
     (flow.new_sport, flow.new_dport) = (key.sport, key.dport);
-    (flow.addr_diff, flow.port_diff) = (0, 0);
-    flow.out_dmac = flow.in_mac;
+    flow.addr_diff = 0;
+    flow.next_hop.dmac = flow.in_dmac;
     (key, flow)
 }
 
@@ -162,7 +162,7 @@ fn p60_the_sweep_of_living_flows() {
         let taken = Slot {
             key,
             used: 1,
-            zero: 0,
+            pad: 0,
         };
         slots.set(slot, taken, 0).expect("slots4");
     }

@@ -170,5 +170,5 @@ fn a_device_without_ethernet_is_the_stacks() {
     let mut flow = guest_to_server(UDP, 40000, 80);
     flow.peer.0 = PLAIN_PEER;
     let stored = lab.flow(&flow.key()).expect("a flow");
-    assert_eq!((stored.new_src, stored.out_ifindex), (PLAIN0, 0));
+    assert_eq!((stored.new_src, stored.next_hop.ifindex), (PLAIN0, 0));
 }

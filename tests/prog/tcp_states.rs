@@ -142,8 +142,11 @@ fn windows_are_learned() {
     let flow = open(&mut lab);
     let there = lab.flow(&flow.key()).expect("a flow");
     let back = lab.flow(&flow.back_key()).expect("a flow");
-    assert_eq!((there.ack, there.edge, there.wscale), (5001, 69001, 7));
-    assert_eq!((back.ack, back.edge, back.wscale), (1001, 66001, 2));
+    assert_eq!(
+        (there.ack, there.window_end, there.wscale),
+        (5001, 69001, 7)
+    );
+    assert_eq!((back.ack, back.window_end, back.wscale), (1001, 66001, 2));
     // Data of the server's: its window is scaled now.
     send(&mut lab, "data", SERVER_SENDS, |packet| {
         packet.tcp(|tcp| {
@@ -151,7 +154,7 @@ fn windows_are_learned() {
         })
     });
     let back = lab.flow(&flow.back_key()).expect("a flow");
-    assert_eq!((back.ack, back.edge), (1001, 1001 + 400));
+    assert_eq!((back.ack, back.window_end), (1001, 1001 + 400));
 }
 
 /// Who cannot see the connection cannot end it: a RST outside the window is passed on, since its

@@ -1,4 +1,4 @@
-//! What the agent tells the programs, and they each other: `control`, `moved`.
+//! What the agent tells the programs, and they each other: `control`, `guest_moves`.
 
 use crate::timeout::TIMEOUTS;
 
@@ -22,20 +22,20 @@ pub struct Control {
     pub timeouts: [u32; TIMEOUTS],
     /// For so many [`crate::clock::tick`]s after a look at policy and path a flow that is not silent for as long
     /// needs none: not more than [`crate::timeout::surely_alive`], and below 128.
-    pub settled: u32,
+    pub validity: u32,
     /// Zero.
-    pub zero: u32,
+    pub pad: u32,
 }
 
-/// The one entry of `moved`, which the programs keep.
+/// The one entry of `guest_moves`, which the programs keep.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
+pub struct GuestMoves {
     /// Added to [`Control::epoch`]: raised when a guest is seen at another port or with another
     /// MAC address, so that no packet of its flows takes the old way.
     pub epoch: u32,
     /// [`crate::clock::tick`] when it was last raised: once a tick is enough, since flows look again then.
-    pub raised: u32,
+    pub raised_at: u32,
 }
 
 /// Some network has endpoint-independent mappings, whose ports are nobody else's.

@@ -32,7 +32,7 @@ pub struct DropEvent {
     /// IP protocol number.
     pub proto: u8,
     /// Zero.
-    pub zero: u8,
+    pub pad: u8,
     /// Source port.
     pub sport: Port,
     /// Destination port.

@@ -25,7 +25,10 @@ pub struct FlowKey<A> {
     /// IP protocol number.
     pub proto: u8,
     /// Zero, always: keys are compared byte by byte.
-    pub zero: [u8; 3],
+    pub pad: u8,
+    /// Zone in which the addresses mean what they say; 0 for the host's own, which is the only one
+    /// so far.
+    pub zone: u16,
 }
 
 /// Key of `flows4`.
@@ -44,7 +47,8 @@ impl<A: Copy> FlowKey<A> {
             sport: self.dport,
             dport: self.sport,
             proto: self.proto,
-            zero: [0; 3],
+            pad: 0,
+            zone: self.zone,
         }
     }
 }
@@ -66,52 +70,61 @@ pub struct Flow<A> {
     pub new_dport: Port,
     /// Folded one's complement difference that the address change makes (native order).
     pub addr_diff: u16,
-    /// The same for the port change.
-    pub port_diff: u16,
+    /// Shift count of the sender's windows (RFC 7323, section 2); 0 unless it is TCP.
+    pub wscale: u8,
+    /// Low bits of the [`crate::clock::tick`] when policy and path were last checked.
+    pub validated_at: u8,
     /// Device the packets come in by when they come from a guest: its port, or the bridge while
     /// the port is not known. For packets from outside: the only device that may bring them, or 0
     /// for any.
     pub in_ifindex: u32,
     /// Destination MAC that frames carry. A guest's must carry this (the bridge's own); from
     /// outside it is the one that was there when path and policy were last checked.
-    pub in_mac: MacAddr,
-    /// Largest IP packet that may leave by `out_ifindex` without the stack's help, in bytes.
-    pub out_mtu: u16,
-    /// Device the packets leave by; 0 means the host's stack routes them.
-    pub out_ifindex: u32,
-    /// Destination MAC of frames that leave; all zero asks the kernel's neighbour table.
-    pub out_dmac: MacAddr,
-    /// Source MAC of frames that leave.
-    pub out_smac: MacAddr,
-    /// [`Control::epoch`] plus [`Moved::epoch`] when policy and path were last checked.
-    pub epoch: u32,
-    /// [`crate::clock::tick`] of the last packet of this direction.
-    pub last_seen: u32,
+    pub in_dmac: MacAddr,
     /// [`crate::state::State`].
     pub state: u8,
     /// `FLOW_*` bits.
     pub flags: u8,
-    /// Shift count of the sender's windows (RFC 7323, section 2); 0 unless it is TCP.
-    pub wscale: u8,
-    /// Low bits of the [`crate::clock::tick`] when policy and path were last checked.
-    pub looked: u8,
+    /// The way out.
+    pub next_hop: NextHop,
+    /// [`Control::epoch`] plus [`GuestMoves::epoch`] when policy and path were last checked.
+    pub epoch: u32,
+    /// [`crate::clock::tick`] of the last packet of this direction.
+    pub last_seen: u32,
     /// Managed bridge (ifindex) whose guest sends this direction; 0 for outside.
-    pub in_network: u32,
+    pub in_bridge: u32,
     /// Managed bridge (ifindex) whose guest receives this direction; 0 for outside.
-    pub out_network: u32,
+    pub out_bridge: u32,
     /// TCP: the last acknowledgement number sent in this direction (host order): what the other
     /// direction may send next.
     pub ack: u32,
     /// TCP: end of the window offered with it (host order).
-    pub edge: u32,
+    pub window_end: u32,
     /// The opener's entry: number of the flow's entry in `slots4` or `slots6`.
     pub slot: u32,
     /// The opener's entry: bridge (ifindex) in whose `usage` the flow is counted; 0 for none.
-    pub counted: u32,
+    pub counted_for: u32,
     /// Packets of this direction.
     pub packets: u64,
     /// Their bytes, link-layer header included.
     pub bytes: u64,
+}
+
+/// Where packets of a flow go.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextHop {
+    /// Device they leave by; 0 means the host's stack routes them. The kernel's indices are positive
+    /// `int`s, so what is above them is free, for tunnels say.
+    pub ifindex: u32,
+    /// Destination MAC of frames that leave; all zero asks the kernel's neighbour table.
+    pub dmac: MacAddr,
+    /// Source MAC of frames that leave.
+    pub smac: MacAddr,
+    /// Largest IP packet that may leave by it without the stack's help, in bytes.
+    pub mtu: u16,
+    /// Zone that they come to, and answers from: that of the other direction's key.
+    pub zone: u16,
 }
 
 /// Value of `flows4`.
@@ -129,10 +142,10 @@ pub const FLOW_FIN: u8 = 4;
 pub const FLOW_MAPPED: u8 = 8;
 /// The flow goes by a forward: its destination (or, in the answering direction, its source) is a
 /// published address and port of the host's.
-pub const FLOW_FORWARD: u8 = 32;
+pub const FLOW_DNAT: u8 = 32;
 /// The source address of this direction is netd's choice (masquerade, not a forward): it has to
 /// be one of the host's for as long as the flow lives.
-pub const FLOW_MASQUERADE: u8 = 16;
+pub const FLOW_SNAT: u8 = 16;
 
 impl<A: Copy> Flow<A> {
     /// Key of the other direction's entry; `proto` is this entry's own.
@@ -145,7 +158,8 @@ impl<A: Copy> Flow<A> {
             sport: self.new_dport,
             dport: self.new_sport,
             proto,
-            zero: [0; 3],
+            pad: 0,
+            zone: self.next_hop.zone,
         }
     }
 }
@@ -161,7 +175,7 @@ pub struct Slot<A> {
     /// 1 when the slot is taken.
     pub used: u32,
     /// Zero.
-    pub zero: u32,
+    pub pad: u32,
 }
 
 #[cfg(test)]
@@ -176,7 +190,7 @@ mod tests {
             sport: 1000u16.to_be_bytes(),
             dport: 80u16.to_be_bytes(),
             proto: 6,
-            zero: [0; 3],
+            ..FlowKey4::default()
         };
         let there = Flow4 {
             new_src: [198, 51, 100, 2],

@@ -1,4 +1,4 @@
-//! Published ports: `forwards4`, `forwards6`, `peers`, `reserved`, `published`.
+//! Published ports: `forwards4`, `forwards6`, `peers`, `reserved`, `dnat_ports`.
 
 use super::address::Port;
 
@@ -16,7 +16,7 @@ pub struct ForwardKey<A> {
     /// IP protocol number; 0 for all of them.
     pub proto: u8,
     /// Zero.
-    pub zero: u8,
+    pub pad: u8,
     /// Port as it arrives.
     pub port: Port,
 }
@@ -35,7 +35,7 @@ pub struct Forward<A> {
     /// The guest's address.
     pub guest: A,
     /// Bridge (ifindex) of the guest's network.
-    pub bridge: u32,
+    pub bridge_ifindex: u32,
     /// A published port of the range (host order) …
     pub first: u16,
     /// … and the guest's port for it (host order); others lie as far from them.
@@ -66,7 +66,7 @@ pub struct PeerKey<A> {
     /// The guest's port.
     pub port: Port,
     /// Zero.
-    pub zero: [u8; 6],
+    pub pad: [u8; 6],
 }
 
 /// Value of `peers`: whom it believes to talk to.
@@ -78,12 +78,12 @@ pub struct Peer<A> {
     /// The published port.
     pub port: Port,
     /// Zero.
-    pub zero: [u8; 2],
+    pub pad: [u8; 2],
 }
 
-/// Value of `reserved` and `published` (arrays of 1024), the bits of 64 ports each: those that are
+/// Value of `reserved` and `dnat_ports` (arrays of 1024), the bits of 64 ports each: those that are
 /// not to be handed out (`net.ipv4.ip_local_reserved_ports`), and those that some forward is about,
 /// whatever its protocol and address. Port p is bit p % 64 of word p / 64.
 pub type PortsWord = u64;
-/// Entries of `reserved` and `published`.
+/// Entries of `reserved` and `dnat_ports`.
 pub const PORTS_WORDS: usize = 65536 / 64;

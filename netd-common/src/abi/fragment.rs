@@ -16,7 +16,7 @@ pub struct FragmentKey<A> {
     /// IP protocol number (IPv4 only: in IPv6 headers of another type may come between).
     pub proto: u8,
     /// Zero.
-    pub zero: [u8; 3],
+    pub pad: [u8; 3],
 }
 
 /// Value of `fragments4` and `fragments6`: what the first fragment says of the others.
@@ -28,17 +28,17 @@ pub struct Fragment {
     /// Destination port as it arrives.
     pub dport: Port,
     /// [`crate::clock::tick`] of the first fragment.
-    pub seen: u32,
+    pub seen_at: u32,
     /// Fragments that went to the host's stack before the first one came; while there are any,
     /// the first one has not come.
     pub orphans: u16,
     /// Protocol of the packet.
     pub proto: u8,
     /// Zero.
-    pub zero: u8,
+    pub pad: u8,
     /// IPv4: identification under which the fragments of a masqueraded packet go on, since two
     /// guests may use one at a time. Zero: they keep their own.
     pub id: [u8; 2],
     /// Zero.
-    pub zeros: [u8; 2],
+    pub pad_end: [u8; 2],
 }

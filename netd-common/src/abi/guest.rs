@@ -1,4 +1,4 @@
-//! Guests and their ports: `ports`, `identities`, `bindings4`, `endpoints4` and those of IPv6.
+//! Guests and their ports: `ports`, `port_macs`, `bindings4`, `endpoints4` and those of IPv6.
 
 use super::address::MacAddr;
 
@@ -7,13 +7,13 @@ use super::address::MacAddr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BridgePort {
     /// ifindex of the bridge it belongs to.
-    pub bridge: u32,
+    pub bridge_ifindex: u32,
     /// `PORT_*` bits.
     pub flags: u32,
     /// The guest's MAC address, where it is known; else zero.
     pub mac: MacAddr,
     /// Zero.
-    pub zero: [u8; 2],
+    pub pad: [u8; 2],
 }
 
 /// It is isolated: guests at other isolated ports of its bridge are out of its reach.
@@ -32,25 +32,25 @@ pub const PORT_GUARD_DHCP: u32 = 32;
 pub const PORT_GUARD: u32 =
     PORT_GUARD_MAC | PORT_GUARD_IP | PORT_GUARD_ARP | PORT_GUARD_ND | PORT_GUARD_DHCP;
 
-/// Value of `identities`, whose key is a guarded port's ifindex (u32): who was first seen there.
+/// Value of `port_macs`, whose key is a guarded port's ifindex (u32): who was first seen there.
 #[repr(C, align(2))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
+pub struct PortMac {
     /// Its MAC address.
     pub mac: MacAddr,
     /// IPv6 addresses that it has claimed.
-    pub claims: u16,
+    pub fcfs_addresses: u16,
 }
 
 /// IPv6 addresses that the guest at one port may claim.
-pub const MAX_CLAIMS: u16 = 64;
+pub const MAX_FCFS_ADDRESSES: u16 = 64;
 
 /// Key of `bindings4` and `bindings6`.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BindingKey<A> {
     /// Bridge (ifindex) of the network.
-    pub bridge: u32,
+    pub bridge_ifindex: u32,
     /// The address.
     pub address: A,
 }
@@ -64,18 +64,42 @@ pub struct Binding {
     /// `BINDING_*`.
     pub kind: u8,
     /// Zero.
-    pub zero: u8,
+    pub pad: u8,
 }
 
 /// By the definition, or by a lease that the agent knows.
-pub const BINDING_KNOWN: u8 = 0;
+pub const BINDING_STATIC: u8 = 0;
 /// By a lease that the programs saw.
-pub const BINDING_LEASED: u8 = 1;
+pub const BINDING_SNOOPED: u8 = 1;
 /// By use.
-pub const BINDING_CLAIMED: u8 = 2;
+pub const BINDING_FCFS: u8 = 2;
 
-/// Value of `endpoints4` and `endpoints6`, whose key is a guest's address: where its frames were
-/// last seen.
+/// Key of `endpoints4` and `endpoints6`.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointKey<A> {
+    /// A guest's address.
+    pub address: A,
+    /// Its zone, as in [`super::FlowKey::zone`].
+    pub zone: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+impl<A> EndpointKey<A> {
+    /// The key of an address in the host's zone.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(address: A) -> Self {
+        Self {
+            address,
+            zone: 0,
+            pad: 0,
+        }
+    }
+}
+
+/// Value of `endpoints4` and `endpoints6`: where a guest's frames were last seen.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
@@ -84,9 +108,9 @@ pub struct Endpoint {
     /// [`crate::clock::tick`] of the last time.
     pub last_seen: u32,
     /// [`crate::clock::tick`] when a frame of the guest last went through the bridge, which so learns its port.
-    pub bridged: u32,
+    pub bridged_at: u32,
     /// The guest's MAC address.
     pub mac: MacAddr,
     /// Zero.
-    pub zero: [u8; 2],
+    pub pad: [u8; 2],
 }

@@ -3,7 +3,7 @@
 //! A change here needs a new [`VERSION`], since maps outlive the binary that made them.
 
 /// Version of the layouts below; part of the path the maps are pinned under.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 mod address;
 mod control;
@@ -43,10 +43,13 @@ const _: () = {
     assert!(size_of::<Fragment>() == 16);
     assert!(size_of::<Network>() == 88);
     assert!(size_of::<BridgePort>() == 16);
-    assert!(size_of::<Identity>() == 8);
+    assert!(size_of::<PortMac>() == 8);
     assert!(size_of::<BindingKey<Addr4>>() == 8);
     assert!(size_of::<BindingKey<Addr6>>() == 20);
     assert!(size_of::<Binding>() == 8);
+    assert!(size_of::<NextHop>() == 20);
+    assert!(size_of::<EndpointKey<Addr4>>() == 8);
+    assert!(size_of::<EndpointKey<Addr6>>() == 20);
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Device>() == 32);
     assert!(size_of::<DropEvent>() == 64);
@@ -84,15 +87,17 @@ mod pod {
         Forward<Addr6>,
         Network,
         BridgePort,
-        Identity,
+        PortMac,
         BindingKey<Addr4>,
         BindingKey<Addr6>,
         Binding,
         Subnet,
         Endpoint,
+        EndpointKey<Addr4>,
+        EndpointKey<Addr6>,
         Device,
         Control,
-        Moved,
+        GuestMoves,
         DropCount,
         DropEvent
     );

@@ -34,7 +34,7 @@ impl Mode {
 /// A network's settings for one family.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Side<A> {
+pub struct FamilyConfig<A> {
     /// The bridge's own address, the guests' gateway; zero without one.
     pub gateway: A,
     /// First address to masquerade with (`<nat><address>`); zero: the host's own.
@@ -44,7 +44,7 @@ pub struct Side<A> {
     /// [`Mode`].
     pub mode: u8,
     /// Zero.
-    pub zero: [u8; 3],
+    pub pad: [u8; 3],
 }
 
 /// Value of `networks`, whose key is the bridge's ifindex (u32).
@@ -52,11 +52,11 @@ pub struct Side<A> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// IPv4.
-    pub v4: Side<Addr4>,
+    pub v4: FamilyConfig<Addr4>,
     /// IPv6.
-    pub v6: Side<Addr6>,
+    pub v6: FamilyConfig<Addr6>,
     /// Only device (ifindex) its traffic may be forwarded by; 0 for any.
-    pub uplink: u32,
+    pub uplink_ifindex: u32,
     /// MAC address of the bridge.
     pub mac: MacAddr,
     /// MTU of the bridge in bytes.
@@ -90,7 +90,7 @@ pub const NETWORK_GUARDED: u32 = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Subnet {
     /// ifindex of the bridge of the network it belongs to.
-    pub bridge: u32,
+    pub bridge_ifindex: u32,
 }
 
 /// Value of `devices`, whose key is an ifindex (u32): every device guests' traffic may leave by.
@@ -106,7 +106,7 @@ pub struct Device {
     /// Its MAC address; zero when it has none.
     pub mac: MacAddr,
     /// Zero.
-    pub zero: [u8; 2],
+    pub pad: [u8; 2],
 }
 
 /// Frames of this device have an Ethernet header.

@@ -24,7 +24,7 @@ fn key<F: Family>(packet: &Packet<F::Addr>) -> FragmentKey<F::Addr> {
         dst: packet.key.dst,
         id: packet.id,
         proto: if !F::IS_IPV6 { packet.key.proto } else { 0 },
-        zero: [0; 3],
+        pad: [0; 3],
     }
 }
 
@@ -42,9 +42,9 @@ pub fn note<F: Family>(ctx: &TcContext, packet: &mut Packet<F::Addr>, renumber: 
     if let Some(before) = F::fragments().get_ptr_mut(&key) {
         // SAFETY: entries are shared by all CPUs; a lost update loses a count.
         let before = unsafe { &*before };
-        if idle(before.seen, now()) <= records::timeout(Timeout::Fragment) {
+        if idle(before.seen_at, now()) <= records::timeout(Timeout::Fragment) {
             if before.orphans != 0 {
-                drops::count(ctx, Reason::FragNoHead as u32);
+                drops::count(ctx, Reason::FragWithoutFirst as u32);
             } else if renumber {
                 // The same one again.
                 id = before.id;
@@ -54,12 +54,12 @@ pub fn note<F: Family>(ctx: &TcContext, packet: &mut Packet<F::Addr>, renumber: 
     let fragment = Fragment {
         sport: packet.key.sport,
         dport: packet.key.dport,
-        seen: now(),
+        seen_at: now(),
         orphans: 0,
         proto: packet.key.proto,
-        zero: 0,
+        pad: 0,
         id,
-        zeros: [0; 2],
+        pad_end: [0; 2],
     };
     packet.new_id = id;
     // A full cache loses a packet, as a full reassembly queue does.
@@ -74,7 +74,7 @@ pub fn resolve<F: Family>(packet: &mut Packet<F::Addr>) -> bool {
     let Some(first) = (unsafe { F::fragments().get(&key) }) else {
         return false;
     };
-    if first.orphans != 0 || idle(first.seen, now()) > records::timeout(Timeout::Fragment) {
+    if first.orphans != 0 || idle(first.seen_at, now()) > records::timeout(Timeout::Fragment) {
         return false;
     }
     packet.key.sport = first.sport;
@@ -82,7 +82,7 @@ pub fn resolve<F: Family>(packet: &mut Packet<F::Addr>) -> bool {
     packet.key.proto = first.proto;
     packet.new_id = first.id;
     packet.kind = Kind::Flow;
-    packet.headless = true;
+    packet.no_l4 = true;
     true
 }
 
@@ -90,7 +90,7 @@ pub fn resolve<F: Family>(packet: &mut Packet<F::Addr>) -> bool {
 #[inline(always)]
 pub fn note_orphan<F: Family>(packet: &Packet<F::Addr>) {
     let orphan = Fragment {
-        seen: now(),
+        seen_at: now(),
         orphans: 1,
         ..Fragment::default()
     };

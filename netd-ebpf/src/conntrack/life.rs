@@ -50,7 +50,7 @@ fn is_over<F: Family>(key: &FlowKey<F::Addr>) -> bool {
     let Some(flow) = flow else {
         return true;
     };
-    if flow.counted != 0 && records::network(flow.counted).is_none() {
+    if flow.counted_for != 0 && records::network(flow.counted_for).is_none() {
         return true;
     }
     let Some(partner) = find::<F>(&flow.partner(key.proto)) else {
@@ -67,10 +67,10 @@ fn take_out<F: Family>(key: &FlowKey<F::Addr>) -> u32 {
         return 0;
     };
     let partner = flow.partner(key.proto);
-    let mut counted = flow.counted;
+    let mut counted_for = flow.counted_for;
     // Two CPUs may both be at it: whoever removes the opener's entry tells the network.
     let removed = if flow.flags & FLOW_REPLY != 0 {
-        counted = find::<F>(&partner).map_or(0, |opener| opener.counted);
+        counted_for = find::<F>(&partner).map_or(0, |opener| opener.counted_for);
         let _ = F::flows().remove(&own);
         F::flows().remove(&partner)
     } else {
@@ -78,7 +78,7 @@ fn take_out<F: Family>(key: &FlowKey<F::Addr>) -> u32 {
         F::flows().remove(&own)
     };
     if removed.is_ok() {
-        count::<F>(counted, false);
+        count::<F>(counted_for, false);
     }
     0
 }

@@ -24,13 +24,14 @@ pub fn mapping<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
         sport: key.sport,
         dport: [0; 2],
         proto: key.proto,
-        zero: [0; 3],
+        pad: 0,
+        zone: 0,
     }
 }
 
 /// The contact's key: the mapping's with a peer's address.
 #[inline(always)]
-pub fn contact<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
+pub fn filter_entry<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
     FlowKey {
         dport: [0; 2],
         ..*key
@@ -57,7 +58,8 @@ pub fn outside_half<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
         sport: [0; 2],
         dport: key.dport,
         proto: key.proto,
-        zero: [0; 3],
+        pad: 0,
+        zone: 0,
     }
 }
 
@@ -68,7 +70,7 @@ pub fn touch<F: Family>(packet: &Packet<F::Addr>, flow: &Flow<F::Addr>) {
         return;
     }
     // Sent by the guest, or to its outside address and port: the opener may be either side.
-    let key = if flow.in_network != 0 {
+    let key = if flow.in_bridge != 0 {
         mapping::<F>(&packet.key)
     } else {
         outside_half::<F>(&packet.key)

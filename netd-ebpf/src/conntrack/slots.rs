@@ -38,28 +38,28 @@ pub const RESERVED: u32 = 2;
 
 /// What becomes of a flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    Stays,
+pub enum Liveness {
+    InUse,
     /// It may go when room is needed.
-    MayGo,
+    Evictable,
     Dead,
 }
 
 /// Is the flow that has this slot alive? An entry that names another slot is of a later flow.
 #[inline(always)]
-pub fn fate<F: Family>(key: &FlowKey<F::Addr>, slot: u32) -> Fate {
+pub fn liveness<F: Family>(key: &FlowKey<F::Addr>, slot: u32) -> Liveness {
     let Some(flow) = find::<F>(key) else {
-        return Fate::Dead;
+        return Liveness::Dead;
     };
     if flow.slot != slot || flow.flags & FLOW_REPLY != 0 {
-        return Fate::Dead;
+        return Liveness::Dead;
     }
     if life::is_dead::<F>(key) {
-        Fate::Dead
-    } else if State::from_u8(flow.state).may_go() {
-        Fate::MayGo
+        Liveness::Dead
+    } else if State::from_u8(flow.state).is_evictable() {
+        Liveness::Evictable
     } else {
-        Fate::Stays
+        Liveness::InUse
     }
 }
 
@@ -172,14 +172,14 @@ extern "C" fn try_slot<F: Family>(attempt: u32, search: *mut Search) -> i64 {
         }
         TAKEN => {
             let theirs = search.only == 0
-                || find::<F>(&slot.key).is_some_and(|flow| flow.counted == search.only);
-            let fate = fate::<F>(&slot.key, index);
-            if theirs && fate == Fate::Dead && exchange(slot, TAKEN, RESERVED) {
+                || find::<F>(&slot.key).is_some_and(|flow| flow.counted_for == search.only);
+            let liveness = liveness::<F>(&slot.key, index);
+            if theirs && liveness == Liveness::Dead && exchange(slot, TAKEN, RESERVED) {
                 remove_slot::<F>(&slot.key, index);
                 search.found = index + 1;
                 return 1;
             }
-            if theirs && fate == Fate::MayGo {
+            if theirs && liveness == Liveness::Evictable {
                 search.candidate = index + 1;
             }
         }

@@ -32,13 +32,13 @@ fn find_state_after(state: u32, protocol: u32, reply: u32, control: u32, fins: u
 #[inline(always)]
 pub fn advance<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, partner: &mut Flow<A>) {
     // A later fragment shows no transport header.
-    if packet.headless {
+    if packet.no_l4 {
         return;
     }
     let state = State::from_u8(flow.state);
     let reply = flow.flags & FLOW_REPLY != 0;
     if packet.key.proto == proto::TCP && packet.control & tcp::SYN != 0 {
-        flow.wscale = window::window_scale(ctx, packet.at) as u8;
+        flow.wscale = window::window_scale(ctx, packet.l4_offset) as u8;
         // Both sides scale or neither does.
         if packet.control & tcp::ACK != 0 && flow.wscale == 0 {
             partner.wscale = 0;
@@ -48,11 +48,11 @@ pub fn advance<A>(ctx: &TcContext, packet: &Packet<A>, flow: &mut Flow<A>, partn
     if packet.key.proto == proto::TCP {
         let peer = Peer {
             ack: partner.ack,
-            edge: partner.edge,
+            window_end: partner.window_end,
         };
         // Who was not heard of yet has no window (one that is closed has an edge); then the answer
         // to a SYN proves itself by acknowledging it (RFC 9293, section 3.10.7.3).
-        let genuine = if partner.edge | partner.ack == 0 {
+        let genuine = if partner.window_end | partner.ack == 0 {
             !reply || state as u8 != State::New as u8 || packet.ack == flow.ack
         } else if packet.control & tcp::RST != 0 {
             peer.may_reset(packet.seq)

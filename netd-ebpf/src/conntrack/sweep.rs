@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 use netd_common::abi::{SWEEP_RUN, Sweeper};
 
 use crate::conntrack::slots::{
-    FETCHES, FREE, Fate, RESERVED, TAKEN, exchange, fate, remove_slot, slot, sweeper,
+    FETCHES, FREE, Liveness, RESERVED, TAKEN, exchange, liveness, remove_slot, slot, sweeper,
 };
 use crate::family::{Family, V4, V6};
 use crate::{maps, records};
@@ -60,7 +60,7 @@ extern "C" fn sweep_slot<F: Family>(_: u32, run: *mut Sweep) -> i64 {
     let index = turn.checked_rem(run.count).unwrap_or(0);
     if let Some(slot) = slot::<F>(index)
         && slot.used == TAKEN
-        && fate::<F>(&slot.key, index) == Fate::Dead
+        && liveness::<F>(&slot.key, index) == Liveness::Dead
         && exchange(slot, TAKEN, RESERVED)
     {
         remove_slot::<F>(&slot.key, index);

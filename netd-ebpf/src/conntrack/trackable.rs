@@ -14,18 +14,18 @@ pub fn why_no_flow<A: PartialEq>(packet: &Packet<A>) -> Option<Reason> {
         return Some(Reason::Malformed);
     }
     match packet.kind {
-        Kind::Fragment => return Some(Reason::FragNoHead),
+        Kind::Fragment => return Some(Reason::FragWithoutFirst),
         Kind::Broken => return Some(Reason::Malformed),
         Kind::Icmp => return Some(Reason::IcmpType),
         Kind::IcmpError => return Some(Reason::IcmpUnknown),
         // The first one of the packet was no part of any flow.
-        Kind::Flow if packet.headless => return Some(Reason::FragNoHead),
+        Kind::Flow if packet.no_l4 => return Some(Reason::FragWithoutFirst),
         Kind::Flow => {}
     }
     let opens = match packet.key.proto {
         proto::TCP => may_open(packet.control),
         // Nobody asked for this answer.
-        proto::ICMP | proto::ICMPV6 => !packet.answer,
+        proto::ICMP | proto::ICMPV6 => !packet.is_reply,
         _ => true,
     };
     if opens { None } else { Some(Reason::NoFlow) }

@@ -50,7 +50,7 @@ fn find_window_scale(ctx: &TcContext, l4: u32) -> u32 {
 #[inline(always)]
 pub fn data_len<A>(ctx: &TcContext, packet: &Packet<A>) -> u32 {
     let offset = ctx.load::<u8>(packet.l4() + 12).unwrap_or_default();
-    let start = packet.at.wrapping_add(u32::from(offset >> 4) * 4);
+    let start = packet.l4_offset.wrapping_add(u32::from(offset >> 4) * 4);
     packet.end.saturating_sub(start)
 }
 
@@ -59,6 +59,6 @@ pub fn data_len<A>(ctx: &TcContext, packet: &Packet<A>) -> u32 {
 pub fn remember<A>(packet: &Packet<A>, flow: &mut Flow<A>) {
     if packet.control & (tcp::ACK | tcp::RST) == tcp::ACK {
         flow.ack = packet.ack;
-        flow.edge = tcp::edge(packet.ack, packet.window, flow.wscale, packet.control);
+        flow.window_end = tcp::window_end(packet.ack, packet.window, flow.wscale, packet.control);
     }
 }

@@ -34,7 +34,7 @@ pub fn admits<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>, network: &Ne
         // An error names what it is about; the stack compares that with its sockets.
         protocol if protocol == F::ICMP => match packet.kind {
             Kind::IcmpError => true,
-            Kind::Flow => packet.answer || services,
+            Kind::Flow => packet.is_reply || services,
             Kind::Icmp => F::IS_IPV6 && is_of_the_link(ctx, packet),
             Kind::Fragment | Kind::Broken => false,
         },

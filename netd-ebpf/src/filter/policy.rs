@@ -1,9 +1,9 @@
 //! What policy and routing say of a packet that would open a flow.
 
 use aya_ebpf::programs::TcContext;
-use netd_common::policy::{Place, judge};
+use netd_common::policy::{PolicyEnd, evaluate};
 
-use crate::context::{Decision, Packet, Source};
+use crate::context::{Decision, Ingress, Packet};
 use crate::family::Family;
 use crate::records;
 use crate::route::lookup;
@@ -13,13 +13,13 @@ use crate::route::lookup;
 pub fn decide<F: Family>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
-    source: &Source,
+    ingress: &Ingress,
     decision: &mut Decision<F::Addr>,
 ) {
-    let in_ifindex = if source.bridge != 0 {
-        source.bridge
+    let in_ifindex = if ingress.bridge != 0 {
+        ingress.bridge
     } else {
-        source.ifindex
+        ingress.ifindex
     };
     let forwarded = lookup::route::<F>(
         ctx,
@@ -33,25 +33,25 @@ pub fn decide<F: Family>(
         return;
     }
     let out = decision.route.ifindex;
-    let to = place::<F>(out, packet.key.dst);
+    let to = policy_end::<F>(out, packet.key.dst);
     if to.network.is_some() {
         decision.to = out;
     }
-    let from = place::<F>(in_ifindex, packet.key.src);
+    let from = policy_end::<F>(in_ifindex, packet.key.src);
     // The network went while the packet was under way.
-    if source.bridge == 0 || from.network.is_some() {
-        decision.verdict = judge(from, to);
+    if ingress.bridge == 0 || from.network.is_some() {
+        decision.verdict = evaluate(from, to);
     }
 }
 
 /// A device as policy sees it, for a packet that has `address` on that side.
 #[inline(always)]
-pub fn place<F: Family>(ifindex: u32, address: F::Addr) -> Place<'static> {
+pub fn policy_end<F: Family>(ifindex: u32, address: F::Addr) -> PolicyEnd<'static> {
     let network = records::network(ifindex);
-    Place {
+    PolicyEnd {
         network,
-        mode: network.map_or(0, |n| F::side(n).mode),
+        mode: network.map_or(0, |n| F::config(n).mode),
         ifindex,
-        inside: network.is_some() && records::bridge_of::<F>(address) == ifindex,
+        in_subnet: network.is_some() && records::bridge_of::<F>(address) == ifindex,
     }
 }

@@ -12,14 +12,14 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{
-    BINDING_CLAIMED, Binding, BindingKey, BridgePort, Identity, MAX_CLAIMS, MacAddr, PORT_GUARD,
-    PORT_GUARD_ARP, PORT_GUARD_DHCP, PORT_GUARD_IP, PORT_GUARD_MAC, PORT_GUARD_ND,
+    BINDING_FCFS, Binding, BindingKey, BridgePort, MAX_FCFS_ADDRESSES, MacAddr, PORT_GUARD,
+    PORT_GUARD_ARP, PORT_GUARD_DHCP, PORT_GUARD_IP, PORT_GUARD_MAC, PORT_GUARD_ND, PortMac,
 };
 use netd_common::proto;
 use network_types::eth::EtherType;
 
-use crate::action::{LOOK, PASS, drop};
-use crate::context::{Kind, Packet, Seen, Source, Words};
+use crate::action::{LOOKUP, PASS, drop};
+use crate::context::{Ingress, Kind, Packet, PacketCtx, Words};
 use crate::family::{Family, V4, V6};
 use crate::frame::{ETH, macs};
 use crate::skb::has_protocol;
@@ -46,29 +46,31 @@ pub fn is_guarded(port: &BridgePort) -> bool {
     port.flags & PORT_GUARD != 0
 }
 
-/// Stage: a frame with an IP packet from a guarded port. [`LOOK`] when it may go on.
+/// Stage: a frame with an IP packet from a guarded port. [`LOOKUP`] when it may go on.
 #[inline(always)]
-pub fn check<F: Guards>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let Seen { packet, source, .. } = seen;
-    let Some(port) = records::port(source.ifindex) else {
-        return LOOK;
+pub fn check<F: Guards>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let PacketCtx {
+        packet, ingress, ..
+    } = packet_ctx;
+    let Some(port) = records::port(ingress.ifindex) else {
+        return LOOKUP;
     };
-    if !has_own_mac(port, source.ifindex, source.smac) {
+    if !has_own_mac(port, ingress.ifindex, ingress.smac) {
         return drop(Reason::SpoofedMac);
     }
     if port.flags & (PORT_GUARD_DHCP | PORT_GUARD_ND) != 0 && F::hides(packet) {
         return drop(Reason::Malformed);
     }
     if port.flags & PORT_GUARD_DHCP != 0 && F::is_server(ctx, packet) {
-        return drop(Reason::ServerAnswer);
+        return drop(Reason::RogueServer);
     }
-    if port.flags & PORT_GUARD_ND != 0 && !F::answers_for_itself(ctx, packet, source) {
+    if port.flags & PORT_GUARD_ND != 0 && !F::answers_for_itself(ctx, packet, ingress) {
         return drop(Reason::SpoofedNeighbour);
     }
-    if port.flags & PORT_GUARD_IP != 0 && !F::has_own_address(packet, source) {
+    if port.flags & PORT_GUARD_IP != 0 && !F::has_own_address(packet, ingress) {
         return drop(Reason::SpoofedAddress);
     }
-    LOOK
+    LOOKUP
 }
 
 /// What differs between the families.
@@ -78,9 +80,9 @@ pub trait Guards: Family {
     /// Does the packet do what only a server or router may?
     fn is_server(ctx: &TcContext, packet: &Packet<Self::Addr>) -> bool;
     /// If it answers for an address of the link, is that its sender's own?
-    fn answers_for_itself(ctx: &TcContext, packet: &Packet<Self::Addr>, source: &Source) -> bool;
+    fn answers_for_itself(ctx: &TcContext, packet: &Packet<Self::Addr>, ingress: &Ingress) -> bool;
     /// Is the source address its sender's own, or none where it has none yet?
-    fn has_own_address(packet: &Packet<Self::Addr>, source: &Source) -> bool;
+    fn has_own_address(packet: &Packet<Self::Addr>, ingress: &Ingress) -> bool;
 }
 
 impl Guards for V4 {
@@ -99,12 +101,12 @@ impl Guards for V4 {
     }
 
     #[inline(always)]
-    fn answers_for_itself(_: &TcContext, _: &Packet<u32>, _: &Source) -> bool {
+    fn answers_for_itself(_: &TcContext, _: &Packet<u32>, _: &Ingress) -> bool {
         true
     }
 
     #[inline(always)]
-    fn has_own_address(packet: &Packet<u32>, source: &Source) -> bool {
+    fn has_own_address(packet: &Packet<u32>, ingress: &Ingress) -> bool {
         if packet.key.src == 0 {
             // A guest without an address asks for one (RFC 2131, section 4.1).
             return packet.key.proto == proto::UDP
@@ -112,7 +114,7 @@ impl Guards for V4 {
                 && packet.key.sport == 68u16.to_be_bytes()
                 && packet.key.dport == 67u16.to_be_bytes();
         }
-        is_bound4(source.bridge, packet.key.src, source.smac)
+        is_bound4(ingress.bridge, packet.key.src, ingress.smac)
     }
 }
 
@@ -137,7 +139,7 @@ impl Guards for V6 {
     }
 
     #[inline(always)]
-    fn answers_for_itself(ctx: &TcContext, packet: &Packet<Words>, source: &Source) -> bool {
+    fn answers_for_itself(ctx: &TcContext, packet: &Packet<Words>, ingress: &Ingress) -> bool {
         if packet.key.proto != proto::ICMPV6
             || packet.kind != Kind::Icmp
             || message_type(ctx, packet) != nd::NEIGHBOUR_ADVERTISEMENT
@@ -146,18 +148,18 @@ impl Guards for V6 {
         }
         // Padding behind the packet is no part of the message, which may go on in a fragment.
         match ctx.load::<Words>(packet.l4() + 8) {
-            Ok(target) if packet.l4() as u32 + 24 <= packet.end => claims(source, &target),
+            Ok(target) if packet.l4() as u32 + 24 <= packet.end => claims(ingress, &target),
             _ => false,
         }
     }
 
     #[inline(always)]
-    fn has_own_address(packet: &Packet<Words>, source: &Source) -> bool {
+    fn has_own_address(packet: &Packet<Words>, ingress: &Ingress) -> bool {
         if packet.key.src == Self::ZERO {
             // Duplicate address detection and multicast listener reports.
             return packet.key.proto == proto::ICMPV6 && packet.kind == Kind::Icmp;
         }
-        claims(source, &packet.key.src)
+        claims(ingress, &packet.key.src)
     }
 }
 
@@ -188,7 +190,8 @@ fn refuse_other(ctx: &TcContext, port: &BridgePort, here: u32) -> Option<Reason>
     }
     if has_protocol(ctx, EtherType::Arp as u16) {
         let guarded = port.flags & PORT_GUARD_ARP != 0;
-        return (guarded && !is_own_arp(ctx, port.bridge, smac)).then_some(Reason::SpoofedArp);
+        return (guarded && !is_own_arp(ctx, port.bridge_ifindex, smac))
+            .then_some(Reason::SpoofedArp);
     }
     // Behind a tag, or in another protocol, anything may hide.
     (port.flags & PORT_GUARD_IP != 0 && !has_protocol(ctx, RARP)).then_some(Reason::OtherProtocol)
@@ -217,56 +220,59 @@ fn has_own_mac(port: &BridgePort, ifindex: u32, smac: MacAddr) -> bool {
         return port.flags & PORT_GUARD_MAC == 0;
     }
     // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
-    if let Some(identity) = unsafe { maps::IDENTITIES.get(ifindex) } {
-        return port.flags & PORT_GUARD_MAC == 0 || identity.mac == smac;
+    if let Some(port_mac) = unsafe { maps::PORT_MACS.get(ifindex) } {
+        return port.flags & PORT_GUARD_MAC == 0 || port_mac.mac == smac;
     }
-    let identity = Identity {
+    let port_mac = PortMac {
         mac: smac,
-        claims: 0,
+        fcfs_addresses: 0,
     };
     // Where another CPU was faster, or there is no room, the next frame is judged.
-    let _ = maps::IDENTITIES.insert(ifindex, &identity, u64::from(BPF_NOEXIST));
+    let _ = maps::PORT_MACS.insert(ifindex, &port_mac, u64::from(BPF_NOEXIST));
     true
 }
 
 #[inline(always)]
 fn is_bound4(bridge: u32, address: u32, mac: MacAddr) -> bool {
-    let key = BindingKey { bridge, address };
+    let key = BindingKey {
+        bridge_ifindex: bridge,
+        address,
+    };
     // SAFETY: as above.
-    unsafe { maps::BINDINGS4.get(&key) }.is_some_and(|binding| binding.mac == mac)
+    unsafe { V4::bindings().get(&key) }.is_some_and(|binding| binding.mac == mac)
 }
 
 /// Is an IPv6 address the sender's own, or free to become it?
 #[inline(always)]
-fn claims(source: &Source, address: &Words) -> bool {
+fn claims(ingress: &Ingress, address: &Words) -> bool {
     let key = BindingKey {
-        bridge: source.bridge,
+        bridge_ifindex: ingress.bridge,
         address: *address,
     };
     // SAFETY: as above.
-    if let Some(binding) = unsafe { maps::BINDINGS6.get(&key) } {
-        return binding.mac == source.smac;
+    if let Some(binding) = unsafe { V6::bindings().get(&key) } {
+        return binding.mac == ingress.smac;
     }
     let link_local = u32::from_be(address[0]) & 0xffc0_0000 == 0xfe80_0000;
-    if !link_local && records::bridge_of::<V6>(*address) != source.bridge {
+    if !link_local && records::bridge_of::<V6>(*address) != ingress.bridge {
         return false;
     }
-    let Some(identity) = maps::IDENTITIES.get_ptr_mut(source.ifindex) else {
+    let Some(port_mac) = maps::PORT_MACS.get_ptr_mut(ingress.ifindex) else {
         return false;
     };
     // SAFETY: a map value; a count that two CPUs raise at once lets one address more pass.
     unsafe {
-        if (*identity).claims >= MAX_CLAIMS {
+        if (*port_mac).fcfs_addresses >= MAX_FCFS_ADDRESSES {
             return false;
         }
-        (*identity).claims += 1;
+        (*port_mac).fcfs_addresses += 1;
     }
     let binding = Binding {
-        mac: source.smac,
-        kind: BINDING_CLAIMED,
-        zero: 0,
+        mac: ingress.smac,
+        kind: BINDING_FCFS,
+        pad: 0,
     };
-    maps::BINDINGS6
+    V6::bindings()
         .insert(&key, &binding, u64::from(BPF_NOEXIST))
         .is_ok()
 }

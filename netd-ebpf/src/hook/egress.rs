@@ -3,12 +3,12 @@
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::Mode;
-use netd_common::policy::{Place, Verdict, judge};
+use netd_common::policy::{PolicyEnd, Verdict, evaluate};
 
 use crate::action::{DROP, PASS, REJECT, drop};
-use crate::context::{Source, Unread};
+use crate::context::{Ingress, Unread};
 use crate::family::{Family, V4, V6};
-use crate::filter::policy::place;
+use crate::filter::policy::policy_end;
 use crate::frame::read;
 use crate::hook::stages;
 use crate::records;
@@ -49,7 +49,7 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     }
     // It was addressed to the host when it came in, and nobody judged it.
     if from != 0
-        && to_guests.is_some_and(|n| Mode::from_u8(F::side(n).mode) != Mode::Open)
+        && to_guests.is_some_and(|n| Mode::from_u8(F::config(n).mode) != Mode::Open)
         && F::has_source_route(ctx, l3)
     {
         return drop(Reason::SourceRoute);
@@ -62,14 +62,14 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
         let Some(dst) = read::<F::Addr>(ctx, l3 + F::DST) else {
             return PASS;
         };
-        let to = place::<F>(here, dst);
-        let from = Place {
+        let to = policy_end::<F>(here, dst);
+        let from = PolicyEnd {
             network: None,
             mode: 0,
             ifindex: from,
-            inside: false,
+            in_subnet: false,
         };
-        if let Verdict::Reject(reason) = judge(from, to) {
+        if let Verdict::Reject(reason) = evaluate(from, to) {
             return drop(reason);
         }
     }
@@ -78,10 +78,10 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     if from != 0 && bridge == 0 && records::network(from).is_some() {
         return PASS;
     }
-    let Some(seen) = F::seen() else {
+    let Some(packet_ctx) = F::packet_ctx() else {
         return PASS;
     };
-    let packet = &mut seen.packet;
+    let packet = &mut packet_ctx.packet;
     match F::parse(ctx, l3, packet) {
         Ok(()) => {}
         Err(Unread::Foreign) => return PASS,
@@ -92,13 +92,13 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     if bridge == 0 && to_guests.is_some() && packet.key.proto != F::ICMP {
         return PASS;
     }
-    let source = Source {
+    let ingress = Ingress {
         bridge,
         ifindex: from,
         dmac: [0; 6],
         smac: [0; 6],
     };
-    seen.keep(source, l3);
+    packet_ctx.keep(ingress, l3);
     let action = stages::run::<F>(
         ctx,
         stages::leaving_known::<F>(ctx),

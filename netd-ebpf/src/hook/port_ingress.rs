@@ -3,10 +3,10 @@
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 
-use crate::action::{LOOK, PASS, REJECT, drop};
+use crate::action::{LOOKUP, PASS, REJECT, drop};
 use crate::conntrack::lookup::find;
-use crate::conntrack::validate::is_fresh;
-use crate::context::{Hook, Kind, Source};
+use crate::conntrack::validate::is_valid_for;
+use crate::context::{Hook, Ingress, Kind};
 use crate::family::{Family, V4, V6};
 use crate::filter::source_guard;
 use crate::frame::{ETH, macs};
@@ -39,10 +39,10 @@ pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn packet_from_guest<F: Family>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
-    let Some(seen) = F::seen() else {
+    let Some(packet_ctx) = F::packet_ctx() else {
         return PASS;
     };
-    let packet = &mut seen.packet;
+    let packet = &mut packet_ctx.packet;
     // A malformed packet is the bridge's, then the stack's, to drop.
     if F::parse(ctx, ETH, packet).is_err() {
         return if hook == Hook::Port && records::port(here).is_some_and(source_guard::is_guarded) {
@@ -57,36 +57,36 @@ fn packet_from_guest<F: Family>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
     if packet.kind == Kind::Flow
         && let Some(flow) = find::<F>(&packet.key)
         && flow.in_ifindex == here
-        && flow.in_mac == dmac
-        && is_fresh(flow, packet)
+        && flow.in_dmac == dmac
+        && is_valid_for(flow, packet)
     {
         return transmit::<F>(ctx, ETH, packet, flow, hook, F::ZERO);
     }
     let (mut bridge, mut guarded) = (here, false);
     if hook == Hook::Port {
         let port = records::port(here);
-        bridge = port.map_or(0, |port| port.bridge);
+        bridge = port.map_or(0, |port| port.bridge_ifindex);
         guarded = port.is_some_and(source_guard::is_guarded);
     }
-    let source = Source {
+    let ingress = Ingress {
         bridge,
         ifindex: here,
         dmac,
         smac,
     };
-    seen.keep(source, ETH);
+    packet_ctx.keep(ingress, ETH);
     let mut action = if guarded {
         stages::guarded::<F>(ctx)
     } else {
-        LOOK
+        LOOKUP
     };
-    if action == LOOK {
+    if action == LOOKUP {
         action = stages::guest_entry::<F>(ctx);
     }
-    if action == LOOK {
+    if action == LOOKUP {
         action = stages::known_flow::<F>(ctx);
     }
-    let first = |ctx: &TcContext| stages::published_or::<F>(ctx, stages::guest_first::<F>);
+    let first = |ctx: &TcContext| stages::dnat_or::<F>(ctx, stages::guest_first::<F>);
     action = stages::run::<F>(
         ctx,
         action,
@@ -97,6 +97,6 @@ fn packet_from_guest<F: Family>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
     if action < REJECT {
         return action;
     }
-    let own = records::network(bridge).map_or(F::ZERO, |n| F::side(n).gateway);
+    let own = records::network(bridge).map_or(F::ZERO, |n| F::config(n).gateway);
     reject::answer::<F>(ctx, here, own, (action - REJECT) as u32)
 }

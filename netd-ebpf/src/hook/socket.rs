@@ -19,8 +19,9 @@ use netd_common::proto;
 
 use crate::context::Words;
 use crate::family::{Family, V4, V6};
-use crate::nat::published::{self, EVERYWHERE};
-use crate::{maps, records, sockets};
+use crate::maps::{PEERS, Peers};
+use crate::nat::forwards::{self, EVERYWHERE};
+use crate::{records, sockets};
 
 /// What these programs return: the call goes on.
 const GO_ON: i32 = 1;
@@ -135,11 +136,12 @@ unsafe fn target<F: Loopback>(
         sport: [0; 2],
         dport: port,
         proto: protocol as u8,
-        zero: [0; 3],
+        pad: 0,
+        zone: 0,
     };
     let mut forward = Forward::default();
-    let found = published::find::<F>(&key, 0, &mut forward);
-    if found == published::NONE {
+    let found = forwards::find::<F>(&key, 0, &mut forward);
+    if found == forwards::NONE {
         return None;
     }
     // SAFETY: as above.
@@ -182,6 +184,13 @@ unsafe fn is_served<F: Family>(ctx: *mut bpf_sock_addr, key: &FlowKey<F::Addr>) 
     }
 }
 
+/// The map of peers, with addresses as words.
+#[inline(always)]
+fn peers() -> &'static Peers<PeerKey<Words>, Peer<Words>> {
+    // SAFETY: as for the maps of the families (`family_maps!`).
+    unsafe { &*core::ptr::from_ref(&PEERS).cast() }
+}
+
 /// Remember whom the program believes to talk to.
 #[inline(always)]
 unsafe fn note(
@@ -196,10 +205,10 @@ unsafe fn note(
     let peer = Peer {
         address,
         port,
-        zero: [0; 2],
+        pad: [0; 2],
     };
     // A full cache shows the program the guest's own address.
-    let _ = maps::PEERS.insert(&key, &peer, 0);
+    let _ = peers().insert(&key, &peer, 0);
 }
 
 #[inline(always)]
@@ -209,7 +218,7 @@ unsafe fn peer_key(ctx: *mut bpf_sock_addr, guest: Words, port: Port) -> PeerKey
         socket: unsafe { bpf_get_socket_cookie(ctx.cast()) },
         address: guest,
         port,
-        zero: [0; 6],
+        pad: [0; 6],
     }
 }
 
@@ -218,7 +227,7 @@ fn restore4(ctx: *mut bpf_sock_addr) -> i32 {
     // SAFETY: as for `redirect4`.
     unsafe {
         let key = peer_key(ctx, mapped((*ctx).user_ip4), port_of(ctx));
-        if let Some(peer) = maps::PEERS.get(&key) {
+        if let Some(peer) = peers().get(&key) {
             (*ctx).user_ip4 = peer.address[3];
             set_port(ctx, peer.port);
         }
@@ -231,7 +240,7 @@ fn restore6(ctx: *mut bpf_sock_addr) -> i32 {
     // SAFETY: as for `redirect4`.
     unsafe {
         let key = peer_key(ctx, address6(ctx), port_of(ctx));
-        if let Some(peer) = maps::PEERS.get(&key) {
+        if let Some(peer) = peers().get(&key) {
             set_address6(ctx, peer.address);
             set_port(ctx, peer.port);
         }

@@ -1,6 +1,6 @@
 //! The stages of the slow path, as functions that are verified on their own (`verified.rs`).
 //!
-//! What they work on lies in a map (`seen4`, `seen6`). They are called one after the other, not one
+//! What they work on lies in a map (`packet_ctx4`, `packet_ctx6`). They are called one after the other, not one
 //! inside the other, where that can be.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
@@ -12,7 +12,7 @@ use crate::action::{ERROR, FIRST, OPEN, SEND, drop};
 use crate::conntrack::validate;
 use crate::family::{Family, V4, V6};
 use crate::filter::source_guard;
-use crate::nat::{dnat, icmp_error, mapping, open, published};
+use crate::nat::{dnat, forwards, icmp_error, mapping, open};
 use crate::records;
 use crate::stage::{from_guest, from_outside, to_outside, transmit};
 
@@ -24,8 +24,8 @@ macro_rules! stages {
             // The linker leaves out an argument that a stage does not use; the verifier wants it
             // all the same.
             let ctx = &TcContext::new(core::hint::black_box(ctx));
-            match V4::seen() {
-                Some(seen) => $module::$body::<V4>(ctx, seen),
+            match V4::packet_ctx() {
+                Some(packet_ctx) => $module::$body::<V4>(ctx, packet_ctx),
                 None => TC_ACT_SHOT,
             }
         }
@@ -34,8 +34,8 @@ macro_rules! stages {
         #[inline(never)]
         extern "C" fn $v6(ctx: *mut __sk_buff) -> i32 {
             let ctx = &TcContext::new(core::hint::black_box(ctx));
-            match V6::seen() {
-                Some(seen) => $module::$body::<V6>(ctx, seen),
+            match V6::packet_ctx() {
+                Some(packet_ctx) => $module::$body::<V6>(ctx, packet_ctx),
                 None => TC_ACT_SHOT,
             }
         }
@@ -61,9 +61,9 @@ stages! {
     /// From a guest: is the packet for the gateway to route?
     guest_entry(guest_entry4, guest_entry6) = from_guest::entry;
     /// End the packet's flow when that goes by a forward that is no more.
-    withdraw(withdraw4, withdraw6) = dnat::withdraw;
+    expire_stale_dnat(expire_stale_dnat4, expire_stale_dnat6) = dnat::expire_stale_dnat;
     /// From a guest or outside, of no known flow: is the packet for something published?
-    published(published4, published6) = dnat::admit;
+    dnat(dnat4, dnat6) = dnat::admit;
     /// From a guest: a packet of no known flow.
     guest_first(guest_first4, guest_first6) = from_guest::first;
     /// From outside: a packet of no known flow.
@@ -89,17 +89,17 @@ stages! {
 /// Is the packet of a flow that exists, and that may?
 #[inline(always)]
 pub fn known_flow<F: Family>(ctx: &TcContext) -> i32 {
-    if published::has_forwards() {
-        let _ = withdraw::<F>(ctx);
+    if forwards::has_forwards() {
+        let _ = expire_stale_dnat::<F>(ctx);
     }
     known::<F>(ctx)
 }
 
 /// What becomes of a packet of no known flow: it is for something published, or `first` says.
 #[inline(always)]
-pub fn published_or<F: Family>(ctx: &TcContext, first: impl Fn(&TcContext) -> i32) -> i32 {
-    if published::has_forwards() {
-        match published::<F>(ctx) {
+pub fn dnat_or<F: Family>(ctx: &TcContext, first: impl Fn(&TcContext) -> i32) -> i32 {
+    if forwards::has_forwards() {
+        match dnat::<F>(ctx) {
             FIRST => {}
             action => return action,
         }

@@ -5,8 +5,8 @@ use netd_common::Reason;
 
 use crate::action::{PASS, REJECT, drop};
 use crate::conntrack::lookup::find;
-use crate::conntrack::validate::{is_fresh, may_come_by};
-use crate::context::{Hook, Kind, Source};
+use crate::conntrack::validate::{is_valid_for, may_come_by};
+use crate::context::{Hook, Ingress, Kind};
 use crate::family::{Family, V4, V6};
 use crate::frame::{ETH, macs};
 use crate::hook::stages;
@@ -46,18 +46,18 @@ pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
 
 #[inline(always)]
 fn packet_from_outside<F: Family>(ctx: &TcContext, l3: usize, here: u32) -> i32 {
-    let Some(seen) = F::seen() else {
+    let Some(packet_ctx) = F::packet_ctx() else {
         return PASS;
     };
-    let packet = &mut seen.packet;
+    let packet = &mut packet_ctx.packet;
     if F::parse(ctx, l3, packet).is_err() {
         return PASS;
     }
     if packet.kind == Kind::Flow
         && let Some(flow) = find::<F>(&packet.key)
-        && flow.in_network == 0
+        && flow.in_bridge == 0
         && may_come_by(flow, here)
-        && is_fresh(flow, packet)
+        && is_valid_for(flow, packet)
     {
         return transmit::<F>(ctx, l3, packet, flow, Hook::Uplink, F::ZERO);
     }
@@ -72,14 +72,14 @@ fn packet_from_outside<F: Family>(ctx: &TcContext, l3: usize, here: u32) -> i32 
         Some(macs) if l3 == ETH => macs,
         _ => ([0; 6], [0; 6]),
     };
-    let source = Source {
+    let ingress = Ingress {
         bridge: 0,
         ifindex: here,
         dmac,
         smac,
     };
-    seen.keep(source, l3);
-    let first = |ctx: &TcContext| stages::published_or::<F>(ctx, stages::outside_first::<F>);
+    packet_ctx.keep(ingress, l3);
+    let first = |ctx: &TcContext| stages::dnat_or::<F>(ctx, stages::outside_first::<F>);
     let action = stages::run::<F>(
         ctx,
         stages::known_flow::<F>(ctx),

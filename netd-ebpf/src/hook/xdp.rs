@@ -9,13 +9,13 @@
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::programs::XdpContext;
 use netd_common::abi::{FLOW_NAT, Flow, FlowKey};
-use netd_common::checksum::{self, fold};
+use netd_common::checksum::{fold, sum2};
 use netd_common::proto;
 use network_types::eth::EtherType;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::conntrack::lookup::find;
-use crate::conntrack::validate::{is_settled, may_come_by};
+use crate::conntrack::validate::{is_valid, may_come_by};
 use crate::context::Words;
 use crate::family::{Family, V4, V6};
 use crate::frame::{ETH, Frame as _, at, macs, read, set_macs};
@@ -98,7 +98,8 @@ fn datagram<F: Express>(ctx: &XdpContext, from_guest: bool) -> Option<()> {
         sport: [0; 2],
         dport: [0; 2],
         proto: proto::UDP,
-        zero: [0; 3],
+        pad: 0,
+        zone: 0,
     };
     let len = F::plain(ctx, &mut key)?;
     let carried = (ctx.end() - ctx.start() - ETH) as u32;
@@ -106,7 +107,8 @@ fn datagram<F: Express>(ctx: &XdpContext, from_guest: bool) -> Option<()> {
     if len > carried || len < (F::HEADER + UDP) as u32 {
         return None;
     }
-    let [sport, dport, length, checksum] = read::<[u16; 4]>(ctx, ETH + F::HEADER)?;
+    let header = read::<[u16; 4]>(ctx, ETH + F::HEADER)?;
+    let [sport, dport, length, _] = header;
     (key.sport, key.dport) = (sport.to_ne_bytes(), dport.to_ne_bytes());
 
     let flow = find::<F>(&key)?;
@@ -115,27 +117,26 @@ fn datagram<F: Express>(ctx: &XdpContext, from_guest: bool) -> Option<()> {
     let is_its = if from_guest {
         flow.in_ifindex == here
     } else {
-        flow.in_network == 0 && may_come_by(flow, here)
+        flow.in_bridge == 0 && may_come_by(flow, here)
     };
     if !is_its
-        || flow.in_mac != to
-        || !is_settled(flow)
-        || flow.out_ifindex == 0
-        || len > u32::from(flow.out_mtu)
+        || flow.in_dmac != to
+        || !is_valid(flow)
+        || flow.next_hop.ifindex == 0
+        || len > u32::from(flow.next_hop.mtu)
     {
         return None;
     }
-    let pseudo =
-        F::sum(&key.src) + F::sum(&key.dst) + checksum::sum2([0, proto::UDP]) + u64::from(length);
-    let checksum = translated(checksum, fold(pseudo), flow, !F::IS_IPV6)?;
+    let pseudo = F::sum(&key.src) + F::sum(&key.dst) + sum2([0, proto::UDP]) + u64::from(length);
+    let checksum = translated(header, fold(pseudo), flow, !F::IS_IPV6)?;
 
     // A device that is not in the map leaves the frame to the TC programs.
-    maps::EXPRESS
-        .redirect(flow.out_ifindex, u64::from(XDP_PASS))
+    maps::XDP_TARGETS
+        .redirect(flow.next_hop.ifindex, u64::from(XDP_PASS))
         .ok()?;
     flow.packets += 1;
     flow.bytes += (ctx.end() - ctx.start()) as u64;
-    set_macs(ctx, flow.out_dmac, flow.out_smac)?;
+    set_macs(ctx, flow.next_hop.dmac, flow.next_hop.smac)?;
     let nat = flow.flags & FLOW_NAT != 0;
     F::write_header(
         ctx,
@@ -158,13 +159,18 @@ fn datagram<F: Express>(ctx: &XdpContext, from_guest: bool) -> Option<()> {
     Some(())
 }
 
-/// The UDP checksum after translation by `flow`; `None` for one that nobody has computed yet.
+/// The UDP checksum of a header after translation by `flow`; `None` for one that nobody has computed yet.
 ///
 /// Where a device is to do that (CHECKSUM_PARTIAL), the field holds the sum of the pseudo-header,
 /// not inverted, and this is all there is to tell it by. One complete checksum in 65,535 looks the
 /// same, and is passed on for nothing.
 #[inline(always)]
-fn translated<A>(checksum: u16, pseudo: u16, flow: &Flow<A>, may_be_none: bool) -> Option<u16> {
+fn translated<A>(
+    [sport, dport, _, checksum]: [u16; 4],
+    pseudo: u16,
+    flow: &Flow<A>,
+    may_be_none: bool,
+) -> Option<u16> {
     if checksum == pseudo {
         return None;
     }
@@ -172,7 +178,8 @@ fn translated<A>(checksum: u16, pseudo: u16, flow: &Flow<A>, may_be_none: bool) 
         // RFC 768; RFC 8200, section 8.1.
         return may_be_none.then_some(0);
     }
-    let change = u64::from(flow.addr_diff) + u64::from(flow.port_diff);
+    let ports = sum2(flow.new_sport) + sum2(flow.new_dport) + u64::from(!sport) + u64::from(!dport);
+    let change = u64::from(flow.addr_diff) + ports;
     Some(match !fold(u64::from(!checksum) + change) {
         0 => 0xffff,
         other => other,

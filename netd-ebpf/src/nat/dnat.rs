@@ -6,19 +6,19 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{FLOW_FORWARD, FLOW_MASQUERADE, FLOW_REPLY, Forward};
+use netd_common::abi::{FLOW_DNAT, FLOW_REPLY, FLOW_SNAT, Forward};
 use netd_common::checksum::difference;
 use netd_common::port::Range;
 
-use crate::action::{FIRST, LOOK, OPEN, reject};
+use crate::action::{FIRST, LOOKUP, OPEN, reject};
 use crate::conntrack::life;
 use crate::conntrack::lookup::find;
 use crate::conntrack::trackable::why_no_flow;
-use crate::context::{SPARE_RESERVED, SPARE_SOCKETS, Seen};
+use crate::context::{AVOID_RESERVED, AVOID_SOCKETS, PacketCtx};
 use crate::family::Family;
 use crate::filter::host_access;
-use crate::nat::inbound::{Inbound, let_in};
-use crate::nat::published::{self, NONE, OF_DEVICE};
+use crate::nat::forwards::{self, NONE, OF_DEVICE};
+use crate::nat::inbound::{Inbound, open_inbound};
 use crate::parse::transport::has_ports;
 use crate::records;
 
@@ -28,28 +28,28 @@ const OTHER_DEVICE: u32 = u32::MAX;
 /// Stage: a packet of no known flow. Where it is for something published, prepare its flow;
 /// [`FIRST`] when it is not.
 #[inline(always)]
-pub fn admit<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let Seen {
+pub fn admit<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let PacketCtx {
         packet,
-        source,
+        ingress,
         confirm,
         ..
-    } = seen;
+    } = packet_ctx;
     if F::never_forwarded(packet.key.dst) || why_no_flow(packet).is_some() {
         return FIRST;
     }
     let mut forward = Forward::default();
     // Guests come by no wire: to them, a device's addresses are the host's.
-    let by = if source.bridge == 0 {
-        source.ifindex
+    let by = if ingress.bridge == 0 {
+        ingress.ifindex
     } else {
         0
     };
-    let found = published::find::<F>(&packet.key, by, &mut forward);
+    let found = forwards::find::<F>(&packet.key, by, &mut forward);
     if found == NONE {
         return FIRST;
     }
-    let bridge = forward.bridge;
+    let bridge = forward.bridge_ifindex;
     let Some(network) = records::network(bridge) else {
         return FIRST;
     };
@@ -58,42 +58,43 @@ pub fn admit<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         guest: forward.guest,
         port: forward.guest_port(packet.key.dport),
         device: 0,
-        flags: FLOW_FORWARD,
+        flags: FLOW_DNAT,
     };
-    if source.bridge == 0 {
+    if ingress.bridge == 0 {
         // Bound to a device, by its own definition or its network's (`<forward dev>`).
-        inbound.device = network.uplink;
+        inbound.device = network.uplink_ifindex;
         if found == OF_DEVICE {
             inbound.device = by;
         }
-        if inbound.device != 0 && inbound.device != source.ifindex {
+        if inbound.device != 0 && inbound.device != ingress.ifindex {
             return FIRST;
         }
-    } else if records::bridge_of::<F>(packet.key.src) != source.bridge {
+    } else if records::bridge_of::<F>(packet.key.src) != ingress.bridge {
         return reject(Reason::ForeignSource);
-    } else if records::network(source.bridge).is_some_and(host_access::is_closed) {
-        return reject(Reason::HostClosed);
+    } else if records::network(ingress.bridge).is_some_and(host_access::is_closed) {
+        return reject(Reason::HostAccessDenied);
     }
-    if !let_in::<F>(ctx, packet, source, &inbound, confirm) {
+    if !open_inbound::<F>(ctx, packet, ingress, &inbound, confirm) {
         return FIRST;
     }
     let Some(scratch) = F::scratch() else {
         return FIRST;
     };
     // Two clients' flows may be one behind the forward: then another port tells them apart.
-    scratch.claim.translate = u32::from(has_ports(packet.key.proto) || packet.key.proto == F::ICMP);
-    scratch.claim.first = Range::ALL.first;
-    scratch.claim.last = Range::ALL.last;
+    scratch.request.translate =
+        u32::from(has_ports(packet.key.proto) || packet.key.proto == F::ICMP);
+    scratch.request.first = Range::ALL.first;
+    scratch.request.last = Range::ALL.last;
     if has_ports(packet.key.proto) {
-        scratch.claim.first = 1;
+        scratch.request.first = 1;
     }
-    if source.bridge == bridge {
+    if ingress.bridge == bridge {
         let range = Range::new(0, 0);
-        scratch.claim.first = range.first;
-        scratch.claim.last = range.last;
-        scratch.claim.spare = SPARE_RESERVED | SPARE_SOCKETS;
-        scratch.flow.flags |= FLOW_MASQUERADE;
-        scratch.flow.new_src = F::side(network).gateway;
+        scratch.request.first = range.first;
+        scratch.request.last = range.last;
+        scratch.request.avoid = AVOID_RESERVED | AVOID_SOCKETS;
+        scratch.flow.flags |= FLOW_SNAT;
+        scratch.flow.new_src = F::config(network).gateway;
         let outside = F::sum(&packet.key.src) + F::sum(&packet.key.dst);
         let inside = F::sum(&scratch.flow.new_src) + F::sum(&scratch.flow.new_dst);
         scratch.flow.addr_diff = difference(outside, inside);
@@ -105,13 +106,13 @@ pub fn admit<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 /// Stage: before a known flow is looked at again. One that goes by a forward ends when its port is
 /// not published any more, or for another guest or port: the packet is judged anew.
 #[inline(always)]
-pub fn withdraw<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let key = &seen.packet.key;
+pub fn expire_stale_dnat<F: Family>(_: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let key = &packet_ctx.packet.key;
     let Some(flow) = find::<F>(key) else {
-        return LOOK;
+        return LOOKUP;
     };
-    if flow.flags & FLOW_FORWARD == 0 {
-        return LOOK;
+    if flow.flags & FLOW_DNAT == 0 {
+        return LOOKUP;
     }
     let mut published = *key;
     let (mut guest, mut port) = (flow.new_dst, flow.new_dport);
@@ -122,13 +123,13 @@ pub fn withdraw<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     // Which device it came by is not kept: one that would lead there is enough.
     for by in [0, OTHER_DEVICE] {
         let mut forward = Forward::default();
-        if published::find::<F>(&published, by, &mut forward) != NONE
+        if forwards::find::<F>(&published, by, &mut forward) != NONE
             && forward.guest == guest
             && forward.guest_port(published.dport) == port
         {
-            return LOOK;
+            return LOOKUP;
         }
     }
     life::remove::<F>(key);
-    LOOK
+    LOOKUP
 }

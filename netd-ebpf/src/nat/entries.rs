@@ -5,18 +5,18 @@ use netd_common::abi::Flow;
 use netd_common::tcp;
 
 use crate::conntrack::window::window_scale;
-use crate::context::{Packet, Source};
+use crate::context::{Ingress, Packet};
 use crate::records;
 
 /// Answers to a guest go straight back to where its packet came from.
 #[inline(always)]
-pub fn to_sender<A>(back: &mut Flow<A>, source: &Source, epoch: u32) {
-    if let Some(network) = records::network(source.bridge) {
-        back.out_network = source.bridge;
-        back.out_ifindex = source.ifindex;
-        back.out_dmac = source.smac;
-        back.out_smac = network.mac;
-        back.out_mtu = network.mtu;
+pub fn to_sender<A>(back: &mut Flow<A>, ingress: &Ingress, epoch: u32) {
+    if let Some(network) = records::network(ingress.bridge) {
+        back.out_bridge = ingress.bridge;
+        back.next_hop.ifindex = ingress.ifindex;
+        back.next_hop.dmac = ingress.smac;
+        back.next_hop.smac = network.mac;
+        back.next_hop.mtu = network.mtu;
         back.epoch = epoch;
     }
 }
@@ -36,10 +36,10 @@ pub fn first_segment<A>(
     back: &mut Flow<A>,
 ) {
     if packet.control & tcp::SYN != 0 {
-        flow.wscale = window_scale(ctx, packet.at) as u8;
+        flow.wscale = window_scale(ctx, packet.l4_offset) as u8;
         // What the answer must acknowledge; no window yet.
         back.ack = packet.seq.wrapping_add(1);
-        back.edge = back.ack;
+        back.window_end = back.ack;
     } else {
         // A connection from before netd's time: how windows are scaled was agreed then.
         flow.wscale = tcp::MAX_WSCALE;

@@ -8,7 +8,7 @@ use netd_common::proto;
 
 use crate::action::{FIRST, PASS, drop};
 use crate::conntrack::lookup::find;
-use crate::context::{Kind, Packet, Quote, Seen};
+use crate::context::{Kind, Packet, PacketCtx, Quote};
 use crate::family::Family;
 use crate::frame::set_macs;
 use crate::parse::icmp::{self, HEADER};
@@ -26,7 +26,7 @@ fn read_quote<F: Family>(
 ) -> Option<()> {
     let l3 = packet.l4() + HEADER;
     quote.l3 = l3 as u32;
-    quote.answer = false;
+    quote.is_reply = false;
     let (l4, protocol) = F::read_quoted(ctx, l3)?;
     quote.l4 = l4;
     let key = &mut quote.key;
@@ -35,7 +35,8 @@ fn read_quote<F: Family>(
     key.sport = [0; 2];
     key.dport = [0; 2];
     key.proto = protocol;
-    key.zero = [0; 3];
+    key.pad = 0;
+    key.zone = 0;
     if protocol != F::ICMP && !has_ports(protocol) {
         return Some(());
     }
@@ -51,8 +52,8 @@ fn read_quote<F: Family>(
             return None;
         }
         let (id, query) = ([head[4], head[5]], [0, message.query]);
-        quote.answer = message.answer;
-        (key.sport, key.dport) = if message.answer {
+        quote.is_reply = message.is_reply;
+        (key.sport, key.dport) = if message.is_reply {
             (id, query)
         } else {
             (query, id)
@@ -64,21 +65,21 @@ fn read_quote<F: Family>(
     Some(())
 }
 
-/// Stage: forward an error that came in from the guests of `source.bridge` (0: from outside),
+/// Stage: forward an error that came in from the guests of `ingress.bridge` (0: from outside),
 /// translated like the flow it belongs to and by the flow's path. [`FIRST`] when it belongs to no
 /// flow.
 #[inline(always)]
-pub fn forward<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let l3 = seen.l3();
-    let Seen {
+pub fn forward<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let l3 = packet_ctx.l3();
+    let PacketCtx {
         packet,
-        source,
+        ingress,
         quote,
         ..
-    } = seen;
+    } = packet_ctx;
 
     // A fragment of an error quotes what no checksum can be made right for.
-    if packet.first || F::never_forwarded(packet.key.src) {
+    if packet.first_fragment || F::never_forwarded(packet.key.src) {
         return FIRST;
     }
     if read_quote::<F>(ctx, packet, quote).is_none() {
@@ -87,13 +88,13 @@ pub fn forward<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     let Some(flow) = find::<F>(&quote.key) else {
         return FIRST;
     };
-    if flow.in_network != source.bridge {
+    if flow.in_bridge != ingress.bridge {
         return FIRST;
     }
     let stack = needs_stack(l3, packet, flow);
     // A guest's error that the stack must handle is translated where it leaves: before, its source
     // would be the host's own address, and the stack takes such a packet for a forged one.
-    if stack && source.bridge != 0 {
+    if stack && ingress.bridge != 0 {
         return PASS;
     }
     if translate::<F>(ctx, l3, packet, quote, flow, !stack).is_none() {
@@ -102,19 +103,19 @@ pub fn forward<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     if stack {
         return PASS;
     }
-    if set_macs(ctx, flow.out_dmac, flow.out_smac).is_none() {
+    if set_macs(ctx, flow.next_hop.dmac, flow.next_hop.smac).is_none() {
         return drop(Reason::Rewrite);
     }
-    redirect::<F>(flow.out_ifindex, F::ZERO)
+    redirect::<F>(flow.next_hop.ifindex, F::ZERO)
 }
 
 /// Stage: translate an error that leaves by the stack: the host's own about a packet it could not
 /// forward quotes a guest's address, which the other side must not see. [`FIRST`] when it is about
 /// something else.
 #[inline(always)]
-pub fn leave<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let l3 = seen.l3();
-    let Seen { packet, quote, .. } = seen;
+pub fn leave<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let l3 = packet_ctx.l3();
+    let PacketCtx { packet, quote, .. } = packet_ctx;
 
     if read_quote::<F>(ctx, packet, quote).is_none() {
         return FIRST;
@@ -123,9 +124,7 @@ pub fn leave<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         return FIRST;
     };
     // Only what leaves the guest's network: an error to the guest itself shows its own packet.
-    if flow.flags & FLOW_NAT == 0
-        || flow.new_src == quote.key.src
-        || flow.in_network == ifindex(ctx)
+    if flow.flags & FLOW_NAT == 0 || flow.new_src == quote.key.src || flow.in_bridge == ifindex(ctx)
     {
         return FIRST;
     }
@@ -209,7 +208,7 @@ fn translate_quote<F: Family>(
         );
         outer += u64::from(ports);
         if is_icmp {
-            let id = if quote.answer {
+            let id = if quote.is_reply {
                 flow.new_sport
             } else {
                 flow.new_dport

@@ -2,11 +2,11 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{FLOW_NAT, FLOW_REPLY, Port};
-use netd_common::checksum::{difference, sum2};
+use netd_common::checksum::difference;
 use netd_common::proto;
 
 use crate::clock::now;
-use crate::context::{Packet, Source};
+use crate::context::{Ingress, Packet};
 use crate::family::Family;
 use crate::nat::entries::{clear, first_segment, to_sender};
 use crate::records;
@@ -30,10 +30,10 @@ pub struct Inbound<A> {
 /// `confirm` receives whom the kernel is to ask for, if the guest has not been seen. `false` when the
 /// guest's network is gone.
 #[inline(always)]
-pub fn let_in<F: Family>(
+pub fn open_inbound<F: Family>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
-    source: &Source,
+    ingress: &Ingress,
     inbound: &Inbound<F::Addr>,
     confirm: &mut F::Addr,
 ) -> bool {
@@ -53,21 +53,20 @@ pub fn let_in<F: Family>(
     flow.new_dport = inbound.port;
     flow.flags = FLOW_NAT | inbound.flags;
     flow.addr_diff = difference(F::sum(&key.dst), F::sum(&inbound.guest));
-    flow.port_diff = difference(sum2(key.dport), sum2(inbound.port));
-    flow.in_network = source.bridge;
+    flow.in_bridge = ingress.bridge;
     flow.in_ifindex = inbound.device;
-    flow.in_mac = source.dmac;
-    (flow.last_seen, flow.looked) = (now, now as u8);
-    flow.counted = inbound.bridge;
-    if source.bridge != 0 {
-        flow.in_ifindex = source.ifindex;
-        flow.counted = source.bridge;
+    flow.in_dmac = ingress.dmac;
+    (flow.last_seen, flow.validated_at) = (now, now as u8);
+    flow.counted_for = inbound.bridge;
+    if ingress.bridge != 0 {
+        flow.in_ifindex = ingress.ifindex;
+        flow.counted_for = ingress.bridge;
     }
-    if !next_hop::set_guest::<F>(ctx, flow, inbound.bridge, source.ifindex) {
+    if !next_hop::set_guest::<F>(ctx, flow, inbound.bridge, ingress.ifindex) {
         return false;
     }
     next_hop::ask_for_guest::<F>(flow, confirm);
-    flow.epoch = next_hop::epoch_after_look(flow, key.proto, epoch);
+    flow.epoch = next_hop::epoch_after_validation(flow, key.proto, epoch);
 
     back.new_src = key.dst;
     back.new_dst = key.src;
@@ -75,19 +74,18 @@ pub fn let_in<F: Family>(
     back.new_dport = key.sport;
     back.flags = FLOW_REPLY | FLOW_NAT | inbound.flags;
     back.addr_diff = difference(F::sum(&inbound.guest), F::sum(&key.dst));
-    back.port_diff = difference(sum2(inbound.port), sum2(key.dport));
     // Until a packet of it was seen, the guest answers by its bridge.
-    back.in_network = inbound.bridge;
+    back.in_bridge = inbound.bridge;
     back.in_ifindex = inbound.bridge;
-    back.in_mac = network.mac;
-    (back.last_seen, back.looked) = (now, now as u8);
+    back.in_dmac = network.mac;
+    (back.last_seen, back.validated_at) = (now, now as u8);
     back.epoch = epoch.wrapping_sub(1);
-    to_sender(back, source, epoch);
+    to_sender(back, ingress, epoch);
     if key.proto == proto::TCP {
         first_segment(ctx, packet, flow, back);
     }
-    scratch.claim.key = *key;
-    scratch.claim.translate = 0;
-    scratch.claim.spare = 0;
+    scratch.request.key = *key;
+    scratch.request.translate = 0;
+    scratch.request.avoid = 0;
     true
 }

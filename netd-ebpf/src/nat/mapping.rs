@@ -3,18 +3,18 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    FLOW_MAPPED, FLOW_MASQUERADE, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS,
+    FLOW_MAPPED, FLOW_SNAT, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS,
     NETWORK_FILTER_NONE,
 };
-use netd_common::checksum::{difference, sum2};
+use netd_common::checksum::difference;
 
 use crate::action::{OPEN, PASS};
 use crate::clock::now;
-use crate::conntrack::mapping::{alive, contact, mapping, outside_half};
+use crate::conntrack::mapping::{alive, filter_entry, mapping, outside_half};
 use crate::conntrack::trackable::why_no_flow;
-use crate::context::{Scratch, Seen};
+use crate::context::{PacketCtx, Scratch};
 use crate::family::Family;
-use crate::nat::inbound::{Inbound, let_in};
+use crate::nat::inbound::{Inbound, open_inbound};
 use crate::parse::transport::has_ports;
 use crate::records;
 
@@ -22,9 +22,9 @@ use crate::records;
 /// under its own. Where the mapping or the contact is missing, turn what was prepared into that;
 /// the packet is judged again once it is there.
 #[inline(always)]
-pub fn put_under<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let protocol = seen.packet.key.proto;
-    let Some(network) = records::network(seen.source.bridge) else {
+pub fn put_under<F: Family>(_: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let protocol = packet_ctx.packet.key.proto;
+    let Some(network) = records::network(packet_ctx.ingress.bridge) else {
         return OPEN;
     };
     let Some(scratch) = F::scratch() else {
@@ -32,13 +32,13 @@ pub fn put_under<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     };
     if network.flags & NETWORK_ENDPOINT_INDEPENDENT == 0
         || !(has_ports(protocol) || protocol == F::ICMP)
-        || scratch.flow.flags & FLOW_MASQUERADE == 0
+        || scratch.flow.flags & FLOW_SNAT == 0
     {
         return OPEN;
     }
-    let key = scratch.claim.key;
+    let key = scratch.request.key;
     let Some(mapping) = alive::<F>(&mapping::<F>(&key)) else {
-        scratch.claim.key = mapping::<F>(&key);
+        scratch.request.key = mapping::<F>(&key);
         scratch.flow.new_dst = F::ZERO;
         scratch.flow.new_dport = [0; 2];
         scratch.back.new_src = F::ZERO;
@@ -46,7 +46,7 @@ pub fn put_under<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         return OPEN;
     };
     mapping.last_seen = now();
-    scratch.claim.spare = 0;
+    scratch.request.avoid = 0;
     fix_port(scratch, mapping.new_sport);
     scratch.flow.addr_diff = mapping.addr_diff;
     scratch.back.addr_diff = difference(F::sum(&mapping.new_src), F::sum(&key.src));
@@ -54,11 +54,11 @@ pub fn put_under<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
     scratch.flow.flags |= FLOW_MAPPED;
     scratch.back.flags |= FLOW_MAPPED;
     if network.flags & NETWORK_FILTER_ADDRESS != 0 {
-        let contact = contact::<F>(&key);
-        if let Some(contact) = alive::<F>(&contact) {
-            contact.last_seen = now();
+        let filter_entry = filter_entry::<F>(&key);
+        if let Some(filter_entry) = alive::<F>(&filter_entry) {
+            filter_entry.last_seen = now();
         } else {
-            scratch.claim.key = contact;
+            scratch.request.key = filter_entry;
             scratch.flow.new_dport = [0; 2];
             scratch.back.new_sport = [0; 2];
         }
@@ -69,37 +69,34 @@ pub fn put_under<F: Family>(_: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 /// No other port will do.
 #[inline(always)]
 fn fix_port<A>(scratch: &mut Scratch<A>, port: [u8; 2]) {
-    let own = sum2(scratch.claim.key.sport);
-    scratch.claim.translate = 0;
+    scratch.request.translate = 0;
     scratch.flow.new_sport = port;
-    scratch.flow.port_diff = difference(own, sum2(port));
-    scratch.back.port_diff = difference(sum2(port), own);
 }
 
 /// A packet from outside of no known flow, for an address that guests hide behind: prepare a flow
 /// when there is a mapping and its network's filter lets the sender in.
 #[inline(always)]
-pub fn admit<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let Seen {
+pub fn admit<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let PacketCtx {
         packet,
-        source,
+        ingress,
         confirm,
         ..
-    } = seen;
+    } = packet_ctx;
     if packet.key.proto == F::ICMP || why_no_flow(packet).is_some() {
         return PASS;
     }
     let Some(mapping) = alive::<F>(&outside_half::<F>(&packet.key)) else {
         return PASS;
     };
-    let bridge = mapping.out_network;
+    let bridge = mapping.out_bridge;
     let Some(network) = records::network(bridge) else {
         return PASS;
     };
-    if network.uplink != 0 && network.uplink != source.ifindex {
+    if network.uplink_ifindex != 0 && network.uplink_ifindex != ingress.ifindex {
         return PASS;
     }
-    let mut peer = contact::<F>(&packet.key);
+    let mut peer = filter_entry::<F>(&packet.key);
     peer.sport = [0; 2];
     peer.dport = packet.key.dport;
     let admitted = network.flags & NETWORK_FILTER_NONE != 0
@@ -111,10 +108,10 @@ pub fn admit<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         bridge,
         guest: mapping.new_dst,
         port: mapping.new_dport,
-        device: network.uplink,
+        device: network.uplink_ifindex,
         flags: FLOW_MAPPED,
     };
-    if !let_in::<F>(ctx, packet, source, &inbound, confirm) {
+    if !open_inbound::<F>(ctx, packet, ingress, &inbound, confirm) {
         return PASS;
     }
     OPEN

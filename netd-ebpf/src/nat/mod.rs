@@ -2,11 +2,11 @@
 
 pub mod dnat;
 pub mod entries;
+pub mod forwards;
 pub mod icmp_error;
 pub mod inbound;
 pub mod mapping;
 pub mod open;
 pub mod port_alloc;
-pub mod published;
 pub mod rewrite;
 pub mod snat;

@@ -2,18 +2,18 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT, FLOW_REPLY};
+use netd_common::abi::{FLOW_NAT, FLOW_REPLY, FLOW_SNAT};
 use netd_common::policy::Verdict;
 use netd_common::proto;
 
 use crate::action::{FIRST, OPEN, PASS, SEND, reject};
 use crate::clock::now;
 use crate::conntrack::fragment;
-use crate::context::{Decision, Packet, Seen, Source};
+use crate::context::{Decision, Ingress, Packet, PacketCtx};
 use crate::family::Family;
 use crate::nat::entries::{clear, first_segment, to_sender};
 use crate::nat::port_alloc;
-use crate::nat::snat::hide;
+use crate::nat::snat::snat;
 use crate::records;
 use crate::route::next_hop;
 
@@ -23,10 +23,10 @@ use crate::route::next_hop;
 pub fn prepare<F: Family>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
-    source: &Source,
+    ingress: &Ingress,
     decision: &Decision<F::Addr>,
 ) -> i32 {
-    match fill::<F>(ctx, packet, source, decision) {
+    match fill::<F>(ctx, packet, ingress, decision) {
         Ok(()) => OPEN,
         Err(reason) => without(decision.verdict == Verdict::Masquerade, reason),
     }
@@ -41,15 +41,15 @@ fn without(masquerade: bool, reason: Reason) -> i32 {
 
 /// Stage: insert the flow that was prepared.
 #[inline(always)]
-pub fn insert<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let Seen { packet, .. } = seen;
+pub fn insert<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let PacketCtx { packet, .. } = packet_ctx;
 
     match port_alloc::insert::<F>(ctx) {
         // That was its mapping; now for the flow itself.
-        Ok(()) if F::scratch().is_some_and(|s| s.claim.key != packet.key) => FIRST,
+        Ok(()) if F::scratch().is_some_and(|s| s.request.key != packet.key) => FIRST,
         Ok(()) => {
-            if packet.first {
-                let hidden = F::scratch().is_some_and(|s| s.flow.flags & FLOW_MASQUERADE != 0);
+            if packet.first_fragment {
+                let hidden = F::scratch().is_some_and(|s| s.flow.flags & FLOW_SNAT != 0);
                 fragment::note::<F>(ctx, packet, hidden);
             }
             SEND
@@ -65,7 +65,7 @@ pub fn insert<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 fn fill<F: Family>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
-    source: &Source,
+    ingress: &Ingress,
     decision: &Decision<F::Addr>,
 ) -> Result<(), Reason> {
     let Some(scratch) = F::scratch() else {
@@ -83,26 +83,26 @@ fn fill<F: Family>(
     flow.new_dst = key.dst;
     flow.new_sport = key.sport;
     flow.new_dport = key.dport;
-    flow.in_network = source.bridge;
-    flow.in_ifindex = source.ifindex;
-    flow.in_mac = source.dmac;
-    (flow.last_seen, flow.looked) = (now, now as u8);
-    flow.counted = if source.bridge != 0 {
-        source.bridge
+    flow.in_bridge = ingress.bridge;
+    flow.in_ifindex = ingress.ifindex;
+    flow.in_dmac = ingress.dmac;
+    (flow.last_seen, flow.validated_at) = (now, now as u8);
+    flow.counted_for = if ingress.bridge != 0 {
+        ingress.bridge
     } else {
         decision.to
     };
     if decision.to != 0 {
-        if !next_hop::set_guest::<F>(ctx, flow, decision.to, source.ifindex) {
+        if !next_hop::set_guest::<F>(ctx, flow, decision.to, ingress.ifindex) {
             return Err(Reason::ForeignDestination);
         }
     } else {
         next_hop::set_outside::<F>(flow, &decision.route);
     }
-    if source.bridge == 0 {
-        flow.in_ifindex = records::network(decision.to).map_or(0, |n| n.uplink);
+    if ingress.bridge == 0 {
+        flow.in_ifindex = records::network(decision.to).map_or(0, |n| n.uplink_ifindex);
     }
-    flow.epoch = next_hop::epoch_after_look(flow, key.proto, epoch);
+    flow.epoch = next_hop::epoch_after_validation(flow, key.proto, epoch);
 
     // The answering direction. Until a packet of it was seen, guests answer by their bridge.
     back.new_src = key.dst;
@@ -110,27 +110,27 @@ fn fill<F: Family>(
     back.new_sport = key.dport;
     back.new_dport = key.sport;
     back.flags = FLOW_REPLY;
-    back.in_network = decision.to;
+    back.in_bridge = decision.to;
     back.in_ifindex = decision.to;
-    (back.last_seen, back.looked) = (now, now as u8);
+    (back.last_seen, back.validated_at) = (now, now as u8);
     back.epoch = epoch.wrapping_sub(1);
     // From outside they come to the device that the packet leaves by.
-    back.in_mac = records::network(decision.to).map_or(flow.out_smac, |network| network.mac);
-    to_sender(back, source, epoch);
+    back.in_dmac = records::network(decision.to).map_or(flow.next_hop.smac, |network| network.mac);
+    to_sender(back, ingress, epoch);
     if decision.to == 0
-        && let Some(network) = records::network(source.bridge)
+        && let Some(network) = records::network(ingress.bridge)
     {
-        back.in_ifindex = network.uplink;
+        back.in_ifindex = network.uplink_ifindex;
     }
     if key.proto == proto::TCP {
         first_segment(ctx, packet, flow, back);
     }
 
-    scratch.claim.key = *key;
-    scratch.claim.translate = 0;
-    scratch.claim.spare = 0;
+    scratch.request.key = *key;
+    scratch.request.translate = 0;
+    scratch.request.avoid = 0;
     if masquerade {
-        hide::<F>(packet, source, decision)?;
+        snat::<F>(packet, ingress, decision)?;
     }
     Ok(())
 }

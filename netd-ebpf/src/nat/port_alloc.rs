@@ -6,16 +6,15 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{CONTROL_MAPPINGS, FLOW_REPLY, FlowKey};
-use netd_common::checksum::{difference, sum2};
 use netd_common::port::{QUICK_TRIES, Range};
 use netd_common::proto;
 
 use crate::clock::now;
 use crate::conntrack::lookup::find;
 use crate::conntrack::{life, slots};
-use crate::context::{SPARE_RESERVED, SPARE_SOCKETS};
+use crate::context::{AVOID_RESERVED, AVOID_SOCKETS};
 use crate::family::Family;
-use crate::nat::published;
+use crate::nat::forwards;
 use crate::records;
 use crate::sockets;
 
@@ -49,12 +48,12 @@ pub fn insert<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
     if let Some(found) = meet::<F>() {
         return found;
     }
-    let slot = slots::take_slot::<F>(scratch.flow.counted)?;
+    let slot = slots::take_slot::<F>(scratch.flow.counted_for)?;
     scratch.flow.slot = slot;
     match insert_entries::<F>(ctx) {
         Ok(true) => {
-            slots::occupy::<F>(slot, &scratch.claim.key);
-            life::count::<F>(scratch.flow.counted, true);
+            slots::occupy::<F>(slot, &scratch.request.key);
+            life::count::<F>(scratch.flow.counted_for, true);
             Ok(())
         }
         Ok(false) => {
@@ -74,7 +73,7 @@ pub fn insert<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
 #[inline(always)]
 fn meet<F: Family>() -> Option<Result<(), Reason>> {
     let scratch = F::scratch()?;
-    let key = &scratch.claim.key;
+    let key = &scratch.request.key;
     let found = find::<F>(key)?;
     // Of a network that is no more.
     if life::is_dead::<F>(key) && found.last_seen != now() {
@@ -83,7 +82,7 @@ fn meet<F: Family>() -> Option<Result<(), Reason>> {
     }
     if found.last_seen == now()
         && found.flags & FLOW_REPLY == 0
-        && found.in_network == scratch.flow.in_network
+        && found.in_bridge == scratch.flow.in_bridge
         && found.in_ifindex == scratch.flow.in_ifindex
     {
         return Some(Ok(()));
@@ -97,13 +96,13 @@ fn insert_entries<F: Family>(ctx: &TcContext) -> Result<bool, Reason> {
     let Some(scratch) = F::scratch() else {
         return Err(Reason::NoMemory);
     };
-    let claim = &scratch.claim;
+    let request = &scratch.request;
     let range = Range {
-        first: claim.first,
-        last: claim.last,
+        first: request.first,
+        last: request.last,
     };
     // Without a choice: once more after a dead flow was cleared away.
-    let tries = if claim.translate != 0 {
+    let tries = if request.translate != 0 {
         range.tries()
     } else {
         2
@@ -125,7 +124,7 @@ fn insert_entries<F: Family>(ctx: &TcContext) -> Result<bool, Reason> {
             0,
         );
     }
-    let translated = scratch.claim.translate != 0;
+    let translated = scratch.request.translate != 0;
     match search.result {
         0 => {}
         EEXIST if !translated => return Err(Reason::ProtocolTaken),
@@ -133,7 +132,7 @@ fn insert_entries<F: Family>(ctx: &TcContext) -> Result<bool, Reason> {
         E2BIG => return Err(Reason::TableFull),
         _ => return Err(Reason::NoMemory),
     }
-    let key = &scratch.claim.key;
+    let key = &scratch.request.key;
     if let Err(error) = F::flows().insert(key, &scratch.flow, u64::from(BPF_NOEXIST)) {
         let _ = F::flows().remove(&scratch.flow.partner(key.proto));
         return match error {
@@ -152,28 +151,28 @@ extern "C" fn try_port<F: Family>(attempt: u32, search: *mut Search) -> i64 {
     let Some(scratch) = F::scratch() else {
         return 1;
     };
-    let claim = &mut scratch.claim;
+    let request = &mut scratch.request;
     if attempt >= QUICK_TRIES && search.small == 0 {
         // Somebody who uses up all ports to a peer shall not use up the processor as well. Where
         // many are free, a search ends soon, and leaves the others of this tick theirs.
         let now = now();
-        if claim.searched != now {
-            claim.searched = now;
-            claim.spent = 0;
+        if request.searched != now {
+            request.searched = now;
+            request.spent = 0;
         }
-        if claim.spent >= BUDGET {
+        if request.spent >= BUDGET {
             return 1;
         }
-        claim.spent += 1;
+        request.spent += 1;
     }
-    let key = &claim.key;
-    if claim.translate != 0 {
+    let key = &request.key;
+    if request.translate != 0 {
         let range = Range {
-            first: claim.first,
-            last: claim.last,
+            first: request.first,
+            last: request.last,
         };
         let port = range.candidate(u16::from_be_bytes(key.sport), attempt, search.random);
-        if claim.spare & SPARE_RESERVED != 0
+        if request.avoid & AVOID_RESERVED != 0
             && key.proto != F::ICMP
             && records::is_reserved(port)
             && range.len() > 1
@@ -181,15 +180,10 @@ extern "C" fn try_port<F: Family>(attempt: u32, search: *mut Search) -> i64 {
             return 0;
         }
         scratch.flow.new_sport = port.to_be_bytes();
-        // A forward has another destination port as well.
-        let old = sum2(key.sport) + sum2(key.dport);
-        let new = sum2(scratch.flow.new_sport) + sum2(scratch.flow.new_dport);
-        scratch.flow.port_diff = difference(old, new);
-        scratch.back.port_diff = difference(new, old);
     }
     let back_key = scratch.flow.partner(key.proto);
-    if claim.spare & SPARE_SOCKETS != 0 {
-        if is_mapped::<F>(&back_key) || published::is_taken::<F>(&back_key) {
+    if request.avoid & AVOID_SOCKETS != 0 {
+        if is_mapped::<F>(&back_key) || forwards::is_published::<F>(&back_key) {
             return 0;
         }
         // Most tries meet an entry: see that before asking for sockets.

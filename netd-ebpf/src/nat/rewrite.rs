@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::programs::TcContext;
-use netd_common::abi::{FLOW_NAT, Flow};
+use netd_common::abi::{FLOW_NAT, Flow, Port};
 use netd_common::checksum::{BPF_F_IPV6, difference, sum2, update};
 use netd_common::crc32c;
 use netd_common::proto;
@@ -51,7 +51,7 @@ pub fn apply<F: Family>(
     if !F::IS_IPV6 && packet.new_id != [0; 2] {
         renumber(ctx, l3, packet.id, packet.new_id)?;
     }
-    if packet.headless {
+    if packet.no_l4 {
         return Some(());
     }
     let protocol = packet.key.proto;
@@ -66,7 +66,7 @@ pub fn apply<F: Family>(
     if moved {
         if protocol == proto::SCTP {
             // Its checksum covers the other fragments, too.
-            if packet.first {
+            if packet.first_fragment {
                 return None;
             }
             sctp_checksum::<F>(ctx, l4, packet, flow)?;
@@ -90,11 +90,24 @@ pub fn apply<F: Family>(
     };
     addresses_changed::<F>(ctx, field, flow, flags)?;
     if moved {
-        ctx.skb
-            .l4_csum_replace(field, 0, u64::from(flow.port_diff), flags)
-            .ok()?;
+        ports_changed(ctx, field, packet, flow, flags)?;
     }
     Some(())
+}
+
+/// Adjust a checksum that covers the ports.
+#[inline(always)]
+fn ports_changed<A>(
+    ctx: &TcContext,
+    field: usize,
+    packet: &Packet<A>,
+    flow: &Flow<A>,
+    flags: u64,
+) -> Option<()> {
+    let word = |[a, b]: Port, [c, d]: Port| u64::from(u32::from_ne_bytes([a, b, c, d]));
+    let old = word(packet.key.sport, packet.key.dport);
+    let new = word(flow.new_sport, flow.new_dport);
+    ctx.skb.l4_csum_replace(field, old, new, flags | 4).ok()
 }
 
 /// Adjust a checksum that covers the pseudo-header.
@@ -125,7 +138,7 @@ fn icmp_query<F: Family>(
     flow: &Flow<F::Addr>,
     moved: bool,
 ) -> Option<()> {
-    let id = if packet.answer {
+    let id = if packet.is_reply {
         flow.new_dport
     } else {
         flow.new_sport
@@ -141,16 +154,19 @@ fn icmp_query<F: Family>(
     if F::IS_IPV6 {
         addresses_changed::<F>(ctx, l4 + 2, flow, 0)?;
         if moved {
-            ctx.skb
-                .l4_csum_replace(l4 + 2, 0, u64::from(flow.port_diff), 0)
-                .ok()?;
+            ports_changed(ctx, l4 + 2, packet, flow, 0)?;
         }
     } else if moved {
         let head = at::<[u16; 4]>(ctx, l4)?;
+        // The query's kind, in the other port's place, stays.
+        let change = difference(
+            sum2(packet.key.sport) + sum2(packet.key.dport),
+            sum2(flow.new_sport) + sum2(flow.new_dport),
+        );
         // SAFETY: as above.
         unsafe {
             let checksum = (*head)[1].to_ne_bytes();
-            (*head)[1] = u16::from_ne_bytes(update(checksum, flow.port_diff));
+            (*head)[1] = u16::from_ne_bytes(update(checksum, change));
         }
     }
     Some(())
@@ -170,7 +186,7 @@ fn sctp_checksum<F: Family>(
     let [e, f] = flow.new_sport;
     let [g, h] = flow.new_dport;
     let mut crc = crc32c::begin([a, b, c, d], [e, f, g, h]);
-    let len = packet.end.wrapping_sub(packet.at);
+    let len = packet.end.wrapping_sub(packet.l4_offset);
     // SAFETY: `crc` outlives the call, and `zero_byte` has the signature the helper calls.
     unsafe {
         bpf_loop(len, zero_byte as *mut c_void, (&raw mut crc).cast(), 0);

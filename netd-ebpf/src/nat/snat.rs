@@ -1,20 +1,20 @@
 //! Masquerading: a guest's flow goes behind an address of the host's, or of its network's range.
 
 use netd_common::Reason;
-use netd_common::abi::{FLOW_MASQUERADE, FLOW_NAT};
+use netd_common::abi::{FLOW_NAT, FLOW_SNAT};
 use netd_common::checksum::difference;
 use netd_common::port::Range;
 
-use crate::context::{Decision, Packet, SPARE_RESERVED, SPARE_SOCKETS, Source};
+use crate::context::{AVOID_RESERVED, AVOID_SOCKETS, Decision, Ingress, Packet};
 use crate::family::Family;
 use crate::parse::transport::has_ports;
 use crate::records;
 
 /// Put the flow of the scratch map behind an address of the host's or of its network's range.
 #[inline(always)]
-pub fn hide<F: Family>(
+pub fn snat<F: Family>(
     packet: &Packet<F::Addr>,
-    source: &Source,
+    ingress: &Ingress,
     decision: &Decision<F::Addr>,
 ) -> Result<(), Reason> {
     let Some(scratch) = F::scratch() else {
@@ -22,7 +22,7 @@ pub fn hide<F: Family>(
     };
     let key = &packet.key;
     let (mut range, mut address) = (Range::new(0, 0), decision.route.own);
-    if source.bridge == 0 {
+    if ingress.bridge == 0 {
         // A packet of the host's own, whose port a guest's flow has: another port will do.
         address = key.src;
     } else {
@@ -34,12 +34,12 @@ pub fn hide<F: Family>(
         if address == F::ZERO || F::never_forwarded(address) {
             address = F::address(device);
         }
-        if let Some(network) = records::network(source.bridge) {
+        if let Some(network) = records::network(ingress.bridge) {
             range = Range::new(network.first_port, network.last_port);
-            let side = F::side(network);
-            if side.first != F::ZERO {
+            let config = F::config(network);
+            if config.first != F::ZERO {
                 // The same address for all of a guest's flows (RFC 4787, REQ-2).
-                address = F::pick(side.first, side.last, F::hash(key.src));
+                address = F::pick(config.first, config.last, F::hash(key.src));
             }
         }
     }
@@ -49,17 +49,17 @@ pub fn hide<F: Family>(
     if key.proto == F::ICMP {
         range = Range::ALL;
     }
-    scratch.flow.flags |= FLOW_NAT | FLOW_MASQUERADE;
+    scratch.flow.flags |= FLOW_NAT | FLOW_SNAT;
     scratch.back.flags |= FLOW_NAT;
     scratch.flow.new_src = address;
     scratch.flow.addr_diff = difference(F::sum(&key.src), F::sum(&address));
     scratch.back.addr_diff = difference(F::sum(&address), F::sum(&key.src));
-    scratch.claim.first = range.first;
-    scratch.claim.last = range.last;
-    scratch.claim.translate = u32::from(has_ports(key.proto) || key.proto == F::ICMP);
-    scratch.claim.spare = SPARE_RESERVED;
-    if source.bridge != 0 {
-        scratch.claim.spare |= SPARE_SOCKETS;
+    scratch.request.first = range.first;
+    scratch.request.last = range.last;
+    scratch.request.translate = u32::from(has_ports(key.proto) || key.proto == F::ICMP);
+    scratch.request.avoid = AVOID_RESERVED;
+    if ingress.bridge != 0 {
+        scratch.request.avoid |= AVOID_SOCKETS;
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ pub struct Message {
     /// `Kind::Flow` for queries and their answers.
     pub kind: Kind,
     /// It answers a query.
-    pub answer: bool,
+    pub is_reply: bool,
     /// Which query (its type), 0 for echo: part of the flow's key.
     pub query: u8,
 }
@@ -45,7 +45,7 @@ pub struct Message {
 /// A message of the ICMP with protocol number `icmp`.
 #[inline(always)]
 pub fn read(icmp: u8, message: u8) -> Message {
-    let (kind, answer, query) = if icmp == proto::ICMP {
+    let (kind, is_reply, query) = if icmp == proto::ICMP {
         match message {
             v4::ECHO => (Kind::Flow, false, 0),
             v4::ECHO_REPLY => (Kind::Flow, true, 0),
@@ -70,7 +70,7 @@ pub fn read(icmp: u8, message: u8) -> Message {
     };
     Message {
         kind,
-        answer,
+        is_reply,
         query,
     }
 }

@@ -3,7 +3,8 @@
 use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
+    BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey, Fragment, FragmentKey,
+    Network, Slot,
 };
 use netd_common::checksum::fold;
 use netd_common::proto;
@@ -61,14 +62,14 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn side(network: &Network) -> Side<u32> {
-        let side = &network.v4;
-        Side {
-            gateway: u32::from_ne_bytes(side.gateway),
-            first: u32::from_ne_bytes(side.first),
-            last: u32::from_ne_bytes(side.last),
-            mode: side.mode,
-            zero: side.zero,
+    fn config(network: &Network) -> FamilyConfig<u32> {
+        let config = &network.v4;
+        FamilyConfig {
+            gateway: u32::from_ne_bytes(config.gateway),
+            first: u32::from_ne_bytes(config.first),
+            last: u32::from_ne_bytes(config.last),
+            mode: config.mode,
+            pad: config.pad,
         }
     }
 
@@ -169,9 +170,10 @@ impl Family for V4 {
                 sport: [0; 2],
                 dport: [0; 2],
                 proto: protocol,
-                zero: [0; 3],
+                pad: 0,
+                zone: 0,
             },
-            at: (l3 + header_len) as u32,
+            l4_offset: (l3 + header_len) as u32,
             ip_len,
             end: l3 as u32 + ip_len,
             wire_len: ip_len,
@@ -186,10 +188,10 @@ impl Family for V4 {
             ttl,
             options: header_len != Ipv4Hdr::LEN,
             // More fragments.
-            first: fragment & 0x2000 != 0,
-            headless: false,
-            notable: false,
-            answer: false,
+            first_fragment: fragment & 0x2000 != 0,
+            no_l4: false,
+            changes_state: false,
+            is_reply: false,
         };
         if fragment & 0x1fff != 0 {
             packet.kind = Kind::Fragment;
@@ -267,7 +269,7 @@ impl Family for V4 {
     }
 
     family_maps!(u32: FLOWS4, SLOTS4, FRAGMENTS4, ENDPOINTS4, ADDRESSES4, SUBNETS4, POOLS4,
-        FORWARDS4, SCRATCH4, SEEN4, ROUTING4);
+        FORWARDS4, BINDINGS4, SCRATCH4, PACKET_CTX4, ROUTING4);
 }
 
 /// What [`option_length`] says of a source route.

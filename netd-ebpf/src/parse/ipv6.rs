@@ -3,7 +3,8 @@
 use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    Addr6, Device, Endpoint, Flow, FlowKey, Fragment, FragmentKey, Network, Side, Slot,
+    Addr6, BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey, Fragment,
+    FragmentKey, Network, Slot,
 };
 use netd_common::checksum::{difference, sum2};
 use netd_common::proto;
@@ -94,14 +95,14 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn side(network: &Network) -> Side<Words> {
-        let side = &network.v6;
-        Side {
-            gateway: words(&side.gateway),
-            first: words(&side.first),
-            last: words(&side.last),
-            mode: side.mode,
-            zero: side.zero,
+    fn config(network: &Network) -> FamilyConfig<Words> {
+        let config = &network.v6;
+        FamilyConfig {
+            gateway: words(&config.gateway),
+            first: words(&config.first),
+            last: words(&config.last),
+            mode: config.mode,
+            pad: config.pad,
         }
     }
 
@@ -187,9 +188,10 @@ impl Family for V6 {
                 sport: [0; 2],
                 dport: [0; 2],
                 proto: next,
-                zero: [0; 3],
+                pad: 0,
+                zone: 0,
             },
-            at: l4,
+            l4_offset: l4,
             ip_len,
             end: l3 as u32 + ip_len,
             wire_len: ip_len,
@@ -203,17 +205,17 @@ impl Family for V6 {
             control: 0,
             ttl,
             options: false,
-            first: false,
-            headless: false,
-            notable: false,
-            answer: false,
+            first_fragment: false,
+            no_l4: false,
+            changes_state: false,
+            is_reply: false,
         };
         if is_extension(next) {
             let walked = extension_headers(ctx, l4, u32::from(next));
             packet.key.proto = walked as u8;
-            packet.at = (walked >> 8) as u32 & 255;
+            packet.l4_offset = (walked >> 8) as u32 & 255;
             packet.options = walked & (walk::OPTIONS | walk::ROUTED) != 0;
-            packet.first = walked & walk::FIRST != 0;
+            packet.first_fragment = walked & walk::FIRST != 0;
             if walked & (walk::FIRST | walk::LATER) != 0 {
                 let id = (walked >> 32) as u32 & 255;
                 packet.id = ctx.load::<[u8; 4]>(id as usize).unwrap_or_default();
@@ -227,7 +229,7 @@ impl Family for V6 {
             }
             pull(ctx, packet.l4() + 20);
         }
-        let header_len = packet.at.wrapping_sub(l3 as u32);
+        let header_len = packet.l4_offset.wrapping_sub(l3 as u32);
         if header_len > ip_len {
             return Ok(());
         }
@@ -300,7 +302,7 @@ impl Family for V6 {
     }
 
     family_maps!(Words: FLOWS6, SLOTS6, FRAGMENTS6, ENDPOINTS6, ADDRESSES6, SUBNETS6, POOLS6,
-        FORWARDS6, SCRATCH6, SEEN6, ROUTING6);
+        FORWARDS6, BINDINGS6, SCRATCH6, PACKET_CTX6, ROUTING6);
 }
 
 #[inline(always)]

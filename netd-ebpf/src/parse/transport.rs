@@ -11,7 +11,7 @@ use crate::frame::{at, read};
 use crate::parse::icmp;
 use crate::skb::gso_size;
 
-/// Fill in what the transport header at `packet.at` says. `len` is what the IP packet holds from
+/// Fill in what the transport header at `packet.l4_offset` says. `len` is what the IP packet holds from
 /// there on.
 #[inline(always)]
 pub fn read_transport<A>(ctx: &TcContext, packet: &mut Packet<A>, icmp: u8, l3: usize, len: u32) {
@@ -32,7 +32,7 @@ pub fn read_transport<A>(ctx: &TcContext, packet: &mut Packet<A>, icmp: u8, l3: 
             packet.control = (*header)[13];
             l4_len = u32::from((*header)[12] >> 4) * 4;
         }
-        packet.notable = packet.control & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
+        packet.changes_state = packet.control & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
         if l4_len < 20 {
             return;
         }
@@ -58,9 +58,9 @@ pub fn read_transport<A>(ctx: &TcContext, packet: &mut Packet<A>, icmp: u8, l3: 
     if protocol == icmp {
         let message = icmp::read(icmp, w0.to_ne_bytes()[0]);
         packet.kind = message.kind;
-        packet.answer = message.answer;
+        packet.is_reply = message.is_reply;
         let (id, query): (Port, Port) = (w2.to_ne_bytes(), [0, message.query]);
-        (packet.key.sport, packet.key.dport) = if message.answer {
+        (packet.key.sport, packet.key.dport) = if message.is_reply {
             (query, id)
         } else {
             (id, query)
@@ -73,7 +73,7 @@ pub fn read_transport<A>(ctx: &TcContext, packet: &mut Packet<A>, icmp: u8, l3: 
             // stand first (RFC 9260, section 3: ABORT and SHUTDOWN COMPLETE are never bundled
             // behind others).
             packet.control = read::<u8>(ctx, l4 + 12).unwrap_or_default();
-            packet.notable = matches!(
+            packet.changes_state = matches!(
                 packet.control,
                 sctp::INIT
                     | sctp::ABORT
@@ -85,7 +85,7 @@ pub fn read_transport<A>(ctx: &TcContext, packet: &mut Packet<A>, icmp: u8, l3: 
         }
     }
     if gso != 0 {
-        packet.wire_len = packet.at - l3 as u32 + l4_len + gso;
+        packet.wire_len = packet.l4_offset - l3 as u32 + l4_len + gso;
     }
 }
 

@@ -39,7 +39,9 @@ fn reply(ctx: &TcContext) -> Option<i32> {
     let network = records::network(bridge)?;
     // What the host has itself the stack answers for; who asks for its own address looks for
     // others that have it, and an address of a range is not free.
-    if records::is_own::<V4>(&target) || (network.uplink != 0 && network.uplink != here) {
+    if records::is_own::<V4>(&target)
+        || (network.uplink_ifindex != 0 && network.uplink_ifindex != here)
+    {
         return None;
     }
     let own = records::device(here)?.mac;

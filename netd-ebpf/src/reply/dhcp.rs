@@ -13,7 +13,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
-use netd_common::abi::{BINDING_LEASED, Binding, BindingKey, MacAddr, NETWORK_GUARDED};
+use netd_common::abi::{BINDING_SNOOPED, Binding, BindingKey, MacAddr, NETWORK_GUARDED};
 use netd_common::checksum::{difference, fold, sum2, update};
 use netd_common::proto;
 use network_types::udp::UdpHdr;
@@ -21,9 +21,9 @@ use network_types::udp::UdpHdr;
 use crate::context::Kind;
 use crate::family::{Family, V4};
 use crate::frame::{ETH, at};
+use crate::records;
 use crate::skb::{ifindex, ingress_ifindex};
 use crate::verified::verified;
-use crate::{maps, records};
 
 const SERVER: [u8; 2] = 67u16.to_be_bytes();
 const CLIENT: [u8; 2] = 68u16.to_be_bytes();
@@ -62,11 +62,11 @@ fn complete_reply(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn complete(ctx: &TcContext) -> Option<()> {
-    let packet = &mut V4::seen()?.packet;
+    let packet = &mut V4::packet_ctx()?.packet;
     V4::parse(ctx, ETH, packet).ok()?;
     if packet.kind != Kind::Flow
         || packet.options
-        || packet.first
+        || packet.first_fragment
         || packet.key.sport != SERVER
         || packet.key.dport != CLIENT
         || packet.ip_len as usize + ETH != ctx.len() as usize
@@ -131,11 +131,18 @@ fn remember_lease(ctx: &TcContext, message: usize) {
     }
     let binding = Binding {
         mac,
-        kind: BINDING_LEASED,
-        zero: 0,
+        kind: BINDING_SNOOPED,
+        pad: 0,
     };
     // Without room the agent's knowledge of the lease has to do.
-    let _ = maps::BINDINGS4.insert(&BindingKey { bridge, address }, &binding, 0);
+    let _ = V4::bindings().insert(
+        &BindingKey {
+            bridge_ifindex: bridge,
+            address,
+        },
+        &binding,
+        0,
+    );
 }
 
 /// Sum of the packet's bytes from `start` to `end`.

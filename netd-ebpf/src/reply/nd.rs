@@ -69,7 +69,7 @@ fn reply(ctx: &TcContext) -> Option<i32> {
     // What the host has itself the stack answers for.
     if asker == V6::ZERO
         || records::is_own::<V6>(&target)
-        || (network.uplink != 0 && network.uplink != here)
+        || (network.uplink_ifindex != 0 && network.uplink_ifindex != here)
     {
         return None;
     }

@@ -9,7 +9,7 @@ use netd_common::proto;
 use network_types::icmp::Icmpv4Hdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::context::{Kind, Packet, Seen, Words};
+use crate::context::{Kind, Packet, PacketCtx, Words};
 use crate::family::{Family, V4, V6};
 use crate::frame::{ETH, macs, read};
 use crate::maps;
@@ -34,7 +34,7 @@ verified! {
 
 #[inline(always)]
 fn build_answer<F: Answers>(ctx: &TcContext, own: &F::Addr, message: u32) -> i32 {
-    let Some(Seen { packet, .. }) = F::seen() else {
+    let Some(PacketCtx { packet, .. }) = F::packet_ctx() else {
         return 1;
     };
     i32::from(F::build(ctx, packet, *own, (message as u16).to_ne_bytes()).is_none())
@@ -71,18 +71,18 @@ impl Answers for V6 {
 #[inline(always)]
 pub fn answer<F: Family>(ctx: &TcContext, here: u32, own: F::Addr, reason: u32) -> i32 {
     drops::count(ctx, reason);
-    let Some(Seen { packet, .. }) = F::seen() else {
+    let Some(PacketCtx { packet, .. }) = F::packet_ctx() else {
         return TC_ACT_SHOT;
     };
     if own == F::ZERO
         || matches!(packet.kind, Kind::IcmpError | Kind::Fragment)
-        || packet.first
+        || packet.first_fragment
         || packet.options
-        || packet.at as usize != ETH + F::HEADER
+        || packet.l4_offset as usize != ETH + F::HEADER
         || packet.key.src == F::ZERO
         || F::never_forwarded(packet.key.src)
         || F::never_forwarded(packet.key.dst)
-        || !ratelimit::take(&maps::ANSWERS, PER_SECOND)
+        || !ratelimit::take(&maps::REPLY_LIMIT, PER_SECOND)
     {
         return TC_ACT_SHOT;
     }

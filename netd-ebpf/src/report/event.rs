@@ -23,7 +23,7 @@ pub fn record(ctx: &TcContext, reason: u32) {
     let Some(suppressed) = maps::SUPPRESSED.get_ptr_mut(0) else {
         return;
     };
-    if !ratelimit::take(&maps::NOTICES, PER_SECOND) {
+    if !ratelimit::take(&maps::EVENT_LIMIT, PER_SECOND) {
         // SAFETY: the entry is this CPU's alone.
         unsafe { *suppressed = (*suppressed).wrapping_add(1) };
         return;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    DEVICE_ETHERNET, Endpoint, FLOW_FORWARD, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr,
+    DEVICE_ETHERNET, Endpoint, EndpointKey, FLOW_DNAT, FLOW_NAT, FLOW_REPLY, Flow, FlowKey, MacAddr,
 };
 use netd_common::clock::ticks;
 use netd_common::state::State;
@@ -22,15 +22,15 @@ const ENDPOINT_AGE: u32 = ticks(60);
 #[inline(always)]
 pub fn set_outside<F: Family>(flow: &mut Flow<F::Addr>, route: &Route<F::Addr>) {
     let ethernet = records::device(route.ifindex).is_some_and(|d| d.flags & DEVICE_ETHERNET != 0);
-    flow.out_network = 0;
-    flow.out_ifindex = if route.resolved && ethernet {
+    flow.out_bridge = 0;
+    flow.next_hop.ifindex = if route.resolved && ethernet {
         route.ifindex
     } else {
         0
     };
-    flow.out_mtu = route.mtu;
-    flow.out_dmac = route.dmac;
-    flow.out_smac = route.smac;
+    flow.next_hop.mtu = route.mtu;
+    flow.next_hop.dmac = route.dmac;
+    flow.next_hop.smac = route.smac;
 }
 
 /// Store in `flow` the way to the guest it ends at, behind `bridge`: straight to the port where
@@ -47,13 +47,13 @@ pub fn set_guest<F: Family>(
     let Some(network) = records::network(bridge) else {
         return false;
     };
-    flow.out_network = bridge;
-    flow.out_smac = network.mac;
-    flow.out_mtu = network.mtu;
+    flow.out_bridge = bridge;
+    flow.next_hop.smac = network.mac;
+    flow.next_hop.mtu = network.mtu;
     let answer = flow.flags & (FLOW_NAT | FLOW_REPLY) == FLOW_NAT | FLOW_REPLY;
-    let asked = |mac: MacAddr| !answer || flow.out_dmac == [0; 6] || flow.out_dmac == mac;
+    let asked = |mac: MacAddr| !answer || flow.next_hop.dmac == [0; 6] || flow.next_hop.dmac == mac;
     // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
-    let endpoint = unsafe { F::endpoints().get(&flow.new_dst) };
+    let endpoint = unsafe { F::endpoints().get(&EndpointKey::new(flow.new_dst)) };
     let endpoint =
         endpoint.filter(|e| e.ifindex == bridge || records::bridge_of_port(e.ifindex) == bridge);
     let fresh = |e: &Endpoint| now().wrapping_sub(e.last_seen) < ENDPOINT_AGE;
@@ -65,7 +65,8 @@ pub fn set_guest<F: Family>(
             sport: [0; 2],
             dport: [0; 2],
             proto: 0,
-            zero: [0; 3],
+            pad: 0,
+            zone: 0,
         };
         let mut found = Route::default();
         if route::<F>(ctx, in_ifindex, &key, 0, &mut found)
@@ -75,26 +76,26 @@ pub fn set_guest<F: Family>(
             if !asked(found.dmac) {
                 return false;
             }
-            flow.out_ifindex = bridge;
-            flow.out_dmac = found.dmac;
+            flow.next_hop.ifindex = bridge;
+            flow.next_hop.dmac = found.dmac;
             return true;
         }
         known = endpoint;
     }
     let Some(endpoint) = known else {
-        flow.out_ifindex = 0;
+        flow.next_hop.ifindex = 0;
         // The stack would ask for the address, and give the answer to whoever has it now. Until
         // the guest is seen again there is nobody to have it (`open::send`).
-        if answer && flow.out_dmac != [0; 6] {
-            flow.out_mtu = 0;
+        if answer && flow.next_hop.dmac != [0; 6] {
+            flow.next_hop.mtu = 0;
         }
         return true;
     };
     if !asked(endpoint.mac) {
         return false;
     }
-    flow.out_ifindex = endpoint.ifindex;
-    flow.out_dmac = endpoint.mac;
+    flow.next_hop.ifindex = endpoint.ifindex;
+    flow.next_hop.dmac = endpoint.mac;
     true
 }
 
@@ -103,9 +104,9 @@ pub fn set_guest<F: Family>(
 /// the gateway's address. `confirm` receives whom to ask for.
 #[inline(always)]
 pub fn ask_for_guest<F: Family>(flow: &mut Flow<F::Addr>, confirm: &mut F::Addr) {
-    if flow.flags & (FLOW_FORWARD | FLOW_REPLY) == FLOW_FORWARD && flow.out_ifindex == 0 {
-        flow.out_ifindex = flow.out_network;
-        flow.out_dmac = [0; 6];
+    if flow.flags & (FLOW_DNAT | FLOW_REPLY) == FLOW_DNAT && flow.next_hop.ifindex == 0 {
+        flow.next_hop.ifindex = flow.out_bridge;
+        flow.next_hop.dmac = [0; 6];
         *confirm = flow.new_dst;
     }
 }
@@ -113,9 +114,10 @@ pub fn ask_for_guest<F: Family>(flow: &mut Flow<F::Addr>, confirm: &mut F::Addr)
 /// The epoch for a flow that was just looked at: not this one where its next packet must not go on
 /// without a look, since the way is makeshift or the flow has only seconds to live.
 #[inline(always)]
-pub fn epoch_after_look<A>(flow: &Flow<A>, protocol: u8, epoch: u32) -> u32 {
-    let makeshift = flow.out_ifindex == 0 || (flow.out_network != 0 && flow.out_dmac == [0; 6]);
-    if makeshift || State::from_u8(flow.state).is_brief(protocol) {
+pub fn epoch_after_validation<A>(flow: &Flow<A>, protocol: u8, epoch: u32) -> u32 {
+    let makeshift =
+        flow.next_hop.ifindex == 0 || (flow.out_bridge != 0 && flow.next_hop.dmac == [0; 6]);
+    if makeshift || State::from_u8(flow.state).is_short_lived(protocol) {
         epoch.wrapping_sub(1)
     } else {
         epoch
@@ -126,8 +128,8 @@ pub fn epoch_after_look<A>(flow: &Flow<A>, protocol: u8, epoch: u32) -> u32 {
 #[inline(always)]
 pub fn needs_stack<A>(l3: usize, packet: &Packet<A>, flow: &Flow<A>) -> bool {
     l3 != ETH
-        || flow.out_ifindex == 0
+        || flow.next_hop.ifindex == 0
         || packet.ttl <= 1
         || packet.options
-        || packet.wire_len > u32::from(flow.out_mtu)
+        || packet.wire_len > u32::from(flow.next_hop.mtu)
 }

@@ -8,7 +8,7 @@ use netd_common::policy::Verdict;
 use crate::action::{PASS, drop, reject};
 use crate::conntrack::fragment;
 use crate::conntrack::trackable::why_no_flow;
-use crate::context::{Decision, Kind, Seen};
+use crate::context::{Decision, Kind, PacketCtx};
 use crate::family::Family;
 use crate::filter::policy::decide;
 use crate::nat::{mapping, open};
@@ -16,14 +16,16 @@ use crate::records;
 
 /// Stage: a packet of no known flow.
 #[inline(always)]
-pub fn first<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
+pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
     if records::control_flags() & CONTROL_MAPPINGS != 0 {
-        match mapping::admit::<F>(ctx, seen) {
+        match mapping::admit::<F>(ctx, packet_ctx) {
             PASS => {}
             action => return action,
         }
     }
-    let Seen { packet, source, .. } = seen;
+    let PacketCtx {
+        packet, ingress, ..
+    } = packet_ctx;
     // The host's own traffic ends here.
     if records::is_own::<F>(&packet.key.dst) {
         if packet.kind == Kind::Fragment {
@@ -39,11 +41,11 @@ pub fn first<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
         return PASS;
     }
     let mut decision = Decision::none();
-    decide::<F>(ctx, packet, source, &mut decision);
+    decide::<F>(ctx, packet, ingress, &mut decision);
     match decision.verdict {
         Verdict::Stack | Verdict::Masquerade => PASS,
         Verdict::Reject(reason) => reject(reason),
         Verdict::Accept if why_no_flow(packet).is_some() => PASS,
-        Verdict::Accept => open::prepare::<F>(ctx, packet, source, &decision),
+        Verdict::Accept => open::prepare::<F>(ctx, packet, ingress, &decision),
     }
 }

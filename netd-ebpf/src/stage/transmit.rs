@@ -8,7 +8,7 @@ use netd_common::proto;
 use crate::action::{PASS, drop};
 use crate::conntrack::lookup::find;
 use crate::conntrack::window;
-use crate::context::{Hook, Packet, Seen};
+use crate::context::{Hook, Packet, PacketCtx};
 use crate::family::Family;
 use crate::frame::set_macs;
 use crate::nat::rewrite;
@@ -17,22 +17,24 @@ use crate::route::redirect::redirect;
 
 /// Stage: send the packet by its flow.
 #[inline(always)]
-pub fn send<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let l3 = seen.l3();
-    let Seen {
+pub fn send<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let l3 = packet_ctx.l3();
+    let PacketCtx {
         packet,
-        source,
+        ingress,
         confirm,
         ..
-    } = seen;
+    } = packet_ctx;
 
     match find::<F>(&packet.key) {
         // `next_hop::set_guest` looked for the guest.
-        Some(flow) if flow.out_network != 0 && flow.out_ifindex == 0 && flow.out_mtu == 0 => {
+        Some(flow)
+            if flow.out_bridge != 0 && flow.next_hop.ifindex == 0 && flow.next_hop.mtu == 0 =>
+        {
             drop(Reason::NoGuest)
         }
-        Some(flow) if flow.in_network == source.bridge => {
-            transmit::<F>(ctx, l3, packet, flow, source.hook(), *confirm)
+        Some(flow) if flow.in_bridge == ingress.bridge => {
+            transmit::<F>(ctx, l3, packet, flow, ingress.hook(), *confirm)
         }
         // Another CPU needed the room.
         _ => drop(Reason::TableFull),
@@ -41,9 +43,9 @@ pub fn send<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
 
 /// Stage: translate the packet by its flow, where it leaves by the stack.
 #[inline(always)]
-pub fn translate<F: Family>(ctx: &TcContext, seen: &mut Seen<F::Addr>) -> i32 {
-    let l3 = seen.l3();
-    let Seen { packet, .. } = seen;
+pub fn translate<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let l3 = packet_ctx.l3();
+    let PacketCtx { packet, .. } = packet_ctx;
 
     match find::<F>(&packet.key) {
         Some(flow) if flow.flags & FLOW_NAT != 0 => translated::<F>(ctx, l3, packet, flow),
@@ -68,7 +70,7 @@ pub fn transmit<F: Family>(
 ) -> i32 {
     flow.packets += 1;
     flow.bytes += u64::from(ctx.len());
-    if packet.key.proto == proto::TCP && !packet.headless {
+    if packet.key.proto == proto::TCP && !packet.no_l4 {
         window::remember(packet, flow);
     }
     // The stack answers with ICMP where that is due, fragments, resolves neighbours. A packet that
@@ -82,7 +84,7 @@ pub fn transmit<F: Family>(
     if stack && (!translated_destination || hook == Hook::Port) {
         return PASS;
     }
-    if (!stack && set_macs(ctx, flow.out_dmac, flow.out_smac).is_none())
+    if (!stack && set_macs(ctx, flow.next_hop.dmac, flow.next_hop.smac).is_none())
         || rewrite::apply::<F>(ctx, l3, packet, flow, !stack).is_none()
     {
         return drop(Reason::Rewrite);
@@ -90,7 +92,7 @@ pub fn transmit<F: Family>(
     if stack {
         PASS
     } else {
-        redirect::<F>(flow.out_ifindex, confirm)
+        redirect::<F>(flow.next_hop.ifindex, confirm)
     }
 }
 

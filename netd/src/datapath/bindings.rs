@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::Pod;
 use aya::maps::{HashMap, MapData};
 use netd_common::abi::{
-    BINDING_CLAIMED, BINDING_KNOWN, Binding, BindingKey, Identity, MacAddr, PORT_GUARD,
+    BINDING_FCFS, BINDING_STATIC, Binding, BindingKey, MacAddr, PORT_GUARD, PortMac,
 };
 
 use super::Result;
@@ -46,11 +46,11 @@ where
         }
         for (key, binding) in &held {
             let stale = match binding.kind {
-                BINDING_KNOWN => !wanted.contains_key(key),
-                BINDING_CLAIMED => gone.contains(&(key.bridge, binding.mac)),
+                BINDING_STATIC => !wanted.contains_key(key),
+                BINDING_FCFS => gone.contains(&(key.bridge_ifindex, binding.mac)),
                 _ => false,
             };
-            if stale || !is_live(key.bridge) {
+            if stale || !is_live(key.bridge_ifindex) {
                 remove(&mut self.map, self.name, key)?;
             }
         }
@@ -67,7 +67,7 @@ where
 
 /// The maps of guarded ports.
 pub(super) struct Guards {
-    pub identities: HashMap<MapData, u32, Identity>,
+    pub identities: HashMap<MapData, u32, PortMac>,
     pub v4: Bindings<netd_common::abi::Addr4>,
     pub v6: Bindings<netd_common::abi::Addr6>,
     /// May the maps hold anything?
@@ -85,13 +85,13 @@ impl Guards {
         self.used = true;
         let mut gone = BTreeMap::new();
         for entry in self.identities.iter() {
-            let (port, identity) = entry.map_err(error("read", names::IDENTITIES))?;
+            let (port, identity) = entry.map_err(error("read", names::PORT_MACS))?;
             if !wanted.ports.get(&port).is_some_and(guarded) {
                 gone.insert(port, identity.mac);
             }
         }
         for port in gone.keys() {
-            remove(&mut self.identities, names::IDENTITIES, port)?;
+            remove(&mut self.identities, names::PORT_MACS, port)?;
         }
         // The port's number tells no bridge any more: whoever has that MAC address in a network has
         // gone from it.

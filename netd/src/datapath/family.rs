@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::Pod;
 use aya::maps::{HashMap, LpmTrie, MapData, lpm_trie};
-use netd_common::abi::{Endpoint, Forward, ForwardKey, Subnet};
+use netd_common::abi::{Endpoint, EndpointKey, Forward, ForwardKey, Subnet};
 
 use super::Result;
 use super::forwards::Forwards;
@@ -16,11 +16,12 @@ pub(super) struct FamilyMaps<A: Pod>
 where
     ForwardKey<A>: Pod,
     Forward<A>: Pod,
+    EndpointKey<A>: Pod,
 {
     pub addresses: (&'static str, HashMap<MapData, A, u32>),
     pub subnets: (&'static str, LpmTrie<MapData, A, Subnet>),
     pub pools: (&'static str, LpmTrie<MapData, A, Subnet>),
-    pub endpoints: (&'static str, HashMap<MapData, A, Endpoint>),
+    pub endpoints: (&'static str, HashMap<MapData, EndpointKey<A>, Endpoint>),
     pub forwards: Forwards<A>,
 }
 
@@ -28,6 +29,7 @@ impl<A: Pod + Ord + PartialEq> FamilyMaps<A>
 where
     ForwardKey<A>: Pod,
     Forward<A>: Pod,
+    EndpointKey<A>: Pod,
 {
     /// Make the maps hold exactly (without `prune`: at least) `wanted`; returns whether something
     /// changed.
@@ -45,15 +47,15 @@ where
         let (name, endpoints) = &mut self.endpoints;
         let mut gone = Vec::new();
         for entry in endpoints.iter() {
-            let (address, endpoint) = entry.map_err(error("read", name))?;
+            let (key, endpoint) = entry.map_err(error("read", name))?;
             if !keep(endpoint.ifindex) {
-                gone.push(address);
+                gone.push(key);
             }
         }
-        for address in &gone {
-            remove(endpoints, name, address)?;
+        for key in &gone {
+            remove(endpoints, name, key)?;
         }
-        Ok(gone)
+        Ok(gone.into_iter().map(|key| key.address).collect())
     }
 }
 
@@ -71,7 +73,7 @@ fn sync_prefixes<A: Pod + Ord>(
         let (len, data) = (key.prefix_len(), key.data());
         let prefix = (data, len as u8);
         if wanted.contains_key(&prefix) {
-            present.insert(prefix, value.bridge);
+            present.insert(prefix, value.bridge_ifindex);
         } else if prune {
             stale.push(key);
         }
@@ -83,8 +85,14 @@ fn sync_prefixes<A: Pod + Ord>(
     for (prefix, bridge) in wanted {
         if present.get(prefix) != Some(bridge) {
             let key = lpm_trie::Key::new(u32::from(prefix.1), prefix.0);
-            map.insert(&key, Subnet { bridge: *bridge }, 0)
-                .map_err(error("write", name))?;
+            map.insert(
+                &key,
+                Subnet {
+                    bridge_ifindex: *bridge,
+                },
+                0,
+            )
+            .map_err(error("write", name))?;
             changed = true;
         }
     }

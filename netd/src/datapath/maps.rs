@@ -75,10 +75,10 @@ impl Maps {
             networks: take(ebpf, names::NETWORKS)?,
             ports: take(ebpf, names::PORTS)?,
             devices: take(ebpf, names::DEVICES)?,
-            express: take(ebpf, names::EXPRESS)?,
+            express: take(ebpf, names::XDP_TARGETS)?,
             usage: take(ebpf, names::USAGE)?,
             reserved: PortsMap::new(names::RESERVED, take(ebpf, names::RESERVED)?),
-            published: PortsMap::new(names::PUBLISHED, take(ebpf, names::PUBLISHED)?),
+            published: PortsMap::new(names::DNAT_PORTS, take(ebpf, names::DNAT_PORTS)?),
             v4: FamilyMaps {
                 addresses: (names::ADDRESSES4, take(ebpf, names::ADDRESSES4)?),
                 subnets: (names::SUBNETS4, take(ebpf, names::SUBNETS4)?),
@@ -94,7 +94,7 @@ impl Maps {
                 forwards: Forwards::new(names::FORWARDS6, take(ebpf, names::FORWARDS6)?),
             },
             guards: Guards {
-                identities: take(ebpf, names::IDENTITIES)?,
+                identities: take(ebpf, names::PORT_MACS)?,
                 v4: Bindings::new(names::BINDINGS4, take(ebpf, names::BINDINGS4)?),
                 v6: Bindings::new(names::BINDINGS6, take(ebpf, names::BINDINGS6)?),
                 used: true,
@@ -148,18 +148,18 @@ impl Maps {
             .express
             .keys()
             .collect::<std::result::Result<BTreeSet<u32>, _>>();
-        let held = held.map_err(error("read", names::EXPRESS))?;
+        let held = held.map_err(error("read", names::XDP_TARGETS))?;
         for ifindex in held.difference(wanted) {
             // The kernel removes a device that goes by itself.
             match self.express.remove(*ifindex) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(e) => return Err(error("remove from", names::EXPRESS)(e)),
+                Err(e) => return Err(error("remove from", names::XDP_TARGETS)(e)),
             }
         }
         for &ifindex in wanted.difference(&held) {
             self.express
                 .insert(ifindex, ifindex, None, 0)
-                .map_err(error("write", names::EXPRESS))?;
+                .map_err(error("write", names::XDP_TARGETS))?;
         }
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Maps {
         self.change_control(|control| {
             control.max_per_network = limits.per_network;
             control.timeouts = limits.timeouts;
-            control.settled = LOOK.min(surely_alive(&limits.timeouts));
+            control.validity = LOOK.min(surely_alive(&limits.timeouts));
             control.slots = slots;
             control.netns = netns;
         })
@@ -235,7 +235,7 @@ impl Maps {
     /// # Errors
     /// The map cannot be written.
     pub fn leave_alone(&mut self) -> Result<()> {
-        self.change_control(|control| control.settled = control.settled.min(LOOK_ALONE))
+        self.change_control(|control| control.validity = control.validity.min(LOOK_ALONE))
     }
 
     /// Hand out none of these ports from now on.

@@ -14,7 +14,7 @@ const FILE: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 /// Bits of a word.
 const BITS: usize = PortsWord::BITS as usize;
 
-/// A set of ports, laid out as the maps `reserved` and `published` are.
+/// A set of ports, laid out as the maps `reserved` and `dnat_ports` are.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Ports {
     words: Box<[PortsWord; PORTS_WORDS]>,

@@ -22,7 +22,7 @@ pub struct Records {
     pub ports: BTreeMap<u32, BridgePort>,
     /// `devices` by ifindex.
     pub devices: BTreeMap<u32, Device>,
-    /// `express`: devices by ifindex.
+    /// `xdp_targets`: devices by ifindex.
     pub express: BTreeSet<u32>,
     /// What is by IPv4 address.
     pub v4: FamilyRecords<Addr4>,

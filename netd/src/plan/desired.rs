@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netd_common::abi::{
-    self, DEVICE_ETHERNET, Device, Mode, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS,
-    NETWORK_FILTER_NONE, Side,
+    self, DEVICE_ETHERNET, Device, FamilyConfig, Mode, NETWORK_ENDPOINT_INDEPENDENT,
+    NETWORK_FILTER_ADDRESS, NETWORK_FILTER_NONE,
 };
 
 use super::{Guests, forwards, guards};
@@ -135,19 +135,19 @@ fn network_record(network: &Network, link: &Link, uplink: u32) -> Option<abi::Ne
         Filtering::EndpointIndependent => NETWORK_FILTER_NONE,
     };
     Some(abi::Network {
-        v4: Side {
+        v4: FamilyConfig {
             gateway: gateway.map_or([0; 4], |(address, _)| address.octets()),
             first: pool.map_or([0; 4], |pool| pool.start.octets()),
             last: pool.map_or([0; 4], |pool| pool.end.octets()),
             mode: mode(network, Family::Ipv4)? as u8,
-            zero: [0; 3],
+            pad: [0; 3],
         },
-        v6: Side {
+        v6: FamilyConfig {
             gateway: gateway6.map_or([0; 16], |(address, _)| address.octets()),
             mode: mode(network, Family::Ipv6)? as u8,
-            ..Side::default()
+            ..FamilyConfig::default()
         },
-        uplink,
+        uplink_ifindex: uplink,
         mac: link.mac.unwrap_or_default().0,
         mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         first_port: ports.start,
@@ -268,7 +268,7 @@ pub fn records(networks: &[&Network], snapshot: &Snapshot, guests: &Guests) -> R
                     address6: address6.unwrap_or_default(),
                     flags,
                     mac: link.mac.unwrap_or_default().0,
-                    zero: [0; 2],
+                    pad: [0; 2],
                 },
             );
         }

@@ -81,13 +81,13 @@ fn publish<A: Copy + Ord>(
         dev,
         address,
         proto: forward.protocol.number(),
-        zero: 0,
+        pad: 0,
         port: port.to_be_bytes(),
     };
     if forward.protocol == ForwardProtocol::All {
         let to = Forward {
             guest,
-            bridge,
+            bridge_ifindex: bridge,
             first: 0,
             to: 0,
         };
@@ -98,7 +98,7 @@ fn publish<A: Copy + Ord>(
     for Span { first, last, to } in forward.spans() {
         let to = Forward {
             guest,
-            bridge,
+            bridge_ifindex: bridge,
             first,
             to,
         };
@@ -133,7 +133,7 @@ pub fn nd_proxies(records: &Records, snapshot: &Snapshot) -> BTreeSet<(u32, Ipv6
     let mut nd_proxies = BTreeSet::new();
     for ((address, _), bridge) in &records.v6.pools {
         let address = Ipv6Addr::from(*address);
-        let uplink = records.networks.get(bridge).map_or(0, |n| n.uplink);
+        let uplink = records.networks.get(bridge).map_or(0, |n| n.uplink_ifindex);
         let has = |own: &&Address| in_subnet(address.into(), own.address, own.prefix);
         let devices = snapshot.addresses.iter().filter(has).map(|own| own.index);
         nd_proxies.extend(

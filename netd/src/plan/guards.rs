@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netd_common::abi::{
-    BINDING_KNOWN, Binding, BindingKey, BridgePort, NETWORK_GUARDED, NETWORK_HOST_NONE,
+    BINDING_STATIC, Binding, BindingKey, BridgePort, NETWORK_GUARDED, NETWORK_HOST_NONE,
     NETWORK_HOST_SERVICES, NETWORK_PORTS_ISOLATED, PORT_GUARD_ARP, PORT_GUARD_DHCP, PORT_GUARD_IP,
     PORT_GUARD_MAC, PORT_GUARD_ND, PORT_ISOLATED,
 };
@@ -37,7 +37,7 @@ pub(super) fn network_flags(network: &Network) -> u32 {
 /// The record of a port of the bridge with this number.
 pub(super) fn port(network: &Network, bridge: u32, link: &Link) -> BridgePort {
     let mut port = BridgePort {
-        bridge,
+        bridge_ifindex: bridge,
         ..BridgePort::default()
     };
     if link.isolated || network.port_isolated == Some(true) {
@@ -82,18 +82,24 @@ pub(super) fn bind(records: &mut Records, network: &Network, bridge: u32, guests
     for (address, Mac(mac)) in guests.bound(network.uuid).chain(fixed) {
         let binding = Binding {
             mac,
-            kind: BINDING_KNOWN,
-            zero: 0,
+            kind: BINDING_STATIC,
+            pad: 0,
         };
         match address {
             IpAddr::V4(address) => {
                 let address = address.octets();
-                let key = BindingKey { bridge, address };
+                let key = BindingKey {
+                    bridge_ifindex: bridge,
+                    address,
+                };
                 records.v4.bindings.insert(key, binding);
             }
             IpAddr::V6(address) => {
                 let address = address.octets();
-                let key = BindingKey { bridge, address };
+                let key = BindingKey {
+                    bridge_ifindex: bridge,
+                    address,
+                };
                 records.v6.bindings.insert(key, binding);
             }
         }

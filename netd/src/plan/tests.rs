@@ -301,11 +301,11 @@ fn records_follow_definitions_and_kernel() {
     let records = records(&[&network], &running(), &Guests::default());
     let record = records.networks[&BRIDGE];
     assert_eq!(record.v4.mode, Mode::Route as u8);
-    assert_eq!(record.uplink, UPLINK);
+    assert_eq!(record.uplink_ifindex, UPLINK);
     assert_eq!(record.v4.gateway, [10, 0, 0, 1]);
     assert_eq!(record.mac, [0x52, 0x54, 0, 0, 0, 1]);
     assert_eq!(records.v4.subnets[&([10, 0, 0, 0], 24)], BRIDGE);
-    assert_eq!(records.ports[&TAP].bridge, BRIDGE);
+    assert_eq!(records.ports[&TAP].bridge_ifindex, BRIDGE);
     assert_eq!(records.devices[&UPLINK].address, [198, 51, 100, 2]);
     assert_eq!(records.devices[&UPLINK].flags, DEVICE_ETHERNET);
     assert_eq!(records.devices[&BRIDGE].address, [10, 0, 0, 1]);
@@ -321,7 +321,7 @@ fn records_follow_definitions_and_kernel() {
 fn a_network_bound_to_a_device_that_is_not_there_may_use_none() {
     let network = network("<forward mode='nat' dev='wlan9'/>");
     assert_eq!(
-        records(&[&network], &running(), &Guests::default()).networks[&BRIDGE].uplink,
+        records(&[&network], &running(), &Guests::default()).networks[&BRIDGE].uplink_ifindex,
         u32::MAX
     );
 }

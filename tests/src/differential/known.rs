@@ -105,7 +105,7 @@ pub const KNOWN: &[Known] = &[
     Known {
         name: "fragments before their first are dropped",
         why: "the kernel puts fragments together in whatever order they come; netd translates \
-              each one as it comes, and drops by name (frag_no_head) what comes before the first \
+              each one as it comes, and drops by name (frag_without_first) what comes before the first \
               one, which alone has ports",
         goes_on: true,
         applies: |difference| {

@@ -42,7 +42,7 @@ pub fn find<F: Family>(key: &FlowKey<F::Addr>, by: u32, found: &mut Forward<F::A
 #[inline(always)]
 fn look_up<F: Family>(key: &FlowKey<F::Addr>, by: u32, found: &mut Forward<F::Addr>) -> u32 {
     let port = u16::from_be_bytes(key.dport);
-    let published = has_ports(key.proto) && records::is_published(port);
+    let published = has_ports(key.proto) && records::is_dnat_port(port);
     let whole = records::control_flags() & CONTROL_WHOLE_ADDRESSES != 0;
     if !published && !whole {
         return NONE;
@@ -54,7 +54,7 @@ fn look_up<F: Family>(key: &FlowKey<F::Addr>, by: u32, found: &mut Forward<F::Ad
             dev: 0,
             address: key.dst,
             proto: key.proto,
-            zero: 0,
+            pad: 0,
             port: key.dport,
         },
     );
@@ -103,8 +103,8 @@ fn take<F: Family>(
 
 /// Is a port of the host's published, so that nobody else may have answers there?
 #[inline(always)]
-pub fn is_taken<F: Family>(back_key: &FlowKey<F::Addr>) -> bool {
-    records::is_published(u16::from_be_bytes(back_key.dport))
+pub fn is_published<F: Family>(back_key: &FlowKey<F::Addr>) -> bool {
+    records::is_dnat_port(u16::from_be_bytes(back_key.dport))
         && find::<F>(back_key, 0, &mut Forward::default()) != NONE
 }
 
