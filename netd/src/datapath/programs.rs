@@ -168,7 +168,7 @@ fn last_word(log: &str) -> Option<&str> {
     let lines = log.lines().map(str::trim);
     lines
         .filter(|line| !line.is_empty() && !is_statistics(line))
-        .last()
+        .next_back()
 }
 
 #[cfg(test)]
