@@ -165,10 +165,8 @@ fn last_word(log: &str) -> Option<&str> {
         let starts = ["processed ", "verification time ", "stack depth "];
         starts.iter().any(|start| line.starts_with(start))
     };
-    let lines = log.lines().map(str::trim);
-    lines
-        .filter(|line| !line.is_empty() && !is_statistics(line))
-        .next_back()
+    let mut lines = log.lines().map(str::trim);
+    lines.rfind(|line| !line.is_empty() && !is_statistics(line))
 }
 
 #[cfg(test)]
