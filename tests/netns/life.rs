@@ -1,17 +1,13 @@
 //! Agents come and go; networks, guests and packets do not notice.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use netd::datapath::pin_dir;
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Load, Server};
-use netd_tests::{Guest, Lab, Network, SOON, Sniffer};
-
-use crate::hooks;
+use netd_tests::{Lab, Network, SOON, Sniffer};
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;

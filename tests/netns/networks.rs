@@ -1,15 +1,13 @@
 //! Networks start, fail, end and are taken down whole.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netd::datapath::pin_dir;
 use netd_tests::lab::{OUTSIDE, at, check};
-use netd_tests::traffic::{self, Load, Server};
-use netd_tests::{Guest, Lab, Network, SOON, Sniffer};
+use netd_tests::traffic::Server;
+use netd_tests::{Guest, Lab, Network, SOON};
 
 use crate::hooks;
 
