@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::root;
-use crate::tools::{binary, cargo, succeed};
+use crate::tools::{binary, build, cargo, succeed};
+use crate::{against, packages, root};
 
 /// What to measure, and where to put it.
 #[derive(Args)]
@@ -27,10 +27,20 @@ pub struct Choice {
     /// Draw packets and TCP per second to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Instead of all that, compare what a packet costs in each program with a revision, or the tree in
+    /// a directory; a case that got more than 3 % slower fails
+    #[arg(long, value_name = "REV", conflicts_with_all = ["short", "full", "only", "json", "svg"])]
+    against: Option<String>,
 }
 
 /// Runs the benchmark of the package `netd`: as root, while the compiler is the user's.
 pub fn bench(choice: &Choice) -> Result<()> {
+    if let Some(other) = &choice.against {
+        packages::install(packages::RUN)?;
+        return against::against(other);
+    }
+    packages::install(packages::BENCH)?;
+    build()?;
     let mut command = cargo();
     command
         .args(["bench", "--package", "netd", "--bench", "speed", "--"])

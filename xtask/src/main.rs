@@ -1,5 +1,6 @@
 //! Work on netd itself: `cargo xtask COMMAND`.
 
+mod against;
 mod bench;
 mod checks;
 mod demo;
@@ -64,7 +65,8 @@ enum Task {
     #[command(after_help = "Examples:
   cargo xtask bench
   cargo xtask bench --full --json full.json --svg full.svg
-  cargo xtask bench --only flows,latency")]
+  cargo xtask bench --only flows,latency
+  cargo xtask bench --against v0.1.0")]
     Bench {
         /// What to measure
         #[command(flatten)]
@@ -136,8 +138,6 @@ fn perform(task: Task) -> Result<()> {
         Task::DifferentialBuilt { words } => differential::run(&words),
         Task::Bench { choice } => {
             setup::build_tools()?;
-            packages::install(packages::BENCH)?;
-            build()?;
             bench::bench(&choice)
         }
         Task::Verifier { choice } => {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -36,6 +36,50 @@ pub fn succeed(command: &mut Command) -> Result<()> {
 pub fn build() -> Result<()> {
     println!("building netd");
     succeed(cargo().args(["build", "--release", "--package", "netd"]))
+}
+
+/// Builds test programs of the package `netd-tests`, and returns where they are.
+pub fn built_tests(names: &[&str]) -> Result<Vec<PathBuf>> {
+    built_tests_in(&workspace(), names)
+}
+
+/// The same in any tree. Other trees are built in one place below this one's target directory, so that
+/// what they depend on is compiled once.
+pub fn built_tests_in(tree: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut command = cargo();
+    command.current_dir(tree);
+    if tree != workspace() {
+        let target = workspace().join("target/against/build");
+        command.env("CARGO_TARGET_DIR", target);
+    }
+    command.args(["test", "--no-run", "--package", "netd-tests"]);
+    for name in names {
+        command.args(["--test", name]);
+    }
+    println!("building the tests {}", names.join(", "));
+    let output = command
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", output.status);
+    }
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut built = Vec::new();
+    for message in messages.lines() {
+        let message: serde_json::Value = serde_json::from_str(message)?;
+        let name = message["target"]["name"].as_str().unwrap_or_default();
+        if let Some(program) = message["executable"].as_str()
+            && names.contains(&name)
+        {
+            built.push(PathBuf::from(program));
+        }
+    }
+    if built.len() != names.len() {
+        bail!("of the tests {} cargo built {built:?}", names.join(", "));
+    }
+    Ok(built)
 }
 
 /// Where the release binary is: beside the directory this program was built into.
