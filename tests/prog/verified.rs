@@ -5,6 +5,9 @@
 //! small change needs no new record; whoever means more runs `cargo xtask verifier --write`.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
+
+use netd::datapath::Kernel;
 
 use crate::lab::{FLOWS, load};
 
@@ -54,7 +57,14 @@ fn faults(counts: &Counts, recorded: &Counts) -> Vec<String> {
 fn no_program_costs_the_verifier_more_than_recorded() {
     let release = rustix::system::uname();
     let series = series(&release.release().to_string_lossy());
+    let kernel = Kernel::probe(None).expect("the kernel has what netd needs");
+    println!("\nfeature: programs at devices by {}", kernel.tc);
+    for feature in &kernel.lacks {
+        println!("feature: without {feature}");
+    }
+    let start = Instant::now();
     let mut ebpf = load(FLOWS);
+    println!("loaded in {} ms", start.elapsed().as_millis());
     let mut counts = Counts::new();
     for (name, program) in ebpf.programs_mut() {
         let info = program.info().expect("a loaded program");

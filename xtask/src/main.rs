@@ -12,6 +12,7 @@ mod setup;
 mod structure;
 mod tools;
 mod verifier;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -78,6 +79,16 @@ enum Task {
         #[command(flatten)]
         choice: verifier::Choice,
     },
+    /// Boot Debian's kernels in QEMU and run the tests on them: load, smoke, packets
+    #[command(after_help = "Examples:
+  cargo xtask vm
+  cargo xtask vm 6.1 --packets
+  cargo xtask vm newest --only life::,nat::")]
+    Vm {
+        /// Which kernels, which tests
+        #[command(flatten)]
+        choice: vm::Choice,
+    },
     /// Formatting, clippy (eBPF crate included), documentation, unused dependencies, structure
     Lint,
     /// The part of `lint` about structure: circles between modules, long files and functions
@@ -143,6 +154,10 @@ fn perform(task: Task) -> Result<()> {
         Task::Verifier { choice } => {
             setup::build_tools()?;
             verifier::verifier(&choice)
+        }
+        Task::Vm { choice } => {
+            setup::build_tools()?;
+            vm::vm(&choice)
         }
         Task::Test { arguments } => {
             setup::build_tools()?;

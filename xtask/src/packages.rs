@@ -1,6 +1,6 @@
 //! The Debian packages a command needs, by the program that shows whether they are there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +41,19 @@ pub const BENCH: &[Needed] = &[
     needed("iperf3", "iperf3"),
     needed("nft", "nftables"),
     needed("virsh", "libvirt-clients"),
+];
+
+/// What boots other kernels, and what goes into their file system.
+pub const VM: &[Needed] = &[
+    needed("qemu-system-x86_64", "qemu-system-x86"),
+    needed("busybox", "busybox"),
+    needed("dnsmasq", "dnsmasq-base"),
+    needed("ip", "iproute2"),
+    needed("ethtool", "ethtool"),
+    needed("ping", "iputils-ping"),
+    needed("dpkg-deb", "dpkg"),
+    needed("strip", "binutils"),
+    needed("xz", "xz-utils"),
 ];
 
 /// The tests talk to the agent by virsh too.
@@ -91,12 +104,23 @@ fn apt(arguments: &[&str]) -> Result<()> {
     succeed(command.args(quiet).args(arguments))
 }
 
-/// Is the program in PATH, or where system programs lie (often not in a user's PATH)?
+/// Is the program there?
 pub fn is_installed(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// The program in PATH, or where system programs lie (often not in a user's PATH).
+fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/sbin", "/sbin"])
-        .any(|directory| Path::new(directory).join(program).is_file())
+        .map(|directory| Path::new(directory).join(program))
+        .find(|program| program.is_file())
+}
+
+/// Where a program lies.
+pub fn path(program: &str) -> Result<PathBuf> {
+    find(program).with_context(|| format!("{program} is not installed"))
 }
 
 /// bpftool, where it is.
