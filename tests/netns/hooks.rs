@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
+use netd::datapath::Kernel;
+use netd::datapath::kernel::Feature;
 use netd_tests::Netns;
 
 /// Names of the programs at both of traffic control's hooks of a device: those of TCX, and those of
@@ -24,12 +26,15 @@ pub fn programs(netns: &Netns, device: &str) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Names of the programs that TCX has there.
+/// Names of the programs that TCX has there; none where the kernel has no TCX.
 ///
 /// # Errors
 /// The kernel cannot be asked.
 pub fn tcx_programs(netns: &Netns, device: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
+    if !netns.enter(|| Kernel::probe(None))??.has(Feature::Tcx) {
+        return Ok(names);
+    }
     for side in [TcAttachType::Ingress, TcAttachType::Egress] {
         let query = netns.enter(|| SchedClassifier::query_tcx(device, side))?;
         let (_, programs) = query.with_context(|| format!("programs of {device}"))?;

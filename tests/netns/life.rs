@@ -92,6 +92,16 @@ pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(500));
 }
 
+/// What the others are compared with: a machine too slow for the load loses packets by itself.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn nothing_is_lost_while_nothing_happens() {
+    without_loss(|_| {
+        pause();
+        Ok(())
+    });
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn a_restart_loses_no_packet() {
