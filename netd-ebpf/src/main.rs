@@ -7,7 +7,7 @@
 //! | `bridge_egress` | TC egress of a managed bridge | what the host sends or routes to guests |
 //! | `uplink_ingress` | TC ingress of any other device | what comes from outside |
 //! | `uplink_egress` | TC egress of any other device | what the host sends or routes outside |
-//! | `port_xdp` | XDP of a bridge port that has the express lane | the same frames, before `port_ingress` |
+//! | `port_xdp` | XDP of a bridge port that has the XDP fast path | the same frames, before `port_ingress` |
 //! | `uplink_xdp` | XDP of any other device that has it | the same packets, before `uplink_ingress` |
 //! | `connect4`, `sendmsg6`, … | calls of the host's own sockets | what the host sends to a published port |
 //!

@@ -56,7 +56,7 @@ pub enum Attach {
     Clsact,
 }
 
-/// `[xdp]`: which devices have the express lane (see docs/performance.md). None unless it is said:
+/// `[xdp]`: which devices have the XDP fast path (see docs/performance.md). None unless it is said:
 /// many drivers restart their queues for it, and it does nothing for TCP.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,4 +1,4 @@
-//! The express lane: datagrams pass from driver to driver where the administrator wants it, and
+//! The XDP fast path: datagrams pass from driver to driver where the administrator wants it, and
 //! where that cannot be, as well as ever.
 
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn card(netns: &Netns, device: &str, checksums: &str) -> Result<()> {
     Ok(())
 }
 
-/// The agent with the express lane at these devices, and a guest that knows its way out.
+/// The agent with the XDP fast path at these devices, and a guest that knows its way out.
 fn start(lab: &mut Lab, on: &str) -> Result<Guest> {
     card(&lab.wan, "wan0", "off")?;
     let config = lab.agent.config_dir();
@@ -54,7 +54,7 @@ fn express(lab: &Lab) -> Result<Vec<String>> {
 fn wait_for(lab: &Lab, devices: &[&str]) -> Result<()> {
     eventually(SOON, || {
         let express = express(lab)?;
-        ensure!(express == devices, "{express:?} have the express lane");
+        ensure!(express == devices, "{express:?} have the XDP fast path");
         Ok(())
     })
 }

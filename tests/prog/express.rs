@@ -1,4 +1,4 @@
-//! The express lane: what it sends is what the TC programs would have sent, and all it does not
+//! The XDP fast path: what it sends is what the TC programs would have sent, and all it does not
 //! send is left as it was.
 
 use crate::family::Address;

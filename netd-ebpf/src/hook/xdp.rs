@@ -1,4 +1,4 @@
-//! The express lane: UDP datagrams of flows that need no second look go from driver to driver,
+//! The XDP fast path: UDP datagrams of flows that need no second look go from driver to driver,
 //! before there is an skb. All other frames are passed on to the TC programs untouched.
 //!
 //! TCP is left to them because there, segments have been put together (GRO, or by a guest that

@@ -17,7 +17,7 @@ pub enum Kind {
     Flowtable,
     /// netd.
     Netd,
-    /// netd with its express lane on both devices.
+    /// netd with the XDP fast path on both devices.
     NetdXdp,
 }
 
