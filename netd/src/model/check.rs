@@ -5,13 +5,13 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::address::network_address;
-use super::error::XmlError;
-use super::name::{check_interface_name, check_name};
-use super::network::Network;
-use super::types::{
+use super::element::{
     AddressRange, Bandwidth, Bridge, Dhcp, Dns, ForwardMode, Ip, MacTableManager, PortRange, Rate,
     VirtualPort, Vlan,
 };
+use super::error::XmlError;
+use super::name::{check_interface_name, check_name};
+use super::network::Network;
 
 /// Most that traffic control takes as a rate (kilobytes per second) and as a burst (KiB).
 const MAX_RATE: u64 = 1 << 54;

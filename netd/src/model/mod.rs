@@ -7,32 +7,37 @@
 
 mod address;
 mod check;
+mod element;
 mod error;
 mod format;
 mod metadata;
 mod name;
+mod namespace;
 mod netd;
 mod network;
 mod parse;
+mod read;
 #[cfg(test)]
 mod tests;
-pub mod types;
 mod update;
+mod write;
 mod xml;
 
-pub use address::{in_subnet, network_address, subnet_of};
+pub use address::{in_subnet, network_address};
 pub use check::{check_define, check_start};
+pub use element::*;
 pub use error::{UpdateError, XmlError};
 pub use format::{FormatOptions, format};
 pub use metadata::MetadataElement;
 pub use name::{check_interface_name, check_name};
+pub use namespace::NETD_NAMESPACE;
 pub use netd::{
     AntiSpoof, Clash, Filtering, ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange,
-    ForwardScope, HostAccess, Mapping, NETD_NAMESPACE, NatBehaviour, NetdExtensions, PortForward,
-    ProtocolError, Published, Span, find_clash,
+    ForwardScope, HostAccess, Mapping, NatBehaviour, NetdExtensions, PortForward, ProtocolError,
+    Published, Span, find_clash,
 };
 pub use network::Network;
-pub use parse::{Parsed, UnknownPiece, parse, parse_whole};
-pub use types::*;
+pub use parse::{Parsed, parse, parse_whole};
+pub use read::UnknownPiece;
 pub use update::{Section, Update, UpdateCommand};
 pub use xml::fits;

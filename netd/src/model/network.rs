@@ -4,15 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use uuid::Uuid;
 
-use super::error::{UpdateError, XmlError};
-use super::metadata::MetadataElement;
-use super::netd::{
-    ForwardAction, NETD_NAMESPACE, NetdExtensions, PortForward, Surroundings, change_forwards,
-};
-use super::types::{
+use super::element::{
     AddressRange, Bandwidth, Bridge, Dns, Domain, Family, Forward, ForwardMode, Ip, Mac, Nat,
     PortGroup, PortRange, Route, VirtualPort, Vlan,
 };
+use super::error::{UpdateError, XmlError};
+use super::metadata::MetadataElement;
+use super::namespace::NETD_NAMESPACE;
+use super::netd::{ForwardAction, NetdExtensions, PortForward, Surroundings, change_forwards};
 use super::xml;
 
 /// `<network>`: everything one definition says.

@@ -6,11 +6,11 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use super::element::{DhcpHost, Dns, DnsSrv, Forward, Ip, Mac};
+use super::element::{dns, forward, ip, port};
 use super::error::{UpdateError, XmlError};
 use super::network::Network;
-use super::parse::element::{Element, Extent};
-use super::parse::{Reading, dns, forward, ip, port};
-use super::types::{DhcpHost, Dns, DnsSrv, Forward, Ip, Mac};
+use super::read::{Element, Extent, Reading};
 use super::xml;
 
 /// Longest piece of an entry that a message repeats, in characters.
@@ -202,7 +202,7 @@ impl Update {
     fn dhcp_host(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "host", network)?;
         let ip = self.parent(network, new)?;
-        let host = ip::host(element, ip, self.command.extent())?;
+        let host = ip::read_host(element, ip, self.command.extent())?;
         let entries = Entries::new("dhcp host entry", network, &mut ip.dhcp.hosts);
         let shown = format!(
             "<host mac='{}' name='{}' ip='{}'/>",
@@ -250,7 +250,7 @@ impl Update {
     fn dhcp_range(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "range", network)?;
         let ip = self.parent(network, new)?;
-        let range = ip::range(element, ip)?;
+        let range = ip::read_range(element, ip)?;
         let entries = Entries::new("dhcp range entry", network, &mut ip.dhcp.ranges);
         let shown = format!("<range start='{}' end='{}'/>", range.start, range.end);
         let (start, end) = (range.start, range.end);
@@ -283,7 +283,7 @@ impl Update {
 
     fn port_group(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "portgroup", network)?;
-        let group = port::port_group(element)?;
+        let group = port::read_port_group(element)?;
         let entries = Entries::new("portgroup entry", network, &mut new.portgroups);
         let name = group.name.clone();
         let shown = format!("<portgroup name='{}'>", short(&name));
@@ -297,14 +297,14 @@ impl Update {
         let hosts = &mut new.dns.get_or_insert_default().hosts;
         let entries = Entries::new("DNS HOST record", network, hosts);
         if self.command != UpdateCommand::Delete {
-            let host = dns::host(element)?;
+            let host = dns::read_host(element)?;
             let address = host.ip;
             // One name may have several addresses.
             return entries.by_key(self.command, host, &at(Some(address)), true, |other| {
                 other.ip == address
             });
         }
-        let (address, names) = dns::host_fields(element)?;
+        let (address, names) = dns::read_host_fields(element)?;
         if address.is_none() && names.is_empty() {
             return Err(element.error("give its ip or a <hostname>").into());
         }
@@ -316,7 +316,7 @@ impl Update {
 
     fn dns_txt(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "txt", network)?;
-        let txt = dns::txt(element, self.command.extent())?;
+        let txt = dns::read_txt(element, self.command.extent())?;
         let texts = &mut new.dns.get_or_insert_default().txts;
         let name = txt.name.clone();
         let shown = format!("<txt name='{}'/>", short(&name));
@@ -326,7 +326,7 @@ impl Update {
 
     fn dns_srv(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "srv", network)?;
-        let srv = dns::srv(element, self.command.extent())?;
+        let srv = dns::read_srv(element, self.command.extent())?;
         let services = &mut new.dns.get_or_insert_default().srvs;
         let shown = format!(
             "<srv service='{}' protocol='{}'/>",

@@ -28,6 +28,7 @@ use roxmltree::Node;
 
 use super::error::XmlError;
 use super::metadata::MetadataElement;
+use super::namespace::NETD_NAMESPACE;
 use super::xml::{self, METADATA_LEVEL};
 pub use antispoof::AntiSpoof;
 pub use host::HostAccess;
@@ -36,8 +37,6 @@ pub use port_forward::{
     Clash, ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward,
     ProtocolError, Published, Span, change_forwards, find_clash,
 };
-pub use reader::NETD_NAMESPACE;
-pub(super) use reader::is_netd_namespace;
 use reader::{Reader, check_namespace, enumeration};
 use section::Section;
 pub(super) use section::Surroundings;

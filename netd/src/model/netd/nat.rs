@@ -1,7 +1,7 @@
 //! `<netd:nat>`: how a translated port may be used.
 
 use super::section::{Attribute, AttributeSection, Surroundings, Words, attribute};
-use crate::model::types::ForwardMode;
+use crate::model::element::ForwardMode;
 
 /// `<netd:nat>`: how a translated port may be used, in the words of RFC 4787. The default is what
 /// netfilter does.

@@ -5,18 +5,8 @@ use std::fmt::Display;
 use roxmltree::Node;
 
 use crate::model::error::XmlError;
+use crate::model::namespace::{NETD_NAMESPACE, is_netd_namespace};
 use crate::model::xml::shown;
-
-/// Namespace of the elements that speak to netd.
-pub const NETD_NAMESPACE: &str = "urn:netd:network:1";
-
-/// How the namespaces of all versions of netd begin.
-const NETD_NAMESPACES: &str = "urn:netd:";
-
-/// Is this a namespace of some version of netd?
-pub fn is_netd_namespace(namespace: &str) -> bool {
-    namespace.starts_with(NETD_NAMESPACES)
-}
 
 /// Is this a namespace of netd's, but none that this version reads?
 ///

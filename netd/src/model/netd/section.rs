@@ -4,8 +4,8 @@
 use roxmltree::Node;
 
 use super::reader::{Reader, refusal};
+use crate::model::element::{ForwardMode, Ip};
 use crate::model::error::XmlError;
-use crate::model::types::{ForwardMode, Ip};
 use crate::model::xml::{self, shown};
 
 /// What the rules look at of the definition around an element.

@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
 use super::section::{Section, Surroundings};
+use crate::model::element::Family;
 use crate::model::error::XmlError;
-use crate::model::types::Family;
 pub use edit::{ForwardAction, Published, change_forwards};
 
 /// What arrives for some ports of the host, and the guest that gets it.

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward, find_clash};
-use crate::model::address::{broadcast_address, in_subnet, network_address, subnet_of};
+use crate::model::address::{broadcast_address, in_subnet, network_address};
+use crate::model::element::{Family, subnet_of};
 use crate::model::error::XmlError;
 use crate::model::name::check_interface_name;
 use crate::model::netd::reader::refusal;
 use crate::model::netd::section::{Surroundings, is_judged};
-use crate::model::types::Family;
 use crate::model::xml::shown;
 
 /// Most forwards of a network.

@@ -1,19 +1,202 @@
-//! `<ip>` with its DHCP section, and `<route>`.
+//! `<ip>` with its `<dhcp>`, and `<route>`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::element::{Element, Extent};
+use super::bridge::Mac;
 use crate::model::address::{
     broadcast_address, check_range, in_subnet, netmask_len, network_address,
 };
 use crate::model::error::XmlError;
-use crate::model::network::Network;
-use crate::model::types::{
-    Bootp, Dhcp, DhcpHost, DhcpRange, Family, Ip, IpMask, LeaseTime, LeaseUnit, Mac, Route,
-};
+use crate::model::read::{Element, Extent};
+use crate::model::write::{Tag, Writer};
+
+/// `<ip>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// `address`: the bridge's own.
+    pub address: IpAddr,
+    /// `family` as written (printed again when given).
+    pub family: Option<Family>,
+    /// How the size of the subnet was written.
+    pub mask: IpMask,
+    /// `localPtr`.
+    pub local_ptr: Option<bool>,
+    /// `<tftp root>`.
+    pub tftp_root: Option<String>,
+    /// `<dhcp>`.
+    pub dhcp: Dhcp,
+}
+
+/// Address family as written in XML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// `ipv4`.
+    Ipv4,
+    /// `ipv6`.
+    Ipv6,
+}
+
+/// How the size of a subnet is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IpMask {
+    /// Neither `netmask` nor `prefix`: classful for IPv4, 64 for IPv6.
+    #[default]
+    Implied,
+    /// `netmask`.
+    Netmask(Ipv4Addr),
+    /// `prefix`.
+    Prefix(u8),
+}
+
+/// `<dhcp>` of one `<ip>`; empty when the element is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dhcp {
+    /// `<range>` list.
+    pub ranges: Vec<DhcpRange>,
+    /// `<host>` list.
+    pub hosts: Vec<DhcpHost>,
+    /// `<bootp>`.
+    pub bootp: Option<Bootp>,
+}
+
+/// `<range>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DhcpRange {
+    /// `start`.
+    pub start: IpAddr,
+    /// `end`, inclusive.
+    pub end: IpAddr,
+    /// `<lease>`.
+    pub lease: Option<LeaseTime>,
+}
+
+/// `<host>` of `<dhcp>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DhcpHost {
+    /// `mac`, as written.
+    pub mac: Option<String>,
+    /// `id`: DUID, IPv6 only.
+    pub id: Option<String>,
+    /// `name`.
+    pub name: Option<String>,
+    /// `ip`.
+    pub ip: Option<IpAddr>,
+    /// `<lease>`.
+    pub lease: Option<LeaseTime>,
+}
+
+/// `<lease expiry unit>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTime {
+    /// `expiry`; 0 is infinite.
+    pub expiry: u32,
+    /// `unit`.
+    pub unit: LeaseUnit,
+}
+
+/// `unit` of `<lease>`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeaseUnit {
+    /// `seconds`.
+    Seconds,
+    /// `minutes`.
+    #[default]
+    Minutes,
+    /// `hours`.
+    Hours,
+}
+
+/// `<bootp>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bootp {
+    /// `file`.
+    pub file: String,
+    /// `server`.
+    pub server: Option<String>,
+}
+
+/// `<route>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// `family` as written.
+    pub family: Option<Family>,
+    /// `address`: a network address.
+    pub address: IpAddr,
+    /// Size of the destination.
+    pub mask: IpMask,
+    /// `gateway`.
+    pub gateway: IpAddr,
+    /// `metric`; absent is 1.
+    pub metric: Option<u32>,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+}
+
+impl Ip {
+    /// Length of the subnet's prefix in bits; what libvirt implies when none is written.
+    /// A class D or E address without a mask has none and gives 32 (the parser refuses it).
+    #[must_use]
+    pub fn prefix_len(&self) -> u8 {
+        prefix_len(self.address, self.mask)
+    }
+}
+
+impl Route {
+    /// Length of the destination's prefix in bits.
+    #[must_use]
+    pub fn prefix_len(&self) -> u8 {
+        prefix_len(self.address, self.mask)
+    }
+}
+
+fn prefix_len(address: IpAddr, mask: IpMask) -> u8 {
+    match (mask, address) {
+        (IpMask::Prefix(len), _) => len,
+        // The parser refuses a netmask with holes.
+        (IpMask::Netmask(mask), _) => u32::from(mask).leading_ones() as u8,
+        (IpMask::Implied, IpAddr::V4(a)) => match a.octets()[0] {
+            _ if a.is_unspecified() => 0,
+            0..=127 => 8,
+            128..=191 => 16,
+            192..=223 => 24,
+            _ => 32,
+        },
+        (IpMask::Implied, IpAddr::V6(a)) => {
+            if a == Ipv6Addr::UNSPECIFIED {
+                0
+            } else {
+                64
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
+}
+
+/// The one of these `<ip>` in whose subnet the address is.
+pub fn subnet_of(ips: &[Ip], address: IpAddr) -> Option<&Ip> {
+    let around = |ip: &&Ip| in_subnet(address, ip.address, ip.prefix_len());
+    ips.iter().find(around)
+}
 
 /// Reads `<ip>`.
-pub fn ip(element: Element<'_>) -> Result<Ip, XmlError> {
+pub fn read_ip(element: Element<'_>) -> Result<Ip, XmlError> {
     let (family, address) = address(element)?;
     let mut mask = mask(element, address)?;
     // Zero is what libvirt takes for no prefix here, though not in a route.
@@ -38,7 +221,7 @@ pub fn ip(element: Element<'_>) -> Result<Ip, XmlError> {
     }
     let dhcp = element
         .child("dhcp")
-        .map(|e| dhcp(e, &ip))
+        .map(|e| read_dhcp(e, &ip))
         .transpose()?
         .unwrap_or_default();
     Ok(Ip { dhcp, ..ip })
@@ -98,18 +281,18 @@ fn tftp_root(element: Element<'_>, address: IpAddr) -> Result<Option<String>, Xm
     Ok(tftp.non_empty("root").map(str::to_owned))
 }
 
-fn dhcp(element: Element<'_>, ip: &Ip) -> Result<Dhcp, XmlError> {
+fn read_dhcp(element: Element<'_>, ip: &Ip) -> Result<Dhcp, XmlError> {
     Ok(Dhcp {
         ranges: element
             .children("range")
-            .map(|e| range(e, ip))
+            .map(|e| read_range(e, ip))
             .collect::<Result<_, _>>()?,
         hosts: element
             .children("host")
-            .map(|e| host(e, ip, Extent::Whole))
+            .map(|e| read_host(e, ip, Extent::Whole))
             .collect::<Result<_, _>>()?,
         bootp: match element.child("bootp") {
-            Some(e) if ip.address.is_ipv4() => Some(bootp(e)?),
+            Some(e) if ip.address.is_ipv4() => Some(read_bootp(e)?),
             // libvirt passes over it, too.
             Some(e) => {
                 e.pass_over();
@@ -121,7 +304,7 @@ fn dhcp(element: Element<'_>, ip: &Ip) -> Result<Dhcp, XmlError> {
 }
 
 /// Reads `<range>` of the `<dhcp>` of `ip`.
-pub fn range(element: Element<'_>, ip: &Ip) -> Result<DhcpRange, XmlError> {
+pub fn read_range(element: Element<'_>, ip: &Ip) -> Result<DhcpRange, XmlError> {
     let end_of = |name| -> Result<IpAddr, XmlError> {
         element.required(name)?;
         element
@@ -154,12 +337,12 @@ pub fn range(element: Element<'_>, ip: &Ip) -> Result<DhcpRange, XmlError> {
     Ok(DhcpRange {
         start,
         end,
-        lease: lease(element)?,
+        lease: read_lease(element)?,
     })
 }
 
 /// Reads `<host>` of the `<dhcp>` of `ip`.
-pub fn host(element: Element<'_>, ip: &Ip, extent: Extent) -> Result<DhcpHost, XmlError> {
+pub fn read_host(element: Element<'_>, ip: &Ip, extent: Extent) -> Result<DhcpHost, XmlError> {
     let is_v6 = ip.address.is_ipv6();
     if let Some(mac) = element.parsed::<Mac>("mac", "a MAC address")? {
         if mac.is_multicast() {
@@ -198,12 +381,12 @@ pub fn host(element: Element<'_>, ip: &Ip, extent: Extent) -> Result<DhcpHost, X
         id: owned("id"),
         name: owned("name"),
         ip: element.ip("ip")?,
-        lease: lease(element)?,
+        lease: read_lease(element)?,
     })
 }
 
 /// `<lease>`; without an expiry it says nothing.
-fn lease(parent: Element<'_>) -> Result<Option<LeaseTime>, XmlError> {
+fn read_lease(parent: Element<'_>) -> Result<Option<LeaseTime>, XmlError> {
     let Some(element) = parent.child("lease") else {
         return Ok(None);
     };
@@ -230,7 +413,7 @@ fn lease(parent: Element<'_>) -> Result<Option<LeaseTime>, XmlError> {
     }
 }
 
-fn bootp(element: Element<'_>) -> Result<Bootp, XmlError> {
+fn read_bootp(element: Element<'_>) -> Result<Bootp, XmlError> {
     Ok(Bootp {
         file: element.required("file")?.to_owned(),
         server: element.ip("server")?.map(|server| server.to_string()),
@@ -238,7 +421,7 @@ fn bootp(element: Element<'_>) -> Result<Bootp, XmlError> {
 }
 
 /// Reads `<route>`, all but whether its gateway can be reached.
-pub fn route(element: Element<'_>) -> Result<Route, XmlError> {
+pub fn read_route(element: Element<'_>) -> Result<Route, XmlError> {
     let (family, address) = address(element)?;
     element.required("gateway")?;
     let gateway = element
@@ -268,16 +451,87 @@ pub fn route(element: Element<'_>) -> Result<Route, XmlError> {
     Ok(route)
 }
 
-/// Every gateway must be a neighbour: in the subnet of one of the network's addresses.
-pub fn check_gateways(root: Element<'_>, network: &Network) -> Result<(), XmlError> {
-    for (element, route) in root.children("route").zip(&network.routes) {
-        let reachable = network
-            .ips
-            .iter()
-            .any(|ip| in_subnet(route.gateway, ip.address, ip.prefix_len()));
-        if !reachable {
-            return Err(element.bad("gateway", "within the subnet of an <ip> of this network"));
-        }
+pub fn write_ip(w: &mut Writer, ip: &Ip) {
+    w.start(sized(Tag::new("ip"), ip.family, ip.address, ip.mask).yes_no("localPtr", ip.local_ptr));
+    if let Some(root) = &ip.tftp_root {
+        w.empty(Tag::new("tftp").attr("root", root));
     }
-    Ok(())
+    write_dhcp(w, &ip.dhcp);
+    w.end("ip");
+}
+
+/// The attributes that `<ip>` and `<route>` begin with.
+fn sized(tag: Tag, family: Option<Family>, address: IpAddr, mask: IpMask) -> Tag {
+    let family = family.map(|family| match family {
+        Family::Ipv4 => "ipv4",
+        Family::Ipv6 => "ipv6",
+    });
+    let tag = tag.opt("family", family).attr("address", address);
+    match mask {
+        IpMask::Implied => tag,
+        IpMask::Netmask(mask) => tag.attr("netmask", mask),
+        IpMask::Prefix(prefix) => tag.attr("prefix", prefix),
+    }
+}
+
+fn write_dhcp(w: &mut Writer, dhcp: &Dhcp) {
+    let Dhcp {
+        ranges,
+        hosts,
+        bootp,
+    } = dhcp;
+    if ranges.is_empty() && hosts.is_empty() {
+        return;
+    }
+    w.start(Tag::new("dhcp"));
+    for range in ranges {
+        let tag = Tag::new("range")
+            .attr("start", range.start)
+            .attr("end", range.end);
+        with_lease(w, tag, range.lease);
+    }
+    for host in hosts {
+        let tag = Tag::new("host")
+            .opt("mac", host.mac.as_ref())
+            .opt("id", host.id.as_ref())
+            .opt("name", host.name.as_ref())
+            .opt("ip", host.ip);
+        with_lease(w, tag, host.lease);
+    }
+    if let Some(bootp) = bootp {
+        w.empty(
+            Tag::new("bootp")
+                .attr("file", &bootp.file)
+                .opt("server", bootp.server.as_ref()),
+        );
+    }
+    w.end("dhcp");
+}
+
+fn with_lease(w: &mut Writer, tag: Tag, lease: Option<LeaseTime>) {
+    let Some(lease) = lease else {
+        w.empty(tag);
+        return;
+    };
+    let unit = match lease.unit {
+        LeaseUnit::Seconds => "seconds",
+        LeaseUnit::Minutes => "minutes",
+        LeaseUnit::Hours => "hours",
+    };
+    let name = tag.name;
+    w.start(tag);
+    w.empty(
+        Tag::new("lease")
+            .attr("expiry", lease.expiry)
+            .opt("unit", (lease.expiry != 0).then_some(unit)),
+    );
+    w.end(name);
+}
+
+pub fn write_route(w: &mut Writer, route: &Route) {
+    w.empty(
+        sized(Tag::new("route"), route.family, route.address, route.mask)
+            .attr("gateway", route.gateway)
+            .opt("metric", route.metric),
+    );
 }

@@ -1,26 +1,21 @@
 //! From text to [`Network`]: the rules that hold for every definition, whatever its mode.
 
-pub(super) mod dns;
-pub(super) mod element;
-pub(super) mod forward;
-pub(super) mod ip;
-pub(super) mod port;
-mod reading;
-
 use uuid::Uuid;
 
+use super::address::in_subnet;
+use super::element::ForwardMode;
+use super::element::bridge::{read_bridge, read_mac};
+use super::element::dns::{read_dns, read_domain};
+use super::element::forward::read_forward;
+use super::element::ip::{read_ip, read_route};
+use super::element::port::{read_bandwidth, read_port_group, read_virtual_port, read_vlan};
 use super::error::XmlError;
 use super::metadata::{self, MetadataElement};
-use super::netd::{NETD_NAMESPACE, NetdExtensions};
+use super::namespace::{DNSMASQ_NAMESPACE, NETD_NAMESPACE};
+use super::netd::NetdExtensions;
 use super::network::Network;
-use super::types::{Bridge, Domain, ForwardMode, Mac, MacTableManager};
+use super::read::{Element, Reading, UnknownPiece, parse_uuid};
 use super::xml;
-use element::Element;
-pub(super) use reading::Reading;
-pub use reading::UnknownPiece;
-
-/// Namespace of the options that are passed to dnsmasq.
-pub const DNSMASQ_NAMESPACE: &str = "http://libvirt.org/schemas/network/dnsmasq/1.0";
 
 /// Longest definition that is read, without what stands in its `<metadata>`.
 const MAX_WITHOUT_METADATA: usize = 1 << 20;
@@ -111,44 +106,44 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
         trust_guest_rx_filters: root.yes_no("trustGuestRxFilters")?,
         forward: root
             .child("forward")
-            .map(forward::forward)
+            .map(read_forward)
             .transpose()?
             .flatten(),
         bridge: root
             .child("bridge")
-            .map(bridge)
+            .map(read_bridge)
             .transpose()?
             .unwrap_or_default(),
-        mac: root.child("mac").map(mac).transpose()?.flatten(),
+        mac: root.child("mac").map(read_mac).transpose()?.flatten(),
         mtu: match root.child("mtu") {
             Some(mtu) => mtu.number("size")?.filter(|size| *size != 0),
             None => None,
         },
-        domain: root.child("domain").map(domain).transpose()?.flatten(),
-        dns: root.child("dns").map(dns::dns).transpose()?.flatten(),
-        vlan: root.child("vlan").map(port::vlan).transpose()?,
+        domain: root.child("domain").map(read_domain).transpose()?.flatten(),
+        dns: root.child("dns").map(read_dns).transpose()?.flatten(),
+        vlan: root.child("vlan").map(read_vlan).transpose()?,
         bandwidth: root
             .child("bandwidth")
-            .map(port::bandwidth)
+            .map(read_bandwidth)
             .transpose()?
             .flatten(),
         port_isolated: match root.child("port") {
             Some(port) => port.yes_no("isolated")?,
             None => None,
         },
-        ips: root.children("ip").map(ip::ip).collect::<Result<_, _>>()?,
+        ips: root.children("ip").map(read_ip).collect::<Result<_, _>>()?,
         routes: root
             .children("route")
-            .map(ip::route)
+            .map(read_route)
             .collect::<Result<_, _>>()?,
         virtualport: root
             .child("virtualport")
-            .map(|e| port::virtual_port(e, true))
+            .map(|e| read_virtual_port(e, true))
             .transpose()?
             .flatten(),
         portgroups: root
             .children("portgroup")
-            .map(port::port_group)
+            .map(read_port_group)
             .collect::<Result<_, _>>()?,
         dnsmasq_options: root
             .children_in(Some(DNSMASQ_NAMESPACE), "options")
@@ -156,7 +151,7 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
             .map(|option| option.required("value").map(str::to_owned))
             .collect::<Result<_, _>>()?,
     };
-    ip::check_gateways(root, &network)?;
+    check_gateways(root, &network)?;
     check_mode(root, &network)?;
     Ok(network)
 }
@@ -197,59 +192,6 @@ fn uuid(root: Element<'_>) -> Result<Uuid, XmlError> {
             text.escape_debug()
         ))
     })
-}
-
-/// As libvirt reads a UUID: more forgiving than the `uuid` crate about dashes and blanks.
-fn parse_uuid(text: &str) -> Option<Uuid> {
-    let mut bytes = [0; 16];
-    let mut rest = text.trim();
-    for byte in &mut bytes {
-        rest = rest.trim_start_matches(['-', ' ']);
-        let digits = rest.get(..2)?;
-        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
-        }
-        *byte = u8::from_str_radix(digits, 16).ok()?;
-        rest = &rest[2..];
-    }
-    rest.is_empty().then(|| Uuid::from_bytes(bytes))
-}
-
-fn bridge(element: Element<'_>) -> Result<Bridge, XmlError> {
-    Ok(Bridge {
-        name: element.non_empty("name").map(str::to_owned),
-        zone: element.non_empty("zone").map(str::to_owned),
-        stp: element.attr("stp") != Some("off"),
-        delay: element.number("delay")?.unwrap_or(0),
-        mac_table_manager: match element.attr("macTableManager") {
-            None => None,
-            Some("kernel") => Some(MacTableManager::Kernel),
-            Some("libvirt") => Some(MacTableManager::Libvirt),
-            Some(_) => return Err(element.bad("macTableManager", "'kernel' or 'libvirt'")),
-        },
-    })
-}
-
-fn mac(element: Element<'_>) -> Result<Option<Mac>, XmlError> {
-    let mac: Option<Mac> = element.parsed("address", "a MAC address")?;
-    match mac {
-        Some(mac) if mac.is_multicast() => {
-            Err(element.bad("address", "a unicast MAC address, not multicast"))
-        }
-        mac => Ok(mac),
-    }
-}
-
-fn domain(element: Element<'_>) -> Result<Option<Domain>, XmlError> {
-    let domain = Domain {
-        name: element.non_empty("name").map(str::to_owned),
-        local_only: element.yes_no("localOnly")?,
-        register: element.yes_no("register")?,
-    };
-    if domain.register == Some(true) && domain.local_only != Some(true) {
-        return Err(element.error("register='yes' needs localOnly='yes'"));
-    }
-    Ok(domain.name.is_some().then_some(domain))
 }
 
 /// What must, or must not, stand beside each forward mode.
@@ -314,6 +256,20 @@ fn check_mode(root: Element<'_>, network: &Network) -> Result<(), XmlError> {
         if network.mtu.is_some() {
             let detail = format!("has no place beside forward mode='{mode}'");
             return Err(at("mtu").error(detail));
+        }
+    }
+    Ok(())
+}
+
+/// Every gateway must be a neighbour: in the subnet of one of the network's addresses.
+fn check_gateways(root: Element<'_>, network: &Network) -> Result<(), XmlError> {
+    for (element, route) in root.children("route").zip(&network.routes) {
+        let reachable = network
+            .ips
+            .iter()
+            .any(|ip| in_subnet(route.gateway, ip.address, ip.prefix_len()));
+        if !reachable {
+            return Err(element.bad("gateway", "within the subnet of an <ip> of this network"));
         }
     }
     Ok(())

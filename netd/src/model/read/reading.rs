@@ -7,7 +7,7 @@ use std::fmt;
 use roxmltree::{Attribute, Document, Node};
 
 use crate::model::error::XmlError;
-use crate::model::netd::is_netd_namespace;
+use crate::model::namespace::is_netd_namespace;
 use crate::model::xml::shown;
 
 /// The bit of the element itself; those below are its attributes'.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use roxmltree::Node;
+use uuid::Uuid;
 
 use super::reading::Reading;
 use crate::model::error::XmlError;
@@ -161,4 +162,20 @@ impl<'a> Element<'a> {
             self.reading.network.escape_debug()
         ))
     }
+}
+
+/// As libvirt reads a UUID: more forgiving than the `uuid` crate about dashes and blanks.
+pub fn parse_uuid(text: &str) -> Option<Uuid> {
+    let mut bytes = [0; 16];
+    let mut rest = text.trim();
+    for byte in &mut bytes {
+        rest = rest.trim_start_matches(['-', ' ']);
+        let digits = rest.get(..2)?;
+        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        *byte = u8::from_str_radix(digits, 16).ok()?;
+        rest = &rest[2..];
+    }
+    rest.is_empty().then(|| Uuid::from_bytes(bytes))
 }
