@@ -8,8 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Programs;
-use super::kernel::Fetched;
+use super::kernel::{Fetched, text};
 use crate::packages;
 
 /// What the programs and tests need of the kernel that Debian builds as modules. What a module itself
@@ -59,6 +58,14 @@ echo "vm: kernel $(uname -r)"
 
 /// After them.
 const END: &str = "echo vm: end\npoweroff -f\n";
+
+/// What the machines run.
+pub struct Programs {
+    /// netd itself.
+    pub netd: PathBuf,
+    /// The tests' programs.
+    pub tests: Vec<PathBuf>,
+}
 
 /// Puts the file system together and packs it; returns the archive.
 pub fn build(place: &Path, kernel: &Fetched, programs: &Programs, script: &str) -> Result<PathBuf> {
@@ -207,7 +214,7 @@ fn list(root: &Path, below: &Path, names: &mut String) -> Result<()> {
     for entry in fs::read_dir(root.join(below))? {
         let entry = entry?;
         let path = below.join(entry.file_name());
-        *names += super::text(&path)?;
+        *names += text(&path)?;
         names.push('\n');
         if entry.file_type()?.is_dir() {
             list(root, &path, names)?;

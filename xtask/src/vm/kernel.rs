@@ -7,7 +7,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::text;
 use crate::tools::{online, succeed};
 
 /// Depends on the newest kernel of a suite.
@@ -136,6 +135,12 @@ fn find(directory: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<PathBuf> {
         }
     }
     bail!("no kernel lies in {}; try --refresh", directory.display())
+}
+
+/// A path as text, for commands.
+pub fn text(path: &Path) -> Result<&str> {
+    let text = path.to_str();
+    text.with_context(|| format!("{} is no text", path.display()))
 }
 
 #[cfg(test)]

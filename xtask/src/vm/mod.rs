@@ -99,7 +99,7 @@ pub fn vm(choice: &Choice) -> Result<()> {
     }
     packages::install(packages::VM)?;
     build()?;
-    let programs = Programs {
+    let programs = image::Programs {
         netd: binary()?,
         tests: built_tests(&["prog", "netns"])?,
     };
@@ -128,13 +128,7 @@ pub fn vm(choice: &Choice) -> Result<()> {
     bail!("not well: {}", failed.join(", "))
 }
 
-/// What the machines run.
-struct Programs {
-    netd: PathBuf,
-    tests: Vec<PathBuf>,
-}
-
-fn run(kernel: Kernel, choice: &Choice, programs: &Programs) -> Result<machine::Report> {
+fn run(kernel: Kernel, choice: &Choice, programs: &image::Programs) -> Result<machine::Report> {
     let place = directory(kernel);
     let fetched = kernel::fetch(kernel.suite(), &place, choice.refresh)?;
     let runs = runs(kernel, choice);
@@ -204,10 +198,4 @@ fn script(choice: &Choice, runs: &[Run]) -> String {
         );
     }
     script
-}
-
-/// A path as text, for commands.
-fn text(path: &Path) -> Result<&str> {
-    let text = path.to_str();
-    text.with_context(|| format!("{} is no text", path.display()))
 }
