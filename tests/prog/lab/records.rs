@@ -6,7 +6,7 @@ use netd_common::abi::{
     Endpoint, Forward, ForwardKey, GuestMoves, MacAddr, Mode, Network,
 };
 
-use super::Lab;
+use super::{Lab, now};
 use crate::family::Address;
 
 impl Lab {
