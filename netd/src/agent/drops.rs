@@ -18,11 +18,15 @@ const IPV6: u16 = 0x86dd;
 impl Controller {
     /// The counters, and the records behind number `since`.
     pub(super) async fn drops(&mut self, since: u64) -> Result<Drops> {
-        let snapshot = self.links.snapshot().await.map_err(ApiError::internal)?;
-        self.datapath.events.drain();
-        let records: Vec<DropRecord> = self
-            .datapath
-            .events
+        let snapshot = self
+            .host
+            .links
+            .snapshot()
+            .await
+            .map_err(ApiError::internal)?;
+        self.host.datapath_mut()?.events.drain();
+        let events = &self.host.datapath()?.events;
+        let records: Vec<DropRecord> = events
             .since(since)
             .map(|numbered| self.record(numbered, &snapshot))
             .collect();
@@ -38,7 +42,12 @@ impl Controller {
 
     /// The counters of the reasons that occurred.
     pub(super) fn drop_counts(&self) -> Result<Vec<DropStatus>> {
-        let counts = self.datapath.maps.drops().map_err(ApiError::internal)?;
+        let counts = self
+            .host
+            .datapath()?
+            .maps
+            .drops()
+            .map_err(ApiError::internal)?;
         let counts = counts.into_iter().map(|(reason, count)| DropStatus {
             reason: reason.name().to_owned(),
             explanation: reason.explanation().to_owned(),
@@ -51,8 +60,8 @@ impl Controller {
     fn record(&self, Numbered { number, event }: Numbered, snapshot: &Snapshot) -> DropRecord {
         let link = snapshot.links.get(&event.ifindex);
         let bridge = link.map_or(event.ifindex, |link| link.controller.unwrap_or(link.index));
-        let mut live = self.networks.live();
-        let network = live.find(|live| live.bridge == Some(bridge));
+        let mut noted = self.host.noted.values();
+        let network = noted.find(|noted| noted.bridge == Some(bridge));
         let reason = Reason::ALL.get(event.reason as usize);
         let now = jiff::Timestamp::now().as_microsecond();
         let age = i64::try_from(age(event.time).as_micros()).unwrap_or_default();
@@ -60,7 +69,7 @@ impl Controller {
         DropRecord {
             number,
             time: now.saturating_sub(age),
-            network: network.map(|live| live.network.name.clone()),
+            network: network.map(|noted| noted.name.clone()),
             device: link.map_or_else(|| event.ifindex.to_string(), |link| link.name.clone()),
             reason: reason.map_or("?", |reason| reason.name()).to_owned(),
             explanation: reason.map_or("", |reason| reason.explanation()).to_owned(),

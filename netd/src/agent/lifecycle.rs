@@ -1,22 +1,18 @@
 //! Defining, starting and stopping networks.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use futures_util::stream::{self, StreamExt as _};
 use uuid::Uuid;
 
-use super::controller::{ActiveData, Controller};
-use super::reconcile::{Failure, check_forwarding, needs_forwarding};
-use super::registry::Live;
+use super::controller::Controller;
+use super::reconcile::keep;
+use super::steps::check_forwarding;
 use crate::api::{ApiError, ErrorCode, Result};
-use crate::dnsmasq::{self, Running};
-use crate::link::{LinkError, Links, Snapshot, subnet_in_use, sysctl};
+use crate::dnsmasq;
+use crate::link::{Snapshot, subnet_in_use, sysctl};
 use crate::model::{self, Family, ForwardMode, Network};
-use crate::{plan, store};
-
-/// dnsmasq processes that start at the same time.
-const DNSMASQS: usize = 4;
+use crate::plan::{self, Failure, Scope, needs_forwarding};
+use crate::store;
 
 fn invalid(detail: impl std::fmt::Display) -> ApiError {
     ApiError::new(ErrorCode::OperationInvalid, detail)
@@ -24,7 +20,7 @@ fn invalid(detail: impl std::fmt::Display) -> ApiError {
 
 impl Controller {
     async fn snapshot(&self) -> Result<Snapshot> {
-        self.links.snapshot().await.map_err(ApiError::internal)
+        self.host.links.snapshot().await.map_err(ApiError::internal)
     }
 
     /// Check a definition, complete it and store it.
@@ -34,7 +30,7 @@ impl Controller {
         self.networks
             .complete(&mut network, |name| snapshot.by_name(name).is_some())?;
         store::read_again(&network)?;
-        self.store.save(&network)?;
+        self.host.store.save(&network)?;
         let uuid = network.uuid;
         self.networks.entry(uuid).config = Some(network);
         Ok(uuid)
@@ -75,8 +71,8 @@ impl Controller {
         };
         let name = network.name.clone();
         self.activate(network).await?;
-        if self.host.stopped.remove(&name) {
-            self.save_host();
+        if self.host.notes.stopped.remove(&name) {
+            self.host.save_notes();
         }
         Ok(())
     }
@@ -119,24 +115,18 @@ impl Controller {
             return outcomes;
         }
         let uuids: Vec<Uuid> = prepared.iter().map(|(uuid, _)| *uuid).collect();
-        let mut failures = self.converge().await;
-        Failure::keep(&mut failures, &uuids);
+        let mut failures = self.converge(Scope::Host).await.failures;
+        keep(&mut failures, &uuids);
         let nobodys = |failure: &Failure| failure.network.is_none();
         if uuids.len() > 1 && failures.iter().any(nobodys) {
             outcomes.extend(self.activate_apart(uuids).await);
             return outcomes;
         }
-        let up = uuids
-            .into_iter()
-            .filter(|uuid| !failures.iter().any(|failure| failure.concerns(*uuid)))
-            .collect();
-        let mut without_dnsmasq = self.start_dnsmasq(up).await;
         let mut have_ports = false;
         for (uuid, name) in prepared {
-            let of_host = failures.iter().find(|failure| failure.concerns(uuid));
-            let failed = of_host.map(|failure| failure.error.clone());
-            let Some(error) = failed.or_else(|| without_dnsmasq.remove(&uuid)) else {
-                have_ports |= self.host.detached.remove(&name).is_some();
+            let failed = failures.iter().find(|failure| failure.concerns(uuid));
+            let Some(Failure { error, .. }) = failed else {
+                have_ports |= self.host.notes.detached.remove(&name).is_some();
                 self.warn_of_port_conflicts(uuid, None);
                 outcomes.push((name, Ok(())));
                 continue;
@@ -145,10 +135,10 @@ impl Controller {
             for error in self.deactivate(uuid).await {
                 tracing::error!(network = name, %error, "not removed after the failed start");
             }
-            outcomes.push((name, Err(error)));
+            outcomes.push((name, Err(error.clone())));
         }
         if have_ports {
-            self.save_host();
+            self.host.save_notes();
         }
         outcomes
     }
@@ -172,135 +162,54 @@ impl Controller {
         outcomes
     }
 
-    /// Look whether a network can start, and note that it is to run. What it takes of the host is
-    /// taken in `snapshot` from then on.
+    /// Look whether a network can start, and let it be one that is to run. What it takes of the host
+    /// is taken in `snapshot` from then on.
     async fn prepare(&mut self, network: Network, snapshot: &mut Snapshot) -> Result<()> {
         model::check_start(&network)?;
         check_host(&network, snapshot)?;
         self.check_published(&network)?;
         // Refused here, before anything is made, when its files could not be written.
         if dnsmasq::wants_dnsmasq(&network) {
-            self.dnsmasq.binary().await?;
-            dnsmasq::process::files_of(&self.paths, &network)?;
+            self.host.dnsmasq.binary().await?;
+            dnsmasq::process::files_of(&self.host.paths, &network)?;
         }
-        let ports = self.host.detached.get(&network.name);
+        let ports = self.host.notes.detached.get(&network.name);
         let ports = ports.cloned().unwrap_or_default();
-        // The record first: an agent that dies half way finds it and finishes the start.
-        self.store.save_active(
-            &network,
-            &ActiveData {
-                bridge: None,
-                ports: ports.clone(),
-            },
-        )?;
-        if let Some(spec) = plan::bridge_spec(&network) {
+        let live = self.live(network, ports)?;
+        if let Some(spec) = plan::bridge_spec(&live.network) {
             let behind = spec.routes.iter().map(|route| route.destination);
             snapshot.reserve_bridge(&spec.name, spec.addresses.iter().copied().chain(behind));
         }
-        let uuid = network.uuid;
-        self.networks.entry(uuid).live = Some(Live::new(network, ports));
-        Ok(())
-    }
-
-    /// Start the dnsmasq of every one of these networks that is to have one, a few at a time. Returns
-    /// what failed.
-    async fn start_dnsmasq(&mut self, networks: BTreeSet<Uuid>) -> BTreeMap<Uuid, ApiError> {
-        let mut starts = Vec::new();
-        let (dnsmasq, paths, binary) = (&self.dnsmasq, &self.paths, &self.binary);
-        for live in self.networks.live() {
-            let network = &live.network;
-            if !networks.contains(&network.uuid) || !dnsmasq::wants_dnsmasq(network) {
-                continue;
-            }
-            if let Some(bridge) = network.bridge.name.as_deref() {
-                let start = dnsmasq.start(network, bridge, paths, binary);
-                starts.push(async { (network.uuid, start.await) });
-            }
-        }
-        let starts = stream::iter(starts).buffer_unordered(DNSMASQS);
-        let started: Vec<_> = starts.collect().await;
-        let mut failed = BTreeMap::new();
-        for (uuid, result) in started {
-            match result {
-                Ok(running) => {
-                    if let Some(live) = &mut self.networks.entry(uuid).live {
-                        live.dnsmasq = Some(running.clone());
-                    }
-                    self.watch_dnsmasq(running);
-                }
-                Err(error) => {
-                    failed.insert(uuid, error.into());
-                }
-            }
-        }
-        failed
-    }
-
-    /// Let an active network's dnsmasq serve what its definition says: start it, tell it, or stop
-    /// it.
-    pub(super) async fn serve(&mut self, uuid: Uuid) -> Result<()> {
-        let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
-            return Ok(());
-        };
-        let (network, paths) = (&live.network, &self.paths);
-        let Some(bridge) = &network.bridge.name else {
-            return Ok(());
-        };
-        let running = live.dnsmasq.clone().filter(Running::is_alive);
-        let before = running.as_ref().map(Running::pid);
-        let now = match (dnsmasq::wants_dnsmasq(network), running) {
-            (false, None) => return Ok(()),
-            (false, Some(running)) => {
-                dnsmasq::process::stop_network(network, paths, Some(running)).await?;
-                live.dnsmasq = None;
-                return Ok(());
-            }
-            (true, None) => {
-                let started = self.dnsmasq.start(network, bridge, paths, &self.binary);
-                started.await?
-            }
-            (true, Some(running)) => {
-                let dnsmasq = &self.dnsmasq;
-                dnsmasq
-                    .reload(network, bridge, paths, &self.binary, running)
-                    .await?
-            }
-        };
-        live.dnsmasq = Some(now.clone());
-        if before != Some(now.pid()) {
-            self.watch_dnsmasq(now);
-        }
+        let uuid = live.network.uuid;
+        self.networks.entry(uuid).live = Some(live);
         Ok(())
     }
 
     /// Take a network down, past all errors, which are returned. A bridge that cannot be removed
     /// stays guarded: then the network stays active.
     async fn deactivate(&mut self, uuid: Uuid) -> Vec<ApiError> {
-        let mut errors = Vec::new();
         let Ok(Some(live)) = self.networks.get_mut(uuid).map(|entry| entry.live.as_mut()) else {
-            return errors;
+            return Vec::new();
         };
+        live.stopping = true;
         let network = live.network.clone();
-        let known = live.bridge;
-        let running = live.dnsmasq.take();
-        let stopped = dnsmasq::process::stop_network(&network, &self.paths, running);
-        if let Err(error) = stopped.await {
-            errors.push(error.into());
-        }
-        if let Err(error) = delete_bridge(&self.links, &network, known).await {
-            errors.push(ApiError::internal(error));
-            return errors;
-        }
-        self.networks.entry(uuid).live = None;
-        if let Err(error) = self.store.remove_active(&network.name) {
-            errors.push(error.into());
-        }
-        let mut failures = self.converge().await;
-        Failure::keep(&mut failures, &[uuid]);
-        errors.extend(failures.into_iter().map(|failure| failure.error));
-        // Its flows are dead to the programs from here on; this gives back their memory.
-        if let Err(error) = self.datapath.sweep_all() {
-            errors.push(ApiError::internal(error));
+        let known = self.host.noted.get(&uuid).and_then(|noted| noted.bridge);
+        let mut failures = self.converge(Scope::Host).await.failures;
+        keep(&mut failures, &[uuid]);
+        let mut errors: Vec<ApiError> = failures.into_iter().map(|f| f.error).collect();
+        let stays = match self.snapshot().await {
+            // Nothing of it was made, or all of it has gone.
+            _ if !self.host.noted.contains_key(&uuid) => false,
+            Ok(snapshot) => has_bridge(&network, known, &snapshot),
+            Err(error) => {
+                errors.push(error);
+                true
+            }
+        };
+        match self.networks.get_mut(uuid).map(|entry| &mut entry.live) {
+            Ok(Some(live)) if stays => live.stopping = false,
+            Ok(live) => *live = None,
+            Err(error) => errors.push(error),
         }
         errors
     }
@@ -312,15 +221,17 @@ impl Controller {
             let name = entry.network().map_or("", |network| &network.name);
             return Err(invalid(format_args!("network '{name}' is not active")));
         };
-        let (network, ports) = (live.network.clone(), live.ports.clone());
+        let network = live.network.clone();
+        let ports = self.host.noted.get(&uuid);
+        let ports = ports.map(|noted| noted.ports.clone()).unwrap_or_default();
         let persistent = entry.config.is_some();
         if entry.autostart {
-            self.host.stopped.insert(network.name.clone());
+            self.host.notes.stopped.insert(network.name.clone());
         }
         if network.is_managed() && persistent && !ports.is_empty() {
-            self.host.detached.insert(network.name.clone(), ports);
+            self.host.notes.detached.insert(network.name.clone(), ports);
         }
-        self.save_host();
+        self.host.save_notes();
         let errors = self.deactivate(uuid).await;
         if !persistent {
             self.remove_files(&network);
@@ -338,15 +249,15 @@ impl Controller {
         let Some(network) = entry.config.clone() else {
             return Err(invalid("cannot undefine transient network"));
         };
-        self.store.remove(&network.name)?;
+        self.host.store.remove(&network.name)?;
         entry.config = None;
         entry.autostart = false;
         if entry.live.is_none() {
             self.remove_files(&network);
         }
-        self.host.detached.remove(&network.name);
-        self.host.stopped.remove(&network.name);
-        self.save_host();
+        self.host.notes.detached.remove(&network.name);
+        self.host.notes.stopped.remove(&network.name);
+        self.host.save_notes();
         self.networks.prune(uuid);
         Ok(())
     }
@@ -360,7 +271,7 @@ impl Controller {
         else {
             return;
         };
-        if let Err(error) = dnsmasq::process::remove_files(network, bridge, &self.paths) {
+        if let Err(error) = dnsmasq::process::remove_files(network, bridge, &self.host.paths) {
             tracing::warn!(network = network.name, %error, "files of dnsmasq are left");
         }
     }
@@ -371,33 +282,19 @@ impl Controller {
         let Some(network) = &entry.config else {
             return Err(invalid("cannot set autostart for transient network"));
         };
-        self.store.set_autostart(&network.name, on)?;
+        self.host.store.set_autostart(&network.name, on)?;
         entry.autostart = on;
         Ok(())
     }
 }
 
-/// Delete the bridge of a managed network, if it is there and is that network's. Another device of
-/// its name is left alone.
-pub(super) async fn delete_bridge(
-    links: &Links,
-    network: &Network,
-    known: Option<u32>,
-) -> std::result::Result<(), LinkError> {
-    let Some(spec) = plan::bridge_spec(network) else {
-        return Ok(());
-    };
-    let snapshot = links.snapshot().await?;
-    let Some(link) = snapshot
-        .by_name(&spec.name)
-        .filter(|link| spec.is(link, known))
-    else {
-        return Ok(());
-    };
-    match links.delete(link.index).await {
-        Err(error) if !error.is_gone() => Err(error),
-        _ => Ok(()),
-    }
+/// Is the bridge of a managed network there? Another device of its name is none.
+fn has_bridge(network: &Network, known: Option<u32>, snapshot: &Snapshot) -> bool {
+    let spec = plan::bridge_spec(network);
+    spec.is_some_and(|spec| {
+        let link = snapshot.by_name(&spec.name);
+        link.is_some_and(|link| spec.is(link, known))
+    })
 }
 
 /// May the network start on this host as it is now?

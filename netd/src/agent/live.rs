@@ -3,17 +3,16 @@
 
 use uuid::Uuid;
 
-use super::controller::{ActiveData, Controller};
+use super::controller::Controller;
 use super::port_conflicts;
-use super::reconcile::Failure;
 use crate::api::{
     Affect, ApiError, Changed, ErrorCode, ForwardChange, Metadata, NetworkForwards, NewMetadata,
     Result,
 };
 use crate::datapath::ports::Ports;
-use crate::dnsmasq::Running;
 use crate::model::{self, ForwardAction, MetadataElement, Network};
-use crate::{plan, store};
+use crate::plan::{self, Failure};
+use crate::store;
 
 impl Controller {
     /// Which definitions a call is about.
@@ -60,7 +59,7 @@ impl Controller {
             self.check_published(new)?;
         }
         if let Some(new) = &new_config {
-            self.store.save(new)?;
+            self.host.store.save(new)?;
             self.networks.entry(uuid).config = Some(new.clone());
         }
         let Some(new) = new_live else {
@@ -68,7 +67,7 @@ impl Controller {
         };
         if let Err(error) = self.apply_live(uuid, new).await {
             if let Some(old) = old_config {
-                if let Err(error) = self.store.save(&old) {
+                if let Err(error) = self.host.store.save(&old) {
                     tracing::error!(network = old.name, %error, "the definition stays changed");
                 }
                 self.networks.entry(uuid).config = Some(old);
@@ -80,15 +79,6 @@ impl Controller {
 
     /// Let an active network run with another definition, which differs in what needs no restart.
     async fn apply_live(&mut self, uuid: Uuid, new: Network) -> Result<()> {
-        let Some(live) = self.networks.get_mut(uuid)?.live.as_mut() else {
-            return Ok(());
-        };
-        let data = ActiveData {
-            bridge: live.bridge,
-            ports: live.ports.clone(),
-        };
-        // The record first: an agent that dies half way goes on with it.
-        self.store.save_active(&new, &data)?;
         let old = self.swap_live(uuid, new.clone())?;
         let failures = self.apply_change(uuid, &old).await;
         if failures.is_empty() {
@@ -110,9 +100,6 @@ impl Controller {
             return Ok(());
         };
         tracing::warn!(network = old.name, %error, "a change failed and was rolled back");
-        if let Err(error) = self.store.save_active(&old, &data) {
-            tracing::error!(network = old.name, %error, "the record stays changed");
-        }
         for Failure { error, .. } in without {
             tracing::error!(%error, "not removed after the change");
         }
@@ -122,14 +109,18 @@ impl Controller {
 
     /// Put a definition in the place of the one that an active network runs with; returns that.
     fn swap_live(&mut self, uuid: Uuid, new: Network) -> Result<Network> {
-        let live = self.networks.get_mut(uuid)?.live.as_mut();
-        let live = live.ok_or_else(|| {
+        let old = self.networks.get(uuid)?.live.as_ref();
+        let ports = old.map(|live| live.ports.clone());
+        let ports = ports.ok_or_else(|| {
             ApiError::new(
                 ErrorCode::OperationInvalid,
                 format!("network '{}' is not running", new.name),
             )
         })?;
-        Ok(std::mem::replace(&mut live.network, new))
+        let new = self.live(new, ports)?;
+        let old = self.networks.entry(uuid).live.replace(new);
+        old.map(|live| live.network)
+            .ok_or_else(|| ApiError::internal("a network that ran is not running"))
     }
 
     /// May the network publish what it does: has nobody else these ports?
@@ -181,11 +172,10 @@ impl Controller {
 
     /// Numbers of the networks' dnsmasq processes.
     fn dnsmasq_pids(&self) -> Vec<u32> {
-        let running = self
-            .networks
-            .live()
-            .filter_map(|live| live.dnsmasq.as_ref());
-        running.map(Running::pid).collect()
+        let networks = self.networks.live().map(|live| live.network.uuid);
+        networks
+            .filter_map(|uuid| self.host.dnsmasq_of(uuid))
+            .collect()
     }
 
     /// `netd forward add` and `delete`.

@@ -8,13 +8,18 @@ mod controller;
 mod driver;
 mod drops;
 mod guests;
+mod host;
 mod lifecycle;
 mod live;
 mod lock;
+mod planning;
 mod port_conflicts;
+mod programs;
 mod reconcile;
 mod registry;
 mod reload;
+mod status;
+mod steps;
 mod teardown;
 mod update;
 
@@ -23,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
@@ -62,26 +67,81 @@ pub struct Agent {
     controller: Mutex<Controller>,
 }
 
+/// What the agent wakes up for, but for calls from clients.
+enum Event {
+    /// It is to end.
+    End,
+    /// SIGHUP: definitions on disk changed.
+    Reload,
+    /// A dnsmasq ended, or may be started again.
+    Wake,
+    /// Nothing was heard for a while.
+    Timer,
+    /// The host changed.
+    Host(Change),
+    /// What drivers can do changed.
+    Drivers(std::io::Result<()>),
+    /// Leases changed.
+    Leases(std::io::Result<()>),
+}
+
+/// Where events come from.
+struct Events {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    wake: Arc<Notify>,
+    host: NetlinkMonitor,
+    drivers: Option<DriverWatch>,
+    leases: Option<LeaseWatch>,
+    /// When to look without having heard of anything.
+    timer: Instant,
+}
+
+impl Events {
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::End,
+            _ = self.interrupt.recv() => Event::End,
+            _ = self.hangup.recv() => Event::Reload,
+            () = self.wake.notified() => Event::Wake,
+            () = tokio::time::sleep_until(self.timer) => Event::Timer,
+            change = self.host.next() => Event::Host(change),
+            changed = driver_change(&mut self.drivers) => Event::Drivers(changed),
+            changed = lease_change(&mut self.leases) => Event::Leases(changed),
+        }
+    }
+}
+
 /// Run the agent until SIGTERM or SIGINT. Networks stay up when it ends.
 ///
 /// # Errors
 /// It cannot start: another agent, no privileges, a missing kernel feature.
 pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Result<()> {
     let _locks = lock::take(&paths)?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-    // Before the first look at the links, so that no change falls between.
-    let mut watch_links = NetlinkMonitor::new().context("cannot watch the host's devices")?;
-    let wake = Arc::new(Notify::new());
-    let mut controller = Controller::open(paths, &config, Arc::clone(&wake)).await?;
+    let mut events = Events {
+        terminate: signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?,
+        hangup: signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?,
+        interrupt: signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?,
+        wake: Arc::new(Notify::new()),
+        // Before the first look at the links, so that no change falls between.
+        host: NetlinkMonitor::new().context("cannot watch the host's devices")?,
+        drivers: None,
+        leases: None,
+        timer: Instant::now() + LOOK_AGAIN,
+    };
+    let mut controller = Controller::open(paths, &config, Arc::clone(&events.wake)).await?;
     // Before the first look at them, too.
-    let mut drivers = controller.links.watch_drivers().unwrap_or_else(|error| {
-        tracing::warn!(%error, "{LATE_DRIVERS}");
-        None
-    });
+    events.drivers = controller
+        .host
+        .links
+        .watch_drivers()
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "{LATE_DRIVERS}");
+            None
+        });
     controller.start_up().await;
-    let mut leases = LeaseWatch::new(&controller.paths.dnsmasq_dir())
+    events.leases = LeaseWatch::new(&controller.host.paths.dnsmasq_dir())
         .inspect_err(|error| tracing::warn!(%error, "{LATE_LEASES}"))
         .ok();
     let agent = Arc::new(Agent {
@@ -95,69 +155,11 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
     tracing::info!(socket = %socket.display(), "ready");
     let loading = tokio::spawn(load_programs(Arc::clone(&agent)));
 
-    // Routes may make a device one that guests' traffic can leave by, but there can be many
-    // changes of routes and neighbours a second: those wait for each other.
-    let mut look_again = Instant::now() + LOOK_AGAIN;
-    loop {
-        let change = tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                let reloaded = agent.controller.lock().await.reload().await;
-                for line in reloaded.done {
-                    tracing::info!("{line}");
-                }
-                for line in reloaded.failed {
-                    tracing::error!("{line}");
-                }
-                continue;
-            }
-            () = wake.notified() => Change::Links,
-            () = tokio::time::sleep_until(look_again) => Change::Links,
-            change = watch_links.next() => change,
-            changed = driver_change(&mut drivers) => {
-                if let Err(error) = changed {
-                    tracing::warn!(%error, "{LATE_DRIVERS}");
-                    drivers = None;
-                }
-                Change::Links
-            }
-            changed = lease_change(&mut leases) => {
-                if let Err(error) = changed {
-                    tracing::warn!(%error, "{LATE_LEASES}");
-                    leases = None;
-                }
-                if !agent.controller.lock().await.follows_leases() {
-                    continue;
-                }
-                Change::Links
-            }
-        };
-        let mut controller = agent.controller.lock().await;
-        match change {
-            Change::Links => {
-                controller.reconcile().await;
-                look_again = Instant::now() + LOOK_AGAIN;
-            }
-            Change::Routes => {
-                controller.paths_changed();
-                look_again = look_again.min(Instant::now() + AFTER_ROUTES);
-            }
-            Change::Overrun => {
-                tracing::warn!("the kernel dropped link events; looking at everything again");
-                controller.reconcile().await;
-                controller.paths_changed();
-            }
-            Change::Closed(error) => {
-                anyhow::bail!("can no longer watch the host's devices: {error}");
-            }
-        }
-    }
+    events.timer = Instant::now() + LOOK_AGAIN;
+    follow(&agent, &mut events).await?;
     tracing::info!("stopping; networks stay up");
     loading.abort();
-    if let Err(error) = agent.controller.lock().await.datapath.maps.leave_alone() {
-        tracing::warn!(%error, "connections will follow changed paths up to 30 s late");
-    }
+    agent.controller.lock().await.leave_alone();
     notify(&[sd_notify::NotifyState::Stopping]);
     // The receiver is gone only if the server has ended already.
     let _ = stop.send(true);
@@ -168,6 +170,61 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
     Ok(())
 }
 
+/// Follow events until the agent is to end.
+async fn follow(agent: &Agent, events: &mut Events) -> anyhow::Result<()> {
+    loop {
+        let event = events.next().await;
+        let mut controller = agent.controller.lock().await;
+        match event {
+            Event::End => return Ok(()),
+            Event::Reload => {
+                let reloaded = controller.reload().await;
+                for line in reloaded.done {
+                    tracing::info!("{line}");
+                }
+                for line in reloaded.failed {
+                    tracing::error!("{line}");
+                }
+                continue;
+            }
+            Event::Wake | Event::Timer | Event::Host(Change::Links) => {}
+            // Routes may make a device one that guests' traffic can leave by, but there can be many
+            // changes of routes and neighbours a second: those wait for each other.
+            Event::Host(Change::Routes) => {
+                controller.paths_changed();
+                events.timer = events.timer.min(Instant::now() + AFTER_ROUTES);
+                continue;
+            }
+            Event::Host(Change::Overrun) => {
+                tracing::warn!("the kernel dropped link events; looking at everything again");
+                controller.reconcile().await;
+                controller.paths_changed();
+                continue;
+            }
+            Event::Host(Change::Closed(error)) => {
+                anyhow::bail!("can no longer watch the host's devices: {error}");
+            }
+            Event::Drivers(changed) => {
+                if let Err(error) = changed {
+                    tracing::warn!(%error, "{LATE_DRIVERS}");
+                    events.drivers = None;
+                }
+            }
+            Event::Leases(changed) => {
+                if let Err(error) = changed {
+                    tracing::warn!(%error, "{LATE_LEASES}");
+                    events.leases = None;
+                }
+                if !controller.follows_leases() {
+                    continue;
+                }
+            }
+        }
+        controller.reconcile().await;
+        events.timer = Instant::now() + LOOK_AGAIN;
+    }
+}
+
 /// Loads the programs that no device needed at the start, so that the first one that does need not
 /// wait. Calls go in between.
 async fn load_programs(agent: Arc<Agent>) {
@@ -176,7 +233,8 @@ async fn load_programs(agent: Arc<Agent>) {
         tokio::time::sleep(pause).await;
         pause = LOAD_PAUSE;
         let mut controller = agent.controller.lock().await;
-        match tokio::task::block_in_place(|| controller.datapath.load_next()) {
+        let loaded = tokio::task::block_in_place(|| controller.load_next());
+        match loaded {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {

@@ -5,43 +5,28 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::api::{ApiError, ErrorCode, NetworkInfo};
-use crate::dnsmasq::Running;
+use crate::dnsmasq::Digest;
 use crate::model::{Mac, Network};
+use crate::plan::Port;
 
 /// Highest number that replaces `%d` in a bridge's name.
 const MAX_BRIDGE_NUMBER: u32 = 256;
 /// What a bridge is called when the definition does not say.
 const BRIDGE_TEMPLATE: &str = "virbr%d";
 
-/// A port of a bridge: number and name.
-pub type Port = (u32, String);
-
 /// An active network.
 #[derive(Debug)]
 pub struct Live {
     /// The definition it runs with.
     pub network: Network,
-    /// Its dnsmasq, while one runs.
-    pub dnsmasq: Option<Running>,
-    /// When dnsmasq was last started because it had died.
-    pub dnsmasq_restarted: Option<tokio::time::Instant>,
-    /// Number of its bridge when it was last seen.
-    pub bridge: Option<u32>,
-    /// The ports its bridge had when it was last seen.
+    /// Raised with every other definition.
+    pub generation: u64,
+    /// What its dnsmasq is to serve; none for a network without.
+    pub service: Option<Digest>,
+    /// It is being taken down.
+    pub stopping: bool,
+    /// Ports that it gets back when it starts.
     pub ports: Vec<Port>,
-}
-
-impl Live {
-    /// A network that is to be active.
-    pub fn new(network: Network, ports: Vec<Port>) -> Self {
-        Self {
-            network,
-            dnsmasq: None,
-            dnsmasq_restarted: None,
-            bridge: None,
-            ports,
-        }
-    }
 }
 
 /// One network, defined or active or both.
@@ -82,13 +67,6 @@ impl Registry {
         self.entries
             .values()
             .filter_map(|entry| entry.live.as_ref())
-    }
-
-    /// Every active network, to change.
-    pub fn live_mut(&mut self) -> impl Iterator<Item = &mut Live> {
-        self.entries
-            .values_mut()
-            .filter_map(|entry| entry.live.as_mut())
     }
 
     /// The network with this UUID.

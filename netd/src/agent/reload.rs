@@ -9,7 +9,7 @@ use crate::model::{MetadataElement, NETD_NAMESPACE, Network};
 impl Controller {
     /// Read the definitions on disk again, and let active networks do what theirs says to netd.
     pub(super) async fn reload(&mut self) -> Reloaded {
-        let (stored, errors) = self.store.load();
+        let (stored, errors) = self.host.store.load();
         let mut reloaded = Reloaded {
             done: Vec::new(),
             failed: errors.iter().map(ToString::to_string).collect(),
@@ -53,6 +53,7 @@ impl Controller {
                     .into_iter()
                     .map(|(_, name, error)| format!("network '{name}': left as it runs: {error}"));
                 reloaded.failed.extend(lines);
+                reloaded.done.extend(self.pending(None));
                 return reloaded;
             }
             waiting = refused

@@ -1,18 +1,20 @@
 //! `netd teardown`: remove everything an agent with these settings set up. No agent needed.
 
-use std::net::IpAddr;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::sync::Notify;
 
-use super::controller::{ActiveData, HostData};
-use super::lifecycle::delete_bridge;
+use super::host::{ActiveData, HostData, KernelHost};
 use super::lock;
-use crate::datapath::{bpffs, maps, pin_dir};
+use crate::config::Xdp;
+use crate::datapath::bpffs;
 use crate::dnsmasq;
-use crate::link::{Links, sysctl};
-use crate::model::{Family, Mac, Network, in_subnet};
+use crate::link::Links;
 use crate::paths::Paths;
+use crate::plan::{Intent, Member, Scope, execute};
 use crate::store::Store;
 
 /// Remove bridges, dnsmasq processes, programs, maps and run-time records, and give back what was
@@ -25,9 +27,11 @@ pub async fn teardown(paths: Paths) -> anyhow::Result<()> {
     let _locks = lock::take_existing(&paths)?;
     let mut errors: Vec<String> = Vec::new();
     if paths.run_dir.exists() {
-        take_down_networks(&paths, &mut errors).await?;
+        take_down(&paths, &mut errors).await?;
+    } else {
+        let left = bpffs::clear(&paths.bpffs);
+        errors.extend(left.iter().map(ToString::to_string));
     }
-    errors.extend(bpffs::clear(&paths.bpffs).iter().map(ToString::to_string));
     if let Err(error) = dnsmasq::process::remove_shared(&paths) {
         errors.push(error.to_string());
     }
@@ -40,101 +44,49 @@ pub async fn teardown(paths: Paths) -> anyhow::Result<()> {
     anyhow::bail!("some things are left:\n  {}", errors.join("\n  "))
 }
 
-async fn take_down_networks(paths: &Paths, errors: &mut Vec<String>) -> anyhow::Result<()> {
+/// Everything of the networks that records or definitions lead to, and of the datapath.
+async fn take_down(paths: &Paths, errors: &mut Vec<String>) -> anyhow::Result<()> {
     let store = Store::open(paths)?;
     let links = Links::connect().context("cannot talk to the kernel about devices")?;
     let (active, unread) = store.load_active::<ActiveData>();
     errors.extend(unread.iter().map(ToString::to_string));
     // Where a record cannot be read, the definition leads to the process all the same.
     let (defined, _) = store.load();
-    let networks = active.iter().map(|record| &record.network);
-    for network in networks.chain(defined.iter().map(|stored| &stored.network)) {
-        if let Err(error) = dnsmasq::process::stop_network(network, paths, None).await {
-            errors.push(error.to_string());
-        }
-    }
-    let networks: Vec<&Network> = active.iter().map(|record| &record.network).collect();
-    stop_listening(&networks, &links, errors).await;
+    let notes = store.load_host::<HostData>().unwrap_or_else(|error| {
+        errors.push(error.to_string());
+        HostData::default()
+    });
+    let wake = Arc::new(Notify::new());
+    let binary = PathBuf::new();
+    let mut host = KernelHost::new(paths.clone(), binary, store, links, None, notes, wake);
+    let mut networks = Vec::new();
     for record in active {
-        let network = record.network;
-        if let Err(error) = delete_bridge(&links, &network, record.data.bridge).await {
-            errors.push(error.to_string());
-        }
+        host.adopt(&record.network, record.data);
+        networks.push(record.network);
     }
-    delete_guarded_bridges(paths, &links, errors).await;
-    match store.load_host::<HostData>() {
-        Ok(mut host) => {
-            for family in [Family::Ipv4, Family::Ipv6] {
-                if let Some(was) = *host.forwarding_was(family)
-                    && let Err(error) = sysctl::set_forwarding(family, was)
-                {
-                    errors.push(error.to_string());
-                }
-            }
-        }
-        Err(error) => errors.push(error.to_string()),
+    networks.extend(defined.into_iter().map(|stored| stored.network));
+    let mut seen = BTreeSet::new();
+    networks.retain(|network| seen.insert(network.uuid));
+    for network in &networks {
+        host.adopt_process(network);
     }
+    let xdp = Xdp::default();
+    let members = networks.iter().map(|network| Member {
+        network,
+        generation: 0,
+        up: false,
+        service: host.service_of(network).unwrap_or_default(),
+        ports: &[],
+    });
+    let intent = Intent {
+        members: members.collect(),
+        xdp: &xdp,
+        scope: Scope::Teardown,
+    };
+    let outcome = execute(&mut host, &intent).await;
+    let failures = outcome.failures.iter();
+    errors.extend(failures.map(|failure| failure.error.to_string()));
     Ok(())
-}
-
-/// Let no device listen any more to solicitations for what the networks publish.
-async fn stop_listening(networks: &[&Network], links: &Links, errors: &mut Vec<String>) {
-    let mut published = Vec::new();
-    for network in networks {
-        let forwards = network.netd.forwards().iter();
-        published.extend(forwards.filter_map(|f| match f.address {
-            Some(IpAddr::V6(address)) => Some(address),
-            _ => None,
-        }));
-    }
-    if published.is_empty() {
-        return;
-    }
-    let snapshot = match links.snapshot().await {
-        Ok(snapshot) => snapshot,
-        Err(error) => return errors.push(error.to_string()),
-    };
-    for address in published {
-        for own in &snapshot.addresses {
-            if in_subnet(address.into(), own.address, own.prefix)
-                && let Err(error) = links.listen_for(own.index, address, false).await
-            {
-                errors.push(error.to_string());
-            }
-        }
-    }
-}
-
-/// Delete the bridges that no record led to: their programs go with the pins, and a bridge without
-/// them would let everything through.
-async fn delete_guarded_bridges(paths: &Paths, links: &Links, errors: &mut Vec<String>) {
-    let current = pin_dir(&paths.bpffs);
-    let mut layouts = bpffs::other_layouts(&paths.bpffs, &current).unwrap_or_default();
-    layouts.push(current);
-    let mut guarded = Vec::new();
-    for layout in layouts {
-        match maps::pinned_networks(&layout) {
-            Ok(networks) => guarded.extend(networks),
-            Err(error) => errors.push(error.to_string()),
-        }
-    }
-    let snapshot = match links.snapshot().await {
-        Ok(snapshot) => snapshot,
-        Err(error) => return errors.push(error.to_string()),
-    };
-    for (index, network) in guarded {
-        // The number may be another device's by now.
-        let is_its_bridge = snapshot
-            .links
-            .get(&index)
-            .is_some_and(|link| link.bridge.is_some() && link.mac == Some(Mac(network.mac)));
-        if is_its_bridge
-            && let Err(error) = links.delete(index).await
-            && !error.is_gone()
-        {
-            errors.push(error.to_string());
-        }
-    }
 }
 
 fn remove(path: &Path, errors: &mut Vec<String>) {

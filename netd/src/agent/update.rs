@@ -4,10 +4,9 @@ use uuid::Uuid;
 
 use super::controller::Controller;
 use super::guests::follows_leases;
-use super::reconcile::Failure;
-use super::registry::Entry;
 use crate::api::{Affect, Result};
 use crate::model::{Network, Update, XmlError};
+use crate::plan::{Failure, Scope};
 use crate::store::{fits, read_again};
 
 impl Controller {
@@ -29,31 +28,11 @@ impl Controller {
         let Some(now) = live.map(|live| &live.network) else {
             return Vec::new();
         };
-        let serves_otherwise = before.ips != now.ips || before.dns != now.dns;
-        let mut failures = if reaches_kernel(before, now) {
-            self.converge().await
-        } else {
-            Vec::new()
+        let scope = match reaches_kernel(before, now) {
+            true => Scope::Host,
+            false => Scope::Service(uuid),
         };
-        if serves_otherwise {
-            let failed = self.serve(uuid).await.err();
-            let network = Some(uuid);
-            failures.extend(failed.map(|error| Failure { network, error }));
-        }
-        failures
-    }
-
-    /// Let adopted dnsmasqs serve what their networks say: an earlier agent may have died after it
-    /// noted a change and before it told them.
-    pub(super) async fn finish_updates(&mut self) {
-        let has_one = |entry: &Entry| entry.live.as_ref().is_some_and(|l| l.dnsmasq.is_some());
-        let served = self.networks.iter().filter(|(_, entry)| has_one(entry));
-        let served: Vec<Uuid> = served.map(|(uuid, _)| *uuid).collect();
-        for uuid in served {
-            if let Err(error) = self.serve(uuid).await {
-                tracing::error!(%error, "DHCP and DNS go on as they were");
-            }
-        }
+        self.converge(scope).await.failures
     }
 }
 

@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 
 use aya::Pod;
-use aya::maps::{HashMap, LpmTrie, MapData, lpm_trie};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie};
 use netd_common::abi::{Endpoint, EndpointKey, Forward, ForwardKey, Subnet};
 
 use super::Result;
 use super::forwards::Forwards;
-use super::records::FamilyRecords;
-use super::sync::{error, remove, sync};
+use super::records::{FamilyRecord, FamilyRecords};
+use super::sync::{entries, error, remove, write};
 
 /// Handles of the maps, each with its name.
 pub(super) struct FamilyMaps<A: Pod>
 where
+    EndpointKey<A>: Pod,
     ForwardKey<A>: Pod,
     Forward<A>: Pod,
-    EndpointKey<A>: Pod,
 {
     pub addresses: (&'static str, HashMap<MapData, A, u32>),
     pub subnets: (&'static str, LpmTrie<MapData, A, Subnet>),
@@ -27,74 +27,90 @@ where
 
 impl<A: Pod + Ord + PartialEq> FamilyMaps<A>
 where
+    EndpointKey<A>: Pod,
     ForwardKey<A>: Pod,
     Forward<A>: Pod,
-    EndpointKey<A>: Pod,
 {
-    /// Make the maps hold exactly (without `prune`: at least) `wanted`; returns whether something
-    /// changed.
-    pub fn apply(&mut self, wanted: &FamilyRecords<A>, prune: bool) -> Result<bool> {
-        let (name, addresses) = &mut self.addresses;
-        let mut changed = sync(addresses, name, &wanted.addresses, prune)?;
-        changed |= sync_prefixes(&mut self.pools, &wanted.pools, prune)?;
-        changed |= sync_prefixes(&mut self.subnets, &wanted.subnets, prune)?;
-        changed |= self.forwards.apply(&wanted.forwards, prune)?;
-        Ok(changed)
+    /// What the maps hold, but for bindings.
+    pub fn read(&mut self) -> Result<FamilyRecords<A>> {
+        Ok(FamilyRecords {
+            addresses: entries(&self.addresses.1, self.addresses.0)?,
+            subnets: prefixes(&self.subnets)?,
+            pools: prefixes(&self.pools)?,
+            forwards: self.forwards.held()?.clone(),
+            bindings: BTreeMap::new(),
+        })
     }
 
-    /// Forget where guests are whose port `keep` does not know; returns their addresses.
-    pub fn forget_endpoints(&mut self, keep: impl Fn(u32) -> bool) -> Result<Vec<A>> {
+    /// Write a record; bindings are the guards'.
+    pub fn set(&mut self, record: &FamilyRecord<A>) -> Result<()> {
+        match record {
+            FamilyRecord::Address(key, value) => {
+                write(&mut self.addresses.1, self.addresses.0, key, value)
+            }
+            FamilyRecord::Pool(prefix, bridge) => set_prefix(&mut self.pools, *prefix, *bridge),
+            FamilyRecord::Subnet(prefix, bridge) => set_prefix(&mut self.subnets, *prefix, *bridge),
+            FamilyRecord::Forward(entry, forward) => self.forwards.set(*entry, *forward),
+            FamilyRecord::Binding(..) => Ok(()),
+        }
+    }
+
+    /// Remove a record.
+    pub fn remove(&mut self, record: &FamilyRecord<A>) -> Result<()> {
+        match record {
+            FamilyRecord::Address(key, _) => remove(&mut self.addresses.1, self.addresses.0, key),
+            FamilyRecord::Pool(prefix, _) => remove_prefix(&mut self.pools, *prefix),
+            FamilyRecord::Subnet(prefix, _) => remove_prefix(&mut self.subnets, *prefix),
+            FamilyRecord::Forward(entry, _) => self.forwards.remove(*entry),
+            FamilyRecord::Binding(..) => Ok(()),
+        }
+    }
+
+    /// Forget where guests are that were seen `at` a port; returns their addresses and ports.
+    pub fn forget_endpoints(&mut self, at: impl Fn(u32) -> bool) -> Result<Vec<(A, u32)>> {
         let (name, endpoints) = &mut self.endpoints;
         let mut gone = Vec::new();
         for entry in endpoints.iter() {
             let (key, endpoint) = entry.map_err(error("read", name))?;
-            if !keep(endpoint.ifindex) {
-                gone.push(key);
+            if at(endpoint.ifindex) {
+                gone.push((key, endpoint.ifindex));
             }
         }
-        for key in &gone {
+        for (key, _) in &gone {
             remove(endpoints, name, key)?;
         }
-        Ok(gone.into_iter().map(|key| key.address).collect())
+        let gone = gone.into_iter();
+        Ok(gone.map(|(key, port)| (key.address, port)).collect())
     }
 }
 
-fn sync_prefixes<A: Pod + Ord>(
-    (name, map): &mut (&'static str, LpmTrie<MapData, A, Subnet>),
-    wanted: &BTreeMap<(A, u8), u32>,
-    prune: bool,
-) -> Result<bool> {
-    let mut changed = false;
-    let mut stale = Vec::new();
-    let mut present = BTreeMap::new();
-    for entry in map.iter() {
-        let (key, value) = entry.map_err(error("read", name))?;
-        // A packed struct: copy before use.
-        let (len, data) = (key.prefix_len(), key.data());
-        let prefix = (data, len as u8);
-        if wanted.contains_key(&prefix) {
-            present.insert(prefix, value.bridge_ifindex);
-        } else if prune {
-            stale.push(key);
-        }
+/// A trie of prefixes, and its name.
+type Prefixes<A> = (&'static str, LpmTrie<MapData, A, Subnet>);
+
+fn prefixes<A: Pod + Ord>((name, map): &Prefixes<A>) -> Result<BTreeMap<(A, u8), u32>> {
+    map.iter()
+        .map(|entry| {
+            let (key, value) = entry.map_err(error("read", name))?;
+            // A packed struct: copy before use.
+            let (len, data) = (key.prefix_len(), key.data());
+            Ok(((data, len as u8), value.bridge_ifindex))
+        })
+        .collect()
+}
+
+fn set_prefix<A: Pod>(
+    (name, map): &mut Prefixes<A>,
+    (prefix, len): (A, u8),
+    bridge_ifindex: u32,
+) -> Result<()> {
+    let key = lpm_trie::Key::new(u32::from(len), prefix);
+    map.insert(&key, Subnet { bridge_ifindex }, 0)
+        .map_err(error("write", name))
+}
+
+fn remove_prefix<A: Pod>((name, map): &mut Prefixes<A>, (prefix, len): (A, u8)) -> Result<()> {
+    match map.remove(&lpm_trie::Key::new(u32::from(len), prefix)) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(e) => Err(error("remove from", name)(e)),
     }
-    for key in stale {
-        map.remove(&key).map_err(error("remove from", name))?;
-        changed = true;
-    }
-    for (prefix, bridge) in wanted {
-        if present.get(prefix) != Some(bridge) {
-            let key = lpm_trie::Key::new(u32::from(prefix.1), prefix.0);
-            map.insert(
-                &key,
-                Subnet {
-                    bridge_ifindex: *bridge,
-                },
-                0,
-            )
-            .map_err(error("write", name))?;
-            changed = true;
-        }
-    }
-    Ok(changed)
 }

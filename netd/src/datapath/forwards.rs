@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::Pod;
-use aya::maps::{LpmTrie, MapData, lpm_trie};
+use aya::maps::{LpmTrie, MapData, MapError, lpm_trie};
 use netd_common::abi::{Forward, ForwardKey};
 
 use super::Result;
@@ -37,35 +37,40 @@ where
         }
     }
 
-    /// Make the trie hold exactly (without `prune`: at least) `wanted`; returns whether it changed.
-    /// An entry that is to lead elsewhere does so at once, without having been away.
-    pub fn apply(&mut self, wanted: &Entries<A>, prune: bool) -> Result<bool> {
-        // After an error it is read again.
-        let mut held = match self.held.take() {
+    /// What it holds; after an error it is read again.
+    pub fn held(&mut self) -> Result<&Entries<A>> {
+        let held = match self.held.take() {
             Some(held) => held,
             None => self.read()?,
         };
-        let entries = wanted.iter();
-        let new: Vec<_> = entries
-            .filter(|(entry, forward)| held.get(*entry) != Some(*forward))
-            .collect();
-        let is_stale = |entry: &&(ForwardKey<A>, u32)| prune && !wanted.contains_key(*entry);
-        let stale: Vec<_> = held.keys().filter(is_stale).copied().collect();
-        let changed = !new.is_empty() || !stale.is_empty();
-        for ((key, len), forward) in new {
-            self.map
-                .insert(&lpm_trie::Key::new(*len, *key), *forward, 0)
-                .map_err(error("write", self.name))?;
-            held.insert((*key, *len), *forward);
+        Ok(self.held.insert(held))
+    }
+
+    /// Write an entry. One that is to lead elsewhere does so at once, without having been away.
+    pub fn set(&mut self, (key, len): (ForwardKey<A>, u32), forward: Forward<A>) -> Result<()> {
+        let held = self.held.take();
+        self.map
+            .insert(&lpm_trie::Key::new(len, key), forward, 0)
+            .map_err(error("write", self.name))?;
+        self.held = held.map(|mut held| {
+            held.insert((key, len), forward);
+            held
+        });
+        Ok(())
+    }
+
+    /// Remove an entry, which may be gone already.
+    pub fn remove(&mut self, (key, len): (ForwardKey<A>, u32)) -> Result<()> {
+        let held = self.held.take();
+        match self.map.remove(&lpm_trie::Key::new(len, key)) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(e) => return Err(error("remove from", self.name)(e)),
         }
-        for (key, len) in stale {
-            self.map
-                .remove(&lpm_trie::Key::new(len, key))
-                .map_err(error("remove from", self.name))?;
+        self.held = held.map(|mut held| {
             held.remove(&(key, len));
-        }
-        self.held = Some(held);
-        Ok(changed)
+            held
+        });
+        Ok(())
     }
 
     fn read(&self) -> Result<Entries<A>> {

@@ -1,6 +1,6 @@
 //! The maps as the agent writes them: what the programs are to know.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, Addr6, BridgePort, Control, Device, DropCount, Network, PortsWord, Usage,
+    Addr4, Addr6, BridgePort, Control, Device, DropCount, Network, PORTS_WORDS, PortsWord, Usage,
 };
 use netd_common::clock::ticks;
 use netd_common::timeout::surely_alive;
@@ -18,8 +18,8 @@ use super::family::FamilyMaps;
 use super::forwards::Forwards;
 use super::names;
 use super::ports::Ports;
-use super::records::Records;
-use super::sync::{error, is_there, remove, sync, take};
+use super::records::{Change, FamilyRecord, Record, Records};
+use super::sync::{entries, error, is_there, keys, remove, take, write};
 use super::{Limits, Result};
 
 /// `BPF_NOEXIST` of linux/bpf.h: insert, never overwrite.
@@ -103,103 +103,148 @@ impl Maps {
         })
     }
 
-    /// Make the maps hold exactly `wanted` (without `prune`: at least that), changing only what
-    /// differs, and let flows look again when something did. Returns whether something did.
+    /// What the maps hold. What the programs learn at guarded ports is read only where a port is
+    /// `guarded`, or was.
     ///
     /// # Errors
-    /// The first map operation that failed; what was done before it stays.
-    pub fn apply(&mut self, wanted: &Records, prune: bool) -> Result<bool> {
-        let mut changed = false;
-        // What is judged and counted by comes first, what leads packets to it after.
-        self.open_usage(wanted)?;
-        changed |= sync(&mut self.networks, names::NETWORKS, &wanted.networks, prune)?;
-        changed |= sync(&mut self.devices, names::DEVICES, &wanted.devices, prune)?;
-        // Whose addresses are, before ports are held to it.
-        if prune {
-            self.guards.apply(wanted)?;
+    /// A map cannot be read.
+    pub fn read(&mut self, guarded: bool) -> Result<Records> {
+        let mut records = Records {
+            usage: keys(&self.usage, names::USAGE)?,
+            networks: entries(&self.networks, names::NETWORKS)?,
+            ports: entries(&self.ports, names::PORTS)?,
+            devices: entries(&self.devices, names::DEVICES)?,
+            express: self
+                .express
+                .keys()
+                .map(|key| key.map_err(error("read", names::XDP_TARGETS)))
+                .collect::<Result<_>>()?,
+            v4: self.v4.read()?,
+            v6: self.v6.read()?,
+            ..Records::default()
+        };
+        if guarded || self.guards.used {
+            records.identities = entries(&self.guards.identities, names::PORT_MACS)?;
+            records.v4.bindings = self.guards.v4.read()?;
+            records.v6.bindings = self.guards.v6.read()?;
+            let holds = !records.identities.is_empty()
+                || !records.v4.bindings.is_empty()
+                || !records.v6.bindings.is_empty();
+            self.guards.used = guarded || holds;
         }
-        changed |= sync(&mut self.ports, names::PORTS, &wanted.ports, prune)?;
-        self.open_express(&wanted.express)?;
-        changed |= self.v4.apply(&wanted.v4, prune)?;
-        changed |= self.v6.apply(&wanted.v6, prune)?;
-        let mut published = Ports::default();
-        wanted.v4.publish(&mut published);
-        wanted.v6.publish(&mut published);
-        self.published.hold(&published)?;
-        if prune {
-            self.close_usage(wanted)?;
-        }
-        let flags = wanted.flags();
-        self.change_control(|control| {
-            let before = *control;
-            // An orphan's network may still need what it says.
-            control.flags = if prune { flags } else { control.flags | flags };
-            if changed || control.flags != before.flags {
-                control.epoch = control.epoch.wrapping_add(1);
-            }
-        })?;
-        Ok(changed)
+        Ok(records)
     }
 
-    /// Let exactly these devices be sent what drivers received. Others are left to TC, so no flow
-    /// has to look again.
-    fn open_express(&mut self, wanted: &BTreeSet<u32>) -> Result<()> {
-        let held = self
-            .express
-            .keys()
-            .collect::<std::result::Result<BTreeSet<u32>, _>>();
-        let held = held.map_err(error("read", names::XDP_TARGETS))?;
-        for ifindex in held.difference(wanted) {
-            // The kernel removes a device that goes by itself.
-            match self.express.remove(*ifindex) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(e) => return Err(error("remove from", names::XDP_TARGETS)(e)),
+    /// Change one record.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn change(&mut self, change: &Change) -> Result<()> {
+        match change {
+            Change::Set(record) => self.set(record),
+            Change::Remove(record) => self.remove(record),
+        }
+    }
+
+    fn set(&mut self, record: &Record) -> Result<()> {
+        match record {
+            Record::Usage(bridge) => self.open_usage(*bridge),
+            Record::Network(key, value) => write(&mut self.networks, names::NETWORKS, key, value),
+            Record::Device(key, value) => write(&mut self.devices, names::DEVICES, key, value),
+            Record::Port(key, value) => write(&mut self.ports, names::PORTS, key, value),
+            Record::Express(ifindex) => self
+                .express
+                .insert(*ifindex, *ifindex, None, 0)
+                .map_err(error("write", names::XDP_TARGETS)),
+            Record::Identity(key, value) => {
+                write(&mut self.guards.identities, names::PORT_MACS, key, value)
             }
+            Record::V4(FamilyRecord::Binding(key, value)) => self.guards.v4.set(key, value),
+            Record::V6(FamilyRecord::Binding(key, value)) => self.guards.v6.set(key, value),
+            Record::V4(record) => self.v4.set(record),
+            Record::V6(record) => self.v6.set(record),
         }
-        for &ifindex in wanted.difference(&held) {
-            self.express
-                .insert(ifindex, ifindex, None, 0)
-                .map_err(error("write", names::XDP_TARGETS))?;
+    }
+
+    fn remove(&mut self, record: &Record) -> Result<()> {
+        match record {
+            Record::Usage(key) => remove(&mut self.usage, names::USAGE, key),
+            Record::Network(key, _) => remove(&mut self.networks, names::NETWORKS, key),
+            Record::Device(key, _) => remove(&mut self.devices, names::DEVICES, key),
+            Record::Port(key, _) => remove(&mut self.ports, names::PORTS, key),
+            // The kernel removes a device that goes by itself.
+            Record::Express(ifindex) => match self.express.remove(*ifindex) {
+                Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+                Err(e) => Err(error("remove from", names::XDP_TARGETS)(e)),
+            },
+            Record::Identity(key, _) => remove(&mut self.guards.identities, names::PORT_MACS, key),
+            Record::V4(FamilyRecord::Binding(key, _)) => self.guards.v4.remove(key),
+            Record::V6(FamilyRecord::Binding(key, _)) => self.guards.v6.remove(key),
+            Record::V4(record) => self.v4.remove(record),
+            Record::V6(record) => self.v6.remove(record),
         }
-        Ok(())
     }
 
     /// A network's flows are counted from its start on. The programs keep the count: an entry
     /// that exists is left alone.
-    fn open_usage(&mut self, wanted: &Records) -> Result<()> {
-        for bridge in wanted.networks.keys() {
-            match self.usage.insert(bridge, Usage::default(), NOEXIST) {
-                Ok(()) => {}
-                Err(e) if is_there(&e) => {}
-                Err(e) => return Err(error("write", names::USAGE)(e)),
-            }
+    fn open_usage(&mut self, bridge: u32) -> Result<()> {
+        match self.usage.insert(bridge, Usage::default(), NOEXIST) {
+            Ok(()) => Ok(()),
+            Err(e) if is_there(&e) => Ok(()),
+            Err(e) => Err(error("write", names::USAGE)(e)),
         }
-        Ok(())
     }
 
-    /// How many flows each network has, by the ifindex of its bridge.
+    /// The flows of the networks, by bridge.
     ///
     /// # Errors
     /// The map cannot be read.
     pub fn usage(&self) -> Result<BTreeMap<u32, Usage>> {
-        let entries = self.usage.iter();
-        entries
-            .map(|entry| entry.map_err(error("read", names::USAGE)))
-            .collect()
+        entries(&self.usage, names::USAGE)
     }
 
-    fn close_usage(&mut self, wanted: &Records) -> Result<()> {
-        let mut gone = Vec::new();
-        for bridge in self.usage.keys() {
-            let bridge = bridge.map_err(error("read", names::USAGE))?;
-            if !wanted.networks.contains_key(&bridge) {
-                gone.push(bridge);
-            }
-        }
-        for bridge in gone {
-            remove(&mut self.usage, names::USAGE, &bridge)?;
-        }
-        Ok(())
+    /// Let exactly these ports be published.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn publish(&mut self, ports: &Ports) -> Result<()> {
+        self.published.hold(ports)
+    }
+
+    /// The published ports.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn published(&mut self) -> Result<&Ports> {
+        self.published.held()
+    }
+
+    /// The ports that are kept from flows.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn reserved(&mut self) -> Result<&Ports> {
+        self.reserved.held()
+    }
+
+    /// `CONTROL_*` bits.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn flags(&self) -> Result<u32> {
+        let control = self
+            .control
+            .get(&0, 0)
+            .map_err(error("read", names::CONTROL))?;
+        Ok(control.flags)
+    }
+
+    /// Say what the programs need not look for.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_flags(&mut self, flags: u32) -> Result<()> {
+        self.change_control(|control| control.flags = flags)
     }
 
     /// Change the settings that packets are treated by.
@@ -246,17 +291,6 @@ impl Maps {
         self.reserved.hold(ports)
     }
 
-    /// Bridges that the programs have networks for.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub fn bridges(&self) -> Result<BTreeSet<u32>> {
-        self.networks
-            .keys()
-            .map(|key| key.map_err(error("read", names::NETWORKS)))
-            .collect()
-    }
-
     /// Let every flow check policy and path at its next packet.
     ///
     /// # Errors
@@ -265,29 +299,18 @@ impl Maps {
         self.change_control(|control| control.epoch = control.epoch.wrapping_add(1))
     }
 
-    /// Forget where guests are whose ports `wanted` does not know any more; returns their
-    /// addresses. Nothing is looked for when no port or network goes.
+    /// Forget where guests are that were seen at one of these ports; returns their addresses, each
+    /// with the port.
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn forget_endpoints_without(&mut self, wanted: &Records) -> Result<Vec<IpAddr>> {
-        let stays = |ifindex: u32| {
-            wanted.ports.contains_key(&ifindex) || wanted.networks.contains_key(&ifindex)
-        };
-        let mut goes = false;
-        for key in self.ports.keys() {
-            goes |= !stays(key.map_err(error("read", names::PORTS))?);
-        }
-        for key in self.networks.keys() {
-            goes |= !stays(key.map_err(error("read", names::NETWORKS))?);
-        }
-        if !goes {
-            return Ok(Vec::new());
-        }
-        let v4 = self.v4.forget_endpoints(stays)?;
-        let v6 = self.v6.forget_endpoints(stays)?;
-        let v4 = v4.into_iter().map(IpAddr::from);
-        Ok(v4.chain(v6.into_iter().map(IpAddr::from)).collect())
+    pub fn forget_endpoints(&mut self, at: impl Fn(u32) -> bool) -> Result<Vec<(IpAddr, u32)>> {
+        let v4 = self.v4.forget_endpoints(&at)?.into_iter();
+        let v6 = self.v6.forget_endpoints(&at)?.into_iter();
+        let v4 = v4.map(|(address, port)| (IpAddr::from(address), port));
+        Ok(v4
+            .chain(v6.map(|(address, port)| (IpAddr::from(address), port)))
+            .collect())
     }
 
     /// Drops by reason, those that never occurred left out.
@@ -325,6 +348,21 @@ impl PortsMap {
             map,
             held: None,
         }
+    }
+
+    /// The ports that it holds.
+    fn held(&mut self) -> Result<&Ports> {
+        let ports = match self.held.take() {
+            Some(ports) => ports,
+            None => {
+                let words = (0u32..).take(PORTS_WORDS);
+                let words = words
+                    .map(|index| self.map.get(&index, 0))
+                    .collect::<std::result::Result<Vec<_>, _>>();
+                Ports::from_words(&words.map_err(error("read", self.name))?)
+            }
+        };
+        Ok(self.held.insert(ports))
     }
 
     /// Make it hold these ports.

@@ -25,7 +25,7 @@ pub mod names;
 mod netns;
 pub mod ports;
 pub mod programs;
-mod records;
+pub mod records;
 mod sweep;
 mod sync;
 

@@ -20,6 +20,13 @@ pub struct Ports {
     words: Box<[PortsWord; PORTS_WORDS]>,
 }
 
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count: u32 = self.words.iter().map(|word| word.count_ones()).sum();
+        write!(f, "{count} ports")
+    }
+}
+
 impl Default for Ports {
     fn default() -> Self {
         Self {
@@ -57,6 +64,22 @@ impl Ports {
             }
         }
         Ok(ports)
+    }
+
+    /// Those of a map with these words.
+    pub(super) fn from_words(words: &[PortsWord]) -> Self {
+        let mut ports = Self::default();
+        for (own, word) in ports.words.iter_mut().zip(words) {
+            *own = *word;
+        }
+        ports
+    }
+
+    /// Add all of the others.
+    pub fn add(&mut self, others: &Self) {
+        for (own, other) in self.words.iter_mut().zip(others.words.iter()) {
+            *own |= *other;
+        }
     }
 
     /// Add the ports from `first` to `last`.

@@ -1,4 +1,4 @@
-//! Making a map hold what it is to hold, with what can go wrong on the way.
+//! Reading and writing maps, with what can go wrong on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,34 +53,32 @@ pub(super) fn remove<K: aya::Pod, V: aya::Pod>(
     }
 }
 
-/// Make a hash map hold exactly (without `prune`: at least) `wanted`; returns whether it changed.
-pub(super) fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
+/// Write an entry.
+pub(super) fn write<K: aya::Pod, V: aya::Pod>(
     map: &mut HashMap<MapData, K, V>,
     name: &'static str,
-    wanted: &BTreeMap<K, V>,
-    prune: bool,
-) -> Result<bool> {
-    let mut changed = false;
-    let mut stale = Vec::new();
-    let mut same = BTreeSet::new();
-    for entry in map.iter() {
-        let (key, value) = entry.map_err(error("read", name))?;
-        match wanted.get(&key) {
-            None if prune => stale.push(key),
-            None => {}
-            Some(want) if *want == value => {
-                same.insert(key);
-            }
-            Some(_) => {}
-        }
-    }
-    for (key, value) in wanted.iter().filter(|(key, _)| !same.contains(key)) {
-        map.insert(key, value, 0).map_err(error("write", name))?;
-        changed = true;
-    }
-    for key in stale {
-        remove(map, name, &key)?;
-        changed = true;
-    }
-    Ok(changed)
+    key: &K,
+    value: &V,
+) -> Result<()> {
+    map.insert(key, value, 0).map_err(error("write", name))
+}
+
+/// All entries of a hash map.
+pub(super) fn entries<K: aya::Pod + Ord, V: aya::Pod>(
+    map: &HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<BTreeMap<K, V>> {
+    map.iter()
+        .map(|entry| entry.map_err(error("read", name)))
+        .collect()
+}
+
+/// All keys of a hash map.
+pub(super) fn keys<K: aya::Pod + Ord, V: aya::Pod>(
+    map: &HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<BTreeSet<K>> {
+    map.keys()
+        .map(|key| key.map_err(error("read", name)))
+        .collect()
 }

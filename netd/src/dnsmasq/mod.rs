@@ -20,6 +20,7 @@ pub mod watch;
 
 pub use config::{NetworkFiles, addnhosts, conf, hostsfile, wants_dnsmasq};
 pub use error::Error;
+pub use network_files::Digest;
 pub use process::{Dnsmasq, Running};
 pub use values::ConfigError;
 pub use version::Version;

@@ -1,6 +1,7 @@
 //! The files of one network: where they are, and what is in them.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +63,46 @@ pub(super) fn remove_own_files(network: &Network, files: &NetworkFiles) -> Resul
         .fold(Ok(()), Result::and)
 }
 
+/// What a dnsmasq serves, told apart by numbers: those of the text that it reads once, and of those
+/// that it reads again when it is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// Its configuration.
+    pub conf: u64,
+    /// Its host files.
+    pub hosts: u64,
+}
+
+/// What the dnsmasq of `network` is to serve.
+///
+/// # Errors
+/// The definition cannot be given to dnsmasq.
+pub fn digest(network: &Network, paths: &Paths) -> Result<Digest> {
+    let files = files_of(paths, network)?;
+    Ok(FileTexts::new(network, &files)?.digest())
+}
+
+/// What the files of `network` have its dnsmasq serve, by the numbers of what it is to serve: a
+/// number that is not the same means another text.
+///
+/// # Errors
+/// As [`digest`], or a file cannot be read.
+pub fn served(network: &Network, paths: &Paths) -> Result<Digest> {
+    let files = files_of(paths, network)?;
+    let texts = FileTexts::new(network, &files)?;
+    let mut digest = texts.digest();
+    if !holds(&files.conf(&network.name), &texts.conf)? {
+        digest.conf = !digest.conf;
+    }
+    for (path, text) in texts.host_files(network, &files) {
+        if !holds(&path, text)? {
+            digest.hosts = !digest.hosts;
+            break;
+        }
+    }
+    Ok(digest)
+}
+
 /// The three files, checked before the first is written.
 pub(super) struct FileTexts {
     /// The configuration.
@@ -82,6 +123,18 @@ impl FileTexts {
             })
         };
         all().map_err(|e| config_error(network, e))
+    }
+
+    fn digest(&self) -> Digest {
+        let number = |texts: &[&str]| {
+            let mut hasher = DefaultHasher::new();
+            texts.hash(&mut hasher);
+            hasher.finish()
+        };
+        Digest {
+            conf: number(&[&self.conf]),
+            hosts: number(&[&self.hosts, &self.names]),
+        }
     }
 
     pub(super) fn write(&self, network: &Network, files: &NetworkFiles) -> Result<()> {

@@ -24,7 +24,7 @@ use crate::model::Network;
 use crate::paths::Paths;
 
 pub use super::helper_link::{link_helper, remove_shared};
-pub use super::network_files::{files_of, remove_files};
+pub use super::network_files::{digest, files_of, remove_files, served};
 pub use super::running::{Running, adopt};
 
 /// A dnsmasq that has not become a daemon by then never will (`keep-in-foreground` among the raw

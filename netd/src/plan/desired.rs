@@ -1,354 +1,213 @@
-//! What active networks ask for.
+//! What an intent asks of a host: a pure function of definitions and of what the host has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
-use netd_common::abi::{
-    self, DEVICE_ETHERNET, Device, FamilyConfig, Mode, NETWORK_ENDPOINT_INDEPENDENT,
-    NETWORK_FILTER_ADDRESS, NETWORK_FILTER_NONE,
-};
+use uuid::Uuid;
 
-use super::{Guests, forwards, guards};
-use crate::datapath::Records;
-use crate::datapath::{Attachment, Hook};
-use crate::link::{Link, Scope, Snapshot, effective_delay_ms};
-use crate::model::{Family, Filtering, ForwardMode, Mac, Mapping, Network, network_address};
+use super::bridge::find_bridge;
+use super::execute::Failure;
+use super::express::express;
+use super::forwards::nd_proxies;
+use super::observed::{FAMILIES, Intent, Member, Noted, Observed};
+use super::phase::Scope;
+use super::records::{Bridges, hooks, records};
+use super::spec::{BridgeSpec, bridge_spec};
+use super::step::Port;
+use crate::datapath::Attachment;
+use crate::datapath::records::Records;
+use crate::link::{Dump, Snapshot};
+use crate::model::{Family, ForwardMode, Network};
 
-/// Kernel's default MTU of a bridge, when nothing says otherwise.
-const DEFAULT_MTU: u32 = 1500;
-
-/// Metric of a `<route>` that names none.
-const DEFAULT_METRIC: u32 = 1;
-
-/// The bridge of one managed network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BridgeSpec {
-    /// Device name.
-    pub name: String,
-    /// Its MAC address.
-    pub mac: Mac,
-    /// Its MTU; `None` leaves it to the kernel, which follows the ports.
-    pub mtu: Option<u32>,
-    /// Spanning tree protocol.
-    pub stp: bool,
-    /// Forward delay as defined, in milliseconds.
-    pub delay_ms: u32,
-    /// Addresses with prefix lengths.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Ways to subnets behind guests.
-    pub routes: Vec<RouteSpec>,
-}
-
-/// The way to a subnet behind a guest (`<route>`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteSpec {
-    /// The subnet, with its prefix length.
-    pub destination: (IpAddr, u8),
-    /// The guest.
-    pub gateway: IpAddr,
-    /// What the way costs.
-    pub metric: u32,
-}
-
-impl BridgeSpec {
-    /// Is this device the network's bridge, and not one that happens to have its name? It has the
-    /// MAC address of the definition, or it is the one that was made for it (`known`).
-    #[must_use]
-    pub fn is(&self, link: &Link, known: Option<u32>) -> bool {
-        link.bridge.is_some() && (link.mac == Some(self.mac) || Some(link.index) == known)
-    }
-
-    /// Is it to have an IPv6 address?
-    #[must_use]
-    pub fn has_ipv6(&self) -> bool {
-        self.addresses.iter().any(|(address, _)| address.is_ipv6())
-    }
-
-    /// Do guests' ports forward at once (`stp='on' delay='0'`)?
-    #[must_use]
-    pub fn has_edge_ports(&self) -> bool {
-        self.stp && self.delay_ms == 0
-    }
-
-    /// The forward delay the kernel will show.
-    #[must_use]
-    pub fn effective_delay_ms(&self) -> u32 {
-        effective_delay_ms(self.stp, self.delay_ms)
-    }
-}
-
-/// The bridge a definition asks for; `None` for a network whose bridge is not netd's, or one
-/// without bridge name or MAC address, which it gets when it is defined.
+/// Does a network need the host to forward packets of this family? An isolated one does where
+/// something from outside is let in.
 #[must_use]
-pub fn bridge_spec(network: &Network) -> Option<BridgeSpec> {
-    if !network.is_managed() {
-        return None;
-    }
-    Some(BridgeSpec {
-        name: network.bridge.name.clone()?,
-        mac: network.mac?,
-        mtu: network.mtu,
-        stp: network.bridge.stp,
-        delay_ms: network.bridge.delay.saturating_mul(1000),
-        addresses: network
-            .ips
-            .iter()
-            .map(|ip| (ip.address, ip.prefix_len()))
-            .collect(),
-        routes: network
-            .routes
-            .iter()
-            .map(|route| RouteSpec {
-                destination: (route.address, route.prefix_len()),
-                gateway: route.gateway,
-                metric: route.metric.unwrap_or(DEFAULT_METRIC),
-            })
-            .collect(),
-    })
-}
-
-/// The mode of a network for one family; `None` for one whose bridge is not netd's.
-fn mode(network: &Network, family: Family) -> Option<Mode> {
-    match network.mode_for(family) {
-        ForwardMode::None => Some(Mode::Isolated),
-        ForwardMode::Nat => Some(Mode::Nat),
-        ForwardMode::Route => Some(Mode::Route),
-        ForwardMode::Open => Some(Mode::Open),
-        _ => None,
-    }
-}
-
-/// What the programs are to know of a network; `None` for one whose bridge is not netd's.
-fn network_record(network: &Network, link: &Link, uplink: u32) -> Option<abi::Network> {
-    let gateway = network.ipv4_subnets().next();
-    let gateway6 = network.ipv6_subnets().next();
-    let pool = network.nat_addresses();
-    let ports = network.nat_ports();
-    let behaviour = network.netd.nat.unwrap_or_default();
-    let mut flags = guards::network_flags(network);
-    if behaviour.mapping == Mapping::EndpointIndependent {
-        flags |= NETWORK_ENDPOINT_INDEPENDENT;
-    }
-    flags |= match behaviour.filtering {
-        Filtering::AddressAndPortDependent => 0,
-        Filtering::AddressDependent => NETWORK_FILTER_ADDRESS,
-        Filtering::EndpointIndependent => NETWORK_FILTER_NONE,
+pub fn needs_forwarding(network: &Network, family: Family) -> bool {
+    let lets_in = || {
+        let mut forwards = network.netd.forwards().iter();
+        forwards.any(|forward| forward.may_have(family))
     };
-    Some(abi::Network {
-        v4: FamilyConfig {
-            gateway: gateway.map_or([0; 4], |(address, _)| address.octets()),
-            first: pool.map_or([0; 4], |pool| pool.start.octets()),
-            last: pool.map_or([0; 4], |pool| pool.end.octets()),
-            mode: mode(network, Family::Ipv4)? as u8,
-            pad: [0; 3],
-        },
-        v6: FamilyConfig {
-            gateway: gateway6.map_or([0; 16], |(address, _)| address.octets()),
-            mode: mode(network, Family::Ipv6)? as u8,
-            ..FamilyConfig::default()
-        },
-        uplink_ifindex: uplink,
-        mac: link.mac.unwrap_or_default().0,
-        mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-        first_port: ports.start,
-        last_port: ports.end,
-        flags,
-    })
+    let routes = matches!(
+        network.mode(),
+        ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open
+    );
+    network.has(family) && (routes || lets_in())
 }
 
-/// Bridges of `networks` that exist, by index.
-fn bridges<'a>(
-    networks: &'a [&'a Network],
-    snapshot: &'a Snapshot,
-) -> BTreeMap<u32, (&'a Network, &'a Link)> {
-    networks
-        .iter()
-        .filter(|network| network.is_managed())
-        .filter_map(|network| {
-            let spec = bridge_spec(network)?;
-            let link = snapshot.by_name(&spec.name)?;
-            spec.is(link, None)
-                .then_some((link.index, (*network, link)))
-        })
-        .collect()
+/// One network's share of what is asked.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// The network.
+    pub member: Member<'a>,
+    /// Its bridge; none where that is not netd's.
+    pub spec: Option<BridgeSpec>,
+    /// Number of the bridge, where it is there.
+    pub bridge: Option<u32>,
 }
 
-/// The records that the programs need for `networks`, given what the kernel has and where `guests`
-/// that go by a name are.
-///
-/// A network bound to a device (`<forward dev>`) that does not exist gets that device's number as
-/// `u32::MAX`, so that nothing may leave by another one.
-#[must_use]
-pub fn records(networks: &[&Network], snapshot: &Snapshot, guests: &Guests) -> Records {
-    let mut records = Records::default();
-    let bridges = bridges(networks, snapshot);
-    if bridges.is_empty() {
-        return records;
-    }
-    for (&index, (network, link)) in &bridges {
-        let uplink = network
-            .forward
-            .as_ref()
-            .and_then(|forward| forward.interfaces.first())
-            .map_or(0, |name| {
-                snapshot.by_name(name).map_or(u32::MAX, |link| link.index)
-            });
-        let Some(record) = network_record(network, link, uplink) else {
-            continue;
-        };
-        records.networks.insert(index, record);
-        for (address, prefix) in network.ipv4_subnets() {
-            if let IpAddr::V4(subnet) = network_address(address.into(), prefix) {
-                let subnet = (subnet.octets(), prefix);
-                records.v4.subnets.insert(subnet, index);
-            }
-        }
-        for (address, prefix) in network.ipv6_subnets() {
-            if let IpAddr::V6(subnet) = network_address(address.into(), prefix) {
-                let subnet = (subnet.octets(), prefix);
-                records.v6.subnets.insert(subnet, index);
-            }
-        }
-        for route in &network.routes {
-            match (route.address, route.prefix_len()) {
-                (IpAddr::V4(subnet), len) => {
-                    records.v4.subnets.insert((subnet.octets(), len), index);
-                }
-                (IpAddr::V6(subnet), len) => {
-                    records.v6.subnets.insert((subnet.octets(), len), index);
-                }
-            }
-        }
-        if let Some(pool) = network.nat_addresses() {
-            for (prefix, len) in pool.prefixes() {
-                records.v4.pools.insert((prefix.octets(), len), index);
-            }
-        }
-        for port in snapshot.ports_of(index) {
-            let record = guards::port(network, index, port);
-            records.ports.insert(port.index, record);
-        }
-        let at = forwards::At {
-            network,
-            bridge: index,
-            snapshot,
-            guests,
-        };
-        forwards::add(&mut records, network.netd.forwards(), &at);
-        if network.netd.antispoof.is_some() {
-            guards::bind(&mut records, network, index, guests);
-        }
-    }
-    for address in &snapshot.addresses {
-        match address.address {
-            IpAddr::V4(own) => records.v4.addresses.insert(own.octets(), address.index),
-            IpAddr::V6(own) => records.v6.addresses.insert(own.octets(), address.index),
-        };
-    }
-    for link in snapshot.links.values() {
-        if bridges.contains_key(&link.index) || carries_routed_traffic(link, snapshot, &bridges) {
-            let addresses = || {
-                snapshot
-                    .addresses_of(link.index)
-                    .filter(|a| a.primary && matches!(a.scope, Scope::Global | Scope::Site))
-            };
-            let address = addresses().find_map(|a| match a.address {
-                IpAddr::V4(address) => Some(address.octets()),
-                IpAddr::V6(_) => None,
-            });
-            let address6 = addresses().find_map(|a| match a.address {
-                IpAddr::V4(_) => None,
-                IpAddr::V6(address) => Some(address.octets()),
-            });
-            let flags = if link.ether { DEVICE_ETHERNET } else { 0 };
-            records.devices.insert(
-                link.index,
-                Device {
-                    address: address.unwrap_or_default(),
-                    address6: address6.unwrap_or_default(),
-                    flags,
-                    mac: link.mac.unwrap_or_default().0,
-                    pad: [0; 2],
-                },
-            );
-        }
-    }
-    records
+/// What an intent asks of a host.
+#[derive(Debug, Default)]
+pub struct Desired<'a> {
+    /// How much is looked at.
+    pub scope: Scope,
+    /// The networks that are to run.
+    pub running: BTreeSet<Uuid>,
+    /// Networks whose records are not on disk yet, or on disk with another definition.
+    pub unnoted: Vec<Member<'a>>,
+    /// The networks whose records are.
+    pub wanted: Vec<Wanted<'a>>,
+    /// Networks by the numbers of their bridges, and of bridges they had.
+    pub owners: BTreeMap<u32, Uuid>,
+    /// Bridges that programs guard and that no record tells of: nothing that may guard them is
+    /// taken away.
+    pub orphans: BTreeSet<u32>,
+    /// Programs at devices.
+    pub hooks: BTreeSet<Attachment>,
+    /// What the maps are to hold.
+    pub records: Records,
+    /// Devices that are to listen to solicitations.
+    pub proxies: BTreeSet<(u32, Ipv6Addr)>,
+    /// Is the host to forward, by family?
+    pub forwarding: [bool; 2],
+    /// What cannot be had.
+    pub problems: Vec<Failure>,
 }
 
-/// May packets from or to guests be routed by way of this device? It has an address or route of a
-/// family that the networks have, and is none of netd's own, nor a port of something else. A
-/// guest's new tap has neither, and so is left alone until somebody makes it a port: the IPv6
-/// address and routes that every device makes for its own link do not count.
-fn carries_routed_traffic(
-    link: &Link,
-    snapshot: &Snapshot,
-    bridges: &BTreeMap<u32, (&Network, &Link)>,
-) -> bool {
-    // What has another kind of header than Ethernet's cannot be read at egress. It is left out, so
-    // nothing is masqueraded by it.
-    if link.loopback || bridges.contains_key(&link.index) || !(link.ether || link.headerless) {
-        return false;
+impl<'a> Desired<'a> {
+    /// What `intent` asks of a host that has what is `observed`. A network whose record is not on
+    /// disk yet has no share in it.
+    #[must_use]
+    pub fn new(intent: &Intent<'a>, observed: &Observed) -> Self {
+        let mut desired = Self {
+            scope: intent.scope,
+            ..Self::default()
+        };
+        let mut bridges = Bridges::new();
+        for (uuid, noted) in &observed.noted {
+            if let Some(bridge) = noted.bridge {
+                desired.owners.insert(bridge, *uuid);
+            }
+        }
+        let running = intent.members.iter().filter(|member| member.up);
+        desired.running = running.map(|member| member.network.uuid).collect();
+        for member in &intent.members {
+            desired.add(member.clone(), observed, &mut bridges);
+        }
+        if matches!(intent.scope, Scope::Service(_)) {
+            return desired;
+        }
+        let lost = observed.records.networks.keys().filter(|&bridge| {
+            let link = observed.links.links.get(bridge);
+            link.is_some_and(|link| link.bridge.is_some()) && !bridges.contains_key(bridge)
+        });
+        desired.orphans = lost.copied().collect();
+        if intent.scope == Scope::Teardown {
+            return desired;
+        }
+        // Ports that are to be given back are guarded before they are.
+        let returned = desired.with_returned_ports(observed);
+        let links = returned.as_ref().unwrap_or(&observed.links);
+        desired.hooks = hooks(&bridges, links);
+        let express = express(&desired.hooks, links, intent.xdp);
+        let taken = express.hooks.difference(&observed.refused);
+        desired.hooks.extend(taken.copied());
+        desired.records = records(&bridges, links, &observed.guests);
+        desired.records.express = express.targets;
+        desired.proxies = nd_proxies(&desired.records, links);
+        let running = intent.members.iter().filter(|member| member.up);
+        for member in running {
+            for family in FAMILIES {
+                desired.forwarding[family as usize] |= needs_forwarding(member.network, family);
+            }
+        }
+        desired
     }
-    let below_vrf = |controller: u32| {
-        snapshot
-            .links
-            .get(&controller)
-            .is_some_and(|controller| controller.kind.as_deref() == Some("vrf"))
-    };
-    if link
-        .controller
-        .is_some_and(|controller| !below_vrf(controller))
+
+    fn add<'o>(&mut self, member: Member<'a>, observed: &'o Observed, bridges: &mut Bridges<'o>)
+    where
+        'a: 'o,
     {
-        return false;
+        let network = member.network;
+        if let Scope::Service(only) = self.scope
+            && network.uuid != only
+        {
+            return;
+        }
+        let noted = observed.noted.get(&network.uuid);
+        if member.up && noted.is_none_or(|noted| noted.generation != member.generation) {
+            self.unnoted.push(member.clone());
+            if noted.is_none() {
+                return;
+            }
+        }
+        // What no record tells of is not netd's, whatever a definition calls its own.
+        let is_known = member.up || noted.is_some();
+        let spec = bridge_spec(network).filter(|_| is_known);
+        let known = noted.and_then(|noted| noted.bridge);
+        let mut bridge = None;
+        if let Some(spec) = &spec {
+            match find_bridge(spec, &observed.links, known) {
+                Ok(Some(link)) => {
+                    bridge = Some(link.index);
+                    bridges.insert(link.index, (network, link));
+                    self.owners.insert(link.index, network.uuid);
+                }
+                Ok(None) => {}
+                // Another device of its name is none of a stopped network's business.
+                Err(_) if !member.up => {}
+                Err(error) => {
+                    self.problems.push(Failure::of(network.uuid, error));
+                    return;
+                }
+            }
+        }
+        self.wanted.push(Wanted {
+            member,
+            spec,
+            bridge,
+        });
     }
-    let ipv6 = bridges
-        .values()
-        .any(|(network, _)| network.has(Family::Ipv6));
-    let counts = |address: IpAddr| match address {
-        IpAddr::V4(_) => true,
-        IpAddr::V6(a) => ipv6 && !a.is_unicast_link_local() && !a.is_multicast(),
-    };
-    snapshot.addresses_of(link.index).any(|a| counts(a.address))
-        || snapshot
-            .routes
-            .iter()
-            .any(|route| route.index == Some(link.index) && counts(route.destination.0))
+
+    /// The links as they are once bridges that were made anew have got back their ports; `None`
+    /// where there are no such ports.
+    fn with_returned_ports(&self, observed: &Observed) -> Option<Snapshot> {
+        let mut returned = Vec::new();
+        for wanted in self.wanted.iter().filter(|wanted| wanted.member.up) {
+            let noted = observed.noted.get(&wanted.member.network.uuid);
+            if let (Some(bridge), Some(noted)) = (wanted.bridge, noted) {
+                let ports = returning_ports(noted, bridge, &observed.links);
+                returned.extend(ports.map(|(port, _)| (*port, bridge)));
+            }
+        }
+        if returned.is_empty() {
+            return None;
+        }
+        let mut dump = Dump::clone(&observed.links);
+        for (port, bridge) in returned {
+            if let Some(link) = dump.links.get_mut(&port) {
+                link.controller = Some(bridge);
+            }
+        }
+        Some(dump.into())
+    }
+
+    /// May anything be taken away?
+    #[must_use]
+    pub fn prunes(&self) -> bool {
+        self.orphans.is_empty()
+    }
 }
 
-/// The programs that `networks` need, each at its device.
-#[must_use]
-pub fn hooks(networks: &[&Network], snapshot: &Snapshot) -> BTreeSet<Attachment> {
-    let mut hooks = BTreeSet::new();
-    let bridges = bridges(networks, snapshot);
-    if bridges.is_empty() {
-        return hooks;
-    }
-    let mut add = |ifindex, hook| {
-        hooks.insert(Attachment { ifindex, hook });
-    };
-    for &bridge in bridges.keys() {
-        add(bridge, Hook::BridgeIngress);
-        add(bridge, Hook::BridgeEgress);
-        for port in snapshot.ports_of(bridge) {
-            add(port.index, Hook::PortIngress);
-        }
-    }
-    for link in snapshot.links.values() {
-        if carries_routed_traffic(link, snapshot, &bridges) {
-            let (ingress, egress) = if link.ether {
-                (Hook::UplinkIngress, Hook::UplinkEgress)
-            } else {
-                (Hook::TunnelIngress, Hook::TunnelEgress)
-            };
-            add(link.index, ingress);
-            add(link.index, egress);
-        }
-    }
-    hooks
-}
-
-/// MTU of a bridge that is still to be created.
-pub(super) fn mtu_or_default(spec: &BridgeSpec) -> u32 {
-    spec.mtu.unwrap_or(DEFAULT_MTU)
+/// The ports that a bridge had before it was made anew, as far as nothing else has taken them.
+pub(super) fn returning_ports<'a>(
+    noted: &'a Noted,
+    bridge: u32,
+    links: &'a Snapshot,
+) -> impl Iterator<Item = &'a Port> {
+    let is_new = noted.bridge != Some(bridge);
+    let ports = noted.ports.iter().filter(move |_| is_new);
+    ports.filter(|(index, name)| {
+        let link = links.links.get(index);
+        link.is_some_and(|link| link.name == *name && link.controller.is_none())
+    })
 }

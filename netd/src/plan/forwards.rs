@@ -7,7 +7,7 @@ use netd_common::abi::{Forward, ForwardKey};
 
 use super::guests::Guests;
 use crate::datapath::FamilyRecords;
-use crate::datapath::Records;
+use crate::datapath::records::Records;
 use crate::link::{Address, Snapshot};
 use crate::model::{ForwardGuest, ForwardProtocol, Network, PortForward, Span, in_subnet};
 

@@ -9,7 +9,7 @@ use netd_common::abi::{
 };
 
 use super::Guests;
-use crate::datapath::Records;
+use crate::datapath::records::Records;
 use crate::link::Link;
 use crate::model::{AntiSpoof, HostAccess, Mac, Network};
 

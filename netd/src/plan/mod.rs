@@ -1,23 +1,42 @@
-//! Intent in, steps out: what the definitions ask of the kernel, compared with what it has.
+//! Intent in, steps out: what the definitions ask of the host, compared with what it has.
 //!
-//! Everything here is a pure function of definitions and a snapshot, but for [`apply`], which
-//! carries the steps out. Start, restart, self-healing and `netd plan` are the same comparison.
+//! An [`Intent`] is the networks that are to run, or to go. [`Desired`] is what it asks of a host, a
+//! pure function of it and of what is [`Observed`]. [`diff`] is the difference as [`Step`]s, by
+//! [`Phase`], and [`execute`] is the one way in which they are done, to any [`Host`]. Starting and
+//! stopping networks, changing them while they run, mending what somebody broke, `netd plan` and
+//! `netd teardown` are this one comparison.
 
-mod apply;
+mod bridge;
 mod conflict;
 mod desired;
+mod diff;
+mod execute;
 mod express;
 mod forwards;
 mod guards;
 mod guests;
+mod observed;
+mod pending;
+mod phase;
+mod records;
+mod rehearsal;
+mod sentences;
+mod spec;
 mod step;
 #[cfg(test)]
 mod tests;
 
-pub use apply::apply;
+pub use bridge::InTheWay;
 pub use conflict::{Conflict, conflict};
-pub use desired::{BridgeSpec, RouteSpec, bridge_spec, hooks, records};
+pub use desired::{Desired, Wanted, needs_forwarding};
+pub use diff::diff;
+pub use execute::{Failure, Host, Outcome, StepError, execute};
 pub use express::{Express, express};
-pub use forwards::nd_proxies;
 pub use guests::Guests;
-pub use step::{InTheWay, Step, plan_bridge, plan_hooks};
+pub use observed::{FAMILIES, Intent, Member, Noted, Observed, Service, Sockets};
+pub use pending::pending;
+pub use phase::{Phase, Scope};
+pub use rehearsal::Rehearsal;
+pub use sentences::sentences;
+pub use spec::{BridgeSpec, RouteSpec, bridge_spec};
+pub use step::{Act, DatapathAct, DeviceAct, Port, ServiceAct, Step};

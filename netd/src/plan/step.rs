@@ -1,21 +1,56 @@
-//! The steps between what is and what should be.
+//! One act on the host.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use super::desired::{BridgeSpec, RouteSpec, mtu_or_default};
-use crate::datapath::{Attachment, Hook};
-use crate::link::{Snapshot, sysctl};
+use uuid::Uuid;
+
+use super::spec::RouteSpec;
+use crate::datapath::Attachment;
+use crate::datapath::ports::Ports;
+use crate::datapath::records::Change;
+use crate::link::sysctl;
 use crate::model::{Family, Mac};
 
-/// One change to the host. Devices are named, since a bridge has no number before it exists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+/// A port of a bridge: number and name.
+pub type Port = (u32, String);
+
+/// One act, and whose it is. Printed, it is what an administrator reads in a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The only network that lacks something while it is not done; `None` where any may.
+    pub network: Option<Uuid>,
+    /// What is done.
+    pub act: Act,
+}
+
+/// Everything the agent does to a host. Devices are named, since a bridge has no number before it
+/// exists; programs and records stand at numbers, as in the kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Act {
+    /// On a device or a sysctl.
+    Device(DeviceAct),
+    /// On programs or maps.
+    Datapath(DatapathAct),
+    /// On a record on disk or a dnsmasq.
+    Service(ServiceAct),
+}
+
+/// What is done to devices and sysctls.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DeviceAct {
+    /// Delete a bridge.
+    DeleteBridge {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        bridge: String,
+    },
     /// Create a bridge, switched off.
     CreateBridge {
         /// Its name.
-        name: String,
+        bridge: String,
         /// Its MAC address.
         mac: Mac,
         /// Its MTU, if defined.
@@ -61,20 +96,6 @@ pub enum Step {
         /// Prefix length.
         prefix: u8,
     },
-    /// Attach a program.
-    Attach {
-        /// The device.
-        device: String,
-        /// Its hook.
-        hook: Hook,
-    },
-    /// Detach a program.
-    Detach {
-        /// The device, or its number where it has gone.
-        device: String,
-        /// Its hook.
-        hook: Hook,
-    },
     /// Switch a bridge on.
     SetUp {
         /// The bridge.
@@ -94,8 +115,113 @@ pub enum Step {
         /// The bridge.
         bridge: String,
     },
-    /// Let the host forward packets of a family.
+    /// Let the host forward packets of a family, and note what it did before.
     EnableForwarding(Family),
+    /// Give back what the host did with packets of a family.
+    RestoreForwarding(Family, bool),
+    /// Let ports forward at once that STP makes wait.
+    ForwardPorts {
+        /// The bridge's number.
+        index: u32,
+        /// Its name.
+        bridge: String,
+        /// The ports.
+        ports: Vec<u32>,
+    },
+    /// Isolate a port from the others of its bridge.
+    IsolatePort {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        port: String,
+    },
+    /// Have a device listen to solicitations for an address that no device has, or no longer.
+    ProxyNeighbour {
+        /// The device's number.
+        index: u32,
+        /// Its name.
+        device: String,
+        /// The address.
+        address: Ipv6Addr,
+        /// Listen, or no longer.
+        on: bool,
+    },
+}
+
+/// What is done to programs and maps.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DatapathAct {
+    /// Attach a program.
+    Attach {
+        /// The device's name.
+        device: String,
+        /// The device and its hook.
+        at: Attachment,
+    },
+    /// Detach a program.
+    Detach {
+        /// The device, or its number where it has gone.
+        device: String,
+        /// The device and its hook.
+        at: Attachment,
+    },
+    /// Keep the host's reserved ports from being given to flows.
+    ReservePorts(Ports),
+    /// Forget where the guests of ports are that have gone, and their MAC addresses.
+    ForgetGuests {
+        /// The ports, and the bridges themselves that go, with their bridges.
+        ports: BTreeMap<u32, u32>,
+    },
+    /// Change a record of a map.
+    Record {
+        /// What it is about: a device's name, as far as it is about one.
+        device: String,
+        /// The change.
+        change: Change,
+    },
+    /// Say which ports are published.
+    Publish(Ports),
+    /// Say what the programs need not look for.
+    SetFlags(u32),
+    /// Let every flow check policy and path at its next packet.
+    Revalidate,
+    /// Give back the memory of flows that are over.
+    SweepFlows,
+    /// Attach the programs of the host's own sockets.
+    AttachSockets,
+    /// Detach them.
+    DetachSockets,
+    /// Remove all programs and maps.
+    RemoveDatapath,
+}
+
+/// What is done to records on disk and to dnsmasq.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServiceAct {
+    /// Write the record of an active network: an agent that starts finds it.
+    NoteNetwork {
+        /// The network.
+        network: String,
+    },
+    /// Remove the record of a network that is not active any more.
+    ForgetNetwork {
+        /// The network.
+        network: String,
+    },
+    /// Write down the ports of a bridge: it gets them back when it has to be made anew.
+    NotePorts {
+        /// The network.
+        network: String,
+        /// Number of its bridge.
+        bridge: u32,
+        /// Its ports.
+        ports: Vec<Port>,
+    },
+    /// End a network's dnsmasq.
+    StopDnsmasq {
+        /// The network.
+        network: String,
+    },
     /// Start dnsmasq.
     StartDnsmasq {
         /// The network.
@@ -103,34 +229,72 @@ pub enum Step {
         /// Its bridge.
         bridge: String,
     },
+    /// Let a running dnsmasq serve what the definition says now.
+    ReloadDnsmasq {
+        /// The network.
+        network: String,
+        /// Its bridge.
+        bridge: String,
+        /// It needs another process, since it reads its configuration once.
+        replace: bool,
+    },
+}
+
+impl From<DeviceAct> for Act {
+    fn from(act: DeviceAct) -> Self {
+        Self::Device(act)
+    }
+}
+
+impl From<DatapathAct> for Act {
+    fn from(act: DatapathAct) -> Self {
+        Self::Datapath(act)
+    }
+}
+
+impl From<ServiceAct> for Act {
+    fn from(act: ServiceAct) -> Self {
+        Self::Service(act)
+    }
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.act.fmt(f)
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateBridge {
-                name,
-                mac,
-                mtu: Some(mtu),
-            } => {
-                write!(
-                    f,
-                    "create bridge {name} with MAC address {mac} and MTU {mtu}"
-                )
-            }
-            Self::CreateBridge {
-                name,
-                mac,
-                mtu: None,
-            } => {
-                write!(f, "create bridge {name} with MAC address {mac}")
+            Self::Device(act) => act.fmt(f),
+            Self::Datapath(act) => act.fmt(f),
+            Self::Service(act) => act.fmt(f),
+        }
+    }
+}
+
+fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+impl fmt::Display for DeviceAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeleteBridge { bridge, .. } => write!(f, "delete bridge {bridge}"),
+            Self::CreateBridge { bridge, mac, mtu } => {
+                write!(f, "create bridge {bridge} with MAC address {mac}")?;
+                match mtu {
+                    Some(mtu) => write!(f, " and MTU {mtu}"),
+                    None => Ok(()),
+                }
             }
             Self::SetSpanningTree {
                 bridge,
                 stp,
                 delay_ms,
             } => {
-                let stp = if *stp { "on" } else { "off" };
+                let stp = switch(*stp);
                 write!(
                     f,
                     "set STP {stp} and forward delay {delay_ms} ms on {bridge}"
@@ -138,26 +302,12 @@ impl fmt::Display for Step {
             }
             Self::SetMtu { bridge, mtu } => write!(f, "set MTU {mtu} on {bridge}"),
             Self::SetMac { bridge, mac } => write!(f, "set MAC address {mac} on {bridge}"),
-            Self::SetIpv6 { bridge, on } => {
-                write!(
-                    f,
-                    "switch IPv6 {} on {bridge}",
-                    if *on { "on" } else { "off" }
-                )
-            }
+            Self::SetIpv6 { bridge, on } => write!(f, "switch IPv6 {} on {bridge}", switch(*on)),
             Self::AddAddress {
                 bridge,
                 address,
                 prefix,
-            } => {
-                write!(f, "add address {address}/{prefix} to {bridge}")
-            }
-            Self::Attach { device, hook } => {
-                write!(f, "attach program {} to {device}", hook.program())
-            }
-            Self::Detach { device, hook } => {
-                write!(f, "detach program {} from {device}", hook.program())
-            }
+            } => write!(f, "add address {address}/{prefix} to {bridge}"),
             Self::SetUp { bridge } => write!(f, "switch {bridge} on"),
             Self::AddRoute { bridge, route } => {
                 let (subnet, prefix) = route.destination;
@@ -173,167 +323,97 @@ impl fmt::Display for Step {
             Self::EnableForwarding(family) => {
                 write!(f, "set {} to 1", sysctl::forwarding_name(*family))
             }
+            Self::RestoreForwarding(family, was) => {
+                let name = sysctl::forwarding_name(*family);
+                write!(f, "set {name} back to {}", u8::from(*was))
+            }
+            Self::ForwardPorts { bridge, ports, .. } => {
+                let many = if ports.len() == 1 { "port" } else { "ports" };
+                write!(f, "let {} waiting {many} of {bridge} forward", ports.len())
+            }
+            Self::IsolatePort { port, .. } => write!(f, "isolate port {port}"),
+            Self::ProxyNeighbour {
+                device,
+                address,
+                on: true,
+                ..
+            } => write!(f, "listen on {device} for solicitations for {address}"),
+            Self::ProxyNeighbour {
+                device, address, ..
+            } => write!(
+                f,
+                "stop listening on {device} for solicitations for {address}"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for DatapathAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attach { device, at } => {
+                write!(f, "attach program {} to {device}", at.hook.program())
+            }
+            Self::Detach { device, at } => {
+                write!(f, "detach program {} from {device}", at.hook.program())
+            }
+            Self::ReservePorts(_) => write!(f, "keep the host's reserved ports from flows"),
+            Self::ForgetGuests { ports } => {
+                write!(f, "forget the guests of {} ports that went", ports.len())
+            }
+            Self::Record { device, change } => {
+                let verb = match change {
+                    Change::Set(_) => "write",
+                    Change::Remove(_) => "remove",
+                };
+                let map = change.record().map();
+                write!(f, "{verb} record of {device} in map {map}")
+            }
+            Self::Publish(_) => write!(f, "mark the published ports in map dnat_ports"),
+            Self::SetFlags(_) => write!(f, "tell the programs what is in use, in map control"),
+            Self::Revalidate => write!(f, "let flows check policy and path again"),
+            Self::SweepFlows => write!(f, "free the flows that are over"),
+            Self::AttachSockets => write!(f, "attach programs to the host's own sockets"),
+            Self::DetachSockets => write!(f, "detach programs from the host's own sockets"),
+            Self::RemoveDatapath => write!(f, "remove all programs and maps"),
+        }
+    }
+}
+
+impl fmt::Display for ServiceAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoteNetwork { network } => {
+                write!(f, "note that network {network} is active")
+            }
+            Self::ForgetNetwork { network } => {
+                write!(f, "note that network {network} is not active any more")
+            }
+            Self::NotePorts { network, ports, .. } => {
+                let names: Vec<&str> = ports.iter().map(|(_, name)| name.as_str()).collect();
+                match names.as_slice() {
+                    [] => write!(f, "note the bridge of network {network}, without ports"),
+                    names => write!(f, "note ports of network {network}: {}", names.join(", ")),
+                }
+            }
+            Self::StopDnsmasq { network } => write!(f, "stop dnsmasq of network {network}"),
             Self::StartDnsmasq { network, bridge } => {
                 write!(f, "start dnsmasq of network {network} on {bridge}")
             }
-        }
-    }
-}
-
-/// A device has the name of a network's bridge and is not that bridge. It is left alone.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a device named {0} is in the way of the network's bridge of that name; rename or remove it"
-)]
-pub struct InTheWay(pub String);
-
-/// Steps that make the bridge what `spec` says, in two parts: before and after the programs are
-/// attached, so that no guest sends a packet before its network's policy is in force.
-///
-/// `known` is the bridge's number when it was last seen; `remembered` are the ports (number and name) the bridge had when it was last seen: they are
-/// given back to a bridge that has to be made anew, unless something else has taken them.
-///
-/// # Errors
-/// Another device has the bridge's name.
-pub fn plan_bridge(
-    spec: &BridgeSpec,
-    snapshot: &Snapshot,
-    known: Option<u32>,
-    remembered: &[(u32, String)],
-) -> Result<(Vec<Step>, Vec<Step>), InTheWay> {
-    let bridge = spec.name.clone();
-    let (mut before, mut after) = (Vec::new(), Vec::new());
-    let link = snapshot.by_name(&spec.name);
-    if link.is_some_and(|link| !spec.is(link, known)) {
-        return Err(InTheWay(bridge));
-    }
-    let delay = spec.effective_delay_ms();
-    match link {
-        None => {
-            before.push(Step::CreateBridge {
-                name: bridge.clone(),
-                mac: spec.mac,
-                mtu: spec.mtu,
-            });
-            before.push(Step::SetSpanningTree {
-                bridge: bridge.clone(),
-                stp: spec.stp,
-                delay_ms: delay,
-            });
-            before.push(Step::SetIpv6 {
-                bridge: bridge.clone(),
-                on: spec.has_ipv6(),
-            });
-        }
-        Some(link) => {
-            let same = link
-                .bridge
-                .is_some_and(|attrs| attrs.stp == spec.stp && attrs.forward_delay_ms == delay);
-            if !same {
-                before.push(Step::SetSpanningTree {
-                    bridge: bridge.clone(),
-                    stp: spec.stp,
-                    delay_ms: delay,
-                });
-            }
-            if spec.mtu.is_some() && link.mtu != mtu_or_default(spec) {
-                before.push(Step::SetMtu {
-                    bridge: bridge.clone(),
-                    mtu: mtu_or_default(spec),
-                });
-            }
-            if link.mac != Some(spec.mac) {
-                before.push(Step::SetMac {
-                    bridge: bridge.clone(),
-                    mac: spec.mac,
-                });
+            Self::ReloadDnsmasq {
+                network,
+                replace: true,
+                ..
+            } => write!(
+                f,
+                "replace dnsmasq of network {network}: its configuration changed"
+            ),
+            Self::ReloadDnsmasq { network, .. } => {
+                write!(
+                    f,
+                    "tell dnsmasq of network {network} that its hosts changed"
+                )
             }
         }
     }
-    let present = |&&(address, prefix): &&(IpAddr, u8)| {
-        link.is_some_and(|link| {
-            snapshot
-                .addresses_of(link.index)
-                .any(|a| a.address == address && a.prefix == prefix)
-        })
-    };
-    let missing: Vec<(IpAddr, u8)> = spec
-        .addresses
-        .iter()
-        .filter(|a| !present(a))
-        .copied()
-        .collect();
-    // Who switches IPv6 off on a device takes its addresses, too.
-    if link.is_some() && missing.iter().any(|(address, _)| address.is_ipv6()) {
-        before.push(Step::SetIpv6 {
-            bridge: bridge.clone(),
-            on: true,
-        });
-    }
-    for (address, prefix) in missing {
-        before.push(Step::AddAddress {
-            bridge: bridge.clone(),
-            address,
-            prefix,
-        });
-    }
-    if !link.is_some_and(|link| link.up) {
-        after.push(Step::SetUp {
-            bridge: bridge.clone(),
-        });
-    }
-    for route in &spec.routes {
-        let there = link.is_some_and(|link| {
-            snapshot.routes.iter().any(|present| {
-                present.destination == route.destination
-                    && present.index == Some(link.index)
-                    && present.gateway == Some(route.gateway)
-            })
-        });
-        if !there {
-            after.push(Step::AddRoute {
-                bridge: bridge.clone(),
-                route: *route,
-            });
-        }
-    }
-    if link.is_none() {
-        let free = |(index, name): &&(u32, String)| {
-            snapshot
-                .links
-                .get(index)
-                .is_some_and(|link| link.name == *name && link.controller.is_none())
-        };
-        for (_, port) in remembered.iter().filter(free) {
-            after.push(Step::Enslave {
-                port: port.clone(),
-                bridge: bridge.clone(),
-            });
-        }
-    }
-    Ok((before, after))
-}
-
-/// Steps from the programs that are attached to those that should be.
-#[must_use]
-pub fn plan_hooks(
-    wanted: &BTreeSet<Attachment>,
-    attached: &BTreeSet<Attachment>,
-    snapshot: &Snapshot,
-) -> Vec<Step> {
-    let name = |ifindex: u32| {
-        snapshot
-            .links
-            .get(&ifindex)
-            .map_or_else(|| ifindex.to_string(), |l| l.name.clone())
-    };
-    let attach = wanted.difference(attached).map(|a| Step::Attach {
-        device: name(a.ifindex),
-        hook: a.hook,
-    });
-    let detach = attached.difference(wanted).map(|a| Step::Detach {
-        device: name(a.ifindex),
-        hook: a.hook,
-    });
-    attach.chain(detach).collect()
 }

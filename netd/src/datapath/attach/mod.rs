@@ -274,6 +274,14 @@ impl Datapath {
         let attached = self.mechanisms.cgroup.attached()?;
         Ok(attached.len() == cgroup::PROGRAMS.len())
     }
+
+    /// Is any of them attached?
+    ///
+    /// # Errors
+    /// The pins cannot be listed.
+    pub fn has_some_sockets(&self) -> Result<bool> {
+        Ok(!self.mechanisms.cgroup.attached()?.is_empty())
+    }
 }
 
 /// The attachment that a program's name stands for at a device.

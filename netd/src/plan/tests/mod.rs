@@ -6,11 +6,15 @@ use std::net::IpAddr;
 use netd_common::abi::{DEVICE_ETHERNET, Mode};
 use proptest::prelude::*;
 
-use super::Guests;
+mod convergence;
+
+use super::bridge::{find_bridge, make, open};
+use super::desired::returning_ports;
 use super::*;
-use crate::datapath::Records;
+use crate::config::Xdp;
+use crate::datapath::records::Records;
 use crate::datapath::{Attachment, Hook};
-use crate::link::{Address, BridgeAttrs, Dump, Link, Route, Scope};
+use crate::link::{Address, BridgeAttrs, Dump, Link, Route, Scope, Snapshot};
 use crate::model::{self, Mac, Network};
 
 const UPLINK: u32 = 2;
@@ -48,29 +52,59 @@ fn address(index: u32, address: [u8; 4], prefix: u8) -> Address {
     }
 }
 
+fn records(networks: &[&Network], host: &Dump, guests: &Guests) -> Records {
+    let links = host.clone().into();
+    let mut records = records::records(&bridges(networks, &links), &links, guests);
+    records.usage.clear();
+    records
+}
+
+fn hooks(networks: &[&Network], host: &Dump) -> BTreeSet<Attachment> {
+    let links = host.clone().into();
+    records::hooks(&bridges(networks, &links), &links)
+}
+
+fn bridges<'a>(networks: &[&'a Network], links: &'a Snapshot) -> records::Bridges<'a> {
+    let specs = networks.iter().filter_map(|network| {
+        let spec = bridge_spec(network)?;
+        let link = links.by_name(&spec.name)?;
+        spec.is(link, None)
+            .then_some((link.index, (*network, link)))
+    });
+    specs.collect()
+}
+
+/// What makes a bridge, and what opens it then.
 fn plan_bridge(
     spec: &BridgeSpec,
     host: &Dump,
     known: Option<u32>,
-    remembered: &[(u32, String)],
-) -> Result<(Vec<Step>, Vec<Step>), InTheWay> {
-    super::plan_bridge(spec, &host.clone().into(), known, remembered)
+) -> Result<(Vec<DeviceAct>, Vec<DeviceAct>), InTheWay> {
+    let links: Snapshot = host.clone().into();
+    let link = find_bridge(spec, &links, known)?;
+    let before = make(spec, link, &links);
+    let made: Snapshot = carry_out(host, &before).into();
+    let after = open(spec, made.by_name(&spec.name).unwrap(), &made);
+    Ok((before, after))
 }
 
-fn plan_hooks(
-    wanted: &BTreeSet<Attachment>,
-    attached: &BTreeSet<Attachment>,
-    host: &Dump,
-) -> Vec<Step> {
-    super::plan_hooks(wanted, attached, &host.clone().into())
-}
-
-fn records(networks: &[&Network], host: &Dump, guests: &Guests) -> Records {
-    super::records(networks, &host.clone().into(), guests)
-}
-
-fn hooks(networks: &[&Network], host: &Dump) -> BTreeSet<Attachment> {
-    super::hooks(networks, &host.clone().into())
+/// What the kernel has after some acts.
+fn carry_out(host: &Dump, acts: &[DeviceAct]) -> Dump {
+    let mut rehearsal = Rehearsal::new(Observed {
+        links: host.clone().into(),
+        ..Observed::default()
+    });
+    let xdp = Xdp::default();
+    let intent = Intent {
+        members: Vec::new(),
+        xdp: &xdp,
+        scope: super::Scope::Host,
+    };
+    for act in acts {
+        let act = act.clone().into();
+        rehearsal.carry_out(&Step { network: None, act }, &intent);
+    }
+    Dump::clone(&rehearsal.observed().links)
 }
 
 fn host() -> Dump {
@@ -122,18 +156,22 @@ fn running() -> Dump {
 #[test]
 fn a_new_bridge_is_guarded_before_it_is_switched_on() {
     let spec = bridge_spec(&network("<forward/>")).unwrap();
-    let (before, after) = plan_bridge(&spec, &host(), None, &[]).unwrap();
-    assert!(matches!(before[0], Step::CreateBridge { .. }));
-    assert!(before.iter().any(|s| matches!(s, Step::AddAddress { .. })));
+    let (before, after) = plan_bridge(&spec, &host(), None).unwrap();
+    assert!(matches!(before[0], DeviceAct::CreateBridge { .. }));
     assert!(
         before
             .iter()
-            .any(|s| matches!(s, Step::SetIpv6 { on: false, .. }))
+            .any(|s| matches!(s, DeviceAct::AddAddress { .. }))
     );
-    assert!(!before.iter().any(|s| matches!(s, Step::SetUp { .. })));
+    assert!(
+        before
+            .iter()
+            .any(|s| matches!(s, DeviceAct::SetIpv6 { on: false, .. }))
+    );
+    assert!(!before.iter().any(|s| matches!(s, DeviceAct::SetUp { .. })));
     assert_eq!(
         after,
-        [Step::SetUp {
+        [DeviceAct::SetUp {
             bridge: "br".to_owned()
         }]
     );
@@ -142,11 +180,7 @@ fn a_new_bridge_is_guarded_before_it_is_switched_on() {
 #[test]
 fn a_host_that_is_as_it_should_be_needs_no_step() {
     let spec = bridge_spec(&network("<forward/>")).unwrap();
-    let ports = [(TAP, "tap0".to_owned())];
-    assert_eq!(
-        plan_bridge(&spec, &running(), None, &ports),
-        Ok((vec![], vec![]))
-    );
+    assert_eq!(plan_bridge(&spec, &running(), None), Ok((vec![], vec![])));
 }
 
 #[test]
@@ -161,7 +195,7 @@ fn what_somebody_changed_is_mended() {
         stp: false,
         forward_delay_ms: 0,
     });
-    let (before, after) = plan_bridge(&spec, &host, Some(BRIDGE), &[]).unwrap();
+    let (before, after) = plan_bridge(&spec, &host, Some(BRIDGE)).unwrap();
     assert_eq!(before.len(), 3, "{before:?}");
     assert_eq!(after.len(), 1);
 }
@@ -171,11 +205,11 @@ fn another_device_of_the_bridges_name_is_left_alone() {
     let spec = bridge_spec(&network("<forward/>")).unwrap();
     let mut host = running();
     host.links.get_mut(&BRIDGE).unwrap().mac = Some(Mac([2, 9, 9, 9, 9, 9]));
-    assert!(plan_bridge(&spec, &host, Some(77), &[]).is_err());
+    assert!(plan_bridge(&spec, &host, Some(77)).is_err());
     assert!(hooks(&[&network("<forward/>")], &host).is_empty());
     host.links.get_mut(&BRIDGE).unwrap().mac = Some(spec.mac);
     host.links.get_mut(&BRIDGE).unwrap().bridge = None;
-    assert!(plan_bridge(&spec, &host, Some(BRIDGE), &[]).is_err());
+    assert!(plan_bridge(&spec, &host, Some(BRIDGE)).is_err());
 }
 
 /// The same network with an IPv6 address beside the other.
@@ -189,21 +223,21 @@ fn dual_stack() -> Network {
 #[test]
 fn ipv6_is_switched_on_before_its_addresses_come() {
     let spec = bridge_spec(&dual_stack()).unwrap();
-    let positions = |steps: &[Step]| {
+    let positions = |steps: &[DeviceAct]| {
         let on = steps
             .iter()
-            .position(|s| matches!(s, Step::SetIpv6 { on: true, .. }));
+            .position(|s| matches!(s, DeviceAct::SetIpv6 { on: true, .. }));
         let added = steps.iter().position(
-            |s| matches!(s, Step::AddAddress { address, prefix: 64, .. } if address.is_ipv6()),
+            |s| matches!(s, DeviceAct::AddAddress { address, prefix: 64, .. } if address.is_ipv6()),
         );
         (on.unwrap(), added.unwrap())
     };
-    let (new, _) = plan_bridge(&spec, &host(), None, &[]).unwrap();
+    let (new, _) = plan_bridge(&spec, &host(), None).unwrap();
     let (on, added) = positions(&new);
     assert!(on < added, "{new:?}");
 
     // Somebody switched it off, which takes the addresses.
-    let (mended, after) = plan_bridge(&spec, &running(), Some(BRIDGE), &[]).unwrap();
+    let (mended, after) = plan_bridge(&spec, &running(), Some(BRIDGE)).unwrap();
     assert_eq!(mended.len(), 2, "{mended:?}");
     assert_eq!(positions(&mended), (0, 1));
     assert_eq!(after, []);
@@ -217,7 +251,7 @@ fn ipv6_is_switched_on_before_its_addresses_come() {
         scope: Scope::Global,
     });
     assert_eq!(
-        plan_bridge(&spec, &host, Some(BRIDGE), &[]),
+        plan_bridge(&spec, &host, Some(BRIDGE)),
         Ok((vec![], vec![]))
     );
 }
@@ -269,7 +303,6 @@ fn devices_with_ipv6_alone_count_when_a_network_has_it() {
 
 #[test]
 fn only_ports_that_are_still_free_are_given_back() {
-    let spec = bridge_spec(&network("<forward/>")).unwrap();
     let mut host = host();
     host.links.insert(TAP, link(TAP, "tap0"));
     host.links.insert(7, link(7, "other"));
@@ -286,13 +319,19 @@ fn only_ports_that_are_still_free_are_given_back() {
         (8, "taken".to_owned()),
         (9, "gone".to_owned()),
     ];
-    let (_, after) = plan_bridge(&spec, &host, None, &remembered).unwrap();
-    let given: Vec<_> = after
-        .iter()
-        .filter(|s| matches!(s, Step::Enslave { .. }))
-        .collect();
-    assert_eq!(given.len(), 1, "{given:?}");
-    assert_eq!(given[0].to_string(), "make tap0 a port of br again");
+    let noted = Noted {
+        ports: remembered.to_vec(),
+        ..Noted::default()
+    };
+    let links: Snapshot = host.into();
+    let given: Vec<&Port> = returning_ports(&noted, BRIDGE, &links).collect();
+    assert_eq!(given, [&(TAP, "tap0".to_owned())]);
+    // What was taken from a bridge that stayed was taken on purpose.
+    let noted = Noted {
+        bridge: Some(BRIDGE),
+        ..noted
+    };
+    assert_eq!(returning_ports(&noted, BRIDGE, &links).count(), 0);
 }
 
 #[test]
@@ -362,24 +401,40 @@ fn hooks_are_where_traffic_passes() {
 }
 
 #[test]
-fn plans_of_hooks_name_devices() {
-    let attached = BTreeSet::from([Attachment {
+fn steps_of_programs_name_devices() {
+    let network = network("<forward/>");
+    let xdp = Xdp::default();
+    let intent = Intent {
+        members: vec![Member {
+            network: &network,
+            generation: 0,
+            up: true,
+            service: None,
+            ports: &[],
+        }],
+        xdp: &xdp,
+        scope: super::Scope::Host,
+    };
+    let gone = Attachment {
         ifindex: 77,
         hook: Hook::PortIngress,
-    }]);
-    let wanted = hooks(&[&network("<forward/>")], &running());
-    let steps = plan_hooks(&wanted, &attached, &running());
-    assert!(
-        steps
-            .iter()
-            .any(|s| s.to_string() == "attach program port_ingress to tap0")
-    );
-    assert!(
-        steps
-            .iter()
-            .any(|s| s.to_string() == "detach program port_ingress from 77")
-    );
-    assert_eq!(steps.len(), wanted.len() + 1);
+    };
+    let observed = Observed {
+        links: running().into(),
+        noted: [(network.uuid, Noted::default())].into(),
+        programs: [(gone, true)].into(),
+        ..Observed::default()
+    };
+    let desired = Desired::new(&intent, &observed);
+    let said = |phase| -> Vec<String> {
+        let steps = diff(&desired, &observed, phase);
+        steps.iter().map(ToString::to_string).collect()
+    };
+    let attached = said(Phase::Attach);
+    let wanted = "attach program port_ingress to tap0".to_owned();
+    assert!(attached.contains(&wanted), "{attached:?}");
+    assert_eq!(attached.len(), hooks(&[&network], &running()).len());
+    assert_eq!(said(Phase::Detach), ["detach program port_ingress from 77"]);
 }
 
 #[test]
@@ -426,76 +481,11 @@ proptest! {
         if !addressed || !exists {
             host.addresses.retain(|a| a.index != BRIDGE);
         }
-        let ports = [(TAP, "tap0".to_owned())];
-        let (before, after) = plan_bridge(&spec, &host, Some(BRIDGE), &ports).unwrap();
-        for step in before.iter().chain(&after) {
-            carry_out(&mut host, step);
-        }
+        let (before, after) = plan_bridge(&spec, &host, Some(BRIDGE)).unwrap();
+        let host = carry_out(&carry_out(&host, &before), &after);
         prop_assert_eq!(
-            plan_bridge(&spec, &host, None, &ports),
+            plan_bridge(&spec, &host, None),
             Ok((vec![], vec![]))
         );
-        prop_assert_eq!(host.links[&TAP].controller, Some(BRIDGE));
-    }
-}
-
-/// What the kernel does with a step.
-fn carry_out(host: &mut Dump, step: &Step) {
-    let bridge = |host: &mut Dump| host.links.remove(&BRIDGE).unwrap();
-    match step {
-        Step::CreateBridge { name, mac, mtu } => {
-            let new = Link {
-                mac: Some(*mac),
-                mtu: mtu.unwrap_or(1500),
-                up: false,
-                bridge: Some(BridgeAttrs::default()),
-                ..link(BRIDGE, name)
-            };
-            host.links.insert(BRIDGE, new);
-        }
-        Step::SetSpanningTree { stp, delay_ms, .. } => {
-            let attrs = BridgeAttrs {
-                stp: *stp,
-                forward_delay_ms: *delay_ms,
-            };
-            let link = bridge(host);
-            host.links.insert(
-                BRIDGE,
-                Link {
-                    bridge: Some(attrs),
-                    ..link
-                },
-            );
-        }
-        Step::SetMtu { mtu, .. } => {
-            let link = bridge(host);
-            host.links.insert(BRIDGE, Link { mtu: *mtu, ..link });
-        }
-        Step::SetMac { mac, .. } => {
-            let link = bridge(host);
-            host.links.insert(
-                BRIDGE,
-                Link {
-                    mac: Some(*mac),
-                    ..link
-                },
-            );
-        }
-        Step::AddAddress {
-            address, prefix, ..
-        } => host.addresses.push(Address {
-            index: BRIDGE,
-            address: *address,
-            prefix: *prefix,
-            primary: true,
-            scope: Scope::Global,
-        }),
-        Step::SetUp { .. } => {
-            let link = bridge(host);
-            host.links.insert(BRIDGE, Link { up: true, ..link });
-        }
-        Step::Enslave { .. } => host.links.get_mut(&TAP).unwrap().controller = Some(BRIDGE),
-        Step::SetIpv6 { .. } => {}
-        other => panic!("a bridge's plan holds {other:?}"),
     }
 }

@@ -1,0 +1,481 @@
+//! What is to be done: the difference between what is asked for and what the host has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::bridge;
+use super::desired::{Desired, Wanted, returning_ports};
+use super::observed::{FAMILIES, Observed, Sockets};
+use super::phase::{Phase, Scope};
+use super::step::{Act, DatapathAct, DeviceAct, Port, ServiceAct, Step};
+use crate::datapath::Attachment;
+use crate::datapath::records::{Change, FamilyRecord, Record};
+use crate::model::Mac;
+
+/// The steps of one phase. Nothing is to be done where the host has all that is asked for.
+#[must_use]
+pub fn diff(desired: &Desired<'_>, observed: &Observed, phase: Phase) -> Vec<Step> {
+    match phase {
+        Phase::Note => note(desired),
+        Phase::EndService => end_services(desired, observed),
+        Phase::Bridges => bridges(desired, observed),
+        Phase::Attach => attach(desired, observed),
+        Phase::Records if desired.scope == Scope::Teardown => remove_datapath(observed),
+        Phase::Records => records(desired, observed),
+        Phase::Proxies => proxies(desired, observed),
+        Phase::Sockets => sockets(desired, observed),
+        Phase::Detach => detach(desired, observed),
+        Phase::Up => up(desired, observed),
+        Phase::Forwarding => forwarding(desired, observed),
+        Phase::Ports => ports(desired, observed),
+        Phase::NotePorts => note_ports(desired, observed),
+        Phase::Serve => serve(desired, observed),
+        Phase::Forget => forget(desired, observed),
+    }
+}
+
+fn of(network: Uuid, act: impl Into<Act>) -> Step {
+    Step {
+        network: Some(network),
+        act: act.into(),
+    }
+}
+
+fn of_all(act: impl Into<Act>) -> Step {
+    Step {
+        network: None,
+        act: act.into(),
+    }
+}
+
+fn note(desired: &Desired<'_>) -> Vec<Step> {
+    let unnoted = desired.unnoted.iter();
+    let steps = unnoted.map(|member| {
+        let network = member.network.name.clone();
+        of(member.network.uuid, ServiceAct::NoteNetwork { network })
+    });
+    steps.collect()
+}
+
+fn end_services(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let ends = desired.wanted.iter().filter(|wanted| {
+        let member = &wanted.member;
+        let uuid = &member.network.uuid;
+        let is_there = observed.services.contains_key(uuid);
+        // One that was killed leaves files behind.
+        let was_there = member.service.is_some() && observed.noted.contains_key(uuid);
+        match member.up {
+            true => member.service.is_none() && is_there,
+            false => is_there || was_there,
+        }
+    });
+    let steps = ends.map(|wanted| {
+        let network = wanted.member.network.name.clone();
+        of(
+            wanted.member.network.uuid,
+            ServiceAct::StopDnsmasq { network },
+        )
+    });
+    steps.collect()
+}
+
+fn bridges(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for Wanted {
+        member,
+        spec,
+        bridge,
+    } in &desired.wanted
+    {
+        let Some(spec) = spec else {
+            continue;
+        };
+        let uuid = member.network.uuid;
+        let link = bridge.and_then(|index| observed.links.links.get(&index));
+        if member.up {
+            let acts = bridge::make(spec, link, &observed.links);
+            steps.extend(acts.into_iter().map(|act| of(uuid, act)));
+        } else if let Some(link) = link {
+            let (index, bridge) = (link.index, link.name.clone());
+            steps.push(of(uuid, DeviceAct::DeleteBridge { index, bridge }));
+        }
+    }
+    if desired.scope == Scope::Teardown {
+        // Their programs go with the maps, and a bridge without them would let everything through.
+        let mut lost = Vec::new();
+        for index in &desired.orphans {
+            let (Some(link), Some(network)) = (
+                observed.links.links.get(index),
+                observed.records.networks.get(index),
+            ) else {
+                continue;
+            };
+            // The number may be another bridge's by now.
+            if link.mac == Some(Mac(network.mac)) {
+                let (index, bridge) = (*index, link.name.clone());
+                lost.push(of_all(DeviceAct::DeleteBridge { index, bridge }));
+            }
+        }
+        steps.extend(lost);
+    }
+    steps
+}
+
+fn name_of(observed: &Observed, index: u32) -> String {
+    let link = observed.links.links.get(&index);
+    link.map_or_else(|| index.to_string(), |link| link.name.clone())
+}
+
+/// The network whose bridge, or a port of it, a device is.
+fn network_of(desired: &Desired<'_>, observed: &Observed, device: u32) -> Option<Uuid> {
+    let link = observed.links.links.get(&device);
+    let bridge = link.and_then(|link| link.controller).unwrap_or(device);
+    desired.owners.get(&bridge).copied()
+}
+
+fn attach(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let missing = desired.hooks.iter().filter(|at| !is_attached(observed, at));
+    let steps = missing.map(|at| Step {
+        network: network_of(desired, observed, at.ifindex),
+        act: Act::Datapath(DatapathAct::Attach {
+            device: name_of(observed, at.ifindex),
+            at: *at,
+        }),
+    });
+    steps.collect()
+}
+
+fn is_attached(observed: &Observed, at: &Attachment) -> bool {
+    observed.programs.get(at) == Some(&true)
+}
+
+/// Devices that lack a program that they need.
+fn unguarded(desired: &Desired<'_>, observed: &Observed) -> BTreeSet<u32> {
+    let missing = desired.hooks.iter();
+    let missing = missing.filter(|at| !at.hook.is_optional() && !is_attached(observed, at));
+    missing.map(|at| at.ifindex).collect()
+}
+
+fn detach(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    if desired.scope == Scope::Teardown {
+        return Vec::new();
+    }
+    let has_gone = |at: &Attachment| !observed.links.links.contains_key(&at.ifindex);
+    let stale = observed
+        .programs
+        .keys()
+        .filter(|at| !desired.hooks.contains(at) && (desired.prunes() || has_gone(at)));
+    let steps = stale.map(|at| Step {
+        network: network_of(desired, observed, at.ifindex),
+        act: Act::Datapath(DatapathAct::Detach {
+            device: name_of(observed, at.ifindex),
+            at: *at,
+        }),
+    });
+    steps.collect()
+}
+
+fn remove_datapath(observed: &Observed) -> Vec<Step> {
+    match observed.datapath {
+        true => vec![of_all(DatapathAct::RemoveDatapath)],
+        false => Vec::new(),
+    }
+}
+
+fn records(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let held = &observed.records;
+    // A device is used for masquerading only while its programs are in place.
+    let unguarded = unguarded(desired, observed);
+    let mut wanted = desired.records.clone();
+    wanted
+        .devices
+        .retain(|ifindex, _| !unguarded.contains(ifindex));
+    let prunes = desired.prunes();
+    let mut steps = Vec::new();
+    if let Some(reserved) = &observed.reserved
+        && observed.reserved_held.as_ref() != Some(reserved)
+    {
+        steps.push(of_all(DatapathAct::ReservePorts(reserved.clone())));
+    }
+    let changes = held.changes(&wanted, prunes);
+    steps.extend(forget_guests(desired, &changes));
+    let mut unchecked = observed.unchecked;
+    let mut unswept = observed.unswept;
+    for change in changes {
+        let record = change.record();
+        unchecked |= record.decides();
+        unswept |= matches!(change, Change::Remove(Record::Network(..)));
+        let owner = record.bridge();
+        let network = owner.and_then(|bridge| desired.owners.get(&bridge).copied());
+        let device = subject(record, observed);
+        let act = Act::Datapath(DatapathAct::Record { device, change });
+        steps.push(Step { network, act });
+    }
+    let mut published = desired.records.published();
+    if let (false, Some(held)) = (prunes, &observed.published_held) {
+        published.add(held);
+    }
+    if observed.published_held.as_ref() != Some(&published) {
+        steps.push(of_all(DatapathAct::Publish(published)));
+    }
+    // An orphan's network may still need what the flags say.
+    let kept = if prunes { 0 } else { observed.flags };
+    let flags = desired.records.flags() | kept;
+    if flags != observed.flags {
+        unchecked = true;
+        steps.push(of_all(DatapathAct::SetFlags(flags)));
+    }
+    if unchecked && !(held.networks.is_empty() && wanted.networks.is_empty()) {
+        steps.push(of_all(DatapathAct::Revalidate));
+    }
+    if unswept {
+        steps.push(of_all(DatapathAct::SweepFlows));
+    }
+    steps
+}
+
+/// What a record is about, for people.
+fn subject(record: &Record, observed: &Observed) -> String {
+    let device = |index: &u32| name_of(observed, *index);
+    match record {
+        Record::Usage(index)
+        | Record::Network(index, _)
+        | Record::Device(index, _)
+        | Record::Port(index, _)
+        | Record::Express(index)
+        | Record::Identity(index, _) => device(index),
+        Record::V4(record) => family_subject(record, device),
+        Record::V6(record) => family_subject(record, device),
+    }
+}
+
+fn family_subject<A: Copy + Into<std::net::IpAddr>>(
+    record: &FamilyRecord<A>,
+    device: impl Fn(&u32) -> String,
+) -> String {
+    match record {
+        FamilyRecord::Address(address, index) => {
+            format!("{} on {}", (*address).into(), device(index))
+        }
+        FamilyRecord::Pool((prefix, len), bridge) | FamilyRecord::Subnet((prefix, len), bridge) => {
+            format!("{}/{len} of {}", (*prefix).into(), device(bridge))
+        }
+        FamilyRecord::Forward((key, _), forward) => {
+            let port = u16::from_be_bytes(key.port);
+            let guest: std::net::IpAddr = forward.guest.into();
+            format!(
+                "port {port} to {guest} on {}",
+                device(&forward.bridge_ifindex)
+            )
+        }
+        FamilyRecord::Binding(key, _) => {
+            let address: std::net::IpAddr = key.address.into();
+            format!("{address} on {}", device(&key.bridge_ifindex))
+        }
+    }
+}
+
+/// Guests of ports and bridges that go may come back at another, or somebody else with their
+/// address.
+fn forget_guests(desired: &Desired<'_>, changes: &[Change]) -> Option<Step> {
+    let gone = changes.iter().filter_map(|change| match change {
+        Change::Remove(Record::Port(index, port)) => Some((*index, port.bridge_ifindex)),
+        Change::Remove(Record::Network(index, _)) => Some((*index, *index)),
+        _ => None,
+    });
+    let ports: BTreeMap<u32, u32> = gone.collect();
+    let owners: BTreeSet<Option<Uuid>> = ports
+        .values()
+        .map(|bridge| desired.owners.get(bridge).copied())
+        .collect();
+    let network = match owners.len() {
+        0 => return None,
+        1 => owners.into_iter().next().flatten(),
+        _ => None,
+    };
+    let act = Act::Datapath(DatapathAct::ForgetGuests { ports });
+    Some(Step { network, act })
+}
+
+fn proxies(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let step = |(index, address): (u32, std::net::Ipv6Addr), on| {
+        of_all(DeviceAct::ProxyNeighbour {
+            index,
+            device: name_of(observed, index),
+            address,
+            on,
+        })
+    };
+    let held = observed.proxies.keys();
+    let stale = held.filter(|proxy| !desired.proxies.contains(proxy));
+    let missing = desired.proxies.iter();
+    let missing = missing.filter(|proxy| observed.proxies.get(proxy) != Some(&true));
+    let stale = stale.map(|proxy| step(*proxy, false));
+    stale
+        .chain(missing.map(|proxy| step(*proxy, true)))
+        .collect()
+}
+
+fn sockets(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let wanted = desired.records.has_forwards();
+    match observed.sockets {
+        Sockets::Detached | Sockets::Stale if wanted => vec![of_all(DatapathAct::AttachSockets)],
+        Sockets::Stale | Sockets::Attached if !wanted && desired.prunes() => {
+            vec![of_all(DatapathAct::DetachSockets)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn up(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let unguarded = unguarded(desired, observed);
+    let mut steps = Vec::new();
+    for (wanted, link) in with_bridges(desired, observed) {
+        let Some(spec) = &wanted.spec else {
+            continue;
+        };
+        if unguarded.contains(&link.index) {
+            continue;
+        }
+        let uuid = wanted.member.network.uuid;
+        let acts = bridge::open(spec, link, &observed.links);
+        steps.extend(acts.into_iter().map(|act| of(uuid, act)));
+        let noted = observed.noted.get(&uuid);
+        let ports = noted.map(|noted| returning_ports(noted, link.index, &observed.links));
+        let guarded = ports
+            .into_iter()
+            .flatten()
+            .filter(|(port, _)| !unguarded.contains(port));
+        steps.extend(guarded.map(|(_, port)| {
+            let (port, bridge) = (port.clone(), spec.name.clone());
+            of(uuid, DeviceAct::Enslave { port, bridge })
+        }));
+    }
+    steps
+}
+
+/// The networks that are to run and whose bridges are there.
+fn with_bridges<'d, 'a>(
+    desired: &'d Desired<'a>,
+    observed: &'d Observed,
+) -> impl Iterator<Item = (&'d Wanted<'a>, &'d crate::link::Link)> {
+    let running = desired.wanted.iter().filter(|wanted| wanted.member.up);
+    running.filter_map(|wanted| {
+        let link = observed.links.links.get(&wanted.bridge?)?;
+        Some((wanted, link))
+    })
+}
+
+fn forwarding(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for family in FAMILIES {
+        let at = family as usize;
+        let needed = desired.forwarding[at];
+        if needed && observed.forwarding[at] != Some(true) {
+            steps.push(of_all(DeviceAct::EnableForwarding(family)));
+        }
+        if let Some(was) = observed.forwarding_was[at]
+            && !needed
+        {
+            steps.push(of_all(DeviceAct::RestoreForwarding(family, was)));
+        }
+    }
+    steps
+}
+
+fn ports(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (wanted, link) in with_bridges(desired, observed) {
+        let network = wanted.member.network;
+        let index = link.index;
+        let waiting = observed.links.edge_ports(index);
+        let edges = wanted
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.has_edge_ports());
+        if edges && !waiting.is_empty() {
+            let act = DeviceAct::ForwardPorts {
+                index,
+                bridge: link.name.clone(),
+                ports: waiting,
+            };
+            steps.push(of(network.uuid, act));
+        }
+        if network.port_isolated == Some(true) {
+            let open = observed.links.ports_of(index).filter(|port| !port.isolated);
+            steps.extend(open.map(|port| {
+                let (index, port) = (port.index, port.name.clone());
+                of(network.uuid, DeviceAct::IsolatePort { index, port })
+            }));
+        }
+    }
+    steps
+}
+
+fn note_ports(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (wanted, link) in with_bridges(desired, observed) {
+        let network = wanted.member.network;
+        let ports = observed.links.ports_of(link.index);
+        let ports: Vec<Port> = ports.map(|port| (port.index, port.name.clone())).collect();
+        let noted = observed.noted.get(&network.uuid);
+        if noted.is_some_and(|n| n.bridge == Some(link.index) && n.ports == ports) {
+            continue;
+        }
+        let act = ServiceAct::NotePorts {
+            network: network.name.clone(),
+            bridge: link.index,
+            ports,
+        };
+        steps.push(of(network.uuid, act));
+    }
+    steps
+}
+
+fn serve(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for wanted in desired.wanted.iter().filter(|wanted| wanted.member.up) {
+        let network = wanted.member.network;
+        let (Some(digest), Some(bridge)) = (wanted.member.service, &network.bridge.name) else {
+            continue;
+        };
+        // No server without its bridge; a bridge of the host's has none.
+        if !matches!(desired.scope, Scope::Service(_)) && wanted.bridge.is_none() {
+            continue;
+        }
+        let service = observed.services.get(&network.uuid).copied();
+        let service = service.unwrap_or_default();
+        let (network_name, bridge) = (network.name.clone(), bridge.clone());
+        let act = match service.serves {
+            _ if !service.alive && service.held_back => continue,
+            _ if !service.alive => ServiceAct::StartDnsmasq {
+                network: network_name,
+                bridge,
+            },
+            Some(serves) if serves == digest => continue,
+            serves => ServiceAct::ReloadDnsmasq {
+                network: network_name,
+                bridge,
+                replace: serves.is_none_or(|serves| serves.conf != digest.conf),
+            },
+        };
+        steps.push(of(network.uuid, act));
+    }
+    steps
+}
+
+fn forget(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let left = desired.wanted.iter().filter(|wanted| {
+        let uuid = &wanted.member.network.uuid;
+        wanted.bridge.is_some() || observed.services.contains_key(uuid)
+    });
+    let left: BTreeSet<Uuid> = left.map(|wanted| wanted.member.network.uuid).collect();
+    let stays = |uuid: &Uuid| desired.running.contains(uuid) || left.contains(uuid);
+    let gone = observed.noted.iter().filter(|(uuid, _)| !stays(uuid));
+    let steps = gone.map(|(uuid, noted)| {
+        let network = noted.name.clone();
+        of(*uuid, ServiceAct::ForgetNetwork { network })
+    });
+    steps.collect()
+}
