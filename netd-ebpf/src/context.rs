@@ -65,6 +65,41 @@ pub struct Packet<A> {
 }
 
 impl<A> Packet<A> {
+    /// A packet of these addresses and this length, whose IP header starts at `l3` and transport
+    /// header at `l4_offset`; nothing is known of the latter.
+    #[inline(always)]
+    pub fn new(src: A, dst: A, proto: u8, l3: u32, l4_offset: u32, ip_len: u32) -> Self {
+        Self {
+            key: FlowKey {
+                src,
+                dst,
+                sport: [0; 2],
+                dport: [0; 2],
+                proto,
+                pad: 0,
+                zone: 0,
+            },
+            l4_offset,
+            ip_len,
+            end: l3 + ip_len,
+            wire_len: ip_len,
+            seq: 0,
+            ack: 0,
+            tos: 0,
+            id: [0; 4],
+            new_id: [0; 2],
+            window: 0,
+            kind: Kind::Broken,
+            control: 0,
+            ttl: 0,
+            options: false,
+            first_fragment: false,
+            no_l4: false,
+            changes_state: false,
+            is_reply: false,
+        }
+    }
+
     /// Offset of the transport header. The mask tells the verifier that it is small, where a
     /// function gets the packet as an argument.
     #[inline(always)]

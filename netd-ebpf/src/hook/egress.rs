@@ -57,21 +57,12 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     if bridge == here {
         return PASS;
     }
-    // Routed here from a device that has no program (yet).
-    if from != 0 && to_guests.is_some() && records::device(from).is_none() {
-        let Some(dst) = read::<F::Addr>(ctx, l3 + F::DST) else {
-            return PASS;
-        };
-        let to = policy_end::<F>(here, dst);
-        let from = PolicyEnd {
-            network: None,
-            mode: 0,
-            ifindex: from,
-            in_subnet: false,
-        };
-        if let Verdict::Reject(reason) = evaluate(from, to) {
-            return drop(reason);
-        }
+    if from != 0
+        && to_guests.is_some()
+        && records::device(from).is_none()
+        && let Some(reason) = judge_transit::<F>(ctx, l3, from, here)
+    {
+        return drop(reason);
     }
     // Redirected by `bridge_ingress`: no guest is let through with an address that is not its
     // network's, so this is a translated packet, too.
@@ -111,4 +102,21 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
         return action - REJECT + DROP;
     }
     action
+}
+
+/// Why a packet may not come to a network that was routed here from a device that has no program
+/// (yet).
+#[inline(always)]
+fn judge_transit<F: Family>(ctx: &TcContext, l3: usize, from: u32, here: u32) -> Option<Reason> {
+    let dst = read::<F::Addr>(ctx, l3 + F::DST)?;
+    let from = PolicyEnd {
+        network: None,
+        mode: 0,
+        ifindex: from,
+        in_subnet: false,
+    };
+    match evaluate(from, policy_end::<F>(here, dst)) {
+        Verdict::Reject(reason) => Some(reason),
+        _ => None,
+    }
 }

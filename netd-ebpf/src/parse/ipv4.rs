@@ -163,35 +163,15 @@ impl Family for V4 {
             return Err(Unread::Malformed);
         }
         let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
+        let l4 = (l3 + header_len) as u32;
         *packet = Packet {
-            key: FlowKey {
-                src,
-                dst,
-                sport: [0; 2],
-                dport: [0; 2],
-                proto: protocol,
-                pad: 0,
-                zone: 0,
-            },
-            l4_offset: (l3 + header_len) as u32,
-            ip_len,
-            end: l3 as u32 + ip_len,
-            wire_len: ip_len,
-            seq: 0,
-            ack: 0,
             tos: u32::from(tos),
             id: [id_high, id_low, 0, 0],
-            new_id: [0; 2],
-            window: 0,
-            kind: Kind::Broken,
-            control: 0,
             ttl,
             options: header_len != Ipv4Hdr::LEN,
             // More fragments.
             first_fragment: fragment & 0x2000 != 0,
-            no_l4: false,
-            changes_state: false,
-            is_reply: false,
+            ..Packet::new(src, dst, protocol, l3 as u32, l4, ip_len)
         };
         if fragment & 0x1fff != 0 {
             packet.kind = Kind::Fragment;

@@ -181,34 +181,11 @@ impl Family for V6 {
             return Err(Unread::Malformed);
         }
         let l4 = (l3 + Ipv6Hdr::LEN) as u32;
+        let (src, dst) = ([s0, s1, s2, s3], [d0, d1, d2, d3]);
         *packet = Packet {
-            key: FlowKey {
-                src: [s0, s1, s2, s3],
-                dst: [d0, d1, d2, d3],
-                sport: [0; 2],
-                dport: [0; 2],
-                proto: next,
-                pad: 0,
-                zone: 0,
-            },
-            l4_offset: l4,
-            ip_len,
-            end: l3 as u32 + ip_len,
-            wire_len: ip_len,
-            seq: 0,
-            ack: 0,
             tos: w0 & u32::from_be(0x0fff_ffff),
-            id: [0; 4],
-            new_id: [0; 2],
-            window: 0,
-            kind: Kind::Broken,
-            control: 0,
             ttl,
-            options: false,
-            first_fragment: false,
-            no_l4: false,
-            changes_state: false,
-            is_reply: false,
+            ..Packet::new(src, dst, next, l3 as u32, l4, ip_len)
         };
         if is_extension(next) {
             let walked = extension_headers(ctx, l4, u32::from(next));
