@@ -4,7 +4,7 @@
 //! A mapping is a flow to everybody: its peer's address and port are zero. So it is made, kept and
 //! swept like any flow, and the insertion of its answering half reserves the port. Flows under it
 //! have entries of their own, by which packets find their way; the mapping is asked when one is
-//! opened (`nat/mapping.rs`). A *contact* is a flow to one peer's every port; it is kept where the
+//! opened (`nat/mapping.rs`). A *filter entry* is a flow to one peer's every port; it is kept where the
 //! filter is by address (RFC 4787, section 5).
 
 use netd_common::abi::{FLOW_MAPPED, Flow, FlowKey};
@@ -29,7 +29,7 @@ pub fn mapping<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
     }
 }
 
-/// The contact's key: the mapping's with a peer's address.
+/// The filter entry's key: the mapping's with a peer's address.
 #[inline(always)]
 pub fn filter_entry<F: Family>(key: &FlowKey<F::Addr>) -> FlowKey<F::Addr> {
     FlowKey {

@@ -219,7 +219,7 @@ fn check_path<F: Family>(
     confirm: &mut F::Addr,
 ) -> bool {
     let mut to = flow.out_bridge;
-    // Let in by a mapping or a forward (`forward::expire_stale_dnat`): what it is judged by is that.
+    // Let in by a mapping or a forward (`nat::dnat::expire_stale_dnat`): what it is judged by is that.
     let admitted =
         !reply && (flow.flags & FLOW_DNAT != 0 || flow.flags & (FLOW_NAT | FLOW_SNAT) == FLOW_NAT);
     if !admitted && (!reply || to == 0) {

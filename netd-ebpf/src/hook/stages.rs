@@ -120,7 +120,7 @@ pub fn run<F: Family>(
     if action == ERROR {
         action = error(ctx);
     }
-    // A flow under a mapping may need that, and a contact, before itself.
+    // A flow under a mapping may need that, and a filter entry, before itself.
     let mut i = 0;
     while i < 3 && action == FIRST {
         action = first(ctx);

@@ -19,7 +19,7 @@ use crate::parse::transport::has_ports;
 use crate::records;
 
 /// Stage: a flow was prepared. If it is to be masqueraded in a network that has mappings, put it
-/// under its own. Where the mapping or the contact is missing, turn what was prepared into that;
+/// under its own. Where the mapping or the filter entry is missing, turn what was prepared into that;
 /// the packet is judged again once it is there.
 #[inline(always)]
 pub fn put_under<F: Family>(_: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {

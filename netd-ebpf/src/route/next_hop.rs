@@ -85,7 +85,7 @@ pub fn set_guest<F: Family>(
     let Some(endpoint) = known else {
         flow.next_hop.ifindex = 0;
         // The stack would ask for the address, and give the answer to whoever has it now. Until
-        // the guest is seen again there is nobody to have it (`open::send`).
+        // the guest is seen again there is nobody to have it (`stage::transmit::send`).
         if answer && flow.next_hop.dmac != [0; 6] {
             flow.next_hop.mtu = 0;
         }
