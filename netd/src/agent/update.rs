@@ -40,8 +40,9 @@ impl Controller {
 /// again only where all of it may be too long together.
 fn ensure_storable(mut network: Network) -> std::result::Result<Network, XmlError> {
     let metadata = std::mem::take(&mut network.metadata);
+    let netd = network.netd.clone();
     let mut network = read_again(&network)?;
-    network.metadata = metadata;
+    (network.metadata, network.netd) = (metadata, netd);
     if fits(&network) {
         return Ok(network);
     }
@@ -70,6 +71,14 @@ mod tests {
              <ip address='10.0.0.1' prefix='24'><dhcp>{dhcp}</dhcp></ip></network>"
         );
         model::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn what_a_definition_says_to_netd_outlives_a_change() {
+        let antispoof = "<n:network xmlns:n='urn:netd:network:1'><n:antispoof/></n:network>";
+        let network = network(antispoof, "");
+        assert!(network.netd.antispoof.is_some(), "{network:?}");
+        assert_eq!(ensure_storable(network.clone()).unwrap(), network);
     }
 
     #[test]
