@@ -1,48 +1,9 @@
 //! Guests that forwards go by the name of.
 
-use uuid::Uuid;
-
-use super::controller::Controller;
-use super::reconcile::intent;
 use crate::dnsmasq::leases;
-use crate::model::{ForwardGuest, Network, PortForward};
+use crate::model::{ForwardGuest, Network};
 use crate::paths::Paths;
-use crate::plan::{Guests, Intent, Scope};
-
-impl Controller {
-    /// Does a forward of an active network go by a name, or are ports guarded? Only then do leases
-    /// matter.
-    pub(super) fn follows_leases(&self) -> bool {
-        self.networks
-            .live()
-            .any(|live| follows_leases(&live.network))
-    }
-
-    /// What a forward of a running network names that is not there now. It works once it is.
-    pub(super) async fn unresolved(&self, uuid: Uuid, forward: &PortForward) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let live = self.networks.live().find(|live| live.network.uuid == uuid);
-        if let (Some(live), ForwardGuest::Host(name)) = (live, &forward.guest) {
-            let intent = intent(&self.networks, &self.xdp, Scope::Service(uuid));
-            let guests = guests(&intent, &self.host.paths);
-            if guests.addresses(&live.network, name).is_empty() {
-                warnings.push(format!(
-                    "no <host> and no lease of the network has the name '{name}' now; the forward \
-                     works once one has"
-                ));
-            }
-        }
-        // A kernel that does not answer is no reason to warn of a device.
-        if let Some(dev) = &forward.dev
-            && matches!(self.host.links.index_of(dev).await, Ok(None))
-        {
-            warnings.push(format!(
-                "there is no interface '{dev}' now; the forward works once there is"
-            ));
-        }
-        warnings
-    }
-}
+use crate::plan::{Guests, Intent};
 
 /// The leases of the networks that go by them.
 pub(super) fn guests(intent: &Intent<'_>, paths: &Paths) -> Guests {

@@ -1,36 +1,23 @@
-//! The host that the agent runs on: what it has, as a plan compares it, and how a step is done.
+//! What the agent works with on the host that it runs on, and what it knows of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::guests::guests;
 use crate::api::ApiError;
-use crate::datapath::ports::Ports;
-use crate::datapath::{Attachment, Datapath, DatapathError, bpffs, maps, pin_dir};
+use crate::datapath::{Attachment, Datapath};
 use crate::dnsmasq::{self, Digest, Dnsmasq, Running};
-use crate::link::{Links, Snapshot, sysctl};
+use crate::link::Links;
 use crate::model::{Family, Network};
 use crate::paths::Paths;
-use crate::plan::{
-    Act, FAMILIES, Failure, Host, Intent, Noted, Observed, Port, Scope, Service, Sockets, Step,
-    StepError,
-};
+use crate::plan::{Noted, Port};
 use crate::store::Store;
-
-/// A dnsmasq that dies is started again at once, but not more often than this.
-const DNSMASQ_PAUSE: Duration = Duration::from_secs(5);
-
-/// dnsmasq processes that start at the same time.
-const DNSMASQS: usize = 4;
 
 /// What the agent notes about an active network, beside its live definition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,190 +203,8 @@ impl KernelHost {
             wake.notify_one();
         });
     }
-
-    fn services(&self) -> BTreeMap<Uuid, Service> {
-        let mut services: BTreeMap<Uuid, Service> = BTreeMap::new();
-        for (uuid, process) in &self.processes {
-            let service = Service {
-                alive: process.running.is_alive(),
-                serves: process.serves,
-                held_back: false,
-            };
-            services.insert(*uuid, service);
-        }
-        let now = Instant::now();
-        for (uuid, tried) in &self.tried {
-            let service = services.entry(*uuid).or_default();
-            let until = *tried + DNSMASQ_PAUSE;
-            if service.alive || until <= now {
-                continue;
-            }
-            service.held_back = true;
-            let wake = Arc::clone(&self.wake);
-            tokio::spawn(async move {
-                tokio::time::sleep_until(until).await;
-                wake.notify_one();
-            });
-        }
-        services
-    }
-
-    fn observe_datapath(
-        &mut self,
-        observed: &mut Observed,
-        guarded: bool,
-    ) -> Result<(), DatapathError> {
-        let Some(datapath) = &mut self.loaded else {
-            return observe_pins(&self.paths, observed);
-        };
-        let pinned = datapath.attached()?;
-        // Somebody may have removed a pin, which detaches the program.
-        self.attached.retain(|at| pinned.contains(at));
-        let is_own = |at| (at, self.attached.contains(&at));
-        observed.programs = pinned.into_iter().map(is_own).collect();
-        // What went may come back as another device.
-        let links = &observed.links.links;
-        let can = |at: &Attachment| links.get(&at.ifindex).is_some_and(|l| l.driver.redirects);
-        self.refused.retain(can);
-        observed.refused.clone_from(&self.refused);
-        observed.records = datapath.maps.read(guarded)?;
-        observed.flags = datapath.maps.flags()?;
-        observed.published_held = Some(datapath.maps.published()?.clone());
-        observed.reserved_held = Some(datapath.maps.reserved()?.clone());
-        observed.sockets = match datapath.has_sockets()? {
-            true if self.at_sockets => Sockets::Attached,
-            _ if datapath.has_some_sockets()? => Sockets::Stale,
-            _ => Sockets::Detached,
-        };
-        observed.datapath = true;
-        match Ports::read() {
-            Ok(ports) => observed.reserved = Some(ports),
-            Err(error) => observed.unread.push(Failure::of_all(error)),
-        }
-        Ok(())
-    }
-
-    /// Start dnsmasqs, a few at a time.
-    pub(super) async fn start_all(
-        &mut self,
-        networks: &[(Uuid, String)],
-        intent: &Intent<'_>,
-    ) -> BTreeMap<Uuid, Result<(), StepError>> {
-        let known =
-            |uuid: &Uuid| self.processes.contains_key(uuid) || self.tried.contains_key(uuid);
-        let again: BTreeSet<Uuid> = networks
-            .iter()
-            .map(|(uuid, _)| *uuid)
-            .filter(known)
-            .collect();
-        let now = Instant::now();
-        self.tried.extend(again.iter().map(|uuid| (*uuid, now)));
-        let (dnsmasq, paths, binary) = (&self.dnsmasq, &self.paths, &self.binary);
-        let mut starts = Vec::new();
-        for (uuid, bridge) in networks {
-            if let Some(member) = intent.member(*uuid) {
-                let start = dnsmasq.start(member.network, bridge, paths, binary);
-                starts.push(async move { (*uuid, start.await) });
-            }
-        }
-        let starts = stream::iter(starts).buffer_unordered(DNSMASQS);
-        let started: Vec<_> = starts.collect().await;
-        let mut results = BTreeMap::new();
-        for (uuid, started) in started {
-            let member = intent.member(uuid);
-            let network = member.map(|member| member.network.name.as_str());
-            let result = started.map(|running| {
-                if again.contains(&uuid) {
-                    tracing::info!(network, pid = running.pid(), "dnsmasq started again");
-                }
-                self.watch_dnsmasq(running.clone());
-                let serves = member.and_then(|member| member.service);
-                self.processes.insert(uuid, Process { running, serves });
-            });
-            if let Err(error) = &result {
-                tracing::error!(network, %error, "no DHCP and DNS");
-                self.tried.insert(uuid, Instant::now());
-            }
-            let result = result.map_err(|error| StepError::Failed(error.into()));
-            results.insert(uuid, result);
-        }
-        results
-    }
-}
-
-/// What a teardown has to know of the datapath, without loading it: which bridges it guards, in
-/// whatever layout.
-fn observe_pins(paths: &Paths, observed: &mut Observed) -> Result<(), DatapathError> {
-    let current = pin_dir(&paths.bpffs);
-    let mut layouts = bpffs::other_layouts(&paths.bpffs, &current).unwrap_or_default();
-    layouts.push(current);
-    for layout in layouts {
-        match maps::pinned_networks(&layout) {
-            Ok(networks) => observed.records.networks.extend(networks),
-            Err(error) => observed.unread.push(Failure::of_all(error)),
-        }
-    }
-    observed.datapath = paths.bpffs.exists();
-    Ok(())
 }
 
 fn not_loaded() -> ApiError {
     ApiError::internal("no programs are loaded")
-}
-
-impl Host for KernelHost {
-    async fn observe(&mut self, intent: &Intent<'_>) -> Result<Observed, ApiError> {
-        let mut observed = Observed {
-            noted: self.noted.clone(),
-            services: self.services(),
-            unchecked: self.unchecked,
-            unswept: self.unswept,
-            ..Observed::default()
-        };
-        if matches!(intent.scope, Scope::Service(_)) {
-            return Ok(observed);
-        }
-        observed.links = self.links().await?;
-        let mut members = intent.members.iter();
-        let guarded = members.any(|member| member.network.netd.antispoof.is_some());
-        self.observe_datapath(&mut observed, guarded)
-            .map_err(ApiError::internal)?;
-        let noted = self.notes.nd_proxies.iter().map(|proxy| (*proxy, false));
-        observed.proxies = noted.collect();
-        for proxy in &self.proxies {
-            observed.proxies.insert(*proxy, true);
-        }
-        for family in FAMILIES {
-            // Where it cannot be read, who has to set it tells why.
-            observed.forwarding[family as usize] = sysctl::forwarding(family).ok();
-            observed.forwarding_was[family as usize] = *self.notes.forwarding_was(family);
-        }
-        if intent.scope == Scope::Host {
-            observed.guests = guests(intent, &self.paths);
-        }
-        Ok(observed)
-    }
-
-    async fn links(&mut self) -> Result<Snapshot, ApiError> {
-        self.links.snapshot().await.map_err(ApiError::internal)
-    }
-
-    async fn apply(&mut self, steps: &[Step], intent: &Intent<'_>) -> Vec<Result<(), StepError>> {
-        let starts: Vec<(Uuid, String)> = steps.iter().filter_map(super::steps::start).collect();
-        let mut started = self.start_all(&starts, intent).await;
-        let mut results = Vec::new();
-        for step in steps {
-            let start = step.network.and_then(|uuid| started.remove(&uuid));
-            let result = match start {
-                Some(result) => result,
-                None => match &step.act {
-                    Act::Device(act) => self.on_device(act).await,
-                    Act::Datapath(act) => self.on_datapath(act).await,
-                    Act::Service(act) => self.on_service(act, step.network, intent).await,
-                },
-            };
-            results.push(result);
-        }
-        results
-    }
 }

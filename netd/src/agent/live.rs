@@ -4,14 +4,16 @@
 use uuid::Uuid;
 
 use super::controller::Controller;
+use super::guests::guests;
 use super::port_conflicts;
+use super::reconcile::intent;
 use crate::api::{
     Affect, ApiError, Changed, ErrorCode, ForwardChange, Metadata, NetworkForwards, NewMetadata,
     Result,
 };
 use crate::datapath::ports::Ports;
-use crate::model::{self, ForwardAction, MetadataElement, Network};
-use crate::plan::{self, Failure};
+use crate::model::{self, ForwardAction, ForwardGuest, MetadataElement, Network, PortForward};
+use crate::plan::{self, Failure, Scope};
 use crate::store;
 
 impl Controller {
@@ -198,6 +200,31 @@ impl Controller {
         Ok(Changed { affect, warnings })
     }
 
+    /// What a forward of a running network names that is not there now. It works once it is.
+    pub(super) async fn unresolved(&self, uuid: Uuid, forward: &PortForward) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let live = self.networks.live().find(|live| live.network.uuid == uuid);
+        if let (Some(live), ForwardGuest::Host(name)) = (live, &forward.guest) {
+            let intent = intent(&self.networks, &self.xdp, Scope::Service(uuid));
+            let guests = guests(&intent, &self.host.paths);
+            if guests.addresses(&live.network, name).is_empty() {
+                warnings.push(format!(
+                    "no <host> and no lease of the network has the name '{name}' now; the forward \
+                     works once one has"
+                ));
+            }
+        }
+        // A kernel that does not answer is no reason to warn of a device.
+        if let Some(dev) = &forward.dev
+            && matches!(self.host.links.index_of(dev).await, Ok(None))
+        {
+            warnings.push(format!(
+                "there is no interface '{dev}' now; the forward works once there is"
+            ));
+        }
+        warnings
+    }
+
     /// The forwards of one network or of all.
     pub(super) fn forwards(&self, name: Option<&str>) -> Result<Vec<NetworkForwards>> {
         let wanted = name.map(|name| self.uuid_of(name)).transpose()?;
@@ -303,7 +330,7 @@ fn with_metadata(network: &Network, what: &Metadata, new: &NewMetadata) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ForwardProtocol, ForwardRange, PortForward};
+    use crate::model::{ForwardProtocol, ForwardRange};
 
     fn range(start: u16, end: u16, to: Option<u16>, exclude: bool) -> ForwardRange {
         ForwardRange {

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::controller::Controller;
+use super::guests::follows_leases;
 use super::registry::Registry;
 use crate::api::ApiError;
 use crate::config::Xdp;
@@ -67,6 +68,14 @@ impl Controller {
             self.orphans.clone_from(&outcome.orphans);
         }
         outcome
+    }
+
+    /// Does a forward of an active network go by a name, or are ports guarded? Only then do leases
+    /// matter.
+    pub(super) fn follows_leases(&self) -> bool {
+        self.networks
+            .live()
+            .any(|live| follows_leases(&live.network))
     }
 
     /// Routes or neighbours changed: flows look for their path again at their next packet.

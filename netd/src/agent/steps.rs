@@ -1,7 +1,8 @@
 //! How each step is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -13,6 +14,9 @@ use crate::dnsmasq;
 use crate::link::{LinkError, Links, Snapshot, routes_at_risk, sysctl};
 use crate::model::Family;
 use crate::plan::{Act, DatapathAct, DeviceAct, Intent, Noted, ServiceAct, Step, StepError};
+
+/// dnsmasq processes that start at the same time.
+const DNSMASQS: usize = 4;
 
 type Result<T> = std::result::Result<T, StepError>;
 
@@ -322,6 +326,53 @@ impl KernelHost {
             ServiceAct::StartDnsmasq { .. } => {}
         }
         Ok(())
+    }
+
+    /// Start dnsmasqs, a few at a time.
+    pub(super) async fn start_all(
+        &mut self,
+        networks: &[(Uuid, String)],
+        intent: &Intent<'_>,
+    ) -> BTreeMap<Uuid, Result<()>> {
+        let known =
+            |uuid: &Uuid| self.processes.contains_key(uuid) || self.tried.contains_key(uuid);
+        let again: BTreeSet<Uuid> = networks
+            .iter()
+            .map(|(uuid, _)| *uuid)
+            .filter(known)
+            .collect();
+        let now = Instant::now();
+        self.tried.extend(again.iter().map(|uuid| (*uuid, now)));
+        let (dnsmasq, paths, binary) = (&self.dnsmasq, &self.paths, &self.binary);
+        let mut starts = Vec::new();
+        for (uuid, bridge) in networks {
+            if let Some(member) = intent.member(*uuid) {
+                let start = dnsmasq.start(member.network, bridge, paths, binary);
+                starts.push(async move { (*uuid, start.await) });
+            }
+        }
+        let starts = stream::iter(starts).buffer_unordered(DNSMASQS);
+        let started: Vec<_> = starts.collect().await;
+        let mut results = BTreeMap::new();
+        for (uuid, started) in started {
+            let member = intent.member(uuid);
+            let network = member.map(|member| member.network.name.as_str());
+            let result = started.map(|running| {
+                if again.contains(&uuid) {
+                    tracing::info!(network, pid = running.pid(), "dnsmasq started again");
+                }
+                self.watch_dnsmasq(running.clone());
+                let serves = member.and_then(|member| member.service);
+                self.processes.insert(uuid, Process { running, serves });
+            });
+            if let Err(error) = &result {
+                tracing::error!(network, %error, "no DHCP and DNS");
+                self.tried.insert(uuid, Instant::now());
+            }
+            let result = result.map_err(|error| StepError::Failed(error.into()));
+            results.insert(uuid, result);
+        }
+        results
     }
 
     async fn stop_service(&mut self, uuid: Uuid, intent: &Intent<'_>) -> Result<()> {

@@ -6,8 +6,8 @@ use std::net::Ipv6Addr;
 use uuid::Uuid;
 
 use super::bridge::find_bridge;
-use super::execute::Failure;
 use super::express::express;
+use super::failure::Failure;
 use super::forwards::nd_proxies;
 use super::observed::{FAMILIES, Intent, Member, Noted, Observed};
 use super::phase::Scope;

@@ -4,48 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::future::Future;
 
-use uuid::Uuid;
-
 use super::desired::Desired;
 use super::diff::diff;
+use super::failure::Failure;
 use super::observed::{Intent, Observed};
 use super::phase::Phase;
 use super::step::Step;
 use crate::api::ApiError;
 use crate::link::Snapshot;
-
-/// Something that could not be made what the networks ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The only network that lacks it; `None` where any may.
-    pub network: Option<Uuid>,
-    /// What and why.
-    pub error: ApiError,
-}
-
-impl Failure {
-    /// One that any network may suffer from.
-    pub fn of_all(error: impl Display) -> Self {
-        Self {
-            network: None,
-            error: ApiError::internal(error),
-        }
-    }
-
-    /// One of a network.
-    pub fn of(network: Uuid, error: impl Display) -> Self {
-        Self {
-            network: Some(network),
-            error: ApiError::internal(error),
-        }
-    }
-
-    /// Does a network lack something by it?
-    #[must_use]
-    pub fn concerns(&self, network: Uuid) -> bool {
-        self.network.is_none_or(|only| only == network)
-    }
-}
 
 /// Why a step was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]

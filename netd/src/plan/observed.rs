@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use uuid::Uuid;
 
 use super::Guests;
-use super::execute::Failure;
+use super::failure::Failure;
 use super::phase::Scope;
 use super::step::{Act, DatapathAct, DeviceAct, Port, ServiceAct, Step};
 use crate::config::Xdp;

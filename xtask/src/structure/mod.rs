@@ -38,11 +38,9 @@ const FUNCTION: usize = 80;
 const KNOWN: &[&str] = &[
     "netd-ebpf/src/hook/egress.rs",
     "netd-ebpf/src/parse/",
-    "netd/src/agent/",
     "netd/src/datapath/",
     "netd/src/dnsmasq/config_tests.rs",
-    "netd/src/model/",
-    "netd/src/plan/",
+    "netd/src/model/tests/",
     "netd/tests/link/",
     "tests/src/differential/",
 ];
