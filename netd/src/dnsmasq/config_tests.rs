@@ -71,8 +71,8 @@ fn the_default_network() {
     assert_eq!(hostsfile(&default_network()).unwrap(), "");
 }
 
-#[test]
-fn everything_at_once_is_in_order() {
+/// A network that makes use of everything.
+fn everything() -> Network {
     let mut network = default_network();
     network.forward = None;
     network.mtu = Some(1400);
@@ -134,12 +134,11 @@ fn everything_at_once_is_in_order() {
     v6.dhcp.ranges = vec![range("fd00:1::10", "fd00:1::1f")];
     network.ips.push(v6);
     network.dnsmasq_options = vec!["foo=bar".into()];
-    let names = NetworkFiles {
-        dir: "/d".into(),
-        pid_file: Some("/r/default.pid".into()),
-    };
-    let text = conf(&network, &names, true).unwrap();
-    let expected = "strict-order
+    network
+}
+
+/// What dnsmasq is told about [`everything`].
+const EVERYTHING: &str = "strict-order
 server=/a.test/fd00::53
 server=/b.test/#
 server=9.9.9.9
@@ -174,8 +173,17 @@ dhcp-option=option:mtu,1400
 enable-ra
 foo=bar
 ";
+
+#[test]
+fn everything_at_once_is_in_order() {
+    let network = everything();
+    let names = NetworkFiles {
+        dir: "/d".into(),
+        pid_file: Some("/r/default.pid".into()),
+    };
+    let text = conf(&network, &names, true).unwrap();
     let start = text.find("strict-order").unwrap();
-    assert_eq!(&text[start..], expected);
+    assert_eq!(&text[start..], EVERYTHING);
 }
 
 #[test]

@@ -12,34 +12,37 @@ use netd::model::Mac;
 
 use crate::{MAC, find, in_namespace, ip, run};
 
-#[test]
-fn a_snapshot_shows_devices_addresses_and_routes() {
-    in_namespace(|| async {
-        ip("link add br0 address 52:54:00:aa:bb:cc type bridge stp_state 1 forward_delay 400");
-        ip("link set br0 mtu 1400");
-        ip("link add p0 type veth peer name g0");
-        ip("link set p0 master br0");
-        ip("tuntap add dev tap0 mode tap");
-        ip("tuntap add dev tun0 mode tun");
-        for device in ["br0", "p0", "g0", "tun0"] {
-            ip(&format!("link set {device} up"));
-        }
-        ip("addr add 10.9.0.1/24 dev br0");
-        ip("addr add 10.9.0.2/24 dev br0");
-        ip("addr add 10.8.0.1 peer 10.8.0.2/32 dev tun0");
-        ip("-6 addr add fd00::1/64 dev br0 nodad");
-        ip("route add 172.16.0.0/12 via 10.9.0.9");
-        ip("route add 10.66.0.0/16 dev br0 table 1000");
-        ip("route add 10.67.0.0/16 nexthop via 10.9.0.8 dev br0 nexthop via 10.8.0.2 dev tun0");
-        ip("route add blackhole 10.68.0.0/16");
-        ip("-6 route add 2001:db8:1::/48 via fd00::9");
-        ip("-6 route add 2001:db8:2::/48 dev br0 table 1000");
-        ip("-6 route add 2001:db8:3::/48 nexthop via fd00::8 dev br0 nexthop via fd00::7 dev br0");
-        ip("-6 route add blackhole 2001:db8:4::/48");
-        ip("-6 route add default via fd00::6 proto ra");
+/// A host with a bit of everything.
+fn make_devices_and_routes() {
+    ip("link add br0 address 52:54:00:aa:bb:cc type bridge stp_state 1 forward_delay 400");
+    ip("link set br0 mtu 1400");
+    ip("link add p0 type veth peer name g0");
+    ip("link set p0 master br0");
+    ip("tuntap add dev tap0 mode tap");
+    ip("tuntap add dev tun0 mode tun");
+    for device in ["br0", "p0", "g0", "tun0"] {
+        ip(&format!("link set {device} up"));
+    }
+    ip("addr add 10.9.0.1/24 dev br0");
+    ip("addr add 10.9.0.2/24 dev br0");
+    ip("addr add 10.8.0.1 peer 10.8.0.2/32 dev tun0");
+    ip("-6 addr add fd00::1/64 dev br0 nodad");
+    ip("route add 172.16.0.0/12 via 10.9.0.9");
+    ip("route add 10.66.0.0/16 dev br0 table 1000");
+    ip("route add 10.67.0.0/16 nexthop via 10.9.0.8 dev br0 nexthop via 10.8.0.2 dev tun0");
+    ip("route add blackhole 10.68.0.0/16");
+    ip("-6 route add 2001:db8:1::/48 via fd00::9");
+    ip("-6 route add 2001:db8:2::/48 dev br0 table 1000");
+    ip("-6 route add 2001:db8:3::/48 nexthop via fd00::8 dev br0 nexthop via fd00::7 dev br0");
+    ip("-6 route add blackhole 2001:db8:4::/48");
+    ip("-6 route add default via fd00::6 proto ra");
+}
 
-        let links = Links::connect().unwrap();
-        let snapshot = links.snapshot().await.unwrap();
+#[test]
+fn a_snapshot_shows_devices() {
+    in_namespace(|| async {
+        make_devices_and_routes();
+        let snapshot = Links::connect().unwrap().snapshot().await.unwrap();
 
         let bridge = find(&snapshot, "br0");
         assert_eq!(bridge.mac, Some(Mac([0x52, 0x54, 0, 0xaa, 0xbb, 0xcc])));
@@ -70,6 +73,15 @@ fn a_snapshot_shows_devices_addresses_and_routes() {
             (tun.kind.as_deref(), tun.ether, tun.mac),
             (Some("tun"), false, None)
         );
+    });
+}
+
+#[test]
+fn a_snapshot_shows_addresses() {
+    in_namespace(|| async {
+        make_devices_and_routes();
+        let snapshot = Links::connect().unwrap().snapshot().await.unwrap();
+        let (bridge, tun) = (find(&snapshot, "br0"), find(&snapshot, "tun0"));
 
         let on_bridge: Vec<_> = snapshot
             .addresses_of(bridge.index)
@@ -100,6 +112,14 @@ fn a_snapshot_shows_devices_addresses_and_routes() {
             .find(|address| address.address == IpAddr::from([127, 0, 0, 1]))
             .unwrap();
         assert_eq!(loopback.scope, Scope::Host);
+    });
+}
+
+#[test]
+fn a_snapshot_shows_routes() {
+    in_namespace(|| async {
+        make_devices_and_routes();
+        let snapshot = Links::connect().unwrap().snapshot().await.unwrap();
 
         let routes: BTreeSet<_> = snapshot
             .routes

@@ -44,19 +44,25 @@ fn with_stp_the_kernel_makes_a_guest_wait() {
     });
 }
 
+/// A bridge with STP and an address, and two devices that may become its ports.
+async fn a_bridge_and_two_guests(links: &Links) -> u32 {
+    let bridge = links.create_bridge("br0", MAC, None).await.unwrap();
+    links.set_bridge(bridge, true, 0).await.unwrap();
+    links
+        .add_address(bridge, IpAddr::from([10, 9, 0, 1]), 24)
+        .await
+        .unwrap();
+    links.set_up(bridge, true).await.unwrap();
+    ip("link add p0 type veth peer name g0");
+    ip("link add p1 type veth peer name g1");
+    bridge
+}
+
 #[test]
 fn edge_ports_forward_at_once_and_stp_stays_on() {
     in_namespace(|| async {
         let links = Links::connect().unwrap();
-        let bridge = links.create_bridge("br0", MAC, None).await.unwrap();
-        links.set_bridge(bridge, true, 0).await.unwrap();
-        links
-            .add_address(bridge, IpAddr::from([10, 9, 0, 1]), 24)
-            .await
-            .unwrap();
-        links.set_up(bridge, true).await.unwrap();
-        ip("link add p0 type veth peer name g0");
-        ip("link add p1 type veth peer name g1");
+        let bridge = a_bridge_and_two_guests(&links).await;
         let guests = [
             Guest::new("g0", "10.9.0.2/24"),
             Guest::new("g1", "10.9.0.3/24"),
@@ -180,25 +186,31 @@ fn blocked(snapshot: &Snapshot) -> Vec<String> {
         .collect()
 }
 
+/// Two bridges with STP, joined by two cables.
+async fn two_bridges_in_a_loop(links: &Links) -> Vec<u32> {
+    let mut bridges = Vec::new();
+    for (name, last) in [("br0", 1), ("br1", 2)] {
+        let mac = Mac([0x52, 0x54, 0, 0, 0, last]);
+        let bridge = links.create_bridge(name, mac, None).await.unwrap();
+        links.set_bridge(bridge, true, 0).await.unwrap();
+        links.set_up(bridge, true).await.unwrap();
+        bridges.push(bridge);
+    }
+    for pair in ["a", "b"] {
+        ip(&format!("link add {pair}0 type veth peer name {pair}1"));
+        for end in [0, 1] {
+            ip(&format!("link set {pair}{end} master br{end}"));
+            ip(&format!("link set {pair}{end} up"));
+        }
+    }
+    bridges
+}
+
 #[test]
 fn a_loop_between_edge_ports_is_still_broken() {
     in_namespace(|| async {
         let links = Links::connect().unwrap();
-        let mut bridges = Vec::new();
-        for (name, last) in [("br0", 1), ("br1", 2)] {
-            let mac = Mac([0x52, 0x54, 0, 0, 0, last]);
-            let bridge = links.create_bridge(name, mac, None).await.unwrap();
-            links.set_bridge(bridge, true, 0).await.unwrap();
-            links.set_up(bridge, true).await.unwrap();
-            bridges.push(bridge);
-        }
-        for pair in ["a", "b"] {
-            ip(&format!("link add {pair}0 type veth peer name {pair}1"));
-            for end in [0, 1] {
-                ip(&format!("link set {pair}{end} master br{end}"));
-                ip(&format!("link set {pair}{end} up"));
-            }
-        }
+        let bridges = two_bridges_in_a_loop(&links).await;
         for &bridge in &bridges {
             until("two ports listen", SOON, async || {
                 links.snapshot().await.unwrap().edge_ports(bridge).len() == 2

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::cast::{Family, WIRE_NAMES};
-use super::craft::{Spot, checksum_at, crc32c, transport_sum};
-use super::header::{Header, SCTP, Shown, UDP, word};
+use super::craft::{Spot, crc32c, transport_sum};
+use super::header::{Header, SCTP, Shown, UDP, checksum_at, word};
 use crate::packet::checksum;
 
 /// Who made a packet that came in.

@@ -229,3 +229,9 @@ pub fn at(place: Place) -> Vec<usize> {
         .filter(|number| CAST[*number].place == place)
         .collect()
 }
+
+/// A MAC address as tools write it.
+#[must_use]
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

@@ -8,6 +8,9 @@ use super::conversation::{Conversation, Past};
 use super::header::Shown;
 use super::step::{Body, Cut, End, Options, Step};
 
+/// The end of a note about a port that a flow may have whose packets died on the way.
+pub(super) const UNSEEN: &str = ", which a flow may have that nobody saw";
+
 /// Two sides that did not do the same.
 #[derive(Debug)]
 pub struct Difference<'a> {

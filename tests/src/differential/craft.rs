@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::cast::Family;
-use super::header::{DESTINATION_OPTIONS, ECHO, HOP_BY_HOP, Header, ICMP, ICMP6, SCTP, TCP, UDP};
+use super::header::{
+    DESTINATION_OPTIONS, ECHO, HOP_BY_HOP, Header, ICMP, ICMP6, SCTP, TCP, UDP, checksum_at,
+};
 use super::step::{Body, Cut, ErrorKind, Options, Query, Quote, Twist};
 use crate::packet::checksum;
 
@@ -218,18 +220,6 @@ fn quotation(packet: &[u8], quote: Quote) -> Vec<u8> {
             }
             copy
         }
-    }
-}
-
-/// Offset of the checksum in a transport header.
-#[must_use]
-pub fn checksum_at(protocol: u8) -> Option<usize> {
-    match protocol {
-        TCP => Some(16),
-        UDP => Some(6),
-        ICMP | ICMP6 => Some(2),
-        SCTP => Some(8),
-        _ => None,
     }
 }
 

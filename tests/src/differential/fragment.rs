@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::cast::Family;
+use super::event::Event;
 use super::header::{Header, SCTP, TCP};
-use super::session::Event;
 use crate::packet::checksum;
 
 /// The tag of the event whose fragment this is, where it does not bear it. `renumbered` says which

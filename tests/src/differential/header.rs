@@ -178,6 +178,18 @@ pub fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([pair[0], pair[1]]))
 }
 
+/// Offset of the checksum in a transport header.
+#[must_use]
+pub fn checksum_at(protocol: u8) -> Option<usize> {
+    match protocol {
+        TCP => Some(16),
+        UDP => Some(6),
+        ICMP | ICMP6 => Some(2),
+        SCTP => Some(8),
+        _ => None,
+    }
+}
+
 /// A packet for people.
 #[derive(Clone, Copy)]
 pub struct Shown<'a>(pub &'a [u8]);
@@ -251,7 +263,7 @@ impl fmt::Display for Shown<'_> {
                 if more { ", more" } else { "" }
             )?;
         }
-        if let Some(at) = super::craft::checksum_at(header.protocol)
+        if let Some(at) = checksum_at(header.protocol)
             && header.has_start()
             && let Some(sum) = word(packet, header.l4 + at)
         {

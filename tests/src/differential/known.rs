@@ -2,9 +2,8 @@
 
 use super::arrival::{Arrival, Origin};
 use super::cast::{self, CAST, Family, Place, UPLINK_MTU};
-use super::compare::Difference;
+use super::compare::{Difference, UNSEEN};
 use super::header::Header;
-use super::session::UNSEEN;
 use super::step::{Body, Cut, Oddity, Options, tcp};
 
 /// A deliberate difference.

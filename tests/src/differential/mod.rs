@@ -18,6 +18,8 @@ pub mod class;
 pub mod compare;
 pub mod conversation;
 pub mod craft;
+mod draw;
+mod event;
 mod fragment;
 pub mod header;
 pub mod known;

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::cast::{Family, NETWORKS, Network, POOL, POOL_PORTS};
-use super::topology::mac_text;
+use super::cast::{Family, NETWORKS, Network, POOL, POOL_PORTS, mac_text};
 use crate::Lab;
 
 /// Makes the networks in the hypervisor. Only a `careful` one keeps guests from privileged ports.

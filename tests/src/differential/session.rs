@@ -10,9 +10,10 @@ use anyhow::Result;
 use super::arrival::{Arrival, Origin, join};
 use super::cast::{Place, WIRES};
 use super::class::Classes;
-use super::compare::{Difference, same};
+use super::compare::{Difference, UNSEEN, same};
 use super::conversation::{Conversation, Past};
 use super::craft;
+use super::event::Event;
 use super::fragment;
 use super::header::{Header, ICMP, ICMP6, TCP, UDP, word};
 use super::known::explain;
@@ -30,9 +31,6 @@ const SILENCE: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_millis(15);
 /// And when it is about to be reported.
 const LAST_CALL: Duration = Duration::from_millis(100);
-
-/// The end of a note about a port that a flow may have whose packets died on the way.
-pub(super) const UNSEEN: &str = ", which a flow may have that nobody saw";
 
 /// Frames by side and wire.
 type Frames = [[Vec<Vec<u8>>; WIRES]; 2];
@@ -67,23 +65,6 @@ pub struct Session<'a> {
 enum Holder {
     One(usize),
     Several,
-}
-
-/// One step of one conversation in this round.
-#[derive(Debug)]
-pub(super) struct Event {
-    number: u64,
-    conversation: usize,
-    step: Step,
-    /// What it is known by in headers.
-    pub(super) tag: u16,
-    /// Where it is sent.
-    pub(super) wire: usize,
-    /// Packets, by side.
-    pub(super) sent: [Vec<Vec<u8>>; 2],
-    /// Where the answerer saw the opener first or anew, by side.
-    learned: [Option<craft::Spot>; 2],
-    before: [Option<craft::Spot>; 2],
 }
 
 impl<'a> Session<'a> {

@@ -1,8 +1,8 @@
 //! TCP connections from the first SYN to the last stray RST.
 
 use super::class::{Class, Classes};
+use super::draw::{error, length, step, twist};
 use super::random::Random;
-use super::scenario::{error, length, step, twist};
 use super::step::{Body, End, Oddity, Step, Twist, tcp};
 
 /// Name of a connection that its opener resets before it is answered.

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use super::cast::{NETWORKS, Network, POOL, POOL_PORTS};
-use super::topology::mac_text;
+use super::cast::{NETWORKS, Network, POOL, POOL_PORTS, mac_text};
 use crate::Lab;
 
 /// Starts the agent and its networks.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::cast::{
-    self, Actor, CAST, Family, HOST6, Mac, OUTSIDE6, POOL, Place, ROUTER, UPLINK, UPLINK_MTU, WIRES,
+    self, Actor, CAST, Family, HOST6, Mac, OUTSIDE6, POOL, Place, ROUTER, UPLINK, UPLINK_MTU,
+    WIRES, mac_text,
 };
 use super::craft;
 use super::header::Header;
@@ -257,10 +258,4 @@ fn mute(netns: &Netns) -> Result<()> {
     netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
     netns.sysctl("net/ipv4/ip_forward", "0")?;
     Ok(())
-}
-
-/// A MAC address as tools write it.
-#[must_use]
-pub fn mac_text(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -4,13 +4,20 @@ use super::*;
 use crate::api::{ApiError, ErrorCode};
 
 /// Definitions that are read, but may not be stored.
+fn define_refuses(cases: &[(String, &str)]) {
+    for (text, words) in cases {
+        let network = parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let error = check_define(&network).expect_err(words);
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(check_start(&network), Err(error));
+    }
+}
+
 #[test]
-fn define_refuses() {
+fn define_refuses_names() {
     let long_name = "n".repeat(201);
     let named = |name: &str| format!("<network><name>{name}</name></network>");
-    let dhcp = "<dhcp><range start='10.0.0.2' end='10.0.0.9'/></dhcp>";
-    let external_with = |element: &str| mode("bridge", &format!("<bridge name='b'/>{element}"));
-    let mut cases = vec![
+    define_refuses(&[
         (named("a\nb"), "control character"),
         (named("."), "name of a file"),
         (named(".."), "name of a file"),
@@ -21,23 +28,54 @@ fn define_refuses() {
         (network("<bridge name='a b'/>"), "a blank"),
         (network("<bridge name='a%s'/>"), "'%'"),
         (network("<bridge name='a%d%d'/>"), "'%'"),
-        (network("<bridge name='..'/>"), "not the name of an interface"),
+        (
+            network("<bridge name='..'/>"),
+            "not the name of an interface",
+        ),
         (mode("bridge", "<bridge name='virbr%d'/>"), "'%'"),
-        (mode("vepa", "").replace("'vepa'", "'vepa' dev='a b'"), "device 'a b'"),
+        (
+            mode("vepa", "").replace("'vepa'", "'vepa' dev='a b'"),
+            "device 'a b'",
+        ),
+    ]);
+}
+
+#[test]
+fn define_refuses_dns_and_dhcp() {
+    let dhcp = "<dhcp><range start='10.0.0.2' end='10.0.0.9'/></dhcp>";
+    define_refuses(&[
         (network("<domain name='a&#10;b'/>"), "control character"),
         (network("<domain name='a,b'/>"), "<domain name>"),
-        (network("<dns><forwarder domain='a/b'/></dns>"), "<forwarder domain>"),
-        (network("<dns><txt name='a' value='x&#10;y'/></dns>"), "<txt value>"),
-        (network("<dns><srv service='s' protocol='tcp' domain='a,b'/></dns>"), "<srv>"),
-        (network("<dns><srv service='s' protocol='tcp' target='a b'/></dns>"), "<srv>"),
+        (
+            network("<dns><forwarder domain='a/b'/></dns>"),
+            "<forwarder domain>",
+        ),
+        (
+            network("<dns><txt name='a' value='x&#10;y'/></dns>"),
+            "<txt value>",
+        ),
+        (
+            network("<dns><srv service='s' protocol='tcp' domain='a,b'/></dns>"),
+            "<srv>",
+        ),
+        (
+            network("<dns><srv service='s' protocol='tcp' target='a b'/></dns>"),
+            "<srv>",
+        ),
         (
             network("<dns><host ip='10.0.0.1'><hostname>a b</hostname></host></dns>"),
             "<hostname>",
         ),
         (nat_dhcp("<host name='a,b' ip='10.0.0.3'/>"), "<host name>"),
         (nat_dhcp("<host name='a' ip='fd00::1'/>"), "family"),
-        (nat_dhcp("<host name='a' ip='10.0.0.3'/><bootp file='a,b'/>"), "<bootp file>"),
-        (network("<ip address='10.0.0.1'><tftp root='a&#10;b'/></ip>"), "<tftp root>"),
+        (
+            nat_dhcp("<host name='a' ip='10.0.0.3'/><bootp file='a,b'/>"),
+            "<bootp file>",
+        ),
+        (
+            network("<ip address='10.0.0.1'><tftp root='a&#10;b'/></ip>"),
+            "<tftp root>",
+        ),
         (
             network(
                 "<d:options xmlns:d='http://libvirt.org/schemas/network/dnsmasq/1.0'>\
@@ -59,6 +97,13 @@ fn define_refuses() {
             ),
             "only one IPv6",
         ),
+    ]);
+}
+
+#[test]
+fn define_refuses_what_a_mode_has_not() {
+    let external_with = |element: &str| mode("bridge", &format!("<bridge name='b'/>{element}"));
+    define_refuses(&[
         (
             "<network><name>n</name><forward mode='hostdev'><interface dev='a'/></forward></network>"
                 .into(),
@@ -86,7 +131,16 @@ fn define_refuses() {
             external_with("<dns><host ip='10.0.0.1'><hostname>a</hostname></host></dns>"),
             "<host>",
         ),
-        (network("<portgroup name='a'/><portgroup name='a'/>"), "used twice"),
+    ]);
+}
+
+#[test]
+fn define_refuses_port_groups_bandwidth_and_vlans() {
+    let mut cases = vec![
+        (
+            network("<portgroup name='a'/><portgroup name='a'/>"),
+            "used twice",
+        ),
         (
             network("<portgroup name='a' default='yes'/><portgroup name='b' default='yes'/>"),
             "default",
@@ -102,10 +156,16 @@ fn define_refuses() {
         (network("<vlan><tag id='1'/></vlan>"), "<vlan>"),
         (mode("vepa", "<vlan><tag id='1'/></vlan>"), "<vlan>"),
         (
-            mode("bridge", "<vlan><tag id='1'/></vlan><virtualport type='midonet'/>"),
+            mode(
+                "bridge",
+                "<vlan><tag id='1'/></vlan><virtualport type='midonet'/>",
+            ),
             "<vlan>",
         ),
-        (network("<portgroup name='g'><vlan><tag id='1'/></vlan></portgroup>"), "<vlan>"),
+        (
+            network("<portgroup name='g'><vlan><tag id='1'/></vlan></portgroup>"),
+            "<vlan>",
+        ),
     ];
     for m in ["private", "vepa", "passthrough", "hostdev", "bridge"] {
         let bandwidth = "<bandwidth><inbound average='1'/></bandwidth>";
@@ -113,12 +173,7 @@ fn define_refuses() {
         let group = format!("<portgroup name='g'>{bandwidth}</portgroup>");
         cases.push((mode(m, &group), "<bandwidth>"));
     }
-    for (text, words) in cases {
-        let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let error = check_define(&network).expect_err(words);
-        assert!(error.to_string().contains(words), "{error}");
-        assert_eq!(check_start(&network), Err(error));
-    }
+    define_refuses(&cases);
 }
 
 fn nat_dhcp(elements: &str) -> String {

@@ -6,9 +6,11 @@ mod generate;
 mod hostile;
 mod peer;
 mod port_forward;
+mod port_forward_refusals;
 mod round_trip;
 mod rules;
 mod unknown;
+mod update_refusals;
 mod updates;
 
 use super::*;

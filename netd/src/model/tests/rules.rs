@@ -131,14 +131,18 @@ fn bridge_mac_mtu_and_domain() {
     ]);
 }
 
+/// A network with this `<forward>`.
+fn forward(attributes: &str, children: &str) -> String {
+    let ip = "<ip address='10.0.0.1' prefix='24'/>";
+    network(&format!("<forward {attributes}>{children}</forward>{ip}"))
+}
+
+/// The address of a PCI device.
+const PCI: &str = "<address type='pci' bus='3'/>";
+
 #[test]
 fn forward_devices() {
-    let ip = "<ip address='10.0.0.1' prefix='24'/>";
-    let forward = |attributes: &str, children: &str| {
-        network(&format!("<forward {attributes}>{children}</forward>{ip}"))
-    };
     let two = "<interface dev='a'/><interface dev='b'/>";
-    let pci = "<address type='pci' bus='3'/>";
     refused(&[
         (forward("mode='tunnel'", ""), "mode='tunnel'"),
         (network("<forward/>"), "needs at least one <ip>"),
@@ -166,7 +170,7 @@ fn forward_devices() {
             ),
             "twice",
         ),
-        (forward("mode='hostdev' dev='a'", pci), "<address> or <pf>"),
+        (forward("mode='hostdev' dev='a'", PCI), "<address> or <pf>"),
         (
             forward("mode='vepa' dev='a'", "<pf dev='b'/>"),
             "<address> or <pf>",
@@ -176,6 +180,20 @@ fn forward_devices() {
             "once only",
         ),
         (forward("mode='vepa'", "<pf/>"), "'dev' is missing"),
+        (mode_bridge_with("dev='a'", ""), "not both"),
+        (mode_bridge_with("", "<pf dev='a'/>"), "not both"),
+    ]);
+    accepted(&[
+        forward("dev='a'", "<interface dev='a'/>"),
+        forward("mode='vepa'", two),
+        forward("mode='none'", ""),
+        network("<forward mode='bridge'/>"),
+    ]);
+}
+
+#[test]
+fn forward_pci_devices() {
+    refused(&[
         (
             forward("mode='hostdev'", "<address bus='3'/>"),
             "'type' is missing",
@@ -184,7 +202,7 @@ fn forward_devices() {
             forward("mode='hostdev'", "<address type='usb'/>"),
             "type='usb'",
         ),
-        (forward("mode='hostdev'", &format!("{pci}{pci}")), "twice"),
+        (forward("mode='hostdev'", &format!("{PCI}{PCI}")), "twice"),
         (
             forward("mode='hostdev'", "<address type='pci'/>"),
             "must not be zero",
@@ -208,15 +226,9 @@ fn forward_devices() {
             forward("mode='hostdev'", "<driver name='uio'/>"),
             "name='uio'",
         ),
-        (mode_bridge_with("dev='a'", ""), "not both"),
-        (mode_bridge_with("", "<pf dev='a'/>"), "not both"),
     ]);
     accepted(&[
-        forward("dev='a'", "<interface dev='a'/>"),
-        forward("mode='vepa'", two),
-        forward("mode='none'", ""),
-        network("<forward mode='bridge'/>"),
-        forward("mode='hostdev' managed='YES'", pci),
+        forward("mode='hostdev' managed='YES'", PCI),
         forward(
             "mode='hostdev'",
             "<driver name='vfio' model='m'/><pf dev='a'/>",
@@ -275,16 +287,14 @@ fn nat_ranges() {
     ]);
 }
 
+/// A network with a port group that holds this.
+fn group(children: &str) -> String {
+    network(&format!("<portgroup name='g'>{children}</portgroup>"))
+}
+
 #[test]
-fn ports_groups_and_options() {
-    let group = |children: &str| network(&format!("<portgroup name='g'>{children}</portgroup>"));
+fn vlans() {
     let tags = "<tag id='1'/><tag id='2'/>";
-    let ovs = "<virtualport type='openvswitch'>";
-    let options = |inside: &str| {
-        network(&format!(
-            "<d:options xmlns:d='http://libvirt.org/schemas/network/dnsmasq/1.0'>{inside}</d:options>"
-        ))
-    };
     refused(&[
         (network("<vlan/>"), "at least one <tag>"),
         (network("<vlan><tag/></vlan>"), "'id' is missing"),
@@ -311,6 +321,16 @@ fn ports_groups_and_options() {
             ),
             "only one <tag>",
         ),
+    ]);
+    accepted(&[
+        network("<vlan trunk='YES'><tag id='4095' nativeMode='untagged'/></vlan>"),
+        network("<vlan trunk='no'><tag id='1'/></vlan>"),
+    ]);
+}
+
+#[test]
+fn bandwidth_and_port_groups() {
+    refused(&[
         (
             network("<bandwidth><inbound/></bandwidth>"),
             "'average' is missing",
@@ -342,6 +362,18 @@ fn ports_groups_and_options() {
             "trustGuestRxFilters",
         ),
         (network("<port isolated='1'/>"), "isolated='1'"),
+    ]);
+    accepted(&[
+        network("<bandwidth/>"),
+        network("<bandwidth><inbound average='0' peak='0'/></bandwidth>"),
+        network("<portgroup name='' default='YES'/>"),
+    ]);
+}
+
+#[test]
+fn virtual_ports() {
+    let ovs = "<virtualport type='openvswitch'>";
+    refused(&[
         (network("<virtualport/>"), "'type' is missing"),
         (network("<virtualport type='vmware'/>"), "type='vmware'"),
         (group("<virtualport type='vmware'/>"), "type='vmware'"),
@@ -376,18 +408,19 @@ fn ports_groups_and_options() {
             network(&format!("{ovs}<parameters managerid='1'/></virtualport>")),
             "managerid",
         ),
-        (options("<d:option/>"), "'value' is missing"),
     ]);
-    accepted(&[
-        network("<vlan trunk='YES'><tag id='4095' nativeMode='untagged'/></vlan>"),
-        network("<vlan trunk='no'><tag id='1'/></vlan>"),
-        network("<bandwidth/>"),
-        network("<bandwidth><inbound average='0' peak='0'/></bandwidth>"),
-        network("<portgroup name='' default='YES'/>"),
-        group("<virtualport/>"),
-        options(""),
-        options("<d:option value='a'/><other/>"),
-    ]);
+    accepted(&[group("<virtualport/>")]);
+}
+
+#[test]
+fn dnsmasq_options() {
+    let options = |inside: &str| {
+        network(&format!(
+            "<d:options xmlns:d='http://libvirt.org/schemas/network/dnsmasq/1.0'>{inside}</d:options>"
+        ))
+    };
+    refused(&[(options("<d:option/>"), "'value' is missing")]);
+    accepted(&[options(""), options("<d:option value='a'/><other/>")]);
     // Without the namespace it is an element nobody knows.
     let stranger = parse(&network("<options><option value='a'/></options>")).unwrap();
     assert!(stranger.dnsmasq_options.is_empty());

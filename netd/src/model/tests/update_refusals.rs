@@ -1,0 +1,287 @@
+//! Changes of single entries that are refused, by the numbers of libvirt.
+
+use super::updates::update;
+use super::*;
+use crate::api::ErrorCode::{OperationInvalid, OperationUnsupported, Xml, XmlDetail};
+use crate::api::{ApiError, ErrorCode};
+
+/// Every change must be refused with this number and these words.
+fn refuses(cases: &[(&str, &str, ErrorCode, &str)]) {
+    for (what, xml, code, words) in cases {
+        let error = update(what, xml).expect_err(&format!("{what} {xml}"));
+        let error = ApiError::from(error);
+        assert_eq!(error.code, *code, "{what} {xml}: {error}");
+        assert!(error.message.contains(words), "{what} {xml}: {error}");
+    }
+}
+
+#[test]
+fn dhcp_hosts_are_refused_by_libvirts_numbers() {
+    refuses(&[
+        (
+            "add-last ip-dhcp-host",
+            "<host",
+            XmlDetail,
+            "cannot be read",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<range/>",
+            Xml,
+            "unexpected element <range>, expecting <host>",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<host mac='52:54:00:00:00:03'/>",
+            Xml,
+            "'ip' is missing",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<host ip='10.0.0.13'/>",
+            Xml,
+            "one of mac and name",
+        ),
+        (
+            "delete ip-dhcp-host",
+            "<host/>",
+            Xml,
+            "one of mac, name and ip",
+        ),
+        (
+            "add-last ip-dhcp-host 3",
+            "<host name='x' ip='10.0.0.13'/>",
+            OperationInvalid,
+            "index 3",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<host mac='52:54:0:0:0:1' ip='10.0.0.13'/>",
+            OperationInvalid,
+            "there is an existing dhcp host entry in network 'net'",
+        ),
+        (
+            "add-first ip-dhcp-host",
+            "<host name='x' ip='10.0.0.11'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "add-first ip-dhcp-host",
+            "<host name='db' ip='10.0.0.13'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "modify ip-dhcp-host",
+            "<host mac='52:54:00:00:00:03' name='x' ip='10.0.0.13'/>",
+            OperationInvalid,
+            "couldn't locate a matching dhcp host entry",
+        ),
+        (
+            "delete ip-dhcp-host",
+            "<host mac='52:54:00:00:00:01' ip='10.0.0.12'/>",
+            OperationInvalid,
+            "couldn't locate",
+        ),
+    ]);
+}
+
+#[test]
+fn ranges_devices_and_port_groups_are_refused_by_libvirts_numbers() {
+    refuses(&[
+        (
+            "modify ip-dhcp-range",
+            "<range start='10.0.0.100' end='10.0.0.150'/>",
+            OperationUnsupported,
+            "cannot be modified",
+        ),
+        (
+            "add-last ip-dhcp-range",
+            "<range start='10.0.0.100' end='10.0.0.150'/>",
+            OperationInvalid,
+            "existing dhcp range entry",
+        ),
+        (
+            "add-last ip-dhcp-range",
+            "<range start='10.1.0.2' end='10.1.0.3'/>",
+            Xml,
+            "not within",
+        ),
+        (
+            "delete ip-dhcp-range",
+            "<range start='10.0.0.100' end='10.0.0.151'/>",
+            OperationInvalid,
+            "couldn't locate",
+        ),
+        (
+            "modify forward-interface",
+            "<interface dev='eth0'/>",
+            OperationUnsupported,
+            "modified",
+        ),
+        (
+            "add-last forward-interface",
+            "<interface dev='eth0'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "delete forward-interface",
+            "<interface dev='eth1'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "add-last forward-interface",
+            "<interface/>",
+            Xml,
+            "'dev' is missing",
+        ),
+        (
+            "add-last portgroup",
+            "<portgroup name='red'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "modify portgroup",
+            "<portgroup name='green'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "delete portgroup",
+            "<portgroup name='green'/>",
+            OperationInvalid,
+            "locate",
+        ),
+    ]);
+}
+
+#[test]
+fn dns_hosts_are_refused_by_libvirts_numbers() {
+    refuses(&[
+        (
+            "add-last dns-host",
+            "<host ip='10.0.0.8'><hostname>z</hostname></host>",
+            OperationInvalid,
+            "existing DNS HOST record",
+        ),
+        (
+            "add-last dns-host",
+            "<host ip='10.0.0.7'/>",
+            Xml,
+            "at least one <hostname>",
+        ),
+        (
+            "modify dns-host",
+            "<host><hostname>p</hostname></host>",
+            Xml,
+            "'ip' is missing",
+        ),
+        (
+            "modify dns-host",
+            "<host ip='10.0.0.7'><hostname>p</hostname></host>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "delete dns-host",
+            "<host/>",
+            Xml,
+            "give its ip or a <hostname>",
+        ),
+        (
+            "delete dns-host",
+            "<host><hostname>q</hostname></host>",
+            OperationInvalid,
+            "multiple matching DNS HOST records",
+        ),
+        (
+            "delete dns-host",
+            "<host ip='10.0.0.7'/>",
+            OperationInvalid,
+            "locate",
+        ),
+    ]);
+}
+
+#[test]
+fn dns_records_are_refused_by_libvirts_numbers() {
+    refuses(&[
+        (
+            "add-last dns-txt",
+            "<txt name='a' value='9'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "modify dns-txt",
+            "<txt name='a'/>",
+            Xml,
+            "'value' is missing",
+        ),
+        (
+            "modify dns-txt",
+            "<txt name='c' value='9'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "delete dns-txt",
+            "<txt name='c'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "delete dns-txt",
+            "<txt value='1'/>",
+            Xml,
+            "'name' is missing",
+        ),
+        (
+            "modify dns-srv",
+            "<srv service='ldap' protocol='tcp'/>",
+            OperationUnsupported,
+            "cannot be modified",
+        ),
+        (
+            "add-last dns-srv",
+            "<srv service='ldap' protocol='tcp' target='x' port='389'/>",
+            OperationInvalid,
+            "existing",
+        ),
+        (
+            "delete dns-srv",
+            "<srv service='ldap'/>",
+            OperationInvalid,
+            "multiple matching",
+        ),
+        (
+            "delete dns-srv",
+            "<srv service='sip'/>",
+            OperationInvalid,
+            "locate",
+        ),
+        (
+            "add-last dns-srv",
+            "<srv service='ldap'/>",
+            Xml,
+            "'protocol' is missing",
+        ),
+    ]);
+}
+
+#[test]
+fn some_sections_can_never_be_changed() {
+    for section in ["bridge", "domain", "ip", "forward", "forward-pf"] {
+        for (_, command) in UpdateCommand::ALL {
+            let error = update(&format!("{command} {section}"), "<x/>").unwrap_err();
+            let error = ApiError::from(error);
+            assert_eq!(error.code, OperationUnsupported, "{section}");
+            let words = format!("Operation not supported: can't update '{section}' section");
+            assert!(error.message.starts_with(&words), "{error}");
+        }
+    }
+}
