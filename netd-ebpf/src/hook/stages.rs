@@ -52,7 +52,7 @@ macro_rules! stages {
     )*};
 }
 
-// Each works on what [`Family::seen`] holds, and returns an action.
+// Each works on what [`Family::packet_ctx`] holds, and returns an action.
 stages! {
     /// Is the packet of a flow that exists?
     known(known4, known6) = validate::known;
