@@ -117,10 +117,16 @@ impl Controller {
         let uuids: Vec<Uuid> = prepared.iter().map(|(uuid, _)| *uuid).collect();
         let mut failures = self.converge(Scope::Host).await.failures;
         keep(&mut failures, &uuids);
-        let nobodys = |failure: &Failure| failure.network.is_none();
-        if uuids.len() > 1 && failures.iter().any(nobodys) {
-            outcomes.extend(self.activate_apart(uuids).await);
-            return outcomes;
+        // What one network took too much of (a map, say) may show as the failure of others.
+        let failed: Vec<Uuid> = uuids
+            .iter()
+            .copied()
+            .filter(|uuid| failures.iter().any(|failure| failure.concerns(*uuid)))
+            .collect();
+        if failed.len() > 1 {
+            outcomes.extend(self.activate_apart(&failed).await);
+            prepared.retain(|(uuid, _)| !failed.contains(uuid));
+            failures.clear();
         }
         let mut have_ports = false;
         for (uuid, name) in prepared {
@@ -145,7 +151,7 @@ impl Controller {
 
     /// Start networks one by one that do not start together: one of them is too much for the host, a
     /// map that is full, say, but nothing tells which.
-    async fn activate_apart(&mut self, uuids: Vec<Uuid>) -> Vec<(String, Result<()>)> {
+    async fn activate_apart(&mut self, uuids: &[Uuid]) -> Vec<(String, Result<()>)> {
         let live = self.networks.live().map(|live| &live.network);
         let apart = live.filter(|network| uuids.contains(&network.uuid));
         let mut apart: Vec<Network> = apart.cloned().collect();
