@@ -66,7 +66,9 @@ fn two_guests_with_the_same_port_get_two() {
         let mut second = first;
         second.guest.0 = GUEST2;
         let (_, moved) = shown(&lab, &second.key());
-        assert!(moved != 40000 && moved >= 1024, "{moved}");
+        assert_ne!(moved, 40000);
+        // An identifier of ICMP may be any number: none is privileged.
+        assert!(proto == ICMP || moved >= 1024, "{moved}");
         assert_eq!(outcome.verdict, Verdict::Redirect);
         assert_eq!(outcome.packet, out(packet, moved));
         // The first one's are untouched.

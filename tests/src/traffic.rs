@@ -210,7 +210,13 @@ pub fn ask_udp_from(netns: &Netns, port: u16, to: impl Into<SocketAddr>) -> Resu
             {
                 return Ok(Verdict::Unreachable);
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // A wait with a limit is not taken up again after a signal, not even one without a handler
+            // (signal(7)).
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(error).context(format!("asking {to}")),
         }
     }
