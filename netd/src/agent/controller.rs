@@ -61,7 +61,7 @@ impl Controller {
             tracing::info!(lacks = %feature, cost = feature.cost(), "the kernel is older");
         }
         if log::wanted() {
-            log::forward(&mut datapath)?;
+            log::forward(datapath.ebpf_mut())?;
         }
         let notes = store.load_host()?;
         let host = KernelHost::new(paths, binary, store, links, Some(datapath), notes, wake);

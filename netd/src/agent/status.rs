@@ -9,7 +9,7 @@ use crate::api::{
     ApiError, HookStatus, KernelStatus, LackStatus, MapStatus, NetworkStatus, ProgramStatus,
     Result, SCHEMA, Status,
 };
-use crate::datapath::attach::Programs;
+use crate::datapath::Programs;
 use crate::datapath::{Datapath, Device, Kernel, bpffs, names};
 use crate::link::Snapshot;
 use crate::model::{ForwardMode, Network};

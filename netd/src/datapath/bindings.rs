@@ -7,7 +7,7 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData};
 use netd_common::abi::{Binding, BindingKey, PortMac};
 
-use super::Result;
+use super::error::Result;
 use super::sync::{entries, remove, write};
 
 /// Handle of `bindings4` or `bindings6`.

@@ -6,12 +6,19 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapInfo;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::{DatapathError, Result, io};
+use super::attach;
+use super::error::{DatapathError, Result, io};
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const MAGIC: u64 = 0xcafe_4a11;
 /// Where every distribution expects the bpf file system.
 const STANDARD: &str = "/sys/fs/bpf";
+
+/// The directory of this layout's pins under `bpffs`.
+#[must_use]
+pub fn pin_dir(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("v{}", netd_common::abi::VERSION))
+}
 
 /// Make sure that `dir` exists and lies on a bpf file system: mount one at /sys/fs/bpf for a
 /// directory below it, else at `dir` itself.
@@ -90,12 +97,12 @@ pub fn other_layouts(dir: &Path, current: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// All that could not be removed; the rest is.
 pub fn remove_layout(path: &Path) -> Vec<DatapathError> {
-    let mut errors = super::attach::release(path);
+    let mut errors = attach::release(path);
     remove_tree(path, &mut errors);
     errors
 }
 
-/// Is this a directory that [`super::pin_dir`] named, in this version or another?
+/// Is this a directory that [`pin_dir`] named, in this version or another?
 fn is_layout(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     let number = name.and_then(|name| name.strip_prefix('v'));

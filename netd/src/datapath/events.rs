@@ -8,7 +8,7 @@ use aya::maps::{MapData, RingBuf};
 use netd_common::abi::DropEvent;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Result;
+use super::error::Result;
 use super::names;
 use super::sync::take;
 

@@ -6,7 +6,7 @@ use aya::Pod;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie};
 use netd_common::abi::{Endpoint, EndpointKey, Forward, ForwardKey, Subnet};
 
-use super::Result;
+use super::error::Result;
 use super::forwards::Forwards;
 use super::records::{FamilyRecord, FamilyRecords};
 use super::sync::{entries, error, remove, write};

@@ -6,7 +6,7 @@ use aya::Pod;
 use aya::maps::{LpmTrie, MapData, MapError, lpm_trie};
 use netd_common::abi::{Forward, ForwardKey};
 
-use super::Result;
+use super::error::Result;
 use super::sync::error;
 
 /// Keys with their prefix lengths, and where they lead.

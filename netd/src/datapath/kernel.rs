@@ -9,11 +9,9 @@ use aya::programs::{ProgramType, SchedClassifier, TcAttachType, TestRun as _, Te
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 
-use super::{DatapathError, Result, TcMechanism, chain};
-
-/// What netd needs, for messages.
-pub const NEEDED: &str = "netd needs Linux 6.1 or later with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT, \
-    CONFIG_NET_CLS_BPF, CONFIG_NET_SCH_INGRESS and CONFIG_DEBUG_INFO_BTF, and root";
+use super::TcMechanism;
+use super::error::{DatapathError, Result, chain};
+use super::required::release;
 
 /// The programs that try features.
 static PROBES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd-probe"));
@@ -132,13 +130,6 @@ impl Kernel {
         };
         loader.override_global("HAS_CSUM_IPV6_FLAG", flag, true);
     }
-}
-
-/// Version of the running kernel, as `uname -r` prints it.
-#[must_use]
-pub fn release() -> String {
-    let uname = rustix::system::uname();
-    uname.release().to_string_lossy().into_owned()
 }
 
 /// Load and run one of the programs that try something; it returns 1 where that works.

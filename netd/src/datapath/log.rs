@@ -1,11 +1,12 @@
 //! What the programs log: one line per dropped packet, for development. Off unless asked for with
 //! `NETD_LOG=netd_ebpf=debug`; then the programs are loaded with logging in them.
 
+use aya::Ebpf;
 use aya_log::EbpfLogger;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Datapath, DatapathError, Result, chain};
+use super::error::{DatapathError, Result, chain};
 
 /// Target of the programs' lines, which is the name of their crate.
 const TARGET: &str = "netd_ebpf";
@@ -20,13 +21,13 @@ pub fn wanted() -> bool {
 ///
 /// # Errors
 /// The programs' log buffer cannot be read.
-pub fn forward(datapath: &mut Datapath) -> Result<()> {
+pub fn forward(ebpf: &mut Ebpf) -> Result<()> {
     let failed = |message: String| DatapathError::Map {
         operation: "read",
         map: "AYA_LOGS",
         message,
     };
-    let logger = EbpfLogger::init(datapath.ebpf_mut()).map_err(|error| failed(chain(&error)))?;
+    let logger = EbpfLogger::init(ebpf).map_err(|error| failed(chain(&error)))?;
     // SAFETY: the logger's descriptor is that of its ring buffer, which it owns as long as it
     // lives, and it lives in the AsyncFd.
     let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }

@@ -14,13 +14,14 @@ use netd_common::clock::ticks;
 use netd_common::timeout::surely_alive;
 
 use super::bindings::{Bindings, Guards};
+use super::error::Result;
 use super::family::FamilyMaps;
 use super::forwards::Forwards;
+use super::limits::Limits;
 use super::names;
 use super::ports::Ports;
 use super::records::{Change, FamilyRecord, Record, Records};
 use super::sync::{entries, error, is_there, keys, remove, take, write};
-use super::{Limits, Result};
 
 /// `BPF_NOEXIST` of linux/bpf.h: insert, never overwrite.
 const NOEXIST: u64 = 1;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use netd_common::abi::{PORTS_WORDS, PortsWord};
 
-use super::{Result, io};
+use super::error::{Result, io};
 
 /// The list of the network namespace of whoever reads it.
 const FILE: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";

@@ -5,7 +5,9 @@
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use netd_common::abi::SWEEP_RUN;
 
-use super::{Datapath, DatapathError, Result, chain, programs};
+use super::error::{DatapathError, Result, chain};
+use super::handle::Datapath;
+use super::programs;
 
 /// What a classifier is run on: it needs a packet, and looks at none of it.
 const PACKET: [u8; 64] = [0; 64];

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
 
-use super::{DatapathError, Result, chain};
+use super::error::{DatapathError, Result, chain};
 
 /// A failed operation on a map.
 pub(super) fn error<E: std::error::Error + 'static>(

@@ -11,12 +11,13 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
+use super::mechanism::Mechanism;
 use super::pins::{self, Links};
-use super::{Mechanism, Refusal};
-use crate::datapath::{Result, io};
+use super::refusal::Refusal;
+use crate::datapath::error::{Result, io};
 
 /// The programs; each is named after its hook.
-pub(super) const PROGRAMS: [&str; 8] = [
+pub const PROGRAMS: [&str; 8] = [
     "connect4",
     "connect6",
     "getpeername4",
@@ -31,7 +32,7 @@ pub(super) const PROGRAMS: [&str; 8] = [
 const PREFIX: &str = "sockets-";
 
 /// The root of the control groups, with its links pinned in a directory.
-pub(super) struct Cgroup {
+pub struct Cgroup {
     links: Links,
 }
 

@@ -17,9 +17,11 @@ use std::path::{Path, PathBuf};
 use aya::programs::{Program, ProgramInfo, SchedClassifier};
 
 use super::filter::{self, Filter, Qdisc};
+use super::hook::{Attachment, Point};
+use super::mechanism::{AttachedProgram, Device, DeviceMechanism, Mechanism};
 use super::pins::{self, Links};
-use super::{AttachedProgram, Attachment, Device, DeviceMechanism, Mechanism, Point, Refusal};
-use crate::datapath::{DatapathError, Result, io};
+use super::refusal::Refusal;
+use crate::datapath::error::{DatapathError, Result, io};
 
 /// What the names of netd's filters begin with; the program's follows.
 const PREFIX: &str = "netd:";
@@ -228,7 +230,7 @@ impl DeviceMechanism for Clsact {
             };
             let own = filter.name.strip_prefix(PREFIX);
             let is_pinned = |name| {
-                super::place(device.ifindex, name).is_some_and(|at| self.is_pinned(at, &filter))
+                Attachment::of(device.ifindex, name).is_some_and(|at| self.is_pinned(at, &filter))
             };
             programs.push(AttachedProgram {
                 id,

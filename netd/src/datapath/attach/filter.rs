@@ -14,7 +14,7 @@ use rtnetlink::packet_route::tc::{
     TcOption,
 };
 
-use super::Point;
+use super::hook::Point;
 
 /// What netd's filters have in common. Filters run in the order of their priorities: there is room
 /// for others before netd's, and those that get a priority from the kernel (49152 downwards) come

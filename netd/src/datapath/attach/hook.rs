@@ -101,13 +101,16 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// What a program's name stands for at a device; `None` for programs that are not netd's.
+    pub(super) fn of(ifindex: u32, program: &str) -> Option<Self> {
+        let hook = Hook::from_program(program)?;
+        Some(Self { ifindex, hook })
+    }
+
     /// What [`fmt::Display`] wrote; `None` for anything else.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (ifindex, program) = text.split_once('-')?;
-        Some(Self {
-            ifindex: ifindex.parse().ok()?,
-            hook: Hook::from_program(program)?,
-        })
+        Self::of(ifindex.parse().ok()?, program)
     }
 }
 

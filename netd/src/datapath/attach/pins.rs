@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use aya::programs::Program;
 use aya::programs::links::{FdLink, PinnedLink};
 
-use super::Refusal;
-use crate::datapath::{Result, io};
+use super::hook::Attachment;
+use super::refusal::Refusal;
+use crate::datapath::error::{Result, io};
 
 /// Put the program into the place of the one whose link is pinned, by `replace`; without a pin, or
 /// with one whose device has gone, attach it by `create` and pin that.
@@ -81,7 +82,7 @@ impl Links {
 
     /// Is the link of that program at a device pinned?
     pub fn has(&self, ifindex: u32, program: &str) -> bool {
-        super::place(ifindex, program).is_some_and(|place| self.path(place).exists())
+        Attachment::of(ifindex, program).is_some_and(|place| self.path(place).exists())
     }
 
     /// The places of those whose names `parse` knows.
@@ -89,19 +90,4 @@ impl Links {
         let names = names(&self.dir)?;
         Ok(names.iter().filter_map(|name| parse(name)).collect())
     }
-}
-
-/// Has the device gone that the link belonged to (and its number is in use again)?
-/// `tcx_link_update` says ENOLINK then.
-pub(super) fn is_dead(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && io.raw_os_error() == Some(libc::ENOLINK)
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }

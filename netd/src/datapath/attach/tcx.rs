@@ -6,9 +6,11 @@ use std::path::Path;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType};
 
+use super::hook::{Attachment, Point};
+use super::mechanism::{AttachedProgram, Device, DeviceMechanism, Mechanism, device_name};
 use super::pins::{self, Links};
-use super::{AttachedProgram, Attachment, Device, DeviceMechanism, Mechanism, Point, Refusal};
-use crate::datapath::Result;
+use super::refusal::Refusal;
+use crate::datapath::error::Result;
 
 /// TCX, with its links pinned in a directory.
 pub(super) struct Tcx {
@@ -38,7 +40,7 @@ impl Mechanism for Tcx {
             |program| {
                 let tc: &mut SchedClassifier = program.try_into()?;
                 let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-                let device = super::device_name(place.ifindex)?;
+                let device = device_name(place.ifindex)?;
                 let id = tc.attach_with_options(&device, side(place.hook.point()), options)?;
                 Ok(tc.take_link(id)?.try_into()?)
             },

@@ -6,9 +6,11 @@ use std::path::Path;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Program, Xdp as XdpProgram, XdpMode, loaded_programs};
 
+use super::hook::{Attachment, Point};
+use super::mechanism::{AttachedProgram, Device, DeviceMechanism, Mechanism, device_name};
 use super::pins::{self, Links};
-use super::{AttachedProgram, Attachment, Device, DeviceMechanism, Mechanism, Point, Refusal};
-use crate::datapath::Result;
+use super::refusal::Refusal;
+use crate::datapath::error::Result;
 
 /// Programs in drivers, with their links pinned in a directory.
 pub(super) struct Xdp {
@@ -37,7 +39,7 @@ impl Mechanism for Xdp {
             },
             |program| {
                 let xdp: &mut XdpProgram = program.try_into()?;
-                let device = super::device_name(place.ifindex)?;
+                let device = device_name(place.ifindex)?;
                 let id = xdp.attach(&device, XdpMode::Driver)?;
                 Ok(xdp.take_link(id)?.try_into()?)
             },
