@@ -33,10 +33,6 @@ const FILE: usize = 600;
 /// Longest function, in lines, with its signature and without its documentation.
 const FUNCTION: usize = 80;
 
-/// What is still to be put right. A circle is named by the folder or file that all of it is in, what
-/// is too long by its file. An entry that nothing needs any more is told.
-const KNOWN: &[&str] = &[];
-
 /// Everything that is not as it should be, a line each.
 pub fn findings() -> Result<Vec<String>> {
     let mut found = Vec::new();
@@ -49,32 +45,11 @@ pub fn findings() -> Result<Vec<String>> {
             found.extend(lengths(&file)?);
         }
     }
-    let (known, unknown): (Vec<_>, Vec<_>) = found
-        .into_iter()
-        .partition(|finding| KNOWN.iter().any(|known| finding.is_within(known)));
-    for entry in KNOWN {
-        if !known.iter().any(|finding| finding.is_within(entry)) {
-            println!("{entry} is in order now: take it off KNOWN");
-        }
-    }
-    Ok(unknown.into_iter().map(|finding| finding.text).collect())
-}
-
-/// Something that is not as it should be.
-struct Finding {
-    /// Files and folders it is about.
-    places: Vec<String>,
-    text: String,
-}
-
-impl Finding {
-    fn is_within(&self, known: &str) -> bool {
-        self.places.iter().all(|place| place.starts_with(known))
-    }
+    Ok(found)
 }
 
 /// Circles between files, and between what lies beside each other in a folder.
-fn circles(krate: &Crate) -> Vec<Finding> {
+fn circles(krate: &Crate) -> Vec<String> {
     let uses = krate.uses();
     let mut files = Graph::default();
     for (from, to) in &uses {
@@ -95,7 +70,7 @@ fn circles(krate: &Crate) -> Vec<Finding> {
     found
 }
 
-fn named(graph: &Graph, what: &str) -> Vec<Finding> {
+fn named(graph: &Graph, what: &str) -> Vec<String> {
     let circles = graph.circles().into_iter();
     circles
         .map(|circle| {
@@ -104,32 +79,23 @@ fn named(graph: &Graph, what: &str) -> Vec<Finding> {
                 // Writing to a String cannot fail.
                 let _ = write!(text, "\n    {from} -> {to}");
             }
-            Finding {
-                places: circle.members,
-                text,
-            }
+            text
         })
         .collect()
 }
 
 /// Is the file too long, or a function in it?
-fn lengths(file: &Path) -> Result<Vec<Finding>> {
+fn lengths(file: &Path) -> Result<Vec<String>> {
     let name = relative(file);
     let text = fs::read_to_string(file).with_context(|| format!("reading {name}"))?;
     let mut found = Vec::new();
-    let mut tell = |text: String| {
-        found.push(Finding {
-            places: vec![name.clone()],
-            text,
-        });
-    };
     let lines = text.lines().count();
     if lines > FILE {
-        tell(format!("{name} has {lines} lines; {FILE} are enough"));
+        found.push(format!("{name} has {lines} lines; {FILE} are enough"));
     }
     for (function, lines) in read::functions(&text).with_context(|| format!("reading {name}"))? {
         if lines > FUNCTION {
-            tell(format!(
+            found.push(format!(
                 "{name}: {function} has {lines} lines; {FUNCTION} are enough"
             ));
         }
