@@ -51,6 +51,9 @@ impl Driver for Agent {
         let network = read(xml, unknown)?;
         let mut controller = self.controller.lock().await;
         let uuid = controller.define_network(network).await?;
+        for line in controller.pending(Some(uuid)) {
+            tracing::info!("{line}");
+        }
         controller.networks.info(uuid)
     }
 

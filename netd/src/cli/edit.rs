@@ -8,6 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::cli::networks::{find, warn_of_unknown};
 use crate::cli::output::{Failure, Output};
+use crate::cli::pending;
 use crate::rpc::Client;
 use crate::rpc::procedures::NetworkRef;
 use crate::rpc::xdr::STRING_MAX;
@@ -49,7 +50,7 @@ pub(super) async fn edit(
             Ok(now) if now == original || again == Again::Define => {
                 match client.define(&text, false).await {
                     Ok(network) => {
-                        // As with the hint: programs get what virsh prints.
+                        // As with what is pending: programs get what virsh prints.
                         if std::io::stderr().is_terminal() {
                             warn_of_unknown(output, &text);
                         }
@@ -57,7 +58,7 @@ pub(super) async fn edit(
                             "Network {} XML configuration edited.\n",
                             network.name
                         ));
-                        hint(client, output, &network).await;
+                        pending::tell(client, output, &network).await;
                         return Ok(());
                     }
                     Err(error) => Failure::new("Failed to define the edited network", &error),
@@ -70,17 +71,6 @@ pub(super) async fn edit(
         if again == Again::GiveUp {
             return Err(keep(file, problem));
         }
-    }
-}
-
-/// Says when the change takes effect, to people: programs get what virsh prints.
-async fn hint(client: &mut Client, output: &mut Output, network: &NetworkRef) {
-    // A question that fails costs a hint; the definition is stored.
-    if std::io::stdout().is_terminal() && client.is_active(network).await.unwrap_or(false) {
-        output.extra(
-            "Applied when the network is next started; `netd reload` applies port forwards, \
-             anti-spoofing and host access now.\n",
-        );
     }
 }
 

@@ -11,6 +11,7 @@ mod forward;
 mod logging;
 mod networks;
 mod output;
+mod pending;
 mod shell;
 mod status;
 mod table;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::api::ErrorCode;
 use crate::cli::args::{AutostartArgs, DumpxmlArgs, FileArgs, LeasesArgs, ListArgs};
 use crate::cli::output::{Failure, Output};
+use crate::cli::pending;
 use crate::cli::table::Table;
 use crate::model;
 use crate::rpc::procedures::{
@@ -196,6 +197,7 @@ pub(super) async fn define(client: &mut Client, output: &mut Output, args: &File
         Ok(network) => {
             warn_of_unknown(output, &xml);
             output.extra(format!("Network {} defined from {file}\n", network.name));
+            pending::tell(client, output, &network).await;
         }
         Err(error) => {
             return Err(Failure::new(
