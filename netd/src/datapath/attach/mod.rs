@@ -1,6 +1,6 @@
 //! Attaching programs: to devices, and to the host's sockets.
 //!
-//! There are several ways to do it, and each is a [`Mechanism`] in a file of its own. All of them
+//! There are several ways to do it, and each is a `Mechanism` in a file of its own. All of them
 //! leave the programs in place when the agent ends, find those that an earlier agent left, and put
 //! one program into the place of another without a packet passing in between.
 
