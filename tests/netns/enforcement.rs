@@ -18,10 +18,6 @@ const PORT: u16 = 7000;
 /// 8 s after which flows are looked at again for their own sake.
 const FOLLOWED: Duration = Duration::from_secs(6);
 
-fn default() -> Network {
-    Network::nat("default", 1)
-}
-
 /// A second way out: device `late` of the hypervisor, down and without an address.
 fn second(lab: &Lab) -> Result<Netns> {
     let other = Netns::new("other")?;
@@ -98,8 +94,8 @@ fn an_uplink_that_appears_without_an_agent_is_not_used_unguarded() {
     check_router(|lab| {
         lab.agent.start()?;
         let other = second(lab)?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let isolated = Network::isolated("isolated", 2);
         lab.up(&isolated)?;
@@ -147,8 +143,8 @@ fn a_device_that_has_nothing_but_a_route_is_guarded() {
     check_router(|lab| {
         lab.agent.start()?;
         let other = second(lab)?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         guest.ping(&OUTSIDE.to_string())?;
         lab.hv.run(["ip", "link", "set", "late", "up"])?;
         let sniffer = Sniffer::start(&other)?;
@@ -189,10 +185,10 @@ fn cut(path: &PathBuf) -> Result<Vec<u8>> {
 fn with_broken_record(extension: &str) {
     check_router(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
+        lab.up(&Network::default())?;
         let isolated = Network::isolated("isolated", 2);
         lab.up(&isolated)?;
-        let guest = lab.member(1, &default())?;
+        let guest = lab.member(1, &Network::default())?;
         let lonely = lab.member(2, &isolated)?;
         guest.ping(&OUTSIDE.to_string())?;
         lonely.ping(&isolated.gateway().to_string())?;
@@ -270,8 +266,8 @@ fn a_network_whose_definition_is_forgotten_stays_guarded() {
 fn teardown_leaves_no_unguarded_bridge_for_want_of_a_record() {
     check_router(|lab| {
         lab.agent.start()?;
-        lab.up(&default().dhcp(""))?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default().dhcp(""))?;
+        let guest = lab.member(1, &Network::default())?;
         guest.ping(&OUTSIDE.to_string())?;
         lab.agent.kill()?;
         let _ = fs::remove_file(lab.agent.socket());
@@ -293,8 +289,8 @@ fn teardown_leaves_no_unguarded_bridge_for_want_of_a_record() {
 fn a_program_that_somebody_detached_comes_back() {
     check_router(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         guest.ping(&OUTSIDE.to_string())?;
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let sniffer = Sniffer::start(&lab.wan)?;
@@ -341,7 +337,7 @@ fn a_program_that_somebody_detached_comes_back() {
 fn with_foreign_device(make: fn(&Netns) -> Result<()>) {
     check_router(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
+        lab.up(&Network::default())?;
         lab.up(&Network::isolated("other", 2))?;
         let replace = |lab: &mut Lab| -> Result<u64> {
             lab.agent.stop()?;
@@ -427,7 +423,7 @@ fn is_whole_or_absent(lab: &Lab, network: &Network) -> Result<bool> {
 fn an_agent_killed_while_a_network_starts_leaves_no_half_of_it() {
     check(|lab| {
         let before = lab.snapshot()?;
-        let network = default().dhcp("");
+        let network = Network::default().dhcp("");
         lab.agent.start()?;
         lab.agent.define(&network.xml())?;
         let mut outcomes = Vec::new();

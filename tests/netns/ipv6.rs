@@ -11,12 +11,6 @@ use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
 
 /// Port of the UDP and the TCP server that every party runs.
 const PORT: u16 = 7000;
-const MASQUERADED: &str = "<forward mode='nat'><nat ipv6='yes'/></forward>";
-
-/// Guests behind the host's address in both families.
-fn nat6(name: &str, number: u8) -> Network {
-    Network::nat(name, number).forward(MASQUERADED).ipv6()
-}
 
 fn serve(netns: &Netns, address: Ipv6Addr) -> Result<(Server, Server)> {
     Ok((
@@ -32,7 +26,7 @@ fn ipv6_guests_of_one_network_and_their_host_talk_in_every_mode() {
         lab.agent.start()?;
         let _on_uplink = Server::udp(&lab.hv, at6(HOST6, PORT))?;
         for (number, network) in [
-            (1, nat6("nat6", 1)),
+            (1, Network::nat6("nat6", 1)),
             (3, Network::route("route", 2).ipv6()),
             (5, Network::isolated("isolated", 3).ipv6()),
             (7, Network::open("open", 4).ipv6()),
@@ -93,7 +87,7 @@ fn count(packets: &[Ipv6], source: Ipv6Addr, protocol: u8) -> usize {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn tcp_udp_and_ping_leave_behind_the_hosts_ipv6_address() {
-    let network = nat6("default", 1);
+    let network = Network::nat6("default", 1);
     let packets = watched(&network, |lab, guest| {
         let (_udp, _tcp) = serve(&lab.wan, OUTSIDE6)?;
         guest.ping(&OUTSIDE6.to_string())?;
@@ -184,9 +178,9 @@ fn large_datagrams(lab: &Lab, guest: &Guest) -> Result<()> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p25_large_ipv6_datagrams_pass_in_fragments_both_ways() {
-    let own = nat6("default", 1).address6(11);
+    let own = Network::nat6("default", 1).address6(11);
     for (network, source) in [
-        (nat6("default", 1), HOST6),
+        (Network::nat6("default", 1), HOST6),
         (Network::route("default", 1).ipv6(), own),
     ] {
         let packets = watched(&network, large_datagrams);

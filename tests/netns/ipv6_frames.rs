@@ -2,37 +2,18 @@
 
 use std::net::Ipv6Addr;
 
-use anyhow::{Context, Result, ensure};
-use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check6};
+use anyhow::{Context, ensure};
+use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check_guest6, check6};
 use netd_tests::packet::UDP;
 use netd_tests::packet6::{DESTINATION, HOP_BY_HOP, Ipv6, ROUTING};
-use netd_tests::{Frame6, Guest, Lab, Network, SOON, Sniffer, Wire, eventually};
+use netd_tests::{Frame6, Network, SOON, Sniffer, Wire, eventually};
 
 const PORT: u16 = 7000;
-const MASQUERADED: &str = "<forward mode='nat'><nat ipv6='yes'/></forward>";
 /// Padding that fills the smallest header of options (RFC 8200, section 4.2).
 const PADDING: [u8; 6] = [1, 4, 0, 0, 0, 0];
 
-fn nat6() -> Network {
-    Network::nat("default", 1).forward(MASQUERADED).ipv6()
-}
-
 fn own() -> Ipv6Addr {
-    nat6().address6(11)
-}
-
-/// A lab with one guest of that network, which outside knows the way to.
-fn with_guest(network: &Network, test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
-    check6(|lab| {
-        lab.agent.start()?;
-        lab.up(network)?;
-        lab.route6(network)?;
-        let guest = lab.member6(1, network)?;
-        guest
-            .ping(&OUTSIDE6.to_string())
-            .with_context(|| format!("dropped: {:?}", lab.agent.drops()))?;
-        test(lab, &guest)
-    });
+    Network::nat6("default", 1).address6(11)
 }
 
 /// Datagrams to [`PORT`] in a capture, by their source port.
@@ -54,8 +35,11 @@ fn has_come(port: u16) -> impl Fn(&[Ipv6]) -> bool {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p43_link_local_and_multicast_addresses_never_leave() {
-    for network in [nat6(), Network::route("default", 1).ipv6()] {
-        with_guest(&network, |lab, guest| {
+    for network in [
+        Network::nat6("default", 1),
+        Network::route("default", 1).ipv6(),
+    ] {
+        check_guest6(&network, |lab, guest| {
             let wire = Wire::new(guest.netns(), "eth0")?;
             let (mac, bridge) = (guest.netns().mac("eth0")?, lab.hv.mac("virbr1")?);
             let sniffer = Sniffer::start6(&lab.wan)?;
@@ -134,7 +118,7 @@ fn an_isolated_guest_reaches_nobody_by_odd_ipv6_addresses() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn extension_headers_are_walked_to_the_ports() {
-    with_guest(&nat6(), |lab, guest| {
+    check_guest6(&Network::nat6("default", 1), |lab, guest| {
         let outside = lab.wan.udp(at6(OUTSIDE6, PORT))?;
         let inside = guest.netns().udp("[::]:6000")?;
         let sniffer = Sniffer::start6(&lab.wan)?;
@@ -198,8 +182,11 @@ fn a_routing_header_with_stations_left_is_dropped_by_name() {
             .parse::<Ipv6Addr>()
             .map_or([0; 16], |a| a.octets()),
     );
-    for network in [nat6(), Network::route("default", 1).ipv6()] {
-        with_guest(&network, |lab, guest| {
+    for network in [
+        Network::nat6("default", 1),
+        Network::route("default", 1).ipv6(),
+    ] {
+        check_guest6(&network, |lab, guest| {
             let (at_wan, at_guest) = (Sniffer::start6(&lab.wan)?, Sniffer::start6(guest.netns())?);
             let dropped = || lab.agent.dropped("source_route");
             let out = Wire::new(guest.netns(), "eth0")?;

@@ -4,40 +4,21 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netd_tests::lab6::{FAR6, HOST6, OUTSIDE6, at6, check6};
+use netd_tests::lab6::{FAR6, HOST6, OUTSIDE6, at6, check_guest6};
 use netd_tests::packet::UDP;
 use netd_tests::packet6::Ipv6;
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Guest, Lab, Network, SOON, Sniffer, eventually};
+use netd_tests::{Network, SOON, Sniffer, eventually};
 
 const PORT: u16 = 7000;
 const TOO_BIG: (u8, u8) = (2, 0);
-const MASQUERADED: &str = "<forward mode='nat'><nat ipv6='yes'/></forward>";
-
-fn nat6() -> Network {
-    Network::nat("default", 1).forward(MASQUERADED).ipv6()
-}
 
 fn own() -> Ipv6Addr {
-    nat6().address6(11)
+    Network::nat6("default", 1).address6(11)
 }
 
 fn gateway() -> Ipv6Addr {
-    nat6().address6(1)
-}
-
-/// A lab with one guest of that network, which outside knows the way to.
-fn with_guest(network: &Network, test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
-    check6(|lab| {
-        lab.agent.start()?;
-        lab.up(network)?;
-        lab.route6(network)?;
-        let guest = lab.member6(1, network)?;
-        guest
-            .ping(&OUTSIDE6.to_string())
-            .with_context(|| format!("dropped: {:?}", lab.agent.drops()))?;
-        test(lab, &guest)
-    });
+    Network::nat6("default", 1).address6(1)
 }
 
 /// The ICMPv6 errors of that kind in a capture, each with its quote; checksums must be right.
@@ -55,8 +36,11 @@ fn errors(packets: &[Ipv6], kind: (u8, u8)) -> Result<Vec<(Ipv6, Ipv6)>> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p17_an_ipv6_guest_learns_of_a_narrow_link() {
-    for network in [nat6(), Network::route("default", 1).ipv6()] {
-        with_guest(&network, |lab, guest| {
+    for network in [
+        Network::nat6("default", 1),
+        Network::route("default", 1).ipv6(),
+    ] {
+        check_guest6(&network, |lab, guest| {
             let far = lab.far6(1300)?;
             let _tcp = Server::tcp_echo(&far, at6(FAR6, PORT))?;
             let sniffer = Sniffer::start6(guest.netns())?;
@@ -87,7 +71,7 @@ fn p17_an_ipv6_guest_learns_of_a_narrow_link() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p33_an_ipv6_guest_is_told_that_the_uplink_takes_less() {
-    with_guest(&nat6(), |lab, guest| {
+    check_guest6(&Network::nat6("default", 1), |lab, guest| {
         let _tcp = Server::tcp_echo(&lab.wan, at6(OUTSIDE6, PORT))?;
         lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1300"])?;
         std::thread::sleep(Duration::from_millis(500));
@@ -108,8 +92,11 @@ fn p33_an_ipv6_guest_is_told_that_the_uplink_takes_less() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p18_traceroute_shows_every_ipv6_hop() {
-    for network in [nat6(), Network::route("default", 1).ipv6()] {
-        with_guest(&network, |lab, guest| {
+    for network in [
+        Network::nat6("default", 1),
+        Network::route("default", 1).ipv6(),
+    ] {
+        check_guest6(&network, |lab, guest| {
             let far = lab.far6(1500)?;
             let _tcp = Server::tcp_echo(&far, at6(FAR6, PORT))?;
             let hops = [gateway(), OUTSIDE6, FAR6].map(|hop| hop.to_string());
@@ -135,7 +122,7 @@ fn p18_traceroute_shows_every_ipv6_hop() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p34_an_ipv6_packet_loses_one_hop() {
-    with_guest(&nat6(), |lab, guest| {
+    check_guest6(&Network::nat6("default", 1), |lab, guest| {
         let _server = Server::udp(&lab.wan, at6(OUTSIDE6, PORT))?;
         let (at_wan, at_guest) = (Sniffer::start6(&lab.wan)?, Sniffer::start6(guest.netns())?);
         for _ in 0..3 {
@@ -157,8 +144,11 @@ fn p34_an_ipv6_packet_loses_one_hop() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p54_ipv6_flows_go_on_while_neighbours_are_forgotten() {
-    for network in [nat6(), Network::route("default", 1).ipv6()] {
-        with_guest(&network, |lab, guest| {
+    for network in [
+        Network::nat6("default", 1),
+        Network::route("default", 1).ipv6(),
+    ] {
+        check_guest6(&network, |lab, guest| {
             let _udp = Server::udp(&lab.wan, at6(OUTSIDE6, PORT))?;
             let _tcp = Server::tcp_echo(&lab.wan, at6(OUTSIDE6, PORT))?;
             // The host's own traffic goes on as well.
@@ -188,8 +178,8 @@ fn p54_ipv6_flows_go_on_while_neighbours_are_forgotten() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p42_duplicate_addresses_of_guests_are_detected() {
-    with_guest(&nat6(), |lab, _| {
-        let other = lab.member6(2, &nat6())?;
+    check_guest6(&Network::nat6("default", 1), |lab, _| {
+        let other = lab.member6(2, &Network::nat6("default", 1))?;
         let netns = other.netns();
         netns.sysctl("net/ipv6/conf/eth0/accept_dad", "1")?;
         let add = |address: Ipv6Addr| netns.address("eth0", &format!("{address}/64"));
@@ -203,7 +193,7 @@ fn p42_duplicate_addresses_of_guests_are_detected() {
             })?;
             netns.run(["ip", "addr", "del", &format!("{taken}/64"), "dev", "eth0"])?;
         }
-        let free = nat6().address6(77);
+        let free = Network::nat6("default", 1).address6(77);
         add(free)?;
         eventually(SOON, || {
             let shown = shown()?;

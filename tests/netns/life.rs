@@ -12,10 +12,6 @@ use netd_tests::{Lab, Network, SOON, Sniffer};
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
 
-fn default() -> Network {
-    Network::nat("default", 1)
-}
-
 /// Runs `disturb` while established and new flows of both protocols, outside and between guests,
 /// carry numbered packets: not one may be lost, and none may leave with a private source.
 fn without_loss(disturb: impl FnOnce(&mut Lab) -> Result<()>) {
@@ -30,10 +26,10 @@ pub(crate) fn without_loss_after(
     check(|lab| {
         prepare(lab)?;
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
-        let neighbour = lab.member(2, &default())?;
-        let inside = default().address(12);
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
+        let neighbour = lab.member(2, &Network::default())?;
+        let inside = Network::default().address(12);
         let _servers = [
             Server::udp(&lab.wan, at(OUTSIDE, UDP_PORT))?,
             Server::tcp_echo(&lab.wan, at(OUTSIDE, TCP_PORT))?,
@@ -298,9 +294,9 @@ fn another_network_starts_and_stops_without_loss() {
 fn destroy_and_start_give_guests_their_network_back() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default().dhcp(""))?;
-        let guest = lab.member(1, &default())?;
-        let neighbour = lab.member(2, &default())?;
+        lab.up(&Network::default().dhcp(""))?;
+        let guest = lab.member(1, &Network::default())?;
+        let neighbour = lab.member(2, &Network::default())?;
         guest.ping(&OUTSIDE.to_string())?;
         lab.agent.ok(["net-destroy", "default"])?;
         ensure!(
@@ -310,7 +306,7 @@ fn destroy_and_start_give_guests_their_network_back() {
         lab.agent.ok(["net-start", "default"])?;
         // Nobody plugs anything in again.
         guest.ping(&OUTSIDE.to_string())?;
-        neighbour.ping(&default().address(11).to_string())?;
+        neighbour.ping(&Network::default().address(11).to_string())?;
         let _server = Server::tcp_echo(&lab.wan, at(OUTSIDE, TCP_PORT))?;
         traffic::transfer(guest.netns(), at(OUTSIDE, TCP_PORT), 100_000)
     });
@@ -321,8 +317,8 @@ fn destroy_and_start_give_guests_their_network_back() {
 fn destroy_and_start_find_guests_across_a_restart() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         lab.agent.ok(["net-destroy", "default"])?;
         lab.agent.stop()?;
         lab.agent.start()?;
@@ -338,7 +334,7 @@ fn a_guest_that_is_plugged_in_talks_at_once() {
     check(|lab| {
         lab.agent.start()?;
         // Spanning tree is on and the delay 0, as libvirt's stock network has it.
-        lab.up(&default().dns())?;
+        lab.up(&Network::default().dns())?;
         let guest = lab.guest(1)?;
         guest.address("10.10.1.11/24", Some("10.10.1.1"))?;
         let start = Instant::now();
@@ -360,9 +356,9 @@ fn a_guest_that_is_plugged_in_talks_at_once() {
 fn a_guest_plugged_in_while_no_agent_runs_is_found() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
+        lab.up(&Network::default())?;
         lab.agent.kill()?;
-        let guest = lab.member(1, &default())?;
+        let guest = lab.member(1, &Network::default())?;
         lab.agent.start()?;
         guest.ping(&OUTSIDE.to_string())?;
         let status = lab.agent.ok(["status"])?;
@@ -376,8 +372,8 @@ fn a_guest_plugged_in_while_no_agent_runs_is_found() {
 fn p64_a_guest_that_moves_to_another_port_keeps_its_flows() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         let _server = Server::udp(&lab.wan, at(OUTSIDE, UDP_PORT))?;
         for _ in 0..3 {
             traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, UDP_PORT))?;

@@ -17,10 +17,6 @@ const PORT: u16 = 7000;
 /// The sweep goes round the table once in 64 s; some more for a busy machine.
 const SWEPT: Duration = Duration::from_secs(90);
 
-fn default() -> Network {
-    Network::nat("default", 1)
-}
-
 /// Writes netd.toml for agents started from now on.
 fn configure(lab: &Lab, text: &str) -> Result<()> {
     fs::write(lab.agent.config_dir().join("netd.toml"), text)?;
@@ -95,7 +91,7 @@ fn p12_p49_idle_flows_leave_the_table_with_no_agent() {
             let socket = guest.netns().udp(("0.0.0.0", port))?;
             socket.send_to(b"once", to)?;
         }
-        let (before, counted) = (entries(lab, UDP)?, usage(lab, &default())?);
+        let (before, counted) = (entries(lab, UDP)?, usage(lab, &Network::default())?);
         ensure!(before == 100, "{before} entries of 50 flows");
         ensure!(counted >= 51, "{counted} flows are counted");
         eventually(SWEPT, || {
@@ -107,7 +103,7 @@ fn p12_p49_idle_flows_leave_the_table_with_no_agent() {
         ensure!(entries(lab, TCP)? == 2, "TCP's entries");
         talk(&mut stream).context("the connection")?;
         eventually(SOON, || {
-            let counted = usage(lab, &default())?;
+            let counted = usage(lab, &Network::default())?;
             ensure!(counted == 1, "{counted} flows are counted");
             Ok(())
         })?;
@@ -173,7 +169,10 @@ fn a_network_that_has_all_its_flows_is_refused_by_name() {
             dropped.get("network_full").copied() >= Some(2),
             "{dropped:?}"
         );
-        ensure!(usage(lab, &default())? == 50, "the network's flows");
+        ensure!(
+            usage(lab, &Network::default())? == 50,
+            "the network's flows"
+        );
 
         let mut others = Vec::new();
         for _ in 0..20 {

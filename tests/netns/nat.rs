@@ -52,10 +52,6 @@ fn is_private(packet: &Ipv4) -> bool {
     packet.source.octets()[0] == 10
 }
 
-fn default() -> Network {
-    Network::nat("default", 1)
-}
-
 /// How many packets of that protocol the host sent outside.
 fn sent(packets: &[Ipv4], protocol: u8) -> usize {
     let of_host = packets.iter().filter(|packet| packet.source == HOST);
@@ -66,7 +62,7 @@ fn sent(packets: &[Ipv4], protocol: u8) -> usize {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn tcp_udp_and_ping_reach_the_outside_and_come_back() {
     nat(
-        &default(),
+        &Network::default(),
         |lab, guest| {
             guest.ping(&OUTSIDE.to_string())?;
             let _udp = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
@@ -98,7 +94,7 @@ fn tcp_udp_and_ping_reach_the_outside_and_come_back() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn a_megabyte_comes_back_as_it_was_sent() {
     nat(
-        &default(),
+        &Network::default(),
         |lab, guest| {
             let _server = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
             for offload in ["on", "off"] {
@@ -138,9 +134,9 @@ fn ethtool(guest: &Guest, feature: &str, value: &str) -> Result<()> {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn two_guests_with_one_source_port_are_told_apart() {
     nat(
-        &default(),
+        &Network::default(),
         |lab, one| {
-            let other = lab.member(2, &default())?;
+            let other = lab.member(2, &Network::default())?;
             let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
             let mut ports = Vec::new();
             for guest in [one, &other] {
@@ -163,7 +159,7 @@ fn two_guests_with_one_source_port_are_told_apart() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p14_a_guest_never_appears_with_a_privileged_port() {
     nat(
-        &default(),
+        &Network::default(),
         |lab, guest| {
             let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
             match traffic::ask_udp_from(guest.netns(), 700, at(OUTSIDE, PORT))? {
@@ -179,7 +175,7 @@ fn p14_a_guest_never_appears_with_a_privileged_port() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p17_the_path_mtu_towards_the_outside_is_discovered() {
     nat(
-        &default(),
+        &Network::default(),
         |lab, guest| {
             let far = lab.far(1300)?;
             let _udp = Server::udp(&far, at(FAR, PORT))?;
@@ -223,7 +219,7 @@ fn p17_the_path_mtu_towards_the_outside_is_discovered() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p33_the_host_tells_the_outside_its_smaller_mtu() {
-    let network = default().with("<mtu size='1300'/>");
+    let network = Network::default().with("<mtu size='1300'/>");
     nat(
         &network,
         |lab, guest| {
@@ -267,10 +263,10 @@ fn p33_the_host_tells_the_outside_its_smaller_mtu() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p18_traceroute_shows_every_hop() {
     nat(
-        &default(),
+        &Network::default(),
         |lab, guest| {
             let _far = lab.far(1500)?;
-            let hops = [default().gateway(), OUTSIDE, FAR].map(|hop| hop.to_string());
+            let hops = [Network::default().gateway(), OUTSIDE, FAR].map(|hop| hop.to_string());
             for options in [["-n", "-q1", "-w2"].as_slice(), &["-n", "-q1", "-w2", "-I"]] {
                 let far = FAR.to_string();
                 let command = ["busybox", "traceroute"].into_iter();
@@ -293,7 +289,7 @@ fn p18_traceroute_shows_every_hop() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p34_a_forwarded_packet_loses_one_hop_of_its_time_to_live() {
     nat(
-        &default(),
+        &Network::default(),
         |lab, guest| {
             let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
             for _ in 0..3 {
@@ -318,7 +314,7 @@ fn p34_a_forwarded_packet_loses_one_hop_of_its_time_to_live() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p44_what_cannot_be_translated_does_not_leave() {
     nat(
-        &default(),
+        &Network::default(),
         |_, guest| {
             use rustix::net::{AddressFamily, Protocol, RawProtocol, SendFlags, SocketType};
             guest.ping(&OUTSIDE.to_string())?;
@@ -359,7 +355,7 @@ fn p44_what_cannot_be_translated_does_not_leave() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p24_icmp_errors_for_unknown_flows_reach_no_guest() {
     nat(
-        &default(),
+        &Network::default(),
         |lab, guest| {
             use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto};
             let inside = Sniffer::start(guest.netns())?;

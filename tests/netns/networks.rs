@@ -11,10 +11,6 @@ use netd_tests::{Guest, Lab, Network, SOON};
 
 use crate::hooks;
 
-fn default() -> Network {
-    Network::nat("default", 1)
-}
-
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn forwarding_is_switched_on_while_it_is_needed() {
@@ -26,7 +22,7 @@ fn forwarding_is_switched_on_while_it_is_needed() {
             forwarding(lab)? == "0",
             "an isolated network forwards nothing"
         );
-        lab.up(&default())?;
+        lab.up(&Network::default())?;
         lab.up(&Network::route("other", 2))?;
         ensure!(forwarding(lab)? == "1");
         lab.agent.ok(["net-destroy", "default"])?;
@@ -50,7 +46,10 @@ fn destroying_a_network_leaves_nothing_of_it() {
     check(|lab| {
         lab.agent.start()?;
         let before = lab.snapshot()?;
-        for network in [default().dhcp(""), Network::isolated("inside", 2).dhcp("")] {
+        for network in [
+            Network::default().dhcp(""),
+            Network::isolated("inside", 2).dhcp(""),
+        ] {
             lab.up(&network)?;
         }
         for name in ["default", "inside"] {
@@ -75,7 +74,7 @@ fn networks_marked_for_it_start_with_the_agent() {
     check(|lab| {
         lab.agent.start()?;
         for network in [
-            default(),
+            Network::default(),
             Network::nat("broken", 2),
             Network::nat("other", 3),
             Network::nat("same-subnet", 3),
@@ -169,7 +168,7 @@ fn a_network_that_is_too_large_starts_alone_and_fails_alone() {
 fn a_transient_network_is_gone_when_it_is_destroyed() {
     check(|lab| {
         lab.agent.start()?;
-        let file = lab.agent.file("transient.xml", &default().xml())?;
+        let file = lab.agent.file("transient.xml", &Network::default().xml())?;
         lab.agent.ok(["net-create", &file])?;
         let info = lab.agent.ok(["net-info", "default"])?;
         ensure!(info.contains("Persistent:     no"), "{info}");
@@ -206,7 +205,7 @@ fn a_start_that_fails_half_way_is_rolled_back() {
         )?;
         lab.agent.set_env("NETD_DNSMASQ", &broken);
         lab.agent.start()?;
-        lab.agent.define(&default().dhcp("").xml())?;
+        lab.agent.define(&Network::default().dhcp("").xml())?;
         let error = start_fails(lab, "default")?;
         ensure!(
             error.contains("dnsmasq") && error.contains("virbr1: <"),
@@ -228,8 +227,8 @@ fn a_start_that_fails_half_way_is_rolled_back() {
 fn teardown_needs_no_agent_and_leaves_no_program_attached() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default().dhcp(""))?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default().dhcp(""))?;
+        let guest = lab.member(1, &Network::default())?;
         guest.ping(&OUTSIDE.to_string())?;
         for device in ["uplink", "vnet1"] {
             ensure!(
@@ -262,8 +261,8 @@ fn teardown_needs_no_agent_and_leaves_no_program_attached() {
 fn a_bridge_deleted_by_somebody_can_be_started_again() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         lab.agent.stop()?;
         lab.hv.run(["ip", "link", "del", "virbr1"])?;
         lab.agent.start()?;
@@ -291,7 +290,7 @@ fn plug_if_needed(lab: &Lab, guest: &Guest) -> Result<()> {
 fn two_agents_in_two_namespaces_never_meet() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default().dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let other = Lab::new()?;
         let mut agent = netd_tests::Agent::new(
             &other.hv,
@@ -300,7 +299,7 @@ fn two_agents_in_two_namespaces_never_meet() {
         )?;
         agent.start()?;
         ensure!(agent.ok(["net-list", "--all", "--name"])?.trim().is_empty());
-        agent.up("default", &default().dhcp("").xml())?;
+        agent.up("default", &Network::default().dhcp("").xml())?;
         let guest = other.plugged(1, "virbr1")?;
         guest.dhcp()?;
         agent.stop()?;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check};
+use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check_guest};
 use netd_tests::packet::{ICMP, Ipv4, TCP, UDP};
 use netd_tests::traffic::{self, Load, Server, Verdict};
 use netd_tests::{Frame, Guest, Lab, Network, SOON, Sniffer, Wire};
@@ -21,14 +21,6 @@ const ACK: u8 = 0x10;
 
 fn gateway() -> Ipv4Addr {
     Network::nat("default", 1).gateway()
-}
-
-/// A lab with one guest that knows its way out.
-fn natted(test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
-    check(|lab| {
-        let guest = lab.nat_guest()?;
-        test(lab, &guest)
-    });
 }
 
 /// The ICMP errors of that kind in a capture, each with its quote; their checksums must be right.
@@ -57,7 +49,7 @@ fn learned(guest: &Guest, to: Ipv4Addr, mtu: u32) -> Result<()> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p17_tcp_learns_of_a_narrow_link_behind_the_first_router() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let far = lab.far(1300)?;
         let _server = Server::tcp_echo(&far, at(FAR, PORT))?;
         // The far end must not tell TCP in its handshake what the path takes.
@@ -86,7 +78,7 @@ fn p17_tcp_learns_of_a_narrow_link_behind_the_first_router() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p18_traceroute_shows_every_hop_by_udp_icmp_and_tcp() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let far = lab.far(1500)?;
         let _server = Server::tcp_echo(&far, at(FAR, PORT))?;
         let hops = [gateway(), OUTSIDE, FAR].map(|hop| hop.to_string());
@@ -119,7 +111,7 @@ fn p18_traceroute_shows_every_hop_by_udp_icmp_and_tcp() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p33_a_guest_is_told_that_the_uplink_takes_less() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1300"])?;
         std::thread::sleep(Duration::from_millis(500));
         let outcome = told_of_the_uplink(lab, guest);
@@ -167,7 +159,7 @@ fn told_of_the_uplink(lab: &Lab, guest: &Guest) -> Result<()> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p34_a_hop_is_taken_off_once_and_the_last_one_is_reported() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let outside = lab.wan.udp(at(OUTSIDE, PORT))?;
         let inside = guest.netns().udp(("0.0.0.0", 5000))?;
         let (at_wan, at_guest) = (Sniffer::start(&lab.wan)?, Sniffer::start(guest.netns())?);
@@ -250,7 +242,7 @@ fn quoting(lab: &Lab, kind: (u8, u8), quoted: &Frame) -> Result<Frame> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p24_an_error_about_an_unknown_flow_leaves_no_trace() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let wire = Wire::new(&lab.wan, "wan0")?;
         // One flow is known, to see that the errors are well made.
@@ -299,7 +291,7 @@ fn p24_an_error_about_an_unknown_flow_leaves_no_trace() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p54_a_next_hop_that_must_be_asked_for_costs_no_packet() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let load = Load::udp(guest.netns(), at(OUTSIDE, PORT))?;
         for round in 0..10 {
@@ -348,7 +340,7 @@ fn p54_a_next_hop_that_must_be_asked_for_costs_no_packet() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p45_what_knocks_at_a_closed_mapping_is_answered_or_counted() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let _server = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
         let stream = traffic::connect(guest.netns(), at(OUTSIDE, PORT))?;
         let port = stream.local_addr()?.port();

@@ -15,10 +15,6 @@ const PORT: u16 = 7000;
 /// 8 s after which flows are looked at again for their own sake.
 const FOLLOWED: Duration = Duration::from_secs(6);
 
-fn default() -> Network {
-    Network::nat("default", 1)
-}
-
 /// Does the kernel tell the programs which address it would use (Linux 6.7)?
 fn kernel_tells_sources() -> Result<bool> {
     let release = rustix::system::uname()
@@ -49,8 +45,8 @@ fn guests_hide_behind_the_address_the_host_would_use() {
         lab.wan.address("wan0", "192.0.2.1/24")?;
         let far = lab.far(1500)?;
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         let _near = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let _far = Server::udp(&far, at(FAR, PORT))?;
         let seen_as = |to: Ipv4Addr, address: Ipv4Addr| -> Result<()> {
@@ -100,8 +96,8 @@ fn next(tunnel: &Tun, protocol: u8) -> Result<Ipv4> {
 fn errors_of_guests_pass_a_tunnel_translated() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         guest.ping(&OUTSIDE.to_string())?;
         let tunnel = Tun::new(&lab.hv, "tun9")?;
         let (own, far) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(203, 0, 113, 9));
@@ -171,8 +167,8 @@ fn age(hv: &Netns) -> Result<()> {
 fn a_flow_outlives_what_the_host_knows_of_its_neighbours() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         guest.ping(&OUTSIDE.to_string())?;
         for device in ["uplink", "virbr1"] {
             let key = |name| format!("net/ipv4/neigh/{device}/{name}");
@@ -220,8 +216,8 @@ fn announcement(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
 fn a_router_that_is_another_one_now_is_followed() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&default())?;
-        let guest = lab.member(1, &default())?;
+        lab.up(&Network::default())?;
+        let guest = lab.member(1, &Network::default())?;
         guest.ping(&OUTSIDE.to_string())?;
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let socket = guest.netns().udp("0.0.0.0:5000")?;

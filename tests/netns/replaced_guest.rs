@@ -16,10 +16,6 @@ const TCP_PORT: u16 = 7001;
 /// Address of guest 1.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
 
-fn default() -> Network {
-    Network::nat("default", 1)
-}
-
 /// Datagrams from outside to a mapping, whoever has it, until dropped.
 struct Stream {
     stop: Arc<AtomicBool>,
@@ -81,7 +77,7 @@ fn replaced(lab: &mut Lab, agent_is_away: bool) -> Result<()> {
     ensure!(arrived > 10, "only {arrived} packets reach the old guest");
 
     // Plugged in now: a bridge with STP keeps a new port silent for seconds if no agent helps.
-    let heir = lab.plugged(2, &default().bridge())?;
+    let heir = lab.plugged(2, &Network::default().bridge())?;
     netd_tests::eventually(SOON, || {
         let port = lab.hv.run(["bridge", "link", "show", "dev", &heir.port])?;
         ensure!(port.contains("state forwarding"), "{port}");
@@ -92,7 +88,7 @@ fn replaced(lab: &mut Lab, agent_is_away: bool) -> Result<()> {
     }
     lab.hv.run(["ip", "link", "del", &guest.port])?;
     drop((inside, guest));
-    let gateway = default().gateway().to_string();
+    let gateway = Network::default().gateway().to_string();
     let arrived = strays(heir.netns(), Duration::from_millis(1500), || {
         heir.address(&format!("{GUEST}/24"), Some(&gateway))?;
         // Everybody knows now who has the address, and that it has flows of its own.
@@ -146,12 +142,12 @@ fn move_to(lab: &Lab, guest: &Guest, from: &str, to: &str, index: Option<u64>) -
     let inside = guest.netns().name();
     command += &format!("type veth peer name eth0 netns {inside}");
     lab.hv.run(command.split(' '))?;
-    let bridge = default().bridge();
+    let bridge = Network::default().bridge();
     lab.hv
         .run(["ip", "link", "set", to, "up", "master", &bridge])?;
     let card = ["ip", "link", "set", "eth0", "address", &guest.mac, "up"];
     guest.netns().run(card)?;
-    let gateway = default().gateway().to_string();
+    let gateway = Network::default().gateway().to_string();
     guest.address(&format!("{GUEST}/24"), Some(&gateway))
 }
 
@@ -185,7 +181,7 @@ fn p64_connections_of_a_guest_that_moves_go_on() {
         let reuse =
             format!("ip link add vnet2 index {old} type veth peer name eth0 netns {inside}");
         lab.hv.run(reuse.split(' '))?;
-        lab.plug(&sibling, &default().bridge())?;
+        lab.plug(&sibling, &Network::default().bridge())?;
         lab.hv.run(["ip", "link", "set", "vnet2", "up"])?;
         sibling.netns().run(["ip", "link", "set", "eth0", "up"])?;
         let strays = strays(sibling.netns(), Duration::from_millis(200), || {
@@ -224,7 +220,10 @@ fn p65_the_bridge_does_not_forget_a_guest_that_talks_past_it() {
     const AGEING: Duration = Duration::from_secs(2);
     check(|lab| {
         let guest = lab.nat_guest()?;
-        let (sibling, third) = (lab.member(2, &default())?, lab.member(3, &default())?);
+        let (sibling, third) = (
+            lab.member(2, &Network::default())?,
+            lab.member(3, &Network::default())?,
+        );
         let ageing = ["ip", "link", "set", "virbr1", "type", "bridge"];
         let time = ["ageing_time", &(AGEING.as_millis() / 10).to_string()].map(String::from);
         lab.hv
@@ -238,9 +237,13 @@ fn p65_the_bridge_does_not_forget_a_guest_that_talks_past_it() {
             netns.run(command.split(' '))
         };
         permanent(sibling.netns(), GUEST, &guest.mac)?;
-        permanent(guest.netns(), default().address(12), &sibling.mac)?;
+        permanent(guest.netns(), Network::default().address(12), &sibling.mac)?;
         let bridge = lab.hv.mac("virbr1")?.map(|byte| format!("{byte:02x}"));
-        permanent(guest.netns(), default().gateway(), &bridge.join(":"))?;
+        permanent(
+            guest.netns(),
+            Network::default().gateway(),
+            &bridge.join(":"),
+        )?;
 
         let _outside = Server::udp(&lab.wan, at(OUTSIDE, UDP_PORT))?;
         let inside = Server::udp(guest.netns(), at(GUEST, UDP_PORT))?;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netd_tests::lab::{HOST, OUTSIDE, at, check};
+use netd_tests::lab::{HOST, OUTSIDE, at, check, check_guest};
 use netd_tests::packet::{ICMP, Ipv4, TCP};
 use netd_tests::traffic::{self, Server, Verdict};
 use netd_tests::{Frame, Guest, Lab, Network, SOON, Sniffer, Wire};
@@ -15,13 +15,6 @@ const PORT: u16 = 7000;
 const MOMENT: Duration = Duration::from_millis(200);
 /// Address of guest 1.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
-
-fn natted(test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
-    check(|lab| {
-        let guest = lab.nat_guest()?;
-        test(lab, &guest)
-    });
-}
 
 /// The Internet checksum (RFC 1071) of a message of whole words.
 fn checksum(message: &[u8]) -> [u8; 2] {
@@ -52,7 +45,7 @@ fn error(kind: u8, code: u8, port: u16) -> Vec<u8> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn rfc4787_req12_no_icmp_message_ends_a_mapping() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let server = lab.wan.udp(("0.0.0.0", PORT))?;
         let inside = guest.netns().udp(("0.0.0.0", 5000))?;
         inside.send_to(b"out", at(OUTSIDE, PORT))?;
@@ -110,7 +103,7 @@ fn rfc5382_req2_simultaneous_open_passes() {
     const ACK: u8 = 0x10;
     // Addresses without a stack behind them, which would interfere.
     let inside = (Network::nat("default", 1).address(77), 5000);
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let octets = OUTSIDE.octets();
         let outside = (Ipv4Addr::new(octets[0], octets[1], octets[2], 77), PORT);
         let mac = lab.wan.mac("wan0")?;
@@ -168,7 +161,7 @@ fn rfc5382_req2_simultaneous_open_passes() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn rfc5508_req3_errors_with_extensions_and_with_wrong_checksums() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let verdict = traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, PORT))?;
         ensure!(
@@ -214,7 +207,7 @@ fn rfc5508_req3_errors_with_extensions_and_with_wrong_checksums() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn rfc4787_req14_stray_fragments_hurt_nothing_else() {
-    natted(|lab, guest| {
+    check_guest(|lab, guest| {
         let server = lab.wan.udp(("0.0.0.0", PORT))?;
         let inside = guest.netns().udp(("0.0.0.0", 5000))?;
         let wires = [

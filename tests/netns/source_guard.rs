@@ -27,7 +27,7 @@ fn received(guest: &Guest) -> Result<u64> {
 }
 
 /// Two guests of a network: a liar, and a neighbour that listens.
-struct Stage {
+struct Fixture {
     liar: Guest,
     neighbour: Guest,
     wire: Wire,
@@ -36,9 +36,9 @@ struct Stage {
     bridge: [u8; 6],
 }
 
-impl Stage {
+impl Fixture {
     /// The guests have their addresses by DHCP, from a network that `extra` describes.
-    fn set(lab: &Lab, number: u8, extra: &str) -> Result<Self> {
+    fn new(lab: &Lab, number: u8, extra: &str) -> Result<Self> {
         let network = Network::nat(&format!("net{number}"), number)
             .dhcp("")
             .with(extra);
@@ -146,8 +146,8 @@ impl Stage {
 fn p42_no_lie_of_a_guarded_guest_is_heard() {
     check(|lab| {
         lab.agent.start()?;
-        let guarded = Stage::set(lab, 1, &metadata("<n:antispoof/>"))?;
-        let open = Stage::set(lab, 2, "")?;
+        let guarded = Fixture::new(lab, 1, &metadata("<n:antispoof/>"))?;
+        let open = Fixture::new(lab, 2, "")?;
         // Without the guard the neighbour hears every one of them.
         for (reason, frame) in open.lies()? {
             let before = received(&open.neighbour)?;
@@ -182,7 +182,7 @@ fn p42_no_lie_of_a_guarded_guest_is_heard() {
         }
         guarded.neighbour.ping(&OUTSIDE.to_string())?;
         guarded.liar.ping(&OUTSIDE.to_string())?;
-        let you = Stage::address(&guarded.neighbour)?;
+        let you = Fixture::address(&guarded.neighbour)?;
         guarded.liar.ping(&you.to_string())?;
         ensure!(guarded.bridge != guarded.own, "two devices");
         Ok(())
@@ -195,11 +195,11 @@ fn p42_no_lie_of_a_guarded_guest_is_heard() {
 fn leases_are_known_after_a_restart() {
     check(|lab| {
         lab.agent.start()?;
-        let stage = Stage::set(lab, 1, &metadata("<n:antispoof/>"))?;
+        let fixture = Fixture::new(lab, 1, &metadata("<n:antispoof/>"))?;
         lab.agent.kill()?;
-        stage.liar.ping(&OUTSIDE.to_string())?;
+        fixture.liar.ping(&OUTSIDE.to_string())?;
         lab.agent.start()?;
-        for guest in [&stage.liar, &stage.neighbour] {
+        for guest in [&fixture.liar, &fixture.neighbour] {
             guest.ping(&OUTSIDE.to_string())?;
         }
         let dropped = lab.agent.dropped("spoofed_address")?;
@@ -277,7 +277,7 @@ fn the_host_is_closed_to_guests() {
             let address = if access == "none" {
                 network.address(20)
             } else {
-                Stage::address(&guest)?
+                Fixture::address(&guest)?
             };
             let _inside = Server::tcp_echo(guest.netns(), at(address, PORT))?;
             traffic::connect(&lab.hv, at(address, PORT))?;

@@ -28,7 +28,7 @@ struct Lie {
 }
 
 /// Two guests of a network with addresses by DHCP.
-struct Stage {
+struct Fixture {
     liar: Guest,
     neighbour: Guest,
     wire: Wire,
@@ -36,8 +36,8 @@ struct Stage {
     neighbours: Ipv4Addr,
 }
 
-impl Stage {
-    fn set(lab: &Lab, number: u8, extra: &str) -> Result<Self> {
+impl Fixture {
+    fn new(lab: &Lab, number: u8, extra: &str) -> Result<Self> {
         let network = Network::nat(&format!("net{number}"), number).ipv6();
         let network = network.dhcp("").with(extra);
         lab.up(&network)?;
@@ -242,8 +242,8 @@ fn p42_no_hidden_lie_of_a_guarded_guest_is_heard() {
         lab.agent.start()?;
         let guard = "<metadata><n:network xmlns:n='urn:netd:network:1'><n:antispoof/></n:network>\
                      </metadata>";
-        let guarded = Stage::set(lab, 1, guard)?;
-        let open = Stage::set(lab, 2, "")?;
+        let guarded = Fixture::new(lab, 1, guard)?;
+        let open = Fixture::new(lab, 2, "")?;
         let all: Vec<_> = open.lies()?.iter().map(|lie| lie.what).collect();
         let heard =
             without_br_netfilter(lab, || open.heard(|lie| open.wire.send_bytes(&lie.frame)))?;

@@ -135,7 +135,7 @@ impl Lab {
     /// Any of it fails.
     pub fn nat_guest(&mut self) -> Result<Guest> {
         self.agent.start()?;
-        let network = Network::nat("default", 1);
+        let network = Network::default();
         self.up(&network)?;
         let guest = self.member(1, &network)?;
         guest.ping(&network.gateway().to_string())?;
@@ -255,7 +255,18 @@ pub fn check(test: impl FnOnce(&mut Lab) -> Result<()>) {
     check_in(Lab::new(), test);
 }
 
-/// The same on a hypervisor whose own stack forwards everything that it can be made to forward, so
+/// The same with [`Lab::nat_guest`].
+///
+/// # Panics
+/// As [`check`].
+pub fn check_guest(test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
+    check(|lab| {
+        let guest = lab.nat_guest()?;
+        test(lab, &guest)
+    });
+}
+
+/// As [`check`] on a hypervisor whose own stack forwards everything that it can be made to forward, so
 /// that only netd stands between guests and outside.
 ///
 /// # Panics

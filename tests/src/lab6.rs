@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{Guest, Lab, Netns, Network, lab};
 
@@ -127,4 +127,21 @@ pub fn check6(test: impl FnOnce(&mut Lab) -> Result<()>) {
         Ok(lab)
     });
     lab::check_in(lab, test);
+}
+
+/// The same with guest number 1 in a network of number 1, which outside knows the way to.
+///
+/// # Panics
+/// As [`lab::check`].
+pub fn check_guest6(network: &Network, test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
+    check6(|lab| {
+        lab.agent.start()?;
+        lab.up(network)?;
+        lab.route6(network)?;
+        let guest = lab.member6(1, network)?;
+        guest
+            .ping(&OUTSIDE6.to_string())
+            .with_context(|| format!("dropped: {:?}", lab.agent.drops()))?;
+        test(lab, &guest)
+    });
 }

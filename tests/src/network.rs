@@ -14,6 +14,13 @@ pub struct Network {
     dns: bool,
 }
 
+/// NAT as in libvirt's own network `default`, with number 1.
+impl Default for Network {
+    fn default() -> Self {
+        Self::nat("default", 1)
+    }
+}
+
 impl Network {
     fn new(name: &str, number: u8, forward: &str) -> Self {
         Self {
@@ -30,6 +37,13 @@ impl Network {
     #[must_use]
     pub fn nat(name: &str, number: u8) -> Self {
         Self::new(name, number, "<forward mode='nat'/>")
+    }
+
+    /// The same with IPv6, which is masqueraded as well.
+    #[must_use]
+    pub fn nat6(name: &str, number: u8) -> Self {
+        let forward = "<forward mode='nat'><nat ipv6='yes'/></forward>";
+        Self::nat(name, number).forward(forward).ipv6()
     }
 
     /// Guests are routed with their own addresses.
