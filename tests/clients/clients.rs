@@ -67,7 +67,7 @@ fn ill(lab: &Lab, before: &[&[&str]], command: &[&str]) -> Result<Seen> {
 
 /// A definition with everything that would be chosen at random.
 fn definition(agent: &Agent) -> Result<String> {
-    let xml = Network::nat("default", 1)
+    let xml = Network::default()
         .with("<uuid>0b4b8f1c-51f3-4a55-8b4f-0c3c7e3d9a10</uuid><mac address='52:54:00:aa:bb:cc'/>")
         .dhcp("")
         .xml();
@@ -250,7 +250,7 @@ fn net_edit_changes_what_the_editor_changed() {
         )?;
         let idle = lab.agent.script("idle", "#!/bin/sh\nexit 0\n")?;
         let file = definition(&lab.agent)?;
-        let plain = Network::nat("default", 1)
+        let plain = Network::default()
             .dns()
             .with("<uuid>0b4b8f1c-51f3-4a55-8b4f-0c3c7e3d9a10</uuid>");
         let plain = lab.agent.file("plain.xml", &plain.xml())?;

@@ -186,7 +186,7 @@ fn what_is_not_acted_upon_yet_is_refused_by_name_at_start() {
     check(|lab| {
         lab.agent.start()?;
         let bandwidth = "<bandwidth><inbound average='1000'/></bandwidth>";
-        let network = Network::nat("default", 1).with(bandwidth);
+        let network = Network::default().with(bandwidth);
         lab.agent.define(&network.xml())?;
         start_refused(lab, "default", &["bandwidth", "default"])
     });
@@ -199,7 +199,7 @@ fn a_bridge_name_in_use_is_refused() {
         lab.agent.start()?;
         lab.hv
             .run(["ip", "link", "add", "virbr1", "type", "bridge"])?;
-        lab.agent.define(&Network::nat("default", 1).xml())?;
+        lab.agent.define(&Network::default().xml())?;
         start_refused(lab, "default", &["virbr1"])?;
         lab.hv.run(["ip", "link", "del", "virbr1"])?;
         lab.agent.ok(["net-start", "default"])?;
@@ -225,7 +225,7 @@ fn a_subnet_in_use_is_refused_with_the_interface() {
             .run(["ip", "addr", "add", "10.10.3.1/24", "dev", "uplink"])?;
         lab.hv
             .run(["ip", "route", "add", "10.10.128.0/17", "dev", "uplink"])?;
-        let base = Network::nat("default", 1).xml();
+        let base = Network::default().xml();
         for (address, mask) in [
             ("10.10.3.99", "255.255.255.0"),    // equal
             ("10.10.3.129", "255.255.255.128"), // within
@@ -263,8 +263,7 @@ fn a_missing_or_outdated_dnsmasq_is_named() {
             "#!/bin/sh\necho 'Dnsmasq version 2.60  Copyright (c) 2000-2012 Simon Kelley'\n",
         )?;
         lab.agent.start()?;
-        lab.agent
-            .define(&Network::nat("default", 1).dhcp("").xml())?;
+        lab.agent.define(&Network::default().dhcp("").xml())?;
         lab.agent.stop()?;
         for (program, words) in [
             ("/nonexistent/dnsmasq", ["dnsmasq", "/nonexistent/dnsmasq"]),
@@ -286,7 +285,7 @@ fn a_missing_or_outdated_dnsmasq_is_named() {
 fn a_second_agent_on_the_same_directories_is_refused() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1))?;
+        lab.up(&Network::default())?;
         let before = lab.snapshot()?;
         for netns in [&lab.hv, &lab.wan] {
             let mut second = Agent::new(netns, lab.directory(), &netd_tests::agent::binary()?)?;
@@ -321,7 +320,7 @@ fn a_full_disk_keeps_the_last_good_definition() {
 
 fn on_a_full_disk(lab: &mut Lab) -> Result<()> {
     lab.agent.start()?;
-    let network = Network::nat("default", 1);
+    let network = Network::default();
     lab.agent.define(&network.xml())?;
     let definition = lab.agent.config_dir().join("networks/default.xml");
     let good = fs::read_to_string(&definition)?;
@@ -370,7 +369,7 @@ fn on_a_full_disk(lab: &mut Lab) -> Result<()> {
 fn a_damaged_definition_on_disk_is_named_and_the_others_start() {
     check(|lab| {
         lab.agent.start()?;
-        for network in [Network::nat("default", 1), Network::nat("damaged", 2)] {
+        for network in [Network::default(), Network::nat("damaged", 2)] {
             lab.agent.define(&network.xml())?;
             lab.agent.ok(["net-autostart", &network.name])?;
         }

@@ -275,7 +275,7 @@ fn a_place_that_is_taken_is_told() {
         foreign(&lab.hv, "uplink", "32", "192.0.2.1")?;
         lab.agent.attach_by("clsact")?;
         lab.agent.start()?;
-        lab.agent.define(&Network::nat("default", 1).xml())?;
+        lab.agent.define(&Network::default().xml())?;
         let refused = lab.agent.fails(["net-start", "default"])?;
         ensure!(refused.contains("uplink (clsact ingress)"), "{refused}");
         let found = order(&lab.hv, "uplink")?;
@@ -294,7 +294,7 @@ fn a_port_with_the_qdisc_ingress_is_guarded_too() {
     check(|lab| {
         lab.agent.attach_by("clsact")?;
         lab.agent.start()?;
-        let network = Network::nat("default", 1);
+        let network = Network::default();
         lab.up(&network)?;
         let guest = lab.guest(1)?;
         lab.hv

@@ -27,7 +27,7 @@ fn kill(pid: i32) -> Result<()> {
 fn a_lease_holds_what_the_definition_says() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1)
+        let network = Network::default()
             .with("<domain name='lab.example' localOnly='yes'/><mtu size='1400'/>")
             .dhcp("<host mac='52:54:00:00:00:02' name='web' ip='10.10.1.20'/>");
         lab.up(&network)?;
@@ -141,7 +141,7 @@ fn names_of_the_definition_and_of_the_outside_are_answered() {
             &format!("--pid-file={}", file("upstream.pid")),
         ])?;
         lab.agent.start()?;
-        let network = Network::nat("default", 1).with(
+        let network = Network::default().with(
             "<dns><forwarder addr='198.51.100.1'/>\
              <host ip='10.10.1.9'><hostname>printer</hostname><hostname>lp</hostname></host></dns>",
         );
@@ -168,7 +168,7 @@ fn names_of_the_definition_and_of_the_outside_are_answered() {
 fn a_dnsmasq_that_dies_is_started_again() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let before = lab.dnsmasqs()?;
         ensure!(before.len() == 1, "{before:?}");
         kill(before[0])?;
@@ -191,7 +191,7 @@ fn a_dnsmasq_that_dies_is_started_again() {
 fn dnsmasq_outlives_the_agent_and_is_adopted() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let before = lab.dnsmasqs()?;
         lab.agent.kill()?;
         let guest = lab.plugged(1, "virbr1")?;
@@ -214,7 +214,7 @@ fn dnsmasq_outlives_the_agent_and_is_adopted() {
 fn a_dnsmasq_that_was_killed_leaves_nothing_to_teardown() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         // No agent sees it die; `check` tears down and compares.
         lab.agent.stop()?;
         kill(lab.dnsmasqs()?[0])
@@ -231,7 +231,7 @@ fn a_dnsmasq_that_cannot_be_started_again_leaves_nothing_to_net_destroy() {
         lab.agent
             .set_env("NETD_DNSMASQ", &dnsmasq.display().to_string());
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let pid_file = lab.directory().join("run/default.pid");
         ensure!(pid_file.exists(), "no {}", pid_file.display());
         std::fs::remove_file(&dnsmasq)?;
@@ -252,7 +252,7 @@ fn a_dnsmasq_that_cannot_be_started_again_leaves_nothing_to_net_destroy() {
 fn leases_outlive_the_network() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let guest = lab.plugged(1, "virbr1")?;
         let first = guest.dhcp()?;
         lab.leases_with("default", first.address)?;
@@ -275,7 +275,7 @@ fn leases_outlive_the_network() {
 fn without_dhcp_and_dns_there_is_no_dnsmasq() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1))?;
+        lab.up(&Network::default())?;
         ensure!(lab.dnsmasqs()?.is_empty());
         Ok(())
     });

@@ -26,7 +26,7 @@ fn start(lab: &mut Lab, on: &str) -> Result<Guest> {
     std::fs::create_dir_all(&config)?;
     std::fs::write(config.join("netd.toml"), format!("[xdp]\non = [{on}]\n"))?;
     lab.agent.start()?;
-    let network = Network::nat("default", 1);
+    let network = Network::default();
     lab.up(&network)?;
     let guest = lab.guest(1)?;
     card(guest.netns(), "eth0", "off")?;

@@ -84,7 +84,7 @@ fn while_connected(act: impl FnOnce(&mut Lab, &Guest) -> Result<u64>) {
             println!("the agent cannot be told how many flows it may have: its own limit holds");
         }
         let guest = lab.nat_guest()?;
-        let evil = lab.member(2, &Network::nat("default", 1))?;
+        let evil = lab.member(2, &Network::default())?;
         evil.ping(&OUTSIDE.to_string())?;
         let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, NEW))?;
         let _udp = Server::udp(&lab.wan, at(OUTSIDE, NEW))?;
@@ -136,7 +136,7 @@ const LENGTH: Duration = Duration::from_secs(3);
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p01_connections_survive_a_syn_flood_of_a_guest() {
     while_connected(|lab, evil| {
-        let address = Network::nat("default", 1).address(12);
+        let address = Network::default().address(12);
         let flood = Flooder::guest(lab, evil, address)?.start(syn);
         std::thread::sleep(LENGTH);
         flood.reach(FRAMES + 1)?;
@@ -148,7 +148,7 @@ fn p01_connections_survive_a_syn_flood_of_a_guest() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p01_connections_survive_a_udp_flood_of_a_guest() {
     while_connected(|lab, evil| {
-        let address = Network::nat("default", 1).address(12);
+        let address = Network::default().address(12);
         let flood = Flooder::guest(lab, evil, address)?.start(datagram);
         std::thread::sleep(LENGTH);
         flood.reach(FRAMES + 1)?;
@@ -175,7 +175,7 @@ fn p01_connections_survive_floods_from_outside() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p49_connections_survive_a_flood_while_the_agent_is_killed() {
     while_connected(|lab, evil| {
-        let address = Network::nat("default", 1).address(12);
+        let address = Network::default().address(12);
         let flood = Flooder::guest(lab, evil, address)?.start(syn);
         std::thread::sleep(LENGTH / 3);
         lab.agent.kill()?;
@@ -191,7 +191,7 @@ fn p49_connections_survive_a_flood_while_the_agent_is_killed() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p49_the_table_empties_with_no_agent() {
     while_connected(|lab, evil| {
-        let address = Network::nat("default", 1).address(12);
+        let address = Network::default().address(12);
         lab.agent.kill()?;
         let flood = Flooder::guest(lab, evil, address)?.start(syn);
         std::thread::sleep(LENGTH);

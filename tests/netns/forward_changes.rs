@@ -62,7 +62,7 @@ fn a_forward_follows_a_name_to_another_address() {
         lab.agent.start()?;
         let network = |ip: &str| {
             let host = format!("<host mac='52:54:00:00:00:01' name='web' ip='{ip}'/>");
-            Network::nat("default", 1).dhcp(&host).with(&udp_to("web"))
+            Network::default().dhcp(&host).with(&udp_to("web"))
         };
         lab.up(&network("10.10.1.50"))?;
         let [first, second] = [lab.plugged(1, "virbr1")?, lab.plugged(2, "virbr1")?];
@@ -85,7 +85,7 @@ fn a_forward_follows_a_name_to_another_address() {
 fn a_forward_follows_a_lease_to_another_address() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).dhcp("").with(&udp_to("vm1"));
+        let network = Network::default().dhcp("").with(&udp_to("vm1"));
         lab.up(&network)?;
         let guest = lab.plugged(1, "virbr1")?;
         let other = lab.plugged(2, "virbr1")?;
@@ -109,7 +109,7 @@ fn a_forward_follows_a_lease_to_another_address() {
 fn config_alone_waits_for_the_next_start() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1);
+        let network = Network::default();
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
         let _server = everywhere(&guest)?;
@@ -163,7 +163,7 @@ fn p49_a_connection_through_a_forward_outlives_a_killed_agent() {
         lab.agent.start()?;
         let to = |guest: &str| forward("tcp", "", guest, &range(PUBLIC, PUBLIC, INSIDE));
         let both = to("10.10.1.11") + &to("fd00:10:1::b");
-        let network = Network::nat("default", 1).ipv6().with(&forwards(&both));
+        let network = Network::default().ipv6().with(&forwards(&both));
         lab.up(&network)?;
         let guest = lab.member6(1, &network)?;
         let _v4 = Server::tcp_echo(guest.netns(), at(network.address(11), INSIDE))?;
@@ -204,7 +204,7 @@ fn p49_a_connection_through_a_forward_outlives_a_killed_agent() {
 fn p39_an_edited_definition_moves_a_stream_with_its_next_packet() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1);
+        let network = Network::default();
         let before = network.clone().with(&udp_to("10.10.1.11"));
         lab.up(&before)?;
         let guests = [lab.member(1, &network)?, lab.member(2, &network)?];
@@ -292,7 +292,7 @@ fn a_port_moves_from_network_to_network() {
 fn one_of_two_families_is_deleted_by_its_guest() {
     check6(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).ipv6();
+        let network = Network::default().ipv6();
         lab.up(&network)?;
         let guest = lab.member6(1, &network)?;
         let _v4 = Server::udp(guest.netns(), at(network.address(11), INSIDE))?;
@@ -337,7 +337,7 @@ fn one_of_two_families_is_deleted_by_its_guest() {
 fn listeners_are_named_once() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).dhcp("");
+        let network = Network::default().dhcp("");
         lab.up(&network)?;
         let _local = Server::udp(&lab.hv, at(HOST, PUBLIC))?;
         let add = |words: &str| -> Result<String> {

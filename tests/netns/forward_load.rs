@@ -21,7 +21,7 @@ const MANY: u16 = 10_000;
 fn connections_go_on_while_other_forwards_change() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1);
+        let network = Network::default();
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
         let run = |words: &str| lab.agent.ok(words.split(' '));
@@ -57,7 +57,7 @@ fn ten_thousand_forwards_and_one_more() {
                 forward("udp", "", &guest, &range(port, port, 1000 + n))
             })
             .collect();
-        let network = Network::nat("default", 1).with(&forwards(&many));
+        let network = Network::default().with(&forwards(&many));
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
         let ask = |port: u16, inside: u16| -> Result<Verdict> {

@@ -133,7 +133,7 @@ fn a_device_publishes_by_itself_alone_and_the_more_exact_goes_first() {
         ] {
             lab.wan.run(["ip", "route", "add", to, "via", &via])?;
         }
-        let network = Network::nat("default", 1).ipv6();
+        let network = Network::default().ipv6();
         let one = (
             &*format!("address='{HOST}'"),
             &*format!("address='{HOST6}'"),
@@ -245,7 +245,7 @@ fn p36_a_port_at_loopback_is_for_the_host_alone() {
     check6(|lab| {
         lab.agent.start()?;
         let lan = lab.second_nic()?;
-        let network = Network::nat("default", 1).ipv6();
+        let network = Network::default().ipv6();
         let loopback = ("address='127.0.0.1'", "address='::1'");
         let network = network.clone().with(&forwards(
             &(at_both(&network, loopback, 11, LOOPBACK) + &at_both(&network, ("", ""), 12, EVERY)),
@@ -299,7 +299,7 @@ fn p36_a_port_at_loopback_is_for_the_host_alone() {
 fn p62_a_tunnel_leads_to_published_ports() {
     check6(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).ipv6();
+        let network = Network::default().ipv6();
         let tunnel = ("dev='tun0'", "dev='tun0'");
         let network = network.clone().with(&forwards(
             &(at_both(&network, ("", ""), 11, EVERY) + &at_both(&network, tunnel, 12, UPLINK)),
@@ -498,7 +498,7 @@ fn an_address_that_no_device_has_is_answered_for_as_long_as_it_is_published() {
         let address = Ipv4Addr::new(198, 51, 100, 40);
         let text = address.to_string();
         let all = forward("all", &format!("address='{address}'"), "10.10.1.11", "");
-        let network = Network::nat("default", 1).with(&forwards(&all));
+        let network = Network::default().with(&forwards(&all));
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
         let ports = [1, 4000, 65535];

@@ -113,7 +113,7 @@ fn p35_p62_published_ports_are_reached_from_everywhere() {
     check6(|lab| {
         lab.agent.start()?;
         let lan = second_nic(lab)?;
-        let network = Network::nat("default", 1).ipv6().with(&forwards(
+        let network = Network::default().ipv6().with(&forwards(
             &(everything("10.10.1.11") + &everything("fd00:10:1::b")),
         ));
         lab.up(&network)?;
@@ -185,7 +185,7 @@ fn p36_p38_a_port_may_belong_to_one_address() {
         lab.hv.address("uplink", "198.51.100.3/24")?;
         let one =
             |scope: &str, guest: &str| forward("udp", scope, guest, &range(PUBLIC, PUBLIC, SINGLE));
-        let network = Network::nat("default", 1).with(&forwards(
+        let network = Network::default().with(&forwards(
             &(one("address='198.51.100.2'", "10.10.1.11")
                 + &one("address='198.51.100.3'", "10.10.1.12")
                 + &forward(
@@ -301,7 +301,7 @@ fn p37_p08_other_traffic_is_untouched() {
         lab.agent.start()?;
         let ranges = range(PUBLIC, PUBLIC, SINGLE) + &range(53, 53, SINGLE);
         let known = "<dns><host ip='10.10.1.77'><hostname>known</hostname></host></dns>";
-        let network = Network::nat("default", 1)
+        let network = Network::default()
             .dns()
             .with(known)
             .with(&forwards(&forward("udp", "", "10.10.1.11", &ranges)));
@@ -344,7 +344,7 @@ fn p37_p08_other_traffic_is_untouched() {
 fn a_whole_address_is_a_guests() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).with(&forwards(&forward(
+        let network = Network::default().with(&forwards(&forward(
             "all",
             "address='198.51.100.40'",
             "10.10.1.11",
@@ -369,7 +369,7 @@ fn a_whole_address_is_a_guests() {
 fn p39_a_stream_follows_its_forward_and_others_notice_nothing() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1);
+        let network = Network::default();
         lab.up(&network)?;
         let guests = [lab.member(1, &network)?, lab.member(2, &network)?];
         let services: Vec<Server> = guests
@@ -428,7 +428,7 @@ fn p39_a_stream_follows_its_forward_and_others_notice_nothing() {
 fn p49_forwards_outlive_the_agent() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).with(&forwards(&everything("10.10.1.11")));
+        let network = Network::default().with(&forwards(&everything("10.10.1.11")));
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
         let services = serve_all(&guest, Ipv4Addr::UNSPECIFIED.into())?;
@@ -473,7 +473,7 @@ fn forwards_follow_names() {
         lab.agent.start()?;
         let by_name = forward("udp", "", "vm1", &range(PUBLIC, PUBLIC, SINGLE))
             + &forward("udp", "", "fixed", &range(81, 81, SINGLE));
-        let network = Network::nat("default", 1)
+        let network = Network::default()
             .dhcp("<host mac='52:54:00:00:00:99' name='fixed' ip='10.10.1.50'/>")
             .with(&forwards(&by_name));
         lab.up(&network)?;

@@ -125,7 +125,7 @@ fn p25_large_pings_pass_both_ways() {
                 ensure!(text.contains(" 0% packet loss"), "ping {to}:\n{text}");
                 Ok(())
             };
-            let gateway = Network::nat("default", 1).gateway();
+            let gateway = Network::default().gateway();
             // The host's own are not netd's business, and stay possible.
             ping(guest.netns(), gateway).context("guest to host")?;
             ping(&lab.wan, HOST).context("outside to host")?;
@@ -159,7 +159,7 @@ fn cast(wire: &Wire, datagram: &Frame, order: &[usize]) -> Result<()> {
 fn p25_fragments_of_two_guests_are_told_apart() {
     natted(
         |lab, guest| {
-            let network = Network::nat("default", 1);
+            let network = Network::default();
             let sibling = lab.member(2, &network)?;
             sibling.ping(&OUTSIDE.to_string())?;
             let outside = lab.wan.udp(("0.0.0.0", PORT))?;
@@ -209,7 +209,7 @@ fn p26_the_last_fragment_may_come_first_or_is_dropped_by_name() {
             let outside = lab.wan.udp(("0.0.0.0", PORT))?;
             let inside = guest.netns().udp(("0.0.0.0", 5000))?;
             let data = content(3, 4000);
-            let source = Network::nat("default", 1).address(11);
+            let source = Network::default().address(11);
             let out = Frame::udp((source, 5000), (OUTSIDE, PORT), &data)
                 .with_udp_checksum()
                 .between(guest.netns().mac("eth0")?, lab.hv.mac("virbr1")?);
@@ -267,9 +267,9 @@ fn p26_the_last_fragment_may_come_first_or_is_dropped_by_name() {
 fn p27_what_looks_like_ports_in_a_later_fragment_is_none() {
     natted(
         |lab, guest| {
-            let source = Network::nat("default", 1).address(11);
+            let source = Network::default().address(11);
             let (own, bridge) = (guest.netns().mac("eth0")?, lab.hv.mac("virbr1")?);
-            let sibling = lab.member(2, &Network::nat("default", 1))?;
+            let sibling = lab.member(2, &Network::default())?;
             let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
             let ask = |guest: &Guest, port| -> Result<u16> {
                 match traffic::ask_udp_from(guest.netns(), port, at(OUTSIDE, PORT))? {

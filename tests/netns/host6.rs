@@ -38,7 +38,7 @@ fn has_address(lab: &Lab, bridge: &str) -> Result<()> {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn ipv6_comes_with_the_network_and_goes_with_it() {
     check(|lab| {
-        let network = dual_stack(Network::nat("default", 1).dns());
+        let network = dual_stack(Network::default().dns());
         let bridge = network.bridge();
         lab.agent.start()?;
         lab.up(&Network::nat("other", 2))?;
@@ -140,7 +140,7 @@ fn a_start_that_would_lose_advertised_routes_is_refused() {
         lab.agent.ok(["net-destroy", "inside"])?;
         lab.agent.ok(["net-undefine", "inside"])?;
 
-        let network = dual_stack(Network::nat("default", 1));
+        let network = dual_stack(Network::default());
         lab.agent.define(&network.xml())?;
         for verb in ["net-start", "plan"] {
             let error = lab.agent.fails([verb, "default"])?;
@@ -182,7 +182,7 @@ fn an_ipv6_subnet_in_use_is_refused_with_the_interface() {
         let address = ["addr", "add", "fd00:10:1::99/64", "dev", "uplink", "nodad"];
         lab.hv.run(["ip", "-6"].iter().chain(&address).copied())?;
         lab.agent.start()?;
-        let network = dual_stack(Network::nat("default", 1));
+        let network = dual_stack(Network::default());
         lab.agent.define(&network.xml())?;
         let error = lab.agent.fails(["net-start", "default"])?;
         ensure!(

@@ -289,7 +289,7 @@ fn p14_ports_are_kept_and_never_become_privileged() {
             ensure!(ports == [port; 2], "{port} left as {ports:?}");
         }
         // Taken by another guest: not kept, and not privileged.
-        let sibling = lab.member(2, &Network::nat("default", 1))?;
+        let sibling = lab.member(2, &Network::default())?;
         let _held = guest.netns().connect_from(1026, at(OUTSIDE, PORT))?;
         another(tcp_seen(&sibling, 1026)?, 1026, "a port of a sibling")?;
         for port in [1, 22, 512, 1023] {

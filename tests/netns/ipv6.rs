@@ -125,7 +125,7 @@ fn tcp_udp_and_ping_leave_behind_the_hosts_ipv6_address() {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn routed_ipv6_guests_are_reached_from_outside() {
-    for network in [Network::route("default", 1), Network::nat("default", 1)] {
+    for network in [Network::route("default", 1), Network::default()] {
         let network = network.ipv6();
         let own = network.address6(11);
         let packets = watched(&network, |lab, guest| {

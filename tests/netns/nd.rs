@@ -38,7 +38,7 @@ fn listened(lab: &Lab) -> Result<usize> {
 fn solicitations_for_published_addresses_are_answered() {
     check6(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).ipv6();
+        let network = Network::default().ipv6();
         let guest_address = network.address6(11);
         let guest_text = guest_address.to_string();
         let everything = forward(

@@ -181,7 +181,7 @@ struct TapGuest {
 impl TapGuest {
     fn new(lab: &Lab) -> Result<Self> {
         let tap = Tap::new(&lab.hv, "tap5")?;
-        let bridge = Network::nat("default", 1).bridge();
+        let bridge = Network::default().bridge();
         lab.hv
             .run(["ip", "link", "set", "tap5", "up", "master", &bridge])?;
         // It answers no ARP.

@@ -20,7 +20,7 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
 const ACK: u8 = 0x10;
 
 fn gateway() -> Ipv4Addr {
-    Network::nat("default", 1).gateway()
+    Network::default().gateway()
 }
 
 /// The ICMP errors of that kind in a capture, each with its quote; their checksums must be right.

@@ -22,7 +22,7 @@ const NEAR: (Ipv4Addr, Ipv4Addr) = (
 const ROUTED: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(192, 0, 2, 16), Ipv4Addr::new(192, 0, 2, 31));
 
 fn nat(inner: &str) -> Network {
-    Network::nat("default", 1).forward(&format!("<forward mode='nat'>{inner}</forward>"))
+    Network::default().forward(&format!("<forward mode='nat'>{inner}</forward>"))
 }
 
 fn pool((start, end): (Ipv4Addr, Ipv4Addr)) -> Network {
@@ -240,7 +240,7 @@ fn opened(
 ) -> Result<BTreeSet<u16>> {
     let wire = Wire::new(guest.netns(), "eth0")?;
     let (from, to) = (guest.netns().mac("eth0")?, lab.hv.mac("virbr1")?);
-    let address = Network::nat("default", 1).address(11);
+    let address = Network::default().address(11);
     let mut seen = BTreeSet::new();
     let mut buffer = [0; 16];
     for port in own {

@@ -102,7 +102,7 @@ fn rfc5382_req2_simultaneous_open_passes() {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
     // Addresses without a stack behind them, which would interfere.
-    let inside = (Network::nat("default", 1).address(77), 5000);
+    let inside = (Network::default().address(77), 5000);
     check_guest(|lab, guest| {
         let octets = OUTSIDE.octets();
         let outside = (Ipv4Addr::new(octets[0], octets[1], octets[2], 77), PORT);
@@ -255,7 +255,7 @@ fn mapped(filtering: &str, test: impl FnOnce(&mut Lab, &Guest, &Guest) -> Result
     check(|lab| {
         lab.agent.start()?;
         lab.wan.address("wan0", &format!("{OTHER}/24"))?;
-        let network = Network::nat("default", 1).with(&format!(
+        let network = Network::default().with(&format!(
             "<metadata><netd:nat xmlns:netd='urn:netd:network:1' mapping='endpoint-independent' \
              filtering='{filtering}'/></metadata>"
         ));

@@ -213,7 +213,7 @@ fn leases_are_known_after_a_restart() {
 fn isolated_ports_do_not_meet() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).with("<port isolated='yes'/>");
+        let network = Network::default().with("<port isolated='yes'/>");
         lab.up(&network)?;
         let one = lab.member(1, &network)?;
         let two = lab.member(2, &network)?;

@@ -63,7 +63,7 @@ fn largest(v4: &[Ipv4], v6: &[Ipv6]) -> (usize, usize) {
 fn p33_jumbo_frames_stay_where_they_fit() {
     check6(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1)
+        let network = Network::default()
             .forward("<forward mode='nat'><nat ipv6='yes'/></forward>")
             .ipv6()
             .with("<mtu size='9000'/>");
@@ -177,7 +177,7 @@ fn a_storm_of_broadcasts_breaks_no_connection() {
                     format!("<host mac='{mac}' ip='10.10.1.1{number}'/>")
                 })
                 .collect();
-            let network = Network::nat("default", 1).dhcp(&hosts).with(extra);
+            let network = Network::default().dhcp(&hosts).with(extra);
             lab.up(&network)?;
             let guests: Vec<Guest> = (1..=3)
                 .map(|number| lab.member(number, &network))

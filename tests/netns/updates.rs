@@ -78,7 +78,7 @@ fn boot(guest: &Guest) -> Result<Ipv4Addr> {
 fn a_dhcp_host_counts_at_once_and_nobody_notices() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let _echo = Server::tcp_echo(&lab.wan, at(OUTSIDE, ECHO))?;
         let _udp = Server::udp(&lab.wan, at(OUTSIDE, ECHO))?;
         let (guest, other) = (lab.plugged(1, "virbr1")?, lab.plugged(2, "virbr1")?);
@@ -122,7 +122,7 @@ fn a_dhcp_host_counts_at_once_and_nobody_notices() {
 fn each_definition_has_its_own_entries() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let guest = lab.plugged(1, "virbr1")?;
         update(lab, "add ip-dhcp-host --config", HOST_ENTRY)?;
         ensure!(boot(&guest)?.octets()[3] >= 100, "in effect at once");
@@ -153,7 +153,7 @@ fn each_definition_has_its_own_entries() {
 fn dns_hosts_are_answered_at_once() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1).dns();
+        let network = Network::default().dns();
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
         let before = dnsmasq(lab)?;
@@ -186,7 +186,7 @@ fn dns_hosts_are_answered_at_once() {
 fn ranges_and_records_replace_dnsmasq_alone() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let _udp = Server::udp(&lab.wan, at(OUTSIDE, ECHO))?;
         let (guest, other) = (lab.plugged(1, "virbr1")?, lab.plugged(2, "virbr1")?);
         let leased = boot(&other)?;
@@ -244,7 +244,7 @@ fn ranges_and_records_replace_dnsmasq_alone() {
 fn dhcp_and_dns_come_and_go_with_their_last_entry() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1);
+        let network = Network::default();
         lab.up(&network)?;
         let guest = lab.plugged(1, "virbr1")?;
         ensure!(lab.dnsmasqs()?.is_empty());
@@ -274,7 +274,7 @@ fn guards_and_forwards_follow_dhcp_hosts() {
                 &format!("</netd:forwards>{guard}</netd:network>"),
             );
         let metadata = metadata.replacen("'>", "'><netd:forwards>", 1);
-        let network = Network::nat("default", 1).dhcp("").with(&metadata);
+        let network = Network::default().dhcp("").with(&metadata);
         lab.up(&network)?;
         let (guest, other) = (lab.plugged(1, "virbr1")?, lab.plugged(2, "virbr1")?);
         guest.address("10.10.1.50/24", Some("10.10.1.1"))?;
@@ -318,7 +318,7 @@ fn guards_and_forwards_follow_dhcp_hosts() {
 fn the_device_of_a_network_changes_while_it_runs() {
     check(|lab| {
         lab.agent.start()?;
-        let network = Network::nat("default", 1);
+        let network = Network::default();
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
         let passes =
@@ -355,7 +355,7 @@ fn what_fails_changes_nothing() {
         let script = lab.agent.script("dnsmasq", &script)?;
         lab.agent.set_env("NETD_DNSMASQ", &script);
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let guest = lab.plugged(1, "virbr1")?;
         update(lab, "add ip-dhcp-host --config", HOST_ENTRY)?;
         let state = || -> Result<_> {
@@ -425,7 +425,7 @@ fn what_fails_changes_nothing() {
 fn the_next_agent_finishes_what_one_did_not() {
     check(|lab| {
         lab.agent.start()?;
-        lab.up(&Network::nat("default", 1).dhcp(""))?;
+        lab.up(&Network::default().dhcp(""))?;
         let guest = lab.plugged(1, "virbr1")?;
         let before = dnsmasq(lab)?;
         // As left by one that died when it had noted a change and told nobody.
