@@ -87,7 +87,7 @@ pub struct Flow<A> {
     pub flags: u8,
     /// The way out.
     pub next_hop: NextHop,
-    /// [`Control::epoch`] plus [`GuestMoves::epoch`] when policy and path were last checked.
+    /// [`super::Control::epoch`] plus [`super::GuestMoves::epoch`] when policy and path were last checked.
     pub epoch: u32,
     /// [`crate::clock::tick`] of the last packet of this direction.
     pub last_seen: u32,

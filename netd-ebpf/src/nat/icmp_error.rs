@@ -234,7 +234,7 @@ fn translate_quote<F: Family>(
             && !(key.proto == proto::UDP && old == [0; 2])
         {
             let mut covered = u64::from(ports);
-            if !(is_icmp && !F::IS_IPV6) {
+            if !is_icmp || F::IS_IPV6 {
                 covered += u64::from(addresses);
             }
             let mut new = update(old, fold(covered));
