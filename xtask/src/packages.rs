@@ -105,7 +105,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
 }
 
 /// Is the program there?
-pub fn is_installed(program: &str) -> bool {
+fn is_installed(program: &str) -> bool {
     find(program).is_some()
 }
 

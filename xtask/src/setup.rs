@@ -11,6 +11,8 @@ use crate::tools::{online, succeed};
 const BPF_LINKER: &str = "0.10.3";
 /// Finds dependencies that nothing uses.
 const CARGO_MACHETE: &str = "0.9.2";
+/// Looks at licences and sources of dependencies.
+const CARGO_DENY: &str = "0.20.2";
 
 /// What building netd needs.
 pub fn build_tools() -> Result<()> {
@@ -25,7 +27,8 @@ pub fn lint_tools() -> Result<()> {
             rustup_component(component)?;
         }
     }
-    cargo_tool("cargo-machete", CARGO_MACHETE)
+    cargo_tool("cargo-machete", CARGO_MACHETE)?;
+    cargo_tool("cargo-deny", CARGO_DENY)
 }
 
 /// The sources of `core`: cargo builds it for the BPF target, which has no ready-made one.
@@ -55,7 +58,7 @@ fn cargo_tool(program: &str, wanted: &str) -> Result<()> {
     match version(program) {
         Some(installed) if installed.split_whitespace().any(|word| word == wanted) => return Ok(()),
         Some(other) => println!("installing {program} {wanted} (found {other})"),
-        None => println!("installing {program} {wanted} (about a minute)"),
+        None => println!("installing {program} {wanted} (some minutes)"),
     }
     succeed(online("cargo").args([
         "install",
