@@ -74,6 +74,13 @@ fn p33_an_ipv6_guest_is_told_that_the_uplink_takes_less() {
     check_guest6(&Network::nat6("default", 1), |lab, guest| {
         let _tcp = Server::tcp_echo(&lab.wan, at6(OUTSIDE6, PORT))?;
         lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1300"])?;
+        // The outside sends no more than the cable takes, but does not say so: the guest is to be told by
+        // the host.
+        let wan = |words: &str| lab.wan.run(words.split(' '));
+        wan("ip link set wan0 mtu 1300")?;
+        wan(&format!(
+            "ip -6 route replace {HOST6}/128 dev wan0 metric 1 advmss 1440"
+        ))?;
         std::thread::sleep(Duration::from_millis(500));
         let sniffer = Sniffer::start6(guest.netns())?;
         let outcome = traffic::transfer(guest.netns(), at6(OUTSIDE6, PORT), 1 << 20);

@@ -113,6 +113,13 @@ fn p18_traceroute_shows_every_hop_by_udp_icmp_and_tcp() {
 fn p33_a_guest_is_told_that_the_uplink_takes_less() {
     check_guest(|lab, guest| {
         lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1300"])?;
+        // The outside sends no more than the cable takes, but does not say so: the guest is to be told by
+        // the host.
+        let wan = |words: &str| lab.wan.run(words.split(' '));
+        wan("ip link set wan0 mtu 1300")?;
+        wan(&format!(
+            "ip route replace {HOST}/32 dev wan0 src {OUTSIDE} advmss 1460"
+        ))?;
         std::thread::sleep(Duration::from_millis(500));
         let outcome = told_of_the_uplink(lab, guest);
         lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1500"])?;
