@@ -99,7 +99,7 @@ definition until it is next started; `netd reload` applies its metadata immediat
 
 Examples:
   netd net-define default.xml
-  sed s/122/123/ default.xml | netd net-define -")]
+  netd net-dumpxml default | sed s/122/123/g | netd net-define -")]
     NetDefine(FileArgs),
     /// Start a transient network from an XML file, without a stored definition
     #[command(after_help = "\
