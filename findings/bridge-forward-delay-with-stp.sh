@@ -11,15 +11,15 @@ set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-mkdir -p "$dir"/{lists/partial,archives/partial,root}
+mkdir -p "$dir"/{lists/partial,archives/partial,tree}
 apt=(apt-get -qq -o Dir::State::Lists="$dir/lists" -o Dir::State::status=/dev/null
     -o Dir::Cache::archives="$dir/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
     -o APT::Sandbox::User=root -o Debug::NoLocking=1)
 "${apt[@]}" update
 "${apt[@]}" install --yes --no-install-recommends --download-only iproute2=6.1.0-3 >/dev/null
-for package in "$dir"/archives/*.deb; do dpkg-deb -x "$package" "$dir/root"; done
+for package in "$dir"/archives/*.deb; do dpkg-deb -x "$package" "$dir/tree"; done
 
-ip() { chroot "$dir/root" ip "$@"; }
+ip() { chroot "$dir/tree" ip "$@"; }
 # shows BRIDGE: its forward delay in hundredths of a second, and whether STP is on.
 shows() { ip -details link show "$1" | sed -nE 's/.* bridge (forward_delay [0-9]+).*(stp_state [01]).*/  \1 \2/p'; }
 export dir

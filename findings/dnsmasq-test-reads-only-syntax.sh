@@ -14,18 +14,18 @@ version=2.90-4~deb12u2
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-mkdir -p "$dir"/{lists/partial,archives/partial,root}
+mkdir -p "$dir"/{lists/partial,archives/partial,tree}
 apt=(apt-get -qq -o Dir::State::Lists="$dir/lists" -o Dir::State::status=/dev/null
     -o Dir::Cache::archives="$dir/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
     -o APT::Sandbox::User=root -o Debug::NoLocking=1)
 "${apt[@]}" update
 "${apt[@]}" install --yes --no-install-recommends --download-only "dnsmasq-base=$version" >/dev/null
-for package in "$dir"/archives/*.deb; do dpkg-deb -x "$package" "$dir/root"; done
-mkdir -p "$dir/root/"{tmp,proc,var/run,dev,etc,var/lib/misc}
-printf '%s\n' root:x:0:0::/:/bin/sh nobody:x:65534:65534::/:/bin/sh >"$dir/root/etc/passwd"
-printf '%s\n' root:x:0: nogroup:x:65534: dip:x:30: >"$dir/root/etc/group"
-mknod "$dir/root/dev/null" c 1 3
-mknod "$dir/root/dev/urandom" c 1 9
+for package in "$dir"/archives/*.deb; do dpkg-deb -x "$package" "$dir/tree"; done
+mkdir -p "$dir/tree/"{tmp,proc,var/run,dev,etc,var/lib/misc}
+printf '%s\n' root:x:0:0::/:/bin/sh nobody:x:65534:65534::/:/bin/sh >"$dir/tree/etc/passwd"
+printf '%s\n' root:x:0: nogroup:x:65534: dip:x:30: >"$dir/tree/etc/group"
+mknod "$dir/tree/dev/null" c 1 3
+mknod "$dir/tree/dev/urandom" c 1 9
 
 # The bridge is what the ranges are for; port=0 switches DNS off.
 start='ip link set lo up && ip link add br0 type bridge && ip address add 10.7.0.1/24 dev br0 &&
@@ -35,10 +35,10 @@ start='ip link set lo up && ip link add br0 type bridge && ip address add 10.7.0
 see() {
     local name=$1 test started
     shift
-    printf '%s\n' port=0 "$@" >"$dir/root/tmp/c"
-    test=$(chroot "$dir/root" /usr/sbin/dnsmasq --test -C /tmp/c 2>&1 | tail -n 1)
+    printf '%s\n' port=0 "$@" >"$dir/tree/tmp/c"
+    test=$(chroot "$dir/tree" /usr/sbin/dnsmasq --test -C /tmp/c 2>&1 | tail -n 1)
     # timeout(1) ends a dnsmasq that runs: 124.
-    started=$(unshare --net bash -c "$start" "$dir/root" 2>"$dir/log" && echo ended) || [ $? = 124 ]
+    started=$(unshare --net bash -c "$start" "$dir/tree" 2>"$dir/log" && echo ended) || [ $? = 124 ]
     if grep -q 'exiting on receipt of SIGTERM' "$dir/log"; then started=runs; else started=fails; fi
     echo "$name: test ${test#dnsmasq: }; start $started$(sed -n 's/.*IP range/ with/p' "$dir/log")"
 }
@@ -61,6 +61,6 @@ no place for the pid: $ok fails
 unknown user: $ok fails
 no lease script: $ok runs with 10.7.0.5 -- 10.7.0.9, lease time 1h
 reversed range: $ok runs with 10.7.0.5 -- 10.7.0.9, lease time 1h"
-chroot "$dir/root" /usr/sbin/dnsmasq --version | head -n 1
+chroot "$dir/tree" /usr/sbin/dnsmasq --version | head -n 1
 echo "$seen"
 [ "$seen" = "$expected" ] || { echo "changed; expected:"; echo "$expected"; exit 1; }

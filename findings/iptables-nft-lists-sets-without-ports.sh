@@ -15,27 +15,27 @@ set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-mkdir -p "$dir"/{lists/partial,archives/partial,root}
+mkdir -p "$dir"/{lists/partial,archives/partial,tree}
 apt=(apt-get -qq -o Dir::State::Lists="$dir/lists" -o Dir::State::status=/dev/null
     -o Dir::Cache::archives="$dir/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
     -o APT::Sandbox::User=root -o Debug::NoLocking=1)
 "${apt[@]}" update
 "${apt[@]}" install --yes --no-install-recommends --download-only \
     iptables=1.8.9-2 nftables=1.0.6-2+deb12u2 >/dev/null
-for package in "$dir"/archives/*.deb; do dpkg-deb -x "$package" "$dir/root"; done
+for package in "$dir"/archives/*.deb; do dpkg-deb -x "$package" "$dir/tree"; done
 
 # see RULE…: what iptables makes of a chain with this rule of nft's.
 see() {
-    chroot "$dir/root" iptables-nft -A INPUT -p udp --dport 69 -j ACCEPT
-    chroot "$dir/root" nft insert rule ip filter INPUT "$@" accept
+    chroot "$dir/tree" iptables-nft -A INPUT -p udp --dport 69 -j ACCEPT
+    chroot "$dir/tree" nft insert rule ip filter INPUT "$@" accept
     echo "$*"
     local listed=0 saved=0
-    chroot "$dir/root" iptables-nft -S INPUT >"$dir/listed" 2>/dev/null || listed=$?
-    chroot "$dir/root" iptables-nft-save >"$dir/saved" 2>/dev/null || saved=$?
+    chroot "$dir/tree" iptables-nft -S INPUT >"$dir/listed" 2>/dev/null || listed=$?
+    chroot "$dir/tree" iptables-nft-save >"$dir/saved" 2>/dev/null || saved=$?
     echo "  -S: exit $listed, rules: $(grep -c -e '^-A' "$dir/listed")"
     grep -e '^-A.*-p udp -j' "$dir/listed" | sed 's/^/    /' || true
     echo "  save: exit $saved, rules: $(grep -c -e '^-A' "$dir/saved"), COMMIT: $(grep -c COMMIT "$dir/saved")"
-    chroot "$dir/root" nft flush table ip filter
+    chroot "$dir/tree" nft flush table ip filter
 }
 export dir
 export -f see
@@ -57,7 +57,7 @@ ct state established
 th dport 53
   -S: exit 3, rules: 0
   save: exit 3, rules: 0, COMMIT: 0'
-chroot "$dir/root" iptables-nft --version
-chroot "$dir/root" nft --version
+chroot "$dir/tree" iptables-nft --version
+chroot "$dir/tree" nft --version
 echo "$seen"
 [ "$seen" = "$expected" ] || { echo "changed; expected:"; echo "$expected"; exit 1; }

@@ -13,24 +13,24 @@ version=9.0.0-4+deb12u2
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-mkdir -p "$dir"/{lists/partial,archives/partial,root}
+mkdir -p "$dir"/{lists/partial,archives/partial,tree}
 apt=(apt-get -qq -o Dir::State::Lists="$dir/lists" -o Dir::State::status=/dev/null
     -o Dir::Cache::archives="$dir/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
     -o APT::Sandbox::User=root -o Debug::NoLocking=1)
 "${apt[@]}" update
 "${apt[@]}" install --yes --no-install-recommends --download-only \
     "libvirt-clients=$version" "libvirt0=$version" libxml2-utils >/dev/null
-for package in "$dir"/archives/*.deb; do dpkg-deb -x "$package" "$dir/root"; done
-mkdir -p "$dir/root/"{tmp,proc,run,root}
+for package in "$dir"/archives/*.deb; do dpkg-deb -x "$package" "$dir/tree"; done
+mkdir -p "$dir/tree/"{tmp,proc,run,root}
 
 # define ELEMENT NAME: whether what net-dumpxml prints of a network with ELEMENT is XML.
 define() {
-    printf "<network><name>n</name><bridge name='virbr7'/>%s</network>" "$1" >"$dir/root/tmp/n.xml"
-    chroot "$dir/root" virsh -q -c test:///default "net-define /tmp/n.xml; net-dumpxml n" |
-        sed -n '/<network/,$p' >"$dir/root/tmp/printed.xml"
-    grep -q '</network>' "$dir/root/tmp/printed.xml" || { echo "not defined: $1"; exit 1; }
+    printf "<network><name>n</name><bridge name='virbr7'/>%s</network>" "$1" >"$dir/tree/tmp/n.xml"
+    chroot "$dir/tree" virsh -q -c test:///default "net-define /tmp/n.xml; net-dumpxml n" |
+        sed -n '/<network/,$p' >"$dir/tree/tmp/printed.xml"
+    grep -q '</network>' "$dir/tree/tmp/printed.xml" || { echo "not defined: $1"; exit 1; }
     local printed=XML
-    chroot "$dir/root" xmllint --noout /tmp/printed.xml 2>/dev/null || printed="not XML"
+    chroot "$dir/tree" xmllint --noout /tmp/printed.xml 2>/dev/null || printed="not XML"
     echo "$2: $printed"
 }
 
@@ -49,6 +49,6 @@ name of a DHCP host: not XML
 value of a TXT record: XML
 name of a DNS host: XML
 TFTP root: XML"
-chroot "$dir/root" virsh --version
+chroot "$dir/tree" virsh --version
 echo "$seen"
 [ "$seen" = "$expected" ] || { echo "changed; expected:"; echo "$expected"; exit 1; }
