@@ -15,7 +15,6 @@ const META: &str = "linux-image-cloud-amd64";
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 /// What Debian signs with.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// A kernel on this disk.
 pub struct Fetched {
@@ -55,7 +54,8 @@ fn download(suite: &str, place: &Path, kernel: &Path) -> Result<()> {
         fs::create_dir_all(apt.join(directory))?;
     }
     fs::create_dir_all(&unpacked)?;
-    let sources = format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n");
+    let mirror = mirror()?;
+    let sources = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
     fs::write(apt.join("sources.list"), sources)?;
     // Nothing is installed, so what is installed does not matter.
     fs::write(apt.join("status"), "")?;
@@ -95,6 +95,18 @@ fn download(suite: &str, place: &Path, kernel: &Path) -> Result<()> {
         fs::remove_dir_all(kernel)?;
     }
     fs::rename(&unpacked, kernel).context("putting the kernel in place")
+}
+
+/// Where this machine gets Debian's packages from: it has the other suites as well.
+fn mirror() -> Result<String> {
+    let output = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI)"])
+        .args(["Created-By: Packages", "Label: Debian"])
+        .output()
+        .context("asking apt-get for its sources")?;
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let first = listed.lines().next().map(str::to_owned);
+    first.context("apt knows no archive of Debian; is this Debian? then apt-get update helps")
 }
 
 /// Which parts of a kernel the package depends on.
