@@ -31,8 +31,8 @@ use crate::rpc::xdr::List;
 /// The one URI that is opened here.
 pub const URI: &str = "network:///system";
 
-/// What GET_LIB_VERSION answers: the release of libvirt whose protocol this follows, 11.3.0.
-const LIB_VERSION: u64 = 11_003_000;
+/// What GET_LIB_VERSION answers: the release of libvirt whose answers these are, 12.8.0.
+const LIB_VERSION: u64 = 12_008_000;
 
 /// AUTH_LIST: no authentication; the socket's permissions decide who may connect.
 const AUTH_NONE: i32 = 0;

@@ -46,9 +46,24 @@ pub(super) fn result<T: Encode + ?Sized>(value: &T) -> Answer {
 
 /// Answers a call about networks.
 pub(super) async fn network<D: Driver>(driver: &D, procedure: Procedure, payload: Bytes) -> Answer {
-    match procedure.access() {
+    let arguments = payload.clone();
+    let answer = match procedure.access() {
         Access::Read => look(driver, procedure, payload).await,
         Access::Write => change(driver, procedure, payload).await,
+    };
+    answer.map_err(|error| match procedure {
+        Procedure::NetworkLookupByName | Procedure::NetworkLookupByUuid => error,
+        _ => with_name(error, arguments),
+    })
+}
+
+/// A network that is not there was named by its UUID, and the client told its name, too.
+fn with_name(error: RemoteError, arguments: Bytes) -> RemoteError {
+    match xdr::from_bytes::<NetworkRef>(arguments) {
+        Ok(network) if error.code == ErrorCode::NoNetwork as i32 => {
+            error.append(&format!(" ({})", network.name))
+        }
+        _ => error,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The error of a reply, as libvirt's clients take it apart.
 
+use uuid::Uuid;
+
 use crate::api::{ApiError, ErrorCode};
-use crate::rpc::xdr::{self, Decode, Decoder, Encode, Encoder, XdrError};
+use crate::rpc::xdr::{self, Decode, Decoder, Encode, Encoder};
 
 /// Domain of libvirt's XML code, which says what its schema does not have.
 pub const DOMAIN_XML: i32 = 5;
@@ -64,6 +66,15 @@ impl RemoteError {
         Self::new(ErrorCode::Rpc, DOMAIN_RPC, message)
     }
 
+    /// The same with more behind its text.
+    #[must_use]
+    pub fn append(mut self, more: &str) -> Self {
+        for text in self.message.iter_mut().chain(&mut self.str2) {
+            text.push_str(more);
+        }
+        self
+    }
+
     /// The text, or what stands for a missing one.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -115,15 +126,12 @@ impl Encode for RemoteError {
 
 impl Decode for RemoteError {
     fn decode(from: &mut Decoder) -> xdr::Result<Self> {
-        let absent = |from: &mut Decoder| match u32::decode(from)? {
-            0 => Ok(()),
-            flag => Err(XdrError::BadFlag(flag)),
-        };
         let code = i32::decode(from)?;
         let domain = i32::decode(from)?;
         let message = Option::decode(from)?;
         let level = i32::decode(from)?;
-        absent(from)?;
+        // A guest: its name, UUID and number.
+        Option::<((String, Uuid), i32)>::decode(from)?;
         let error = Self {
             code,
             domain,
@@ -135,7 +143,8 @@ impl Decode for RemoteError {
             int1: i32::decode(from)?,
             int2: i32::decode(from)?,
         };
-        absent(from)?;
+        // A network: its name and UUID.
+        Option::<(String, Uuid)>::decode(from)?;
         Ok(error)
     }
 }

@@ -32,9 +32,6 @@ pub enum XdrError {
         /// Elements allowed.
         max: usize,
     },
-    /// A flag of an optional value other than 0 and 1.
-    #[error("an optional value starts with {0} instead of 0 or 1")]
-    BadFlag(u32),
     /// A string no client library can hold: not UTF-8, or with a NUL inside.
     #[error("a string is not UTF-8 text without NUL")]
     BadString,
@@ -229,11 +226,18 @@ impl<T: Encode> Encode for Option<T> {
 
 impl<T: Decode> Decode for Option<T> {
     fn decode(from: &mut Decoder) -> Result<Self> {
+        // RFC 4506 has 1 alone for "it follows", but libvirt's own decoder takes any word except 0,
+        // and clients rely on it: go-libvirt sends 0x01000000.
         match from.word()? {
             0 => Ok(None),
-            1 => T::decode(from).map(Some),
-            flag => Err(XdrError::BadFlag(flag)),
+            _ => T::decode(from).map(Some),
         }
+    }
+}
+
+impl<A: Decode, B: Decode> Decode for (A, B) {
+    fn decode(from: &mut Decoder) -> Result<Self> {
+        Ok((A::decode(from)?, B::decode(from)?))
     }
 }
 
@@ -327,10 +331,18 @@ mod tests {
     fn an_absent_value_is_one_zero_word() {
         assert_eq!(to_bytes(&None::<String>).unwrap(), bytes(&[0]));
         assert_eq!(to_bytes(&Some(7_u32)).unwrap(), bytes(&[1, 7]));
-        assert_eq!(
-            from_bytes::<Option<u32>>(bytes(&[2, 7])),
-            Err(XdrError::BadFlag(2))
-        );
+    }
+
+    #[test]
+    fn any_word_but_zero_says_that_a_value_follows() {
+        for flag in [1, 2, 0x0100_0000, 0x8000_0000, u32::MAX] {
+            assert_eq!(
+                from_bytes::<Option<u32>>(bytes(&[flag, 7])),
+                Ok(Some(7)),
+                "{flag:#x}"
+            );
+        }
+        assert_eq!(from_bytes::<Option<u32>>(bytes(&[0, 7])), Ok(None));
     }
 
     #[test]

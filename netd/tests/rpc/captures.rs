@@ -208,29 +208,50 @@ fn recorded_conversations_are_answered_the_same() {
         if name == "err-destroy-inactive" {
             server.runtime.block_on(server.driver.destroy(N1)).unwrap();
         }
-        let mut stream = UnixStream::connect(&server.socket).unwrap();
         let lines = &captures[name];
         assert!(lines.len() > 3, "{name}");
-        for line in lines {
-            if line.from_client {
-                stream.write_all(&line.bytes).unwrap();
-                continue;
-            }
-            let recorded = Message::from_bytes(line.bytes.clone()).unwrap();
-            let mut answer = vec![0; 4];
-            stream.read_exact(&mut answer).unwrap();
-            let len = u32::from_be_bytes(answer[..4].try_into().unwrap()) as usize;
-            answer.resize(len, 0);
-            stream.read_exact(&mut answer[4..]).unwrap();
-            let answer = Message::from_bytes(answer.into()).unwrap();
-            if recorded.header.status == STATUS_OK {
-                assert_eq!(answer, recorded, "{name}");
-                continue;
-            }
-            assert_eq!(answer.header, recorded.header, "{name}");
-            let decode =
-                |message: &Message| from_bytes::<RemoteError>(message.payload.clone()).unwrap();
-            assert_eq!(decode(&answer), decode(&recorded), "{name}");
-        }
+        replay(&server, lines, name);
     }
+}
+
+/// Says what the client said, and expects what was answered then.
+fn replay(server: &Server, lines: &[Line], name: &str) {
+    let mut stream = UnixStream::connect(&server.socket).unwrap();
+    for line in lines {
+        if line.from_client {
+            stream.write_all(&line.bytes).unwrap();
+            continue;
+        }
+        let recorded = Message::from_bytes(line.bytes.clone()).unwrap();
+        let mut answer = vec![0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        let len = u32::from_be_bytes(answer[..4].try_into().unwrap()) as usize;
+        answer.resize(len, 0);
+        stream.read_exact(&mut answer[4..]).unwrap();
+        let answer = Message::from_bytes(answer.into()).unwrap();
+        if recorded.header.status == STATUS_OK {
+            assert_eq!(answer, recorded, "{name}");
+            continue;
+        }
+        assert_eq!(answer.header, recorded.header, "{name}");
+        let decode =
+            |message: &Message| from_bytes::<RemoteError>(message.payload.clone()).unwrap();
+        assert_eq!(decode(&answer), decode(&recorded), "{name}");
+    }
+}
+
+/// go-libvirt's flag of an optional value is 0x01000000, and it waits for the reply of CLOSE.
+#[test]
+fn go_libvirt_is_answered_as_by_libvirts_daemon() {
+    let lines: Vec<Line> = include_str!("go-libvirt.hex")
+        .lines()
+        .filter_map(line)
+        .collect();
+    assert_eq!(lines.len(), 34);
+    let open = &lines[2];
+    assert_eq!(open.bytes[28..32], [1, 0, 0, 0]);
+    let server = Server::start();
+    server.driver.clear();
+    replay(&server, &lines, "go-libvirt");
+    assert_eq!(server.driver.updates.lock().unwrap().len(), 1);
 }

@@ -87,6 +87,11 @@ impl Fake {
         ];
     }
 
+    /// No network at all.
+    pub fn clear(&self) {
+        self.networks.lock().unwrap().clear();
+    }
+
     pub fn networks(&self) -> Vec<Network> {
         self.networks.lock().unwrap().clone()
     }

@@ -165,7 +165,7 @@ fn connection_calls_answer_as_libvirts_daemon_does() {
         assert_eq!(from_bytes::<i32>(raw.ok(149, &()).await).unwrap(), 1);
         assert_eq!(
             from_bytes::<u64>(raw.ok(157, &()).await).unwrap(),
-            11_003_000
+            12_008_000
         );
         for procedure in [360, 360, 361, 361] {
             assert!(raw.ok(procedure, &()).await.is_empty());
