@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod dnsmasq;
+pub mod libvirt;
 pub mod link;
 pub mod model;
 mod netlink;

@@ -6,7 +6,7 @@
 //! to be the only one on its directories; the agent sees to that before it opens one.
 
 mod error;
-mod file;
+pub(crate) mod file;
 #[cfg(test)]
 mod tests;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::cli::libvirt::LibvirtCommand;
 use crate::config::{Config, ConfigError, FLOWS};
 use crate::paths::{DEFAULT_SOCKET, Paths};
 
@@ -229,6 +230,13 @@ Examples:
   netd drops --follow                   print new drops until Ctrl-C
   netd drops --json")]
     Drops(DropsArgs),
+
+    /// Switch this host from libvirt's own network driver to netd
+    #[command(after_help = "\
+Examples:
+  netd libvirt status                   show what libvirt's driver has on this host")]
+    #[command(subcommand)]
+    Libvirt(LibvirtCommand),
 
     /// Print a completion script for a shell
     #[command(after_help = "\

@@ -8,6 +8,7 @@ mod details;
 mod drops;
 mod edit;
 mod forward;
+mod libvirt;
 mod logging;
 mod networks;
 mod output;
@@ -27,6 +28,7 @@ use clap::Parser;
 use crate::dnsmasq;
 use crate::rpc::Client;
 use args::ForwardCommand;
+use libvirt::LibvirtCommand;
 
 pub use args::{Cli, Command, RunArgs};
 pub use output::{Failure, Output};
@@ -50,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => ended(shell::completions(shell)),
         Command::Manpages { directory } => ended(shell::manpages(&directory)),
         Command::LeaseHelper { args } => lease_helper(&args),
+        Command::Libvirt(command) => libvirt(cli.quiet, &command),
         command => client(&cli.socket, cli.quiet, command),
     }
 }
@@ -76,6 +79,18 @@ fn teardown(args: args::TeardownArgs) -> ExitCode {
         .enable_all()
         .build();
     finish(runtime, teardown::teardown(args))
+}
+
+fn libvirt(quiet: bool, command: &LibvirtCommand) -> ExitCode {
+    let mut output = Output::new(quiet);
+    let result = libvirt::libvirt(&mut output, command);
+    match result.and(output.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprint!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn finish(
@@ -168,6 +183,7 @@ pub async fn execute(
         Command::Status(args) => status::status(client, output, &args).await,
         Command::Run(_)
         | Command::Teardown(_)
+        | Command::Libvirt(_)
         | Command::Completions { .. }
         | Command::Manpages { .. }
         | Command::LeaseHelper { .. } => Err(Failure::from("this command asks no agent")),

@@ -74,6 +74,15 @@ pub fn read(
         .collect())
 }
 
+/// How many leases are in the file of `bridge`, ended ones included.
+///
+/// # Errors
+/// As [`read`].
+pub fn count(dnsmasq_dir: &Path, bridge: &str) -> io::Result<usize> {
+    let bridge = interface_name(bridge).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(load(&dnsmasq_dir.join(format!("{bridge}.status")))?.len())
+}
+
 /// Entries of a status file. One that is not a lease (no address, a number where text belongs)
 /// is left out; a file that is no list is an error of the kind `InvalidData`.
 pub(super) fn load(path: &Path) -> io::Result<Vec<StoredLease>> {
