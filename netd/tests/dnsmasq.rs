@@ -211,7 +211,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// What is sure to come has come by then, on a busy machine too.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
@@ -337,6 +337,7 @@ fn a_daemon_that_keeps_stderr_is_no_hindrance() {
         let pid_file = files_of(&paths, &network).unwrap().pid_file.unwrap();
         running.stop(&pid_file).await.unwrap();
     });
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    // With the hindrance it takes the 10 s that a start may take, and is an error.
+    assert!(begin.elapsed() < Duration::from_secs(9));
     eventually("no process is left", || topology.pids().is_empty());
 }

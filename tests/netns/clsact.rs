@@ -1,12 +1,10 @@
 //! Programs as filters of the qdisc `clsact`, as on kernels without TCX: the same networks, and the same
 //! manners towards what others have put there.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Guest, Lab, Netns, Network, Sniffer, eventually};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, Sniffer, eventually};
 
 use crate::hooks;
 use crate::life::{of_another_build, pause, programs, without_loss_after};
@@ -200,7 +198,7 @@ fn the_mechanism_can_be_changed() {
             lab.agent.start()?;
             for device in ["vnet1", "virbr1", "uplink"] {
                 // The kernel detaches what nothing pins any more in its own time.
-                eventually(Duration::from_secs(5), || {
+                eventually(SOON, || {
                     let tcx = hooks::tcx_programs(&lab.hv, device)?;
                     ensure!(
                         tcx.is_empty() == (mechanism == "clsact"),
@@ -319,7 +317,7 @@ fn filters_that_somebody_deletes_come_back() {
     check(|lab| {
         let guest = nat_guest(lab)?;
         let both = |device: &str| {
-            eventually(Duration::from_secs(5), || {
+            eventually(SOON, || {
                 let names = hooks::programs(&lab.hv, device)?;
                 ensure!(names.len() == 2, "{device}: {names:?}");
                 Ok(())

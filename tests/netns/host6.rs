@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use netd_tests::lab::check;
-use netd_tests::{Lab, Network, eventually};
+use netd_tests::{Lab, Network, SOON, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(5);
 const GATEWAY: &str = "fd00:10:1::1";
 
 fn dual_stack(network: Network) -> Network {
@@ -82,7 +81,7 @@ fn ipv6_comes_with_the_network_and_goes_with_it() {
             "eth0",
             "nodad",
         ])?;
-        eventually(PATIENCE, || {
+        eventually(SOON, || {
             guest.netns().run(["ping", "-6", "-c1", "-W1", GATEWAY])
         })?;
         std::thread::sleep(Duration::from_secs(3));
@@ -93,7 +92,7 @@ fn ipv6_comes_with_the_network_and_goes_with_it() {
 
         // Somebody switches it off.
         lab.hv.sysctl(&key("disable_ipv6"), "1")?;
-        eventually(PATIENCE, || has_address(lab, &bridge))?;
+        eventually(SOON, || has_address(lab, &bridge))?;
 
         // A restart keeps what is to be given back.
         lab.agent.stop()?;

@@ -58,7 +58,7 @@ pub use tunnel::{Tun, Tunnel};
 
 /// Time that something may take which is sure to come: on a machine that is busy with something
 /// else, much longer than alone. What comes in time costs nothing of it.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// Runs a command to its end and returns what it printed to stdout; any other end than success is
 /// an error that shows the command and all it said.

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Netns;
+
+/// Time for removals in the background: the kernel takes deleted namespaces and what is in them apart
+/// by and by, one after the other (`cleanup_net`), those of other tests, too.
+const TAKEN_APART: Duration = Duration::from_secs(60);
 
 /// Sysctls that a router of packets could want to change.
 const SYSCTLS: &[&str] = &[
@@ -100,9 +105,7 @@ impl Snapshot {
     /// # Errors
     /// Something stays different.
     pub fn wait_for_same(&self, netns: &Netns, directory: &Path) -> Result<()> {
-        // The kernel takes deleted namespaces and what is in them apart by and by, one after the
-        // other (`cleanup_net`).
-        crate::eventually(std::time::Duration::from_secs(15), || {
+        crate::eventually(TAKEN_APART, || {
             let difference = self.difference(&Self::take(netns, directory)?);
             ensure!(
                 difference.is_empty(),

@@ -7,10 +7,16 @@ use std::net::{
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::sockopt::{
+    Timeout, set_socket_recv_buffer_size_force, set_socket_reuseaddr, set_socket_timeout,
+};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::{Netns, SOON};
+
+/// What a UDP socket holds for a reader that a busy machine does not let run for a while: seconds of
+/// what these tests send, where the kernel's own limit is 0.1 s of it.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Any address of the peer's family, with that port.
 #[must_use]
@@ -30,6 +36,8 @@ impl Netns {
     pub fn udp(&self, address: impl ToSocketAddrs) -> Result<UdpSocket> {
         let socket = self.bound("UDP", resolved(address)?, UdpSocket::bind)?;
         socket.set_read_timeout(Some(SOON))?;
+        set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
+            .context("enlarging a socket's buffer")?;
         Ok(socket)
     }
 

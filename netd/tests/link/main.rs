@@ -17,7 +17,7 @@ use netd::link::{Link, Links, Snapshot};
 use netd::model::Mac;
 
 /// What the kernel does in its own time it has done by then, on a busy machine too.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const MAC: Mac = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
 
 /// Runs a test body on a thread that has a network namespace to itself. Commands it starts are in

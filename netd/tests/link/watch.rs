@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netd::link::{Change, Links, NetlinkMonitor};
 
-use crate::{MAC, in_namespace, ip, sh};
+use crate::{MAC, SOON, in_namespace, ip, sh};
 
 /// All changes that are there now.
 async fn drain(watch: &mut NetlinkMonitor) -> Vec<Change> {
@@ -132,7 +132,7 @@ fn a_waiting_watch_wakes_up() {
             links.create_bridge("br0", MAC, None).await.unwrap()
         };
         let both = async { tokio::join!(watch.next(), change) };
-        let (change, _) = tokio::time::timeout(Duration::from_secs(5), both)
+        let (change, _) = tokio::time::timeout(SOON, both)
             .await
             .expect("no word of a new device");
         assert!(matches!(change, Change::Links), "{change:?}");

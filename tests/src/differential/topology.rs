@@ -20,7 +20,7 @@ use crate::lab::{HOST, OUTSIDE};
 use crate::{Guest, Lab, Netns};
 
 /// Time a side has to begin to forward.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The two sides of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
