@@ -136,10 +136,7 @@ impl Driver for Agent {
         if let Some(mac) = mac
             && mac.parse::<model::Mac>().is_err()
         {
-            return Err(ApiError::new(
-                ErrorCode::InvalidMac,
-                format_args!("invalid MAC address: {mac}"),
-            ));
+            return Err(ApiError::new(ErrorCode::InvalidMac, mac));
         }
         let controller = self.controller.lock().await;
         let Some(live) = &controller.networks.get(uuid)?.live else {

@@ -253,7 +253,7 @@ impl Controller {
     pub(super) fn undefine(&mut self, uuid: Uuid) -> Result<()> {
         let entry = self.networks.get_mut(uuid)?;
         let Some(network) = entry.config.clone() else {
-            return Err(invalid("cannot undefine transient network"));
+            return Err(invalid("can't undefine transient network"));
         };
         self.host.store.remove(&network.name)?;
         entry.config = None;

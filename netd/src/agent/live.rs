@@ -20,15 +20,12 @@ impl Controller {
     /// Which definitions a call is about.
     fn affected(&self, uuid: Uuid, affect: Affect) -> Result<Affect> {
         let entry = self.networks.get(uuid)?;
-        let name = entry.network().map_or("", |network| &network.name);
-        let invalid = |detail: String| Err(ApiError::new(ErrorCode::OperationInvalid, detail));
+        let invalid = |detail| Err(ApiError::new(ErrorCode::OperationInvalid, detail));
         if affect.live && entry.live.is_none() {
-            return invalid(format!("network '{name}' is not running"));
+            return invalid("network is not running");
         }
         if affect.config && entry.config.is_none() {
-            return invalid(format!(
-                "network '{name}' is transient: it has no definition that would outlast it"
-            ));
+            return invalid("cannot change persistent config of a transient network");
         }
         if affect.live || affect.config {
             return Ok(affect);
@@ -261,12 +258,12 @@ impl Controller {
                 .find(|element| element.namespace == *uri)
                 .map(MetadataElement::without_namespace),
         });
-        let absent = match what {
-            Metadata::Description => "Requested description element is not present",
-            Metadata::Title => "Requested title element is not present",
-            Metadata::Element(_) => "Requested metadata element is not present",
-        };
-        found.ok_or_else(|| ApiError::new(ErrorCode::NoNetworkMetadata, absent))
+        found.ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::NoNetworkMetadata,
+                "Requested metadata element is not present",
+            )
+        })
     }
 
     /// Change a piece of metadata.

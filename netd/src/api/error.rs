@@ -17,6 +17,8 @@ pub enum ErrorCode {
     InvalidArg = 8,
     /// VIR_ERR_OPERATION_FAILED
     OperationFailed = 9,
+    /// VIR_ERR_NO_NAME: a definition without a name
+    NoName = 21,
     /// VIR_ERR_XML_ERROR
     Xml = 27,
     /// VIR_ERR_XML_DETAIL: not well formed
@@ -43,14 +45,34 @@ pub enum ErrorCode {
     NoNetworkMetadata = 111,
 }
 
+/// Which part of libvirt speaks (`virErrorDomain`); libvirt-python shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum ErrorDomain {
+    /// None in particular.
+    None = 0,
+    /// The code that reads XML.
+    Xml = 5,
+    /// The protocol itself.
+    Rpc = 7,
+    /// The network driver.
+    Network = 19,
+    /// "Not supported by the connection driver" comes from here.
+    Domain = 20,
+}
+
 /// What went wrong, on which object, and what to do, in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
     /// libvirt's number for this kind of error.
     pub code: ErrorCode,
+    /// Which part of libvirt would say so.
+    pub domain: ErrorDomain,
     /// The complete text a user sees, the code's customary prefix included.
     pub message: String,
+    /// The function of libvirt and the argument of it that is wrong, where libvirt tells those.
+    pub argument: Option<(&'static str, &'static str)>,
 }
 
 impl ErrorCode {
@@ -71,7 +93,20 @@ impl ErrorCode {
             Self::ConfigUnsupported => "unsupported configuration: ",
             Self::XmlInvalidSchema => "XML document failed to validate against schema: ",
             Self::NoNetworkMetadata => "metadata not found: ",
-            Self::XmlDetail | Self::System | Self::Rpc | Self::InvalidMac => "",
+            Self::InvalidMac => "invalid MAC address: ",
+            Self::NoName => "missing name information",
+            Self::XmlDetail | Self::System | Self::Rpc => "",
+        }
+    }
+
+    /// The part of libvirt that has most errors of this kind.
+    fn domain(self) -> ErrorDomain {
+        match self {
+            Self::Rpc => ErrorDomain::Rpc,
+            Self::XmlInvalidSchema => ErrorDomain::Xml,
+            Self::NoConnect => ErrorDomain::None,
+            Self::NoSupport => ErrorDomain::Domain,
+            _ => ErrorDomain::Network,
         }
     }
 }
@@ -79,17 +114,32 @@ impl ErrorCode {
 impl ApiError {
     /// An error of the given kind; the prefix is put before `detail`.
     pub fn new(code: ErrorCode, detail: impl std::fmt::Display) -> Self {
-        Self {
-            code,
-            message: format!("{}{detail}", code.prefix()),
-        }
+        Self::verbatim(code, format!("{}{detail}", code.prefix()))
     }
 
     /// An error whose whole text is `message`, without the code's prefix.
     pub fn verbatim(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code,
+            domain: code.domain(),
             message: message.into(),
+            argument: None,
+        }
+    }
+
+    /// The same, said by another part of libvirt.
+    #[must_use]
+    pub fn in_domain(self, domain: ErrorDomain) -> Self {
+        Self { domain, ..self }
+    }
+
+    /// A call of this function of libvirt's with flags that nobody knows.
+    #[must_use]
+    pub fn unknown_flags(flags: u32, function: &'static str) -> Self {
+        let message = format!("unsupported flags (0x{flags:x}) in function {function}");
+        Self {
+            argument: Some((function, "flags")),
+            ..Self::verbatim(ErrorCode::InvalidArg, message)
         }
     }
 

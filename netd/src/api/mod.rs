@@ -12,7 +12,7 @@ use std::future::Future;
 use uuid::Uuid;
 
 use crate::model::Update;
-pub use error::{ApiError, ErrorCode};
+pub use error::{ApiError, ErrorCode, ErrorDomain};
 pub use network::*;
 pub use status::*;
 

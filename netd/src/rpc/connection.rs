@@ -12,7 +12,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::api::{ApiError, Driver, ErrorCode};
+use crate::api::{ApiError, Driver, ErrorCode, ErrorDomain};
 use crate::rpc::dispatch::{self, Answer, arguments, result};
 use crate::rpc::limits::{Limits, Slot};
 use crate::rpc::message::{
@@ -25,7 +25,7 @@ use crate::rpc::procedures::{
     FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, IdentityArgs, NetdProcedure,
     OPEN_READ_ONLY, OpenArgs, Procedure, Scope,
 };
-use crate::rpc::remote_error::{DOMAIN_RPC, RemoteError};
+use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::List;
 
 /// The one URI that is opened here.
@@ -312,11 +312,9 @@ impl<D: Driver> Connection<D> {
 
     fn opened(&self) -> Result<Opened, RemoteError> {
         self.opened.ok_or_else(|| {
-            RemoteError::new(
-                ErrorCode::Internal,
-                DOMAIN_RPC,
-                "internal error: connection not open",
-            )
+            ApiError::internal("connection not open")
+                .in_domain(ErrorDomain::Rpc)
+                .into()
         })
     }
 
@@ -384,11 +382,9 @@ impl<D: Driver> Connection<D> {
 
     fn open(&mut self, args: OpenArgs) -> Answer {
         if self.opened.is_some() {
-            return Err(RemoteError::new(
-                ErrorCode::Internal,
-                DOMAIN_RPC,
-                "internal error: connection already open",
-            ));
+            return Err(ApiError::internal("connection already open")
+                .in_domain(ErrorDomain::Rpc)
+                .into());
         }
         let no_driver = |uri: &str| Err(ApiError::new(ErrorCode::NoConnect, uri).into());
         let Some(uri) = args.name.filter(|name| !name.is_empty()) else {
@@ -400,11 +396,11 @@ impl<D: Driver> Connection<D> {
             return no_driver(&uri);
         };
         if without_query != URI {
-            return Err(RemoteError::new(
-                ErrorCode::Internal,
-                0,
-                format!("internal error: unexpected network URI path '{path}', try {URI}"),
-            ));
+            return Err(ApiError::internal(format_args!(
+                "unexpected network URI path '{path}', try {URI}"
+            ))
+            .in_domain(ErrorDomain::None)
+            .into());
         }
         self.opened = Some(Opened {
             read_only: args.flags & OPEN_READ_ONLY != 0,

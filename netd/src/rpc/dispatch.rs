@@ -113,7 +113,7 @@ async fn look<D: Driver>(driver: &D, procedure: Procedure, payload: Bytes) -> An
                 uri,
                 flags,
             } = arguments(payload)?;
-            let affect = affect(flags, "networkGetMetadata")?;
+            let affect = affect(flags, "virNetworkObjGetMetadata")?;
             let what = metadata(kind, uri)?;
             result(&driver.metadata(network.uuid, &what, affect).await?)
         }
@@ -225,18 +225,15 @@ fn json<T: Serialize>(value: &T) -> Answer {
     result(&text)
 }
 
-fn only_flags(flags: u32, known: u32, function: &str) -> Result<(), ApiError> {
+fn only_flags(flags: u32, known: u32, function: &'static str) -> Result<(), ApiError> {
     match flags & !known {
         0 => Ok(()),
-        unknown => Err(ApiError::verbatim(
-            ErrorCode::InvalidArg,
-            format!("unsupported flags (0x{unknown:x}) in function {function}"),
-        )),
+        unknown => Err(ApiError::unknown_flags(unknown, function)),
     }
 }
 
 /// What a definition may hold that nobody knows.
-fn unknown(flags: u32, function: &str) -> Result<Unknown, ApiError> {
+fn unknown(flags: u32, function: &'static str) -> Result<Unknown, ApiError> {
     only_flags(flags, XML_VALIDATE, function)?;
     Ok(match flags & XML_VALIDATE {
         0 => Unknown::Ignore,
@@ -244,7 +241,7 @@ fn unknown(flags: u32, function: &str) -> Result<Unknown, ApiError> {
     })
 }
 
-fn affect(flags: u32, function: &str) -> Result<Affect, ApiError> {
+fn affect(flags: u32, function: &'static str) -> Result<Affect, ApiError> {
     only_flags(flags, AFFECT_LIVE | AFFECT_CONFIG, function)?;
     Ok(Affect {
         live: flags & AFFECT_LIVE != 0,
@@ -261,9 +258,9 @@ fn metadata(kind: i32, uri: Option<String>) -> Result<Metadata, ApiError> {
         (METADATA_DESCRIPTION | METADATA_TITLE, Some(_)) => {
             Err(refuse("a title or description has no uri".to_owned()))
         }
-        (METADATA_ELEMENT, Some(uri)) if !uri.is_empty() => Ok(Metadata::Element(uri)),
-        (METADATA_ELEMENT, _) => Err(refuse("a metadata element needs a uri".to_owned())),
-        (other, _) => Err(refuse(format!("unknown metadata type {other}"))),
+        (METADATA_ELEMENT, Some(uri)) => Ok(Metadata::Element(uri)),
+        (METADATA_ELEMENT, None) => Err(refuse("a metadata element needs a uri".to_owned())),
+        (other, _) => Err(refuse(format!("unknown metadata type '{other}'"))),
     }
 }
 
@@ -296,7 +293,7 @@ async fn update<D: Driver>(driver: &D, args: UpdateArgs) -> Answer {
         flags,
     } = args;
     let affect = affect(flags, "networkUpdate")?;
-    let refuse = |detail: String| ApiError::new(ErrorCode::NoSupport, detail);
+    let refuse = |detail: String| ApiError::new(ErrorCode::OperationUnsupported, detail);
     let update = Update {
         command: UpdateCommand::from_number(command).ok_or_else(|| {
             refuse(format!(
@@ -304,7 +301,7 @@ async fn update<D: Driver>(driver: &D, args: UpdateArgs) -> Answer {
             ))
         })?,
         section: Section::from_number(section)
-            .ok_or_else(|| refuse(format!("can't update unrecognized section {section}")))?,
+            .ok_or_else(|| refuse("can't update unrecognized section of network".to_owned()))?,
         // libvirt takes any negative one for none.
         parent_index: usize::try_from(parent_index).ok(),
         xml,

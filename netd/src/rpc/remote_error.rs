@@ -5,14 +5,6 @@ use uuid::Uuid;
 use crate::api::{ApiError, ErrorCode};
 use crate::rpc::xdr::{self, Decode, Decoder, Encode, Encoder};
 
-/// Domain of libvirt's XML code, which says what its schema does not have.
-pub const DOMAIN_XML: i32 = 5;
-/// Domain of errors about the protocol itself.
-pub const DOMAIN_RPC: i32 = 7;
-/// Domain of the network driver's errors.
-pub const DOMAIN_NETWORK: i32 = 19;
-/// Domain libvirt gives to "not supported by the connection driver".
-pub const DOMAIN_DOMAIN: i32 = 20;
 /// Level of an error, as opposed to a warning.
 pub const LEVEL_ERROR: i32 = 2;
 
@@ -27,43 +19,22 @@ pub struct RemoteError {
     pub message: Option<String>,
     /// [`LEVEL_ERROR`].
     pub level: i32,
-    /// Template of the text.
+    /// Template of the text, or the function that an argument of is wrong.
     pub str1: Option<String>,
-    /// The detail put into the template.
+    /// The detail put into the template, or the argument's name.
     pub str2: Option<String>,
     /// Unused.
     pub str3: Option<String>,
-    /// errno of a system error, else -1.
+    /// 0 where an argument is wrong, else -1.
     pub int1: i32,
-    /// Unused, -1.
+    /// The same.
     pub int2: i32,
 }
 
 impl RemoteError {
-    /// An error as libvirt's own server fills it in.
-    pub fn new(code: ErrorCode, domain: i32, message: impl Into<String>) -> Self {
-        let message = message.into();
-        let prefix = code.prefix();
-        let (template, detail) = match message.strip_prefix(prefix) {
-            Some(detail) if !prefix.is_empty() => (format!("{prefix}%1$s"), detail.to_owned()),
-            _ => ("%s".to_owned(), message.clone()),
-        };
-        Self {
-            code: code as i32,
-            domain,
-            message: Some(message),
-            level: LEVEL_ERROR,
-            str1: Some(template),
-            str2: Some(detail),
-            str3: None,
-            int1: -1,
-            int2: -1,
-        }
-    }
-
     /// A fault of the protocol: code 39, domain 7.
     pub fn rpc(message: impl Into<String>) -> Self {
-        Self::new(ErrorCode::Rpc, DOMAIN_RPC, message)
+        ApiError::verbatim(ErrorCode::Rpc, message).into()
     }
 
     /// The same with more behind its text.
@@ -83,15 +54,35 @@ impl RemoteError {
 }
 
 impl From<ApiError> for RemoteError {
+    /// An error as libvirt's own server fills it in.
     fn from(error: ApiError) -> Self {
-        let domain = match error.code {
-            ErrorCode::Rpc => DOMAIN_RPC,
-            ErrorCode::XmlInvalidSchema => DOMAIN_XML,
-            ErrorCode::NoConnect => 0,
-            ErrorCode::NoSupport => DOMAIN_DOMAIN,
-            _ => DOMAIN_NETWORK,
+        let ApiError {
+            code,
+            domain,
+            message,
+            argument,
+        } = error;
+        let prefix = code.prefix();
+        let (str1, str2) = match (argument, message.strip_prefix(prefix)) {
+            (Some((function, name)), _) => (function.to_owned(), Some(name.to_owned())),
+            (None, Some("")) if code == ErrorCode::NoName => (message.clone(), None),
+            (None, Some(detail)) if !prefix.is_empty() => {
+                (format!("{prefix}%1$s"), Some(detail.to_owned()))
+            }
+            (None, _) => ("%s".to_owned(), Some(message.clone())),
         };
-        Self::new(error.code, domain, error.message)
+        let number = if argument.is_some() { 0 } else { -1 };
+        Self {
+            code: code as i32,
+            domain: domain as i32,
+            message: Some(message),
+            level: LEVEL_ERROR,
+            str1: Some(str1),
+            str2,
+            str3: None,
+            int1: number,
+            int2: number,
+        }
     }
 }
 
@@ -186,6 +177,27 @@ mod tests {
             xdr::from_bytes::<RemoteError>(expected.into()).unwrap(),
             error
         );
+    }
+
+    #[test]
+    fn a_wrong_argument_is_told_by_function_and_name() {
+        let error: RemoteError = ApiError::unknown_flags(6, "networkUpdate").into();
+        assert_eq!(
+            error.text(),
+            "unsupported flags (0x6) in function networkUpdate"
+        );
+        assert_eq!(error.str1.as_deref(), Some("networkUpdate"));
+        assert_eq!(error.str2.as_deref(), Some("flags"));
+        assert_eq!((error.code, error.domain), (8, 19));
+        assert_eq!((error.int1, error.int2), (0, 0));
+    }
+
+    #[test]
+    fn what_has_no_detail_has_no_template() {
+        let error: RemoteError = ApiError::new(ErrorCode::NoName, "").into();
+        assert_eq!(error.str1.as_deref(), Some("missing name information"));
+        assert_eq!(error.str2, None);
+        assert_eq!((error.code, error.domain, error.int1), (21, 19, -1));
     }
 
     proptest! {

@@ -262,9 +262,9 @@ impl Driver for Fake {
     async fn leases(&self, uuid: Uuid, mac: Option<&str>) -> Result<Vec<Lease>> {
         let network = self.with(uuid, |n| Ok(n.info.clone()))?;
         if mac.is_some_and(|mac| mac.len() != 17) {
-            return Err(ApiError::verbatim(
+            return Err(ApiError::new(
                 ErrorCode::InvalidMac,
-                format!("invalid MAC address: {}", mac.unwrap_or_default()),
+                mac.unwrap_or_default(),
             ));
         }
         if network.uuid != N1 {
