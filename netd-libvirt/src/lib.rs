@@ -36,6 +36,8 @@ mod libvirt;
 mod memory;
 mod module;
 mod pool;
+#[cfg(test)]
+mod probe;
 mod register;
 
 pub use register::networkRegister;
