@@ -5,11 +5,12 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use netd::rpc::message::{HEADER_LEN, Message, Reader};
+use netd::rpc::message::{HEADER_LEN, Message};
 use netd::rpc::procedures::{
     AutostartArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply, NetdProcedure,
     NetworkRef, OpenArgs, Procedure, UpdateArgs, XmlArgs, XmlDescArgs,
 };
+use netd::rpc::reader::Reader;
 use netd::rpc::remote_error::RemoteError;
 use netd::rpc::xdr::{Decode, Encode, STRING_MAX, from_bytes, to_bytes};
 

@@ -151,7 +151,8 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
 
     let listener = rpc::bind(&socket)?;
     let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(rpc::serve(listener, Arc::clone(&agent), stopped));
+    let limits = rpc::descriptors::provide(rpc::Limits::default());
+    let server = tokio::spawn(rpc::serve(listener, Arc::clone(&agent), limits, stopped));
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), "ready");
     let loading = tokio::spawn(load_programs(Arc::clone(&agent)));

@@ -15,13 +15,14 @@ use crate::rpc::connection::URI;
 use crate::rpc::dispatch::PLAN_MAX;
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
-    PROGRAM_REMOTE, Reader, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
+    PROGRAM_REMOTE, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
 };
 use crate::rpc::procedures::{
     AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, LeaseRecord, LeasesArgs, LeasesReply, ListArgs,
     ListReply, NetdProcedure, NetworkRef, OpenArgs, Procedure, UpdateArgs, XML_INACTIVE,
     XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
+use crate::rpc::reader::Reader;
 use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::{self, Decode, Encode, List, XdrError};
 

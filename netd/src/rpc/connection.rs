@@ -1,6 +1,7 @@
 //! One client: its messages in, replies and pings out, and the state between them.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +14,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::api::{ApiError, Driver, ErrorCode, ErrorDomain};
+use crate::rpc::budget::Budget;
+use crate::rpc::crowd::{Place, Slot};
 use crate::rpc::dispatch::{self, Answer, arguments, result};
-use crate::rpc::limits::{Limits, Slot};
+use crate::rpc::limits::Limits;
 use crate::rpc::message::{
-    Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
-    PROGRAM_REMOTE, Reader, Received, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_CALL_WITH_FDS,
-    TYPE_MESSAGE, VERSION,
+    Header, KEEPALIVE_PING, KEEPALIVE_PONG, MESSAGE_MAX, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
+    PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_CALL_WITH_FDS, TYPE_MESSAGE, VERSION,
 };
+use crate::rpc::peer::Peer;
 use crate::rpc::procedures::{
     Access, FEATURE_CLOSE_CALLBACK, FEATURE_EVENT_CALLBACKS, FEATURE_KEEPALIVE,
     FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, IdentityArgs, NetdProcedure,
     OPEN_READ_ONLY, OpenArgs, Procedure, Scope,
 };
+use crate::rpc::reader::{Patience, Reader, Received};
 use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::List;
 
@@ -43,8 +47,10 @@ pub(super) struct Shared<D> {
     pub driver: Arc<D>,
     /// Bounds of this server.
     pub limits: Limits,
-    /// Memory for large messages.
-    pub budget: Arc<Semaphore>,
+    /// Memory for large messages of root's clients.
+    pub root_memory: Arc<Budget>,
+    /// Memory for large messages of others.
+    pub users_memory: Arc<Budget>,
 }
 
 /// A message to send, and the call it ends.
@@ -62,6 +68,7 @@ enum End {
 }
 
 struct Connection<D> {
+    peer: Peer,
     shared: Arc<Shared<D>>,
     slot: Arc<Slot>,
     calls: Arc<Semaphore>,
@@ -79,19 +86,32 @@ struct Opened {
 /// Serves one client until it leaves or `shutdown` turns true.
 pub(super) async fn run<D: Driver>(
     stream: UnixStream,
+    peer: Peer,
     shared: Arc<Shared<D>>,
-    slot: Arc<Slot>,
+    mut place: Place,
+    alive: mpsc::Sender<()>,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let limits = shared.limits;
+    let give_way = place.give_way();
+    let slot = Arc::new(Slot::new(place, alive));
     let (read, write) = stream.into_split();
     let (outbox, queue) = mpsc::channel(limits.calls);
     let writer = tokio::spawn(write_all(write, queue, limits.write, Arc::clone(&slot)));
-    let reader = Reader::new(read)
-        .with_budget(Arc::clone(&shared.budget))
-        .with_patience(limits.message);
+    let memory = match peer.is_owner() {
+        true => &shared.root_memory,
+        false => &shared.users_memory,
+    };
+    let mut reader = Reader::new(read)
+        .with_share(memory.share())
+        .with_patience(Patience {
+            small: limits.message,
+            large: limits.large_message,
+        });
+    reader.set_limit(limits.before_open);
     let mut connection = Connection {
         calls: Arc::new(Semaphore::new(limits.calls)),
+        peer,
         shared,
         slot,
         outbox,
@@ -99,7 +119,7 @@ pub(super) async fn run<D: Driver>(
         keepalive: false,
     };
     let end = tokio::select! {
-        end = connection.serve(reader) => end,
+        end = connection.serve(reader, give_way) => end,
         _ = shutdown.wait_for(|stop| *stop) => End::Flush,
     };
     if matches!(end, End::Drop) {
@@ -135,8 +155,13 @@ async fn write_all(
 }
 
 impl<D: Driver> Connection<D> {
-    async fn serve(&mut self, mut reader: Reader<OwnedReadHalf>) -> End {
+    async fn serve(
+        &mut self,
+        mut reader: Reader<OwnedReadHalf>,
+        give_way: impl Future<Output = ()>,
+    ) -> End {
         let limits = self.shared.limits;
+        let mut give_way = pin!(give_way);
         let handshake_ends = Instant::now() + limits.handshake;
         let mut call = None;
         let mut heard = Instant::now();
@@ -155,7 +180,14 @@ impl<D: Driver> Connection<D> {
                 received = reader.next() => received,
                 () = self.outbox.closed() => return End::Drop,
                 () = sleep_until(handshake_ends), if self.opened.is_none() => {
-                    tracing::info!("a client did not open the connection in time: disconnected");
+                    tracing::info!(
+                        peer = %self.peer,
+                        "a client did not open the connection in time: disconnected"
+                    );
+                    return End::Drop;
+                }
+                () = &mut give_way, if self.opened.is_none() => {
+                    tracing::debug!(peer = %self.peer, "a client that says nothing gives way");
                     return End::Drop;
                 }
                 () = sleep_until(heard + limits.keepalive_interval * (pings + 1)),
@@ -183,6 +215,16 @@ impl<D: Driver> Connection<D> {
             if let Some(end) = self.receive(received, &mut call).await {
                 return end;
             }
+            reader.set_limit(self.limit());
+        }
+    }
+
+    /// The longest message that this client may send now.
+    fn limit(&self) -> usize {
+        match self.opened {
+            None => self.shared.limits.before_open,
+            Some(Opened { read_only: true }) => self.shared.limits.read_only,
+            Some(Opened { read_only: false }) => MESSAGE_MAX,
         }
     }
 
@@ -223,6 +265,13 @@ impl<D: Driver> Connection<D> {
         let call = call.take();
         let answer = match self.target(&header) {
             Err(error) => Err(error),
+            Ok(_) if received.too_large => {
+                let limit = self.limit();
+                Err(RemoteError::rpc(format!(
+                    "the arguments of this call are larger than {limit} bytes, which a client \
+                     may send before it opens a connection, or over a read-only one"
+                )))
+            }
             Ok(Target::Close) => {
                 drop(call);
                 // What was asked before is answered before.
@@ -242,7 +291,7 @@ impl<D: Driver> Connection<D> {
                 self.spawn(header, call, async move {
                     let payload = received.message.payload;
                     let answer = dispatch::network(&*driver, procedure, payload).await;
-                    drop(received.permit);
+                    drop(received.held);
                     answer
                 });
                 return None;
@@ -251,7 +300,9 @@ impl<D: Driver> Connection<D> {
                 let driver = Arc::clone(&self.shared.driver);
                 self.spawn(header, call, async move {
                     let payload = received.message.payload;
-                    dispatch::netd(&*driver, procedure, payload).await
+                    let answer = dispatch::netd(&*driver, procedure, payload).await;
+                    drop(received.held);
+                    answer
                 });
                 return None;
             }
@@ -405,6 +456,7 @@ impl<D: Driver> Connection<D> {
         self.opened = Some(Opened {
             read_only: args.flags & OPEN_READ_ONLY != 0,
         });
+        self.slot.place().opened();
         result(&())
     }
 }

@@ -1,13 +1,8 @@
 //! Messages on the wire: a length word, a header of six words, a payload.
 
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
 
 use crate::rpc::xdr::{self, Decode, Decoder, Encode, XdrError, xdr_struct};
 
@@ -158,149 +153,6 @@ impl Message {
     }
 }
 
-/// Cuts a byte stream into messages. [`Reader::next`] may be dropped at any await and called
-/// again: nothing is lost.
-#[derive(Debug)]
-pub struct Reader<R> {
-    stream: R,
-    buffer: BytesMut,
-    budget: Option<Arc<Semaphore>>,
-    permit: Option<OwnedSemaphorePermit>,
-    patience: Option<Duration>,
-    started: Option<Instant>,
-}
-
-/// A message read, with its share of the memory budget: the budget gets it back when this is
-/// dropped.
-#[derive(Debug)]
-pub struct Received {
-    /// The message.
-    pub message: Message,
-    /// Given back when the message is done with.
-    pub permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Messages up to this size are read without asking the budget, and memory for larger ones grows
-/// in steps of this size as bytes arrive.
-const STEP: usize = 64 * 1024;
-
-/// Unit of the memory budget in bytes.
-pub const BUDGET_UNIT: usize = 1024;
-
-impl<R: AsyncRead + Unpin> Reader<R> {
-    /// Reads messages from `stream`.
-    pub fn new(stream: R) -> Self {
-        Self {
-            stream,
-            buffer: BytesMut::new(),
-            budget: None,
-            permit: None,
-            patience: None,
-            started: None,
-        }
-    }
-
-    /// Gives up on a message that has not arrived whole this long after its first byte.
-    #[must_use]
-    pub fn with_patience(mut self, patience: Duration) -> Self {
-        self.patience = Some(patience);
-        self
-    }
-
-    /// Takes the memory for large messages from `budget`, which counts in [`BUDGET_UNIT`].
-    #[must_use]
-    pub fn with_budget(mut self, budget: Arc<Semaphore>) -> Self {
-        self.budget = Some(budget);
-        self
-    }
-
-    /// Bytes held for the message that is arriving.
-    pub fn capacity(&self) -> usize {
-        self.buffer.capacity()
-    }
-
-    /// The next message; `None` when the peer closed between two. A length word no message can
-    /// have is an error, after which the stream is useless.
-    pub async fn next(&mut self) -> io::Result<Option<Received>> {
-        loop {
-            let wanted = match self.announced()? {
-                Some(len) if self.buffer.len() >= len => {
-                    self.started = None;
-                    let bytes = self.buffer.split_to(len).freeze();
-                    if len > STEP {
-                        // What is left would hold on to the whole allocation.
-                        self.buffer = BytesMut::from(&self.buffer[..]);
-                    }
-                    return Ok(Some(Received {
-                        message: Message::from_bytes(bytes)?,
-                        permit: self.permit.take(),
-                    }));
-                }
-                Some(len) => {
-                    self.reserve_budget(len).await;
-                    len - self.buffer.len()
-                }
-                None => HEADER_LEN,
-            };
-            self.buffer.reserve(wanted.min(STEP));
-            if self.read_some().await? == 0 {
-                if self.buffer.is_empty() {
-                    return Ok(None);
-                }
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the peer closed the connection inside a message",
-                ));
-            }
-        }
-    }
-
-    async fn read_some(&mut self) -> io::Result<usize> {
-        if !self.buffer.is_empty() {
-            self.started.get_or_insert_with(Instant::now);
-        }
-        let read = self.stream.read_buf(&mut self.buffer);
-        let (Some(started), Some(patience)) = (self.started, self.patience) else {
-            return read.await;
-        };
-        timeout_at(started + patience, read)
-            .await
-            .unwrap_or_else(|_| {
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("a message did not arrive whole within {patience:?}"),
-                ))
-            })
-    }
-
-    fn announced(&self) -> io::Result<Option<usize>> {
-        let Some(word) = self.buffer.first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let len = u32::from_be_bytes(*word) as usize;
-        if !(HEADER_LEN..=MESSAGE_MAX).contains(&len) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("a message cannot be {len} bytes long"),
-            ));
-        }
-        Ok(Some(len))
-    }
-
-    async fn reserve_budget(&mut self, len: usize) {
-        if len <= STEP || self.permit.is_some() {
-            return;
-        }
-        if let Some(budget) = &self.budget {
-            let units = len.div_ceil(BUDGET_UNIT) as u32;
-            // A closed semaphore means the server is going; the message no longer matters.
-            self.permit = Arc::clone(budget).acquire_many_owned(units).await.ok();
-            // The peer did not cause the wait.
-            self.started = Some(Instant::now());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -339,71 +191,6 @@ mod tests {
         assert_eq!(Message::keepalive(KEEPALIVE_PING).to_bytes(), expected);
     }
 
-    #[tokio::test]
-    async fn messages_are_cut_out_of_any_chunks() {
-        let one = Message::new(header(), "one").unwrap();
-        let two = Message::new(header(), &()).unwrap();
-        let wire = [one.to_bytes(), two.to_bytes()].concat();
-        for size in 1..=wire.len() {
-            let mut reader = Reader::new(chunks(&wire, size));
-            assert_eq!(reader.next().await.unwrap().unwrap().message, one);
-            assert_eq!(reader.next().await.unwrap().unwrap().message, two);
-            assert!(reader.next().await.unwrap().is_none());
-        }
-    }
-
-    /// A stream that gives `size` bytes per read.
-    fn chunks(bytes: &[u8], size: usize) -> impl AsyncRead + Unpin + use<> {
-        struct Chunks(Bytes, usize);
-        impl AsyncRead for Chunks {
-            fn poll_read(
-                mut self: std::pin::Pin<&mut Self>,
-                _: &mut std::task::Context<'_>,
-                out: &mut tokio::io::ReadBuf<'_>,
-            ) -> std::task::Poll<io::Result<()>> {
-                let len = self.1.min(self.0.len()).min(out.remaining());
-                out.put_slice(&self.0.split_to(len));
-                std::task::Poll::Ready(Ok(()))
-            }
-        }
-        Chunks(Bytes::copy_from_slice(bytes), size)
-    }
-
-    #[tokio::test]
-    async fn impossible_lengths_are_refused() {
-        for len in [0_u32, 4, 27, MESSAGE_MAX as u32 + 1, u32::MAX] {
-            let wire = [&len.to_be_bytes()[..], &[0; 28]].concat();
-            let error = Reader::new(&wire[..]).next().await.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "length {len}");
-        }
-    }
-
-    #[tokio::test]
-    async fn memory_follows_the_bytes_not_the_promise() {
-        let wire = [&(MESSAGE_MAX as u32).to_be_bytes()[..], &[0; 10]].concat();
-        let mut reader = Reader::new(&wire[..]);
-        let error = reader.next().await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-        assert!(reader.capacity() <= 4 * STEP, "{} bytes", reader.capacity());
-    }
-
-    #[tokio::test]
-    async fn the_largest_message_is_read() {
-        let message = Message {
-            header: header(),
-            payload: Bytes::from(vec![0; MESSAGE_MAX - HEADER_LEN]),
-        };
-        let wire = message.to_bytes();
-        let budget = Arc::new(Semaphore::new(64 * 1024));
-        let mut reader = Reader::new(&wire[..]).with_budget(Arc::clone(&budget));
-        let received = reader.next().await.unwrap().unwrap();
-        assert_eq!(received.message, message);
-        assert!(budget.available_permits() < 64 * 1024 - 32 * 1024);
-        drop(received);
-        assert!(reader.capacity() <= 4 * STEP, "{} bytes", reader.capacity());
-        assert_eq!(budget.available_permits(), 64 * 1024);
-    }
-
     proptest! {
         #[test]
         fn messages_come_back(words in any::<[u32; 5]>(), procedure in any::<i32>(),
@@ -418,10 +205,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(raw in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Message::from_bytes(raw.clone().into());
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let mut reader = Reader::new(&raw[..]);
-            while let Ok(Some(_)) = runtime.block_on(reader.next()) {}
+            let _ = Message::from_bytes(raw.into());
         }
     }
 }

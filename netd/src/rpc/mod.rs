@@ -3,15 +3,21 @@
 //!
 //! [`crate::api::Driver`] is what the server asks of the agent; nothing below knows how networks work.
 
+pub mod budget;
 pub mod client;
 mod connection;
+mod crowd;
+pub mod descriptors;
 mod dispatch;
 mod limits;
 pub mod message;
+pub mod peer;
 pub mod procedures;
+pub mod reader;
 pub mod remote_error;
 pub mod server;
 pub mod socket;
+mod sparingly;
 pub mod xdr;
 
 pub use client::{Client, ClientError};

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use crate::api::Driver;
+use crate::rpc::budget::Budget;
 use crate::rpc::connection::{self, Shared};
-use crate::rpc::limits::{Limits, Slot};
-use crate::rpc::message::{BUDGET_UNIT, MESSAGE_MAX};
+use crate::rpc::crowd::{Admission, Crowd};
+use crate::rpc::limits::Limits;
+use crate::rpc::peer::Peer;
+use crate::rpc::sparingly::Sparingly;
 
 /// Serves clients on `listener` until `shutdown` turns true or its sender is gone. Calls being
 /// worked on then are finished and answered first. A call whose client disconnects is finished,
@@ -17,50 +21,47 @@ use crate::rpc::message::{BUDGET_UNIT, MESSAGE_MAX};
 pub async fn serve<D: Driver>(
     listener: UnixListener,
     driver: Arc<D>,
-    shutdown: watch::Receiver<bool>,
-) {
-    serve_with(listener, driver, Limits::default(), shutdown).await;
-}
-
-/// [`serve`] with other limits.
-pub async fn serve_with<D: Driver>(
-    listener: UnixListener,
-    driver: Arc<D>,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let clients = Arc::new(Semaphore::new(limits.clients));
-    // A message that takes more than the whole budget would wait for ever.
-    let memory = limits.memory.max(MESSAGE_MAX).div_ceil(BUDGET_UNIT);
-    let shared = Arc::new(Shared {
-        driver,
-        limits,
-        budget: Arc::new(Semaphore::new(memory)),
-    });
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
-    let stop = shutdown.clone();
+    let server = Server {
+        crowd: Arc::new(Crowd::new(limits)),
+        shared: Arc::new(Shared {
+            driver,
+            limits,
+            root_memory: Arc::new(Budget::new(limits.memory)),
+            users_memory: Arc::new(Budget::new(limits.memory)),
+        }),
+        stop: shutdown.clone(),
+        alive,
+        refusals: Sparingly::default(),
+    };
+    tokio::select! {
+        () = server.accept(&listener) => {}
+        _ = shutdown.wait_for(|stop| *stop) => {}
+    }
+    drop(listener);
+    drop(server);
+    if timeout(limits.shutdown, all_gone.recv()).await.is_err() {
+        tracing::warn!("stopping while calls are still running");
+    }
+}
 
-    let accept = async {
+/// What new clients are given.
+struct Server<D> {
+    shared: Arc<Shared<D>>,
+    crowd: Arc<Crowd>,
+    stop: watch::Receiver<bool>,
+    alive: mpsc::Sender<()>,
+    refusals: Sparingly,
+}
+
+impl<D: Driver> Server<D> {
+    async fn accept(&self, listener: &UnixListener) {
         loop {
-            if clients.available_permits() == 0 {
-                tracing::warn!(
-                    clients = limits.clients,
-                    "no room for more clients; they wait"
-                );
-            }
-            let Ok(permit) = Arc::clone(&clients).acquire_owned().await else {
-                return;
-            };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let slot = Arc::new(Slot::new(permit, alive.clone()));
-                    tokio::spawn(connection::run(
-                        stream,
-                        Arc::clone(&shared),
-                        slot,
-                        stop.clone(),
-                    ));
-                }
+                Ok((stream, _)) => self.come(stream),
                 Err(error) => {
                     // Out of file descriptors, most likely: the next attempt fails at once, too.
                     tracing::warn!(%error, "cannot accept a client");
@@ -68,17 +69,43 @@ pub async fn serve_with<D: Driver>(
                 }
             }
         }
-    };
-    tokio::select! {
-        () = accept => {}
-        _ = shutdown.wait_for(|stop| *stop) => {}
     }
-    drop(listener);
-    drop(alive);
-    if tokio::time::timeout(limits.shutdown, all_gone.recv())
-        .await
-        .is_err()
-    {
-        tracing::warn!("stopping while calls are still running");
+
+    /// Serves a client, now or when there is a place for it.
+    fn come(&self, stream: UnixStream) {
+        let peer = match Peer::of(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell who connected: disconnected");
+                return;
+            }
+        };
+        let shared = Arc::clone(&self.shared);
+        let alive = self.alive.clone();
+        let mut stop = self.stop.clone();
+        match self.crowd.admit(&peer) {
+            Admission::Now(place) => {
+                let run = connection::run(stream, peer, shared, place, alive, stop);
+                tokio::spawn(run);
+            }
+            Admission::Later(place) => {
+                self.refusals.warn(|more| {
+                    tracing::warn!(%peer, more, "no room for another client; it waits");
+                });
+                tokio::spawn(async move {
+                    let place = tokio::select! {
+                        place = timeout(shared.limits.handshake, place) => place,
+                        _ = stop.wait_for(|stop| *stop) => return,
+                    };
+                    // Without a place in time it is disconnected.
+                    if let Ok(Ok(place)) = place {
+                        connection::run(stream, peer, shared, place, alive, stop).await;
+                    }
+                });
+            }
+            Admission::Never => self.refusals.warn(|more| {
+                tracing::warn!(%peer, more, "too many clients wait already: disconnected");
+            }),
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod captures;
 mod clients;
+mod crowd;
 mod edit;
 mod fake;
 mod live;
@@ -18,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netd::rpc::Limits;
-use netd::rpc::server::serve_with;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -55,7 +55,12 @@ impl Server {
             netd::rpc::bind(&socket).unwrap()
         };
         let (stop, stopped) = watch::channel(false);
-        let task = runtime.spawn(serve_with(listener, Arc::clone(&driver), limits, stopped));
+        let task = runtime.spawn(netd::rpc::serve(
+            listener,
+            Arc::clone(&driver),
+            limits,
+            stopped,
+        ));
         Self {
             driver,
             socket,

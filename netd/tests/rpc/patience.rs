@@ -277,6 +277,8 @@ fn many_large_messages_share_the_memory() {
 fn many_clients_are_served_and_more_than_allowed_wait() {
     let limits = Limits {
         clients: 20,
+        per_process: 20,
+        reserve: 0,
         ..Limits::default()
     };
     against(limits, |socket| async move {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use netd::rpc::Limits;
 use netd::rpc::message::{
-    Header, Message, PROGRAM_REMOTE, Reader, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY,
+    Header, Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY,
 };
 use netd::rpc::procedures::{NetworkRef, OpenArgs};
+use netd::rpc::reader::Reader;
 use netd::rpc::remote_error::RemoteError;
 use netd::rpc::xdr::{Encode, from_bytes};
 use tokio::io::AsyncWriteExt;
