@@ -220,7 +220,8 @@ impl Guest {
 }
 
 impl Lease {
-    fn parse(text: &str) -> Result<Self> {
+    /// What the client's script noted.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let value = |key: &str| {
             text.lines()
                 .filter_map(|line| line.split_once('='))

@@ -43,22 +43,7 @@ impl Lab {
     /// # Errors
     /// Not root, or a tool is missing.
     pub fn with_binary(netd: &Path) -> Result<Self> {
-        let hv = Netns::new("hv")?;
-        let wan = Netns::new("wan")?;
-        hv.veth("uplink", &wan, "wan0")?;
-        hv.address("uplink", &format!("{HOST}/24"))?;
-        wan.address("wan0", &format!("{OUTSIDE}/24"))?;
-        // The kernel notices a carrier in the background, and adds addresses and routes then.
-        crate::eventually(crate::SOON, || {
-            let link = hv.run(["ip", "addr", "show", "uplink"])?;
-            ensure!(
-                link.contains("state UP") && !link.contains("tentative"),
-                "the uplink is not ready: {link}"
-            );
-            Ok(())
-        })?;
-        hv.run(["ip", "route", "add", "default", "via", &OUTSIDE.to_string()])?;
-        hv.sysctl("net/ipv4/ip_forward", "0")?;
+        let (hv, wan) = hypervisor()?;
         let directory = tempfile::Builder::new().prefix("netd-").tempdir()?;
         Ok(Self {
             agent: Agent::new(&hv, directory.path(), netd)?,
@@ -237,6 +222,30 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+/// The namespaces of a hypervisor and of the world outside, cabled: `uplink` has the default route.
+///
+/// # Errors
+/// Not root, or a tool is missing.
+pub fn hypervisor() -> Result<(Netns, Netns)> {
+    let hv = Netns::new("hv")?;
+    let wan = Netns::new("wan")?;
+    hv.veth("uplink", &wan, "wan0")?;
+    hv.address("uplink", &format!("{HOST}/24"))?;
+    wan.address("wan0", &format!("{OUTSIDE}/24"))?;
+    // The kernel notices a carrier in the background, and adds addresses and routes then.
+    crate::eventually(crate::SOON, || {
+        let link = hv.run(["ip", "addr", "show", "uplink"])?;
+        ensure!(
+            link.contains("state UP") && !link.contains("tentative"),
+            "the uplink is not ready: {link}"
+        );
+        Ok(())
+    })?;
+    hv.run(["ip", "route", "add", "default", "via", &OUTSIDE.to_string()])?;
+    hv.sysctl("net/ipv4/ip_forward", "0")?;
+    Ok((hv, wan))
 }
 
 /// An address and a port, for short.

@@ -20,6 +20,7 @@ pub mod frame6;
 pub mod guest;
 pub mod lab;
 pub mod lab6;
+pub mod libvirt;
 pub mod netns;
 pub mod network;
 pub mod packet;

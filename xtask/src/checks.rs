@@ -5,34 +5,51 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::tools::{binary, cargo, succeed};
-use crate::{root, structure};
+use crate::{hosts, root, structure};
 
 /// Namespace tests wait for half of their time, so more of them than processors run at a time.
 const TEST_THREADS: &str = "6";
+/// Emulated guests are work for a processor each.
+const CLIENT_THREADS: &str = "2";
 
-/// Every test. The test programs run as root, the compiler as the user.
-pub fn test(arguments: &[String]) -> Result<()> {
+/// What the names of tests begin with that are run by `--clients` alone.
+const HEAVY: &str = "heavy::";
+
+/// Every test but those with guests of every libvirt, or these alone. The test programs run as root, the
+/// compiler as the user.
+pub fn test(clients: bool, arguments: &[String]) -> Result<()> {
     netd_tests::Netns::sweep()?;
     let mut command = cargo();
     // One failure does not hide another.
     command
         .args(["test", "--no-fail-fast"])
         .env("NETD_BIN", binary()?);
+    hosts::provide(&mut command, clients)?;
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
-        command.env("RUST_TEST_THREADS", TEST_THREADS);
+        let threads = if clients {
+            CLIENT_THREADS
+        } else {
+            TEST_THREADS
+        };
+        command.env("RUST_TEST_THREADS", threads);
     }
     root::runs_what_cargo_builds(&mut command)?;
     let (for_cargo, for_tests) = match arguments.iter().position(|word| word == "--") {
         Some(at) => (&arguments[..at], &arguments[at + 1..]),
         None => (arguments, [].as_slice()),
     };
+    if clients {
+        command.args(["--package", "netd-tests", "--test", "guests"]);
+        if for_cargo.is_empty() {
+            command.arg(HEAVY);
+        }
+    }
     // The tests that need root are ignored by a plain `cargo test`.
-    succeed(
-        command
-            .args(for_cargo)
-            .args(["--", "--include-ignored"])
-            .args(for_tests),
-    )
+    command.args(for_cargo).args(["--", "--include-ignored"]);
+    if !clients {
+        command.args(["--skip", HEAVY]);
+    }
+    succeed(command.args(for_tests))
 }
 
 /// Circles between modules, files and functions that are too long.

@@ -69,6 +69,21 @@ pub const TEST: &[Needed] = &[
     needed("ethtool", "ethtool"),
 ];
 
+/// A libvirt with guests. These packages start no daemon: that is what libvirt-daemon-system is for.
+pub const GUESTS: &[Needed] = &[
+    needed("libvirtd", "libvirt-daemon"),
+    needed(
+        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+        "libvirt-daemon-driver-qemu",
+    ),
+    needed("qemu-system-x86_64", "qemu-system-x86"),
+    needed("dpkg-deb", "dpkg"),
+    needed("xz", "xz-utils"),
+];
+
+/// Makes file systems of Debian's releases.
+pub const CLIENTS: &[Needed] = &[needed("mmdebstrap", "mmdebstrap")];
+
 /// Installs the packages of those programs that are not there.
 pub fn install(wanted: &[Needed]) -> Result<()> {
     let missing: Vec<&str> = wanted

@@ -14,6 +14,22 @@ pub fn workspace() -> PathBuf {
     here.parent().map(PathBuf::from).unwrap_or(here)
 }
 
+/// The target directory that this program lies in, or the usual one.
+pub fn target() -> PathBuf {
+    let this = std::env::current_exe().ok();
+    let target = this
+        .as_deref()
+        .and_then(Path::parent)
+        .and_then(Path::parent);
+    target.map_or_else(|| workspace().join("target"), Path::to_owned)
+}
+
+/// A path as text, for commands.
+pub fn text(path: &Path) -> Result<&str> {
+    let text = path.to_str();
+    text.with_context(|| format!("{} is no text", path.display()))
+}
+
 /// Cargo in the workspace.
 pub fn cargo() -> Command {
     let mut command = online(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));

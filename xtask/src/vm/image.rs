@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::kernel::{Fetched, text};
+use super::kernel::Fetched;
 use crate::packages;
+use crate::tools::text;
 
 /// What the programs and tests need of the kernel that Debian builds as modules. What a module itself
 /// needs comes before it.
@@ -100,14 +101,8 @@ pub fn build(place: &Path, kernel: &Fetched, programs: &Programs, script: &str) 
         install(test, &format!("t/{name}"))?;
         strip(&root.join("t").join(name))?;
     }
-    for library in libraries {
-        let to = root.join(library.strip_prefix("/").unwrap_or(&library));
-        if let Some(directory) = to.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        fs::copy(&library, &to).with_context(|| format!("copying {}", library.display()))?;
-    }
-    modules(&root, kernel)?;
+    copy_libraries(&root, libraries)?;
+    modules(&root, kernel, MODULES)?;
     let init = root.join("init");
     fs::write(&init, format!("{BEGIN}{script}{END}"))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
@@ -122,8 +117,20 @@ fn users(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Puts libraries where they lie here.
+pub fn copy_libraries(root: &Path, libraries: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+    for library in libraries {
+        let to = root.join(library.strip_prefix("/").unwrap_or(&library));
+        if let Some(directory) = to.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        fs::copy(&library, &to).with_context(|| format!("copying {}", library.display()))?;
+    }
+    Ok(())
+}
+
 /// The libraries that the loader would load with a program, the loader itself included.
-fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+pub fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(!text.contains("not found"), "{}: {text}", program.display());
@@ -139,11 +146,12 @@ fn strip(program: &Path) -> Result<()> {
     crate::tools::succeed(Command::new("strip").arg(program))
 }
 
-/// Copies the modules, unpacked: busybox asks the kernel for no decompression.
-fn modules(root: &Path, kernel: &Fetched) -> Result<()> {
+/// Copies modules to /modules, unpacked: busybox asks the kernel for no decompression. The file `order`
+/// there says which come first.
+pub fn modules(root: &Path, kernel: &Fetched, names: &[&str]) -> Result<()> {
     let mut order = String::new();
     let all = files(&kernel.modules)?;
-    for module in MODULES {
+    for module in names {
         let file = all.iter().find(|path| {
             let name = path.file_name().and_then(|name| name.to_str());
             name.and_then(|name| name.split_once('.'))
@@ -190,7 +198,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Packs a directory as the kernel unpacks it: a cpio archive of the "newc" kind.
-fn pack(root: &Path, archive: &Path) -> Result<PathBuf> {
+pub fn pack(root: &Path, archive: &Path) -> Result<PathBuf> {
     let mut names = String::new();
     list(root, Path::new("."), &mut names)?;
     let listing = root.with_extension("list");

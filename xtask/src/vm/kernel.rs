@@ -1,5 +1,4 @@
-//! Debian's cloud kernels, fetched by apt into a directory of their own: the machine's own sources and
-//! packages stay as they are.
+//! Debian's cloud kernels, fetched by apt and unpacked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::tools::{online, succeed};
+use crate::apt::Archive;
 
 /// Depends on the newest kernel of a suite.
 const META: &str = "linux-image-cloud-amd64";
 /// The packages a kernel consists of; before Debian 14 the first is all of it.
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
-/// What Debian signs with.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A kernel on this disk.
 pub struct Fetched {
@@ -29,11 +26,9 @@ pub fn fetch(suite: &str, place: &Path, refresh: bool) -> Result<Fetched> {
     let kernel = place.join("kernel");
     if refresh || !kernel.exists() {
         println!("fetching the kernel of Debian {suite}");
-        ensure!(
-            Path::new(KEYRING).is_file(),
-            "{KEYRING} is missing: install debian-archive-keyring"
-        );
-        download(suite, place, &kernel).with_context(|| format!("the kernel of Debian {suite}"))?;
+        Archive::open(suite, &place.join("apt"))
+            .and_then(|archive| download(&archive, place, &kernel))
+            .with_context(|| format!("the kernel of Debian {suite}"))?;
     }
     Ok(Fetched {
         image: find(&kernel, &|name| name.starts_with("vmlinuz"))?,
@@ -42,71 +37,23 @@ pub fn fetch(suite: &str, place: &Path, refresh: bool) -> Result<Fetched> {
 }
 
 /// Fetches the packages and unpacks them to `kernel`, which is whole as soon as it is there.
-fn download(suite: &str, place: &Path, kernel: &Path) -> Result<()> {
-    let apt = place.join("apt");
+fn download(archive: &Archive, place: &Path, kernel: &Path) -> Result<()> {
     let unpacked = place.join("unpacked");
-    for directory in [&apt, &unpacked] {
-        if directory.exists() {
-            fs::remove_dir_all(directory)?;
-        }
-    }
-    for directory in ["lists/partial", "cache/archives/partial", "packages"] {
-        fs::create_dir_all(apt.join(directory))?;
+    if unpacked.exists() {
+        fs::remove_dir_all(&unpacked)?;
     }
     fs::create_dir_all(&unpacked)?;
-    let mirror = mirror()?;
-    let sources = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
-    fs::write(apt.join("sources.list"), sources)?;
-    // Nothing is installed, so what is installed does not matter.
-    fs::write(apt.join("status"), "")?;
-    let at = text(&apt)?;
-    let settings = format!(
-        "Dir::State::Lists \"{at}/lists\";\nDir::Cache \"{at}/cache\";\n\
-         Dir::Etc::SourceList \"{at}/sources.list\";\nDir::Etc::SourceParts \"/dev/null\";\n\
-         Dir::State::status \"{at}/status\";\nAPT::Architecture \"amd64\";\n\
-         APT::Sandbox::User \"\";\n"
-    );
-    let configuration = apt.join("apt.conf");
-    fs::write(&configuration, settings)?;
-    let command = |program: &str| -> Command {
-        let mut command = online(program);
-        command
-            .env("APT_CONFIG", &configuration)
-            .current_dir(apt.join("packages"));
-        command
-    };
-    succeed(command("apt-get").args(["-qq", "update"]))?;
-    let mut names = kernel_packages(&mut command("apt-cache"), META)?;
+    let mut names = kernel_packages(&mut archive.command("apt-cache"), META)?;
     let Some(image) = names.first().cloned() else {
         bail!("{META} depends on no kernel");
     };
-    names.extend(kernel_packages(&mut command("apt-cache"), &image)?);
+    names.extend(kernel_packages(&mut archive.command("apt-cache"), &image)?);
     println!("fetching {}", names.join(", "));
-    succeed(command("apt-get").args(["-qq", "download"]).args(&names))?;
-    for entry in fs::read_dir(apt.join("packages"))? {
-        succeed(
-            Command::new("dpkg-deb")
-                .arg("--extract")
-                .arg(entry?.path())
-                .arg(&unpacked),
-        )?;
-    }
+    archive.unpack(&names, &unpacked)?;
     if kernel.exists() {
         fs::remove_dir_all(kernel)?;
     }
     fs::rename(&unpacked, kernel).context("putting the kernel in place")
-}
-
-/// Where this machine gets Debian's packages from: it has the other suites as well.
-fn mirror() -> Result<String> {
-    let output = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI)"])
-        .args(["Created-By: Packages", "Label: Debian"])
-        .output()
-        .context("asking apt-get for its sources")?;
-    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let first = listed.lines().next().map(str::to_owned);
-    first.context("apt knows no archive of Debian; is this Debian? then apt-get update helps")
 }
 
 /// Which parts of a kernel the package depends on.
@@ -147,12 +94,6 @@ fn find(directory: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<PathBuf> {
         }
     }
     bail!("no kernel lies in {}; try --refresh", directory.display())
-}
-
-/// A path as text, for commands.
-pub fn text(path: &Path) -> Result<&str> {
-    let text = path.to_str();
-    text.with_context(|| format!("{} is no text", path.display()))
 }
 
 #[cfg(test)]

@@ -11,16 +11,16 @@
 //! file system is an initramfs with busybox, dnsmasq, netd and the test programs. No root is needed
 //! either.
 
-mod image;
-mod kernel;
+pub mod image;
+pub mod kernel;
 mod machine;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::tools::{binary, build, built_tests, workspace};
+use crate::tools::{binary, build, built_tests, target};
 use crate::{packages, verifier};
 
 /// The kernels there are.
@@ -145,16 +145,6 @@ fn run(kernel: Kernel, choice: &Choice, programs: &image::Programs) -> Result<ma
 
 fn directory(kernel: Kernel) -> PathBuf {
     target().join("vm").join(kernel.suite())
-}
-
-/// The target directory that this program lies in, or the usual one.
-fn target() -> PathBuf {
-    let this = std::env::current_exe().ok();
-    let target = this
-        .as_deref()
-        .and_then(Path::parent)
-        .and_then(Path::parent);
-    target.map_or_else(|| workspace().join("target"), Path::to_owned)
 }
 
 /// A run of a test program.

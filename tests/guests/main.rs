@@ -1,0 +1,12 @@
+//! Real guests under a real libvirtd.
+//!
+//! `smoke` is for every day, with the machine's own libvirt. What is below `heavy` has hosts of Debian
+//! 12, 13 and sid, and is run by `cargo xtask test --clients`.
+
+mod scenario;
+mod smoke;
+
+/// What takes minutes, for each libvirt.
+mod heavy {
+    mod stock;
+}
