@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use super::host::{ActiveData, KernelHost};
 use super::registry::{Live, Registry};
-use crate::api::ApiError;
+use crate::api::{ApiError, EventKind, Events, Lifecycle, NetworkEvent};
 use crate::config::{Attach, Config, Xdp};
 use crate::datapath::{Datapath, Limits, TcMechanism, log};
 use crate::dnsmasq;
@@ -26,6 +27,8 @@ pub struct Controller {
     pub(super) xdp: Xdp,
     /// Bridges that programs guard and that no record tells of, as far as that was said.
     pub(super) orphans: BTreeSet<String>,
+    /// Who listens hears of changes here.
+    pub(super) events: Events,
     /// The last [`Live::generation`].
     generation: u64,
 }
@@ -70,6 +73,7 @@ impl Controller {
             networks: Registry::default(),
             xdp: config.xdp.clone(),
             orphans: BTreeSet::new(),
+            events: Events::default(),
             generation: 0,
         })
     }
@@ -84,6 +88,15 @@ impl Controller {
             stopping: false,
             ports,
         })
+    }
+
+    /// Tell who listens that a network is in another state.
+    pub(super) fn tell(&self, uuid: Uuid, name: &str, now: Lifecycle) {
+        self.events.publish(NetworkEvent {
+            name: name.to_owned(),
+            uuid,
+            kind: EventKind::Lifecycle(now),
+        });
     }
 
     /// Read definitions and records, adopt what runs, start what is to start. What cannot be

@@ -6,7 +6,7 @@ use super::Agent;
 use super::controller::Controller;
 use crate::api::{
     Affect, ApiError, Changed, Driver, Drops, ErrorCode, ForwardChange, Lease, Metadata,
-    NetworkForwards, NetworkInfo, NewMetadata, Reloaded, Result, Status, Unknown,
+    NetworkForwards, NetworkInfo, NewMetadata, Reloaded, Result, Status, Subscription, Unknown,
 };
 use crate::dnsmasq::leases;
 use crate::model::{self, FormatOptions, Network, Update};
@@ -29,6 +29,10 @@ fn read(xml: &str, unknown: Unknown) -> Result<Network> {
 }
 
 impl Driver for Agent {
+    fn subscribe(&self) -> Subscription {
+        self.events.subscribe()
+    }
+
     async fn list(&self) -> Result<Vec<NetworkInfo>> {
         let controller = self.controller.lock().await;
         controller

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::controller::Controller;
 use super::reconcile::keep;
 use super::steps::check_forwarding;
-use crate::api::{ApiError, ErrorCode, Result};
+use crate::api::{ApiError, ErrorCode, Lifecycle, Result};
 use crate::dnsmasq;
 use crate::link::{Snapshot, subnet_in_use, sysctl};
 use crate::model::{self, Family, ForwardMode, Network};
@@ -32,6 +32,7 @@ impl Controller {
         store::read_again(&network)?;
         self.host.store.save(&network)?;
         let uuid = network.uuid;
+        self.tell(uuid, &network.name, Lifecycle::Defined);
         self.networks.entry(uuid).config = Some(network);
         Ok(uuid)
     }
@@ -134,6 +135,7 @@ impl Controller {
             let Some(Failure { error, .. }) = failed else {
                 have_ports |= self.host.notes.detached.remove(&name).is_some();
                 self.warn_of_port_conflicts(uuid, None);
+                self.tell(uuid, &name, Lifecycle::Started);
                 outcomes.push((name, Ok(())));
                 continue;
             };
@@ -239,6 +241,10 @@ impl Controller {
         }
         self.host.save_notes();
         let errors = self.deactivate(uuid).await;
+        let stopped = self.networks.get(uuid).is_ok_and(|now| now.live.is_none());
+        if stopped {
+            self.tell(uuid, &network.name, Lifecycle::Stopped);
+        }
         if !persistent {
             self.remove_files(&network);
             self.networks.prune(uuid);
@@ -264,6 +270,7 @@ impl Controller {
         self.host.notes.detached.remove(&network.name);
         self.host.notes.stopped.remove(&network.name);
         self.host.save_notes();
+        self.tell(uuid, &network.name, Lifecycle::Undefined);
         self.networks.prune(uuid);
         Ok(())
     }

@@ -8,11 +8,13 @@ use super::guests::guests;
 use super::port_conflicts;
 use super::reconcile::intent;
 use crate::api::{
-    Affect, ApiError, Changed, ErrorCode, ForwardChange, Metadata, NetworkForwards, NewMetadata,
-    Result,
+    Affect, ApiError, Changed, ErrorCode, EventKind, ForwardChange, Metadata, NetworkEvent,
+    NetworkForwards, NewMetadata, Result,
 };
 use crate::datapath::ports::Ports;
-use crate::model::{self, ForwardAction, ForwardGuest, MetadataElement, Network, PortForward};
+use crate::model::{
+    self, ForwardAction, ForwardGuest, MetadataElement, NETD_NAMESPACE, Network, PortForward,
+};
 use crate::plan::{self, Failure, Scope};
 use crate::store;
 
@@ -185,6 +187,7 @@ impl Controller {
                 ensure_storable(network.with_forwards_changed(&change.action)?)
             })
             .await?;
+        self.tell_metadata(uuid, Metadata::Element(NETD_NAMESPACE.to_owned()));
         let warnings = match &change.action {
             ForwardAction::Add(forward) if affect.live => {
                 let added = std::slice::from_ref(forward);
@@ -275,7 +278,20 @@ impl Controller {
         affect: Affect,
     ) -> Result<()> {
         let with = |network: &Network| as_read_again(&with_metadata(network, what, new)?);
-        self.change(uuid, affect, with).await.map(drop)
+        self.change(uuid, affect, with).await?;
+        self.tell_metadata(uuid, what.clone());
+        Ok(())
+    }
+
+    /// Tell who listens that a piece of a network's metadata was changed.
+    pub(super) fn tell_metadata(&self, uuid: Uuid, what: Metadata) {
+        if let Ok(info) = self.networks.info(uuid) {
+            self.events.publish(NetworkEvent {
+                name: info.name,
+                uuid,
+                kind: EventKind::Metadata(what),
+            });
+        }
     }
 }
 

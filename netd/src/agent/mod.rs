@@ -33,6 +33,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
+use crate::api;
 use crate::config::Config;
 use crate::dnsmasq::watch::LeaseWatch;
 use crate::link::{Change, DriverWatch, NetlinkMonitor};
@@ -66,6 +67,8 @@ const AFTER_ROUTES: Duration = Duration::from_secs(1);
 /// The agent as the RPC server's driver.
 pub struct Agent {
     controller: Mutex<Controller>,
+    /// What the controller publishes, at hand for those who need not wait for its lock.
+    events: api::Events,
 }
 
 /// What the agent wakes up for, but for calls from clients.
@@ -146,6 +149,7 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
         .inspect_err(|error| tracing::warn!(%error, "{LATE_LEASES}"))
         .ok();
     let agent = Arc::new(Agent {
+        events: controller.events.clone(),
         controller: Mutex::new(controller),
     });
 

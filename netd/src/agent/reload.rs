@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::controller::Controller;
-use crate::api::{Affect, ApiError, Reloaded};
+use crate::api::{Affect, ApiError, Metadata, Reloaded};
 use crate::model::{MetadataElement, NETD_NAMESPACE, Network};
 
 impl Controller {
@@ -88,7 +88,9 @@ impl Controller {
             network.set_metadata(NETD_NAMESPACE, wanted.clone())?;
             Ok(network)
         };
-        self.change(uuid, live, with).await.map(drop)
+        self.change(uuid, live, with).await?;
+        self.tell_metadata(uuid, Metadata::Element(NETD_NAMESPACE.to_owned()));
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! and messages.
 
 mod error;
+mod event;
 mod network;
 mod status;
 
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::model::Update;
 pub use error::{ApiError, ErrorCode, ErrorDomain};
+pub use event::{EventKind, Events, Lagged, Lifecycle, NetworkEvent, Subscription};
 pub use network::*;
 pub use status::*;
 
@@ -31,6 +33,8 @@ pub type Result<T> = std::result::Result<T, ApiError>;
 /// The agent as its clients see it. Networks are named by UUID as in libvirt's protocol; an
 /// unknown one is [`ErrorCode::NoNetwork`].
 pub trait Driver: Send + Sync + 'static {
+    /// Hear of what happens to networks from now on.
+    fn subscribe(&self) -> Subscription;
     /// Every network, active or defined; the server filters and sorts.
     fn list(&self) -> impl Future<Output = Result<Vec<NetworkInfo>>> + Send;
     /// One network by name.

@@ -13,10 +13,11 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::api::{ApiError, Driver, ErrorCode, ErrorDomain};
+use crate::api::{ApiError, Driver, ErrorCode, ErrorDomain, Lagged};
 use crate::rpc::budget::Budget;
 use crate::rpc::crowd::{Place, Slot};
 use crate::rpc::dispatch::{self, Answer, arguments, result};
+use crate::rpc::events::Registrations;
 use crate::rpc::limits::Limits;
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, MESSAGE_MAX, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
@@ -75,6 +76,7 @@ struct Connection<D> {
     outbox: mpsc::Sender<Outgoing>,
     opened: Option<Opened>,
     keepalive: bool,
+    events: Registrations,
 }
 
 /// State after OPEN.
@@ -117,6 +119,7 @@ pub(super) async fn run<D: Driver>(
         outbox,
         opened: None,
         keepalive: false,
+        events: Registrations::default(),
     };
     let end = tokio::select! {
         end = connection.serve(reader, give_way) => end,
@@ -167,17 +170,24 @@ impl<D: Driver> Connection<D> {
         let mut heard = Instant::now();
         let mut pings = 0;
         loop {
-            if call.is_none() {
+            while call.is_none() {
                 // Nothing is read while this client has all its calls in flight, so its pongs
                 // are not heard either: the silence before this point does not count.
                 tokio::select! {
                     permit = Arc::clone(&self.calls).acquire_owned() => call = permit.ok(),
+                    told = self.events.next() => if let Some(end) = self.tell(told).await {
+                        return end;
+                    },
                     () = self.outbox.closed() => return End::Drop,
                 }
                 heard = Instant::now();
             }
             let received = tokio::select! {
                 received = reader.next() => received,
+                told = self.events.next() => match self.tell(told).await {
+                    Some(end) => return end,
+                    None => continue,
+                },
                 () = self.outbox.closed() => return End::Drop,
                 () = sleep_until(handshake_ends), if self.opened.is_none() => {
                     tracing::info!(
@@ -235,6 +245,27 @@ impl<D: Driver> Connection<D> {
         };
         // A closed queue means the writer gave the client up; the loop notices that itself.
         let _ = self.outbox.send(outgoing).await;
+    }
+
+    /// Sends the messages of an event, after the replies that were given before it. A client that
+    /// missed some is better off without its connection than with a wrong picture.
+    async fn tell(&self, event: Result<Vec<Message>, Lagged>) -> Option<End> {
+        match event {
+            Ok(messages) => {
+                for message in messages {
+                    self.send(message, None).await;
+                }
+                None
+            }
+            Err(error) => {
+                tracing::warn!(
+                    peer = %self.peer,
+                    %error,
+                    "a client does not read its events: disconnected"
+                );
+                Some(End::Drop)
+            }
+        }
     }
 
     /// Handles one message, taking `call` when it is one.
@@ -426,6 +457,11 @@ impl<D: Driver> Connection<D> {
                 let IdentityArgs { .. } = arguments(payload)?;
                 result(&())
             }
+            Procedure::NetworkEventRegisterAny => {
+                let driver = Arc::clone(&self.shared.driver);
+                self.events.register(&*driver, arguments(payload)?)
+            }
+            Procedure::NetworkEventDeregisterAny => self.events.deregister(arguments(payload)?),
             Procedure::RegisterCloseCallback | Procedure::UnregisterCloseCallback => result(&()),
             other => Err(ApiError::new(ErrorCode::NoSupport, other.function()).into()),
         }

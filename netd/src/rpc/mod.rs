@@ -9,6 +9,7 @@ mod connection;
 mod crowd;
 pub mod descriptors;
 mod dispatch;
+pub mod events;
 mod limits;
 pub mod message;
 pub mod peer;

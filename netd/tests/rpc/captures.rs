@@ -8,9 +8,12 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use netd::api::Driver;
-use netd::rpc::message::{Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY};
+use netd::rpc::message::{
+    Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY,
+};
 use netd::rpc::procedures::{
-    AutostartArgs, GetMetadataArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply,
+    AutostartArgs, EVENT_LIFECYCLE, EVENT_METADATA_CHANGE, EventRegisterArgs, GetMetadataArgs,
+    IdentityArgs, LeasesArgs, LeasesReply, LifecycleMessage, ListArgs, ListReply, MetadataMessage,
     NETWORKS_MAX, NetworkRef, OpenArgs, Procedure, SetMetadataArgs, UpdateArgs, XmlArgs,
     XmlDescArgs,
 };
@@ -21,13 +24,13 @@ use uuid::Uuid;
 use crate::Server;
 use crate::fake::N1;
 
-struct Line {
-    from_client: bool,
-    bytes: Bytes,
+pub struct Line {
+    pub from_client: bool,
+    pub bytes: Bytes,
 }
 
 /// The recorded conversations by name, or `None` (loudly) where they are not at hand.
-fn captures() -> Option<BTreeMap<String, Vec<Line>>> {
+pub fn captures() -> Option<BTreeMap<String, Vec<Line>>> {
     let peer = std::env::var_os("NETD_PEER_DATA").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/peer")),
         PathBuf::from,
@@ -81,6 +84,13 @@ fn round(message: &Message) -> Option<Result<Bytes, XdrError>> {
     if header.kind == TYPE_REPLY && header.status == STATUS_ERROR {
         return Some(again::<RemoteError>(payload));
     }
+    if header.kind == TYPE_MESSAGE {
+        return match header.procedure {
+            EVENT_LIFECYCLE => Some(again::<LifecycleMessage>(payload)),
+            EVENT_METADATA_CHANGE => Some(again::<MetadataMessage>(payload)),
+            _ => None,
+        };
+    }
     use Procedure as P;
     let procedure = Procedure::from_number(header.procedure)?;
     let call = match header.kind {
@@ -133,6 +143,10 @@ fn round(message: &Message) -> Option<Result<Bytes, XdrError>> {
             | P::NetworkUndefine,
             true,
         ) => again::<NetworkRef>(payload),
+        (P::NetworkEventRegisterAny, true) => again::<EventRegisterArgs>(payload),
+        (P::NetworkEventRegisterAny, false) | (P::NetworkEventDeregisterAny, true) => {
+            again::<i32>(payload)
+        }
         (P::NetworkUpdate, true) => again::<UpdateArgs>(payload),
         (P::NetworkSetMetadata, true) => again::<SetMetadataArgs>(payload),
         (P::NetworkGetMetadata, true) => again::<GetMetadataArgs>(payload),

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use netd::api::{
-    Affect, ApiError, Changed, Driver, DropRecord, DropStatus, Drops, ErrorCode, ForwardChange,
-    Lease, Metadata, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, Reloaded, Result,
-    Status, Unknown,
+    Affect, ApiError, Changed, Driver, DropRecord, DropStatus, Drops, ErrorCode, EventKind, Events,
+    ForwardChange, Lease, Lifecycle, Metadata, NetworkEvent, NetworkForwards, NetworkInfo,
+    NetworkStatus, NewMetadata, Reloaded, Result, Status, Subscription, Unknown,
 };
 use netd::model::{ForwardAction, Update};
 use uuid::Uuid;
@@ -26,6 +26,8 @@ pub struct Fake {
     pub changes: Mutex<Vec<ForwardChange>>,
     /// Starts that were finished.
     pub starts: AtomicUsize,
+    /// What clients are told by themselves.
+    pub events: Events,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +98,18 @@ impl Fake {
         self.networks.lock().unwrap().clone()
     }
 
+    fn tell(&self, network: &NetworkInfo, now: Lifecycle) {
+        self.publish(network, EventKind::Lifecycle(now));
+    }
+
+    fn publish(&self, network: &NetworkInfo, kind: EventKind) {
+        self.events.publish(NetworkEvent {
+            name: network.name.clone(),
+            uuid: network.uuid,
+            kind,
+        });
+    }
+
     fn with<T>(&self, uuid: Uuid, work: impl FnOnce(&mut Network) -> Result<T>) -> Result<T> {
         let mut networks = self.networks.lock().unwrap();
         match networks.iter_mut().find(|n| n.info.uuid == uuid) {
@@ -141,22 +155,29 @@ impl Fake {
             networks.push(network(name, uuid.as_u128(), false, false, false));
         }
         let network = networks.iter_mut().find(|n| n.info.uuid == uuid).unwrap();
-        if transient {
+        let now = if transient {
             if network.info.active {
                 let detail = format!("network is already active as '{name}'");
                 return error(ErrorCode::OperationInvalid, &detail);
             }
             network.info.active = true;
             network.live = Some(xml.into());
+            Lifecycle::Started
         } else {
             network.info.persistent = true;
             network.stored = Some(xml.into());
-        }
+            Lifecycle::Defined
+        };
+        self.tell(&network.info, now);
         Ok(network.info.clone())
     }
 }
 
 impl Driver for Fake {
+    fn subscribe(&self) -> Subscription {
+        self.events.subscribe()
+    }
+
     async fn list(&self) -> Result<Vec<NetworkInfo>> {
         Ok(self.networks().into_iter().map(|n| n.info).collect())
     }
@@ -197,6 +218,7 @@ impl Driver for Fake {
             }
             n.info.active = true;
             n.live.clone_from(&n.stored);
+            self.tell(&n.info, Lifecycle::Started);
             Ok(())
         })?;
         self.starts.fetch_add(1, Ordering::SeqCst);
@@ -211,6 +233,7 @@ impl Driver for Fake {
             }
             n.info.active = false;
             n.live = None;
+            self.tell(&n.info, Lifecycle::Stopped);
             Ok(())
         })?;
         let mut networks = self.networks.lock().unwrap();
@@ -228,6 +251,7 @@ impl Driver for Fake {
             }
             n.info.persistent = false;
             n.stored = None;
+            self.tell(&n.info, Lifecycle::Undefined);
             Ok(())
         })?;
         let mut networks = self.networks.lock().unwrap();
@@ -342,13 +366,14 @@ impl Driver for Fake {
         new: &NewMetadata,
         affect: Affect,
     ) -> Result<()> {
-        self.by_uuid(uuid).await?;
+        let network = self.by_uuid(uuid).await?;
         let mut kept = self.metadata.lock().unwrap();
         let key = format!("{what:?} {affect:?}");
         match &new.text {
             Some(text) => kept.insert(key, text.clone()),
             None => kept.remove(&key),
         };
+        self.publish(&network, EventKind::Metadata(what.clone()));
         Ok(())
     }
 

@@ -9,6 +9,8 @@ mod captures;
 mod clients;
 mod crowd;
 mod edit;
+mod event_captures;
+mod events;
 mod fake;
 mod live;
 mod patience;

@@ -242,6 +242,56 @@ xdr_struct! {
     }
 }
 
+/// Message: the state of a network changed ([`LifecycleMessage`]).
+pub const EVENT_LIFECYCLE: i32 = 315;
+/// Message: metadata of a network changed ([`MetadataMessage`]).
+pub const EVENT_METADATA_CHANGE: i32 = 446;
+/// NETWORK_EVENT_REGISTER_ANY: the event of [`EVENT_LIFECYCLE`].
+pub const EVENT_ID_LIFECYCLE: i32 = 0;
+/// NETWORK_EVENT_REGISTER_ANY: the event of [`EVENT_METADATA_CHANGE`].
+pub const EVENT_ID_METADATA_CHANGE: i32 = 1;
+
+xdr_struct! {
+    /// Arguments of NETWORK_EVENT_REGISTER_ANY.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct EventRegisterArgs {
+        /// An `EVENT_ID_`.
+        pub event: i32,
+        /// Only of this network.
+        pub network: Option<NetworkRef>,
+    }
+}
+
+xdr_struct! {
+    /// Body of [`EVENT_LIFECYCLE`].
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct LifecycleMessage {
+        /// The registration that it is sent for.
+        pub callback: i32,
+        /// Which network.
+        pub network: NetworkRef,
+        /// A number of [`crate::api::Lifecycle`].
+        pub event: i32,
+        /// None exist: 0.
+        pub detail: i32,
+    }
+}
+
+xdr_struct! {
+    /// Body of [`EVENT_METADATA_CHANGE`].
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct MetadataMessage {
+        /// The registration that it is sent for.
+        pub callback: i32,
+        /// Which network.
+        pub network: NetworkRef,
+        /// `METADATA_` type.
+        pub kind: i32,
+        /// Namespace of an element.
+        pub uri: Option<String>,
+    }
+}
+
 xdr_struct! {
     /// Arguments of SET_IDENTITY.
     #[derive(Clone, Debug, PartialEq)]
@@ -427,6 +477,9 @@ mod tests {
             let _ = from_bytes::<UpdateArgs>(raw.clone());
             let _ = from_bytes::<SetMetadataArgs>(raw.clone());
             let _ = from_bytes::<GetMetadataArgs>(raw.clone());
+            let _ = from_bytes::<EventRegisterArgs>(raw.clone());
+            let _ = from_bytes::<LifecycleMessage>(raw.clone());
+            let _ = from_bytes::<MetadataMessage>(raw.clone());
             let _ = from_bytes::<IdentityArgs>(raw);
         }
     }

@@ -139,6 +139,10 @@ procedures! {
         ListAllNetworks = 283 "virConnectListAllNetworks" Agent Read,
         /// `NET, u32 command, u32 section, i32 parentIndex, str xml, u32 flags → ()`
         NetworkUpdate = 291 "virNetworkUpdate" Agent Write,
+        /// `i32 event, NET? → i32 callback`
+        NetworkEventRegisterAny = 313 "virConnectNetworkEventRegisterAny" Connection Read,
+        /// `i32 callback → ()`
+        NetworkEventDeregisterAny = 314 "virConnectNetworkEventDeregisterAny" Connection Read,
         /// `NET, str? mac, i32 need_results, u32 flags → LEASE[], u32`
         NetworkGetDhcpLeases = 341 "virNetworkGetDHCPLeases" Agent Read,
         /// `() → ()`
@@ -186,7 +190,7 @@ mod tests {
         for procedure in Procedure::ALL {
             assert_eq!(Procedure::from_number(*procedure as i32), Some(*procedure));
         }
-        assert_eq!(Procedure::from_number(313), None, "events are not spoken");
+        assert_eq!(Procedure::from_number(EVENT_LIFECYCLE), None, "no call");
         assert_eq!(Procedure::from_number(-1), None);
     }
 }
