@@ -48,6 +48,15 @@ pub enum Lifecycle {
     Stopped = 3,
 }
 
+impl Lifecycle {
+    /// The state with this number.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        let all = [Self::Defined, Self::Undefined, Self::Started, Self::Stopped];
+        all.into_iter().find(|state| *state as i32 == number)
+    }
+}
+
 /// Where the agent publishes events.
 #[derive(Clone, Debug)]
 pub struct Events(broadcast::Sender<Arc<NetworkEvent>>);

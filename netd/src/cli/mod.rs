@@ -7,6 +7,7 @@ mod args;
 mod details;
 mod drops;
 mod edit;
+mod events;
 mod forward;
 mod libvirt;
 mod logging;
@@ -170,6 +171,7 @@ pub async fn execute(
         Command::NetEdit(args) => edit::edit(client, output, &args.network).await,
         Command::NetUpdate(args) => update::update(client, output, &args).await,
         Command::NetDhcpLeases(args) => networks::leases(client, output, &args).await,
+        Command::NetEvent(args) => events::events(client, output, &args).await,
         Command::NetUuid(args) => networks::uuid(client, output, &args.network).await,
         Command::NetName(args) => networks::name(client, output, &args.network).await,
         Command::Forward(ForwardCommand::Add(args)) => forward::add(client, output, &args).await,

@@ -82,6 +82,12 @@ impl Failure {
         }
     }
 
+    /// A failure that what was printed tells of.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self { lines: Vec::new() }
+    }
+
     /// The same failure with one more sentence.
     #[must_use]
     pub fn and(mut self, sentence: impl Into<String>) -> Self {

@@ -1,5 +1,6 @@
 //! A client of the agent's socket: one call at a time, each awaited.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,18 +10,21 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use uuid::Uuid;
 
-use crate::api::{Affect, Changed, Drops, ForwardChange, NetworkForwards, Reloaded, Status};
+use crate::api::{
+    Affect, Changed, Drops, ForwardChange, NetworkEvent, NetworkForwards, Reloaded, Status,
+};
 use crate::model::Update;
 use crate::rpc::connection::URI;
 use crate::rpc::dispatch::PLAN_MAX;
+use crate::rpc::events;
 use crate::rpc::message::{
     Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
     PROGRAM_REMOTE, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
 };
 use crate::rpc::procedures::{
-    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, LeaseRecord, LeasesArgs, LeasesReply, ListArgs,
-    ListReply, NetdProcedure, NetworkRef, OpenArgs, Procedure, UpdateArgs, XML_INACTIVE,
-    XML_VALIDATE, XmlArgs, XmlDescArgs,
+    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, EventRegisterArgs, LeaseRecord, LeasesArgs,
+    LeasesReply, ListArgs, ListReply, NetdProcedure, NetworkRef, OpenArgs, Procedure, UpdateArgs,
+    XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
 use crate::rpc::reader::Reader;
 use crate::rpc::remote_error::RemoteError;
@@ -58,6 +62,11 @@ pub enum ClientError {
     /// The agent closed the connection instead of answering.
     #[error("the agent closed the connection before it answered; see its log")]
     Closed,
+    /// The agent closed the connection while nothing was asked of it.
+    #[error(
+        "the agent closed the connection: it was stopped, or events were not taken in time; see its log"
+    )]
+    Ended,
     /// Something that is not this protocol.
     #[error("the agent's reply makes no sense: {0}")]
     Protocol(#[from] XdrError),
@@ -75,6 +84,8 @@ pub struct Client {
     reader: Reader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     serial: u32,
+    /// Events that came before a reply.
+    events: VecDeque<Message>,
 }
 
 impl Client {
@@ -95,6 +106,7 @@ impl Client {
             reader: Reader::new(reader),
             writer,
             serial: 0,
+            events: VecDeque::new(),
         };
         let _: List<i32, 16> = client.remote(Procedure::AuthList, &()).await?;
         let open = OpenArgs {
@@ -308,6 +320,31 @@ impl Client {
         Ok(serde_json::from_str(&json)?)
     }
 
+    /// Hears of events from now on: `kind` is an `EVENT_ID_` of [`crate::rpc::procedures`].
+    pub async fn listen(&mut self, kind: i32, network: Option<NetworkRef>) -> Result<()> {
+        let args = EventRegisterArgs {
+            event: kind,
+            network,
+        };
+        let _: i32 = self
+            .remote(Procedure::NetworkEventRegisterAny, &args)
+            .await?;
+        Ok(())
+    }
+
+    /// The next event. May be dropped while it waits: no event is lost.
+    pub async fn next_event(&mut self) -> Result<NetworkEvent> {
+        loop {
+            let message = match self.events.pop_front() {
+                Some(message) => message,
+                None => self.message().await?.ok_or(ClientError::Ended)?,
+            };
+            if let Some(event) = events::read(&message) {
+                return Ok(event?);
+            }
+        }
+    }
+
     async fn remote<A: Encode + ?Sized, R: Decode>(
         &mut self,
         procedure: Procedure,
@@ -342,18 +379,29 @@ impl Client {
 
     async fn reply(&mut self, serial: u32) -> Result<(u32, Bytes)> {
         loop {
-            let received = self.reader.next().await?.ok_or(ClientError::Closed)?;
-            let Message { header, payload } = received.message;
-            match (header.program, header.kind) {
-                (PROGRAM_KEEPALIVE, TYPE_MESSAGE) if header.procedure == KEEPALIVE_PING => {
-                    let pong = Message::keepalive(KEEPALIVE_PONG).to_bytes();
-                    self.writer.write_all(&pong).await?;
+            let message = self.message().await?.ok_or(ClientError::Closed)?;
+            match message.header.kind {
+                TYPE_REPLY if message.header.serial == serial => {
+                    return Ok((message.header.status, message.payload));
                 }
-                (_, TYPE_REPLY) if header.serial == serial => {
-                    return Ok((header.status, payload));
-                }
+                TYPE_MESSAGE => self.events.push_back(message),
                 _ => {}
             }
         }
+    }
+
+    /// The next message that is no ping; `None` when the agent closed the connection.
+    async fn message(&mut self) -> Result<Option<Message>> {
+        while let Some(received) = self.reader.next().await? {
+            let header = received.message.header;
+            if header.program != PROGRAM_KEEPALIVE {
+                return Ok(Some(received.message));
+            }
+            if header.kind == TYPE_MESSAGE && header.procedure == KEEPALIVE_PING {
+                let pong = Message::keepalive(KEEPALIVE_PONG).to_bytes();
+                self.writer.write_all(&pong).await?;
+            }
+        }
+        Ok(None)
     }
 }

@@ -5,7 +5,7 @@ use std::future::pending;
 use uuid::Uuid;
 
 use crate::api::{
-    ApiError, Driver, ErrorCode, ErrorDomain, EventKind, Lagged, Metadata, NetworkEvent,
+    ApiError, Driver, ErrorCode, ErrorDomain, EventKind, Lagged, Lifecycle, Metadata, NetworkEvent,
     Subscription,
 };
 use crate::rpc::dispatch::{Answer, result};
@@ -16,7 +16,7 @@ use crate::rpc::procedures::{
     MetadataMessage, NetworkRef,
 };
 use crate::rpc::remote_error::RemoteError;
-use crate::rpc::xdr;
+use crate::rpc::xdr::{self, XdrError};
 
 /// Most registrations of one client: one event is as many messages. libvirt's library registers once
 /// for each kind of event and each network that somebody asks for.
@@ -168,6 +168,45 @@ fn message(callback: i32, event: &NetworkEvent) -> Option<Message> {
     told(encoded, event)
 }
 
+/// The event that a message tells of; `None` when it is another message.
+pub(super) fn read(message: &Message) -> Option<xdr::Result<NetworkEvent>> {
+    if message.header.program != PROGRAM_REMOTE || message.header.kind != TYPE_MESSAGE {
+        return None;
+    }
+    match message.header.procedure {
+        EVENT_LIFECYCLE => Some(lifecycle(message)),
+        EVENT_METADATA_CHANGE => Some(metadata(message)),
+        _ => None,
+    }
+}
+
+fn lifecycle(message: &Message) -> xdr::Result<NetworkEvent> {
+    let LifecycleMessage { network, event, .. } = xdr::from_bytes(message.payload.clone())?;
+    let state = Lifecycle::from_number(event).ok_or(XdrError::BadTag(event))?;
+    Ok(NetworkEvent {
+        name: network.name,
+        uuid: network.uuid,
+        kind: EventKind::Lifecycle(state),
+    })
+}
+
+fn metadata(message: &Message) -> xdr::Result<NetworkEvent> {
+    let MetadataMessage {
+        network, kind, uri, ..
+    } = xdr::from_bytes(message.payload.clone())?;
+    let what = match kind {
+        METADATA_DESCRIPTION => Metadata::Description,
+        METADATA_TITLE => Metadata::Title,
+        METADATA_ELEMENT => Metadata::Element(uri.unwrap_or_default()),
+        other => return Err(XdrError::BadTag(other)),
+    };
+    Ok(NetworkEvent {
+        name: network.name,
+        uuid: network.uuid,
+        kind: EventKind::Metadata(what),
+    })
+}
+
 /// What cannot be sent is told in the log.
 fn told(encoded: xdr::Result<Message>, event: &NetworkEvent) -> Option<Message> {
     encoded
@@ -185,5 +224,33 @@ fn header(procedure: i32) -> Header {
         kind: TYPE_MESSAGE,
         serial: SERIAL,
         status: STATUS_OK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        let kinds = [
+            EventKind::Lifecycle(Lifecycle::Defined),
+            EventKind::Lifecycle(Lifecycle::Undefined),
+            EventKind::Lifecycle(Lifecycle::Started),
+            EventKind::Lifecycle(Lifecycle::Stopped),
+            EventKind::Metadata(Metadata::Description),
+            EventKind::Metadata(Metadata::Title),
+            EventKind::Metadata(Metadata::Element("urn:x".to_owned())),
+        ];
+        for kind in kinds {
+            let event = NetworkEvent {
+                name: "n".to_owned(),
+                uuid: Uuid::from_u128(7),
+                kind,
+            };
+            let sent = message(3, &event).unwrap();
+            assert_eq!(read(&sent), Some(Ok(event)));
+        }
+        assert_eq!(read(&Message::keepalive(1)), None);
     }
 }

@@ -290,7 +290,6 @@ fn hundreds_listen_and_one_that_does_not_read_is_let_go() {
     const LISTENERS: usize = 300;
     const EVENTS: usize = 1000;
     let server = Server::with_limits(Limits {
-        clients: LISTENERS + 10,
         write: Duration::from_secs(2),
         ..Limits::default()
     });

@@ -28,6 +28,8 @@ pub struct Fake {
     pub starts: AtomicUsize,
     /// What clients are told by themselves.
     pub events: Events,
+    /// How often somebody began to listen.
+    pub listened: AtomicUsize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +177,7 @@ impl Fake {
 
 impl Driver for Fake {
     fn subscribe(&self) -> Subscription {
+        self.listened.fetch_add(1, Ordering::SeqCst);
         self.events.subscribe()
     }
 

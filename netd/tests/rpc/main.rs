@@ -12,6 +12,7 @@ mod edit;
 mod event_captures;
 mod events;
 mod fake;
+mod listen;
 mod live;
 mod patience;
 mod protocol;
