@@ -6,8 +6,6 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
-use std::path::Path;
-use std::process::Command;
 use std::ptr::{null, null_mut};
 
 use crate::abi::{
@@ -261,37 +259,43 @@ fn ask(symbol: &std::ffi::CStr, conn: Conn) -> usize {
     unsafe { function(conn, 1) }.index()
 }
 
-#[test]
-#[ignore = "needs root and Debian's releases: cargo xtask test --clients"]
-fn so_does_the_libvirt_of_each_release() {
-    let Some(roots) = std::env::var_os("NETD_ROOTS") else {
-        eprintln!("SKIPPED: NETD_ROOTS is not set, as cargo xtask test --clients does");
-        return;
-    };
-    let this = std::env::current_exe().expect("this program");
-    for release in ["bookworm", "trixie", "sid"] {
-        let root = Path::new(&roots).join(release);
-        if !root.is_dir() {
-            eprintln!("SKIPPED: there is no {}", root.display());
-            continue;
-        }
-        let script = r#"mount --make-rprivate / && mount --bind "$1" "$2/mnt" &&
+/// What needs Debian's releases.
+mod heavy {
+    use std::path::Path;
+    use std::process::Command;
+
+    #[test]
+    #[ignore = "needs root and Debian's releases: cargo xtask test --clients"]
+    fn so_does_the_libvirt_of_each_release() {
+        let Some(roots) = std::env::var_os("NETD_ROOTS") else {
+            eprintln!("SKIPPED: NETD_ROOTS is not set, as cargo xtask test --clients does");
+            return;
+        };
+        let this = std::env::current_exe().expect("this program");
+        for release in ["bookworm", "trixie", "sid"] {
+            let root = Path::new(&roots).join(release);
+            if !root.is_dir() {
+                eprintln!("SKIPPED: there is no {}", root.display());
+                continue;
+            }
+            let script = r#"mount --make-rprivate / && mount --bind "$1" "$2/mnt" &&
             exec chroot "$2" "/mnt/$3" --exact --ignored --nocapture "$4""#;
-        let output = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script, "sh"])
-            .arg(this.parent().expect("its directory"))
-            .arg(&root)
-            .arg(this.file_name().expect("its name"))
-            .arg("probe::libvirt_finds_every_function_where_it_is")
-            .output()
-            .expect("unshare");
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && said.contains("are where they are looked for"),
-            "{release}: {}\n{said}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        print!("{release}: {said}");
+            let output = Command::new("unshare")
+                .args(["--mount", "sh", "-c", script, "sh"])
+                .arg(this.parent().expect("its directory"))
+                .arg(&root)
+                .arg(this.file_name().expect("its name"))
+                .arg("probe::libvirt_finds_every_function_where_it_is")
+                .output()
+                .expect("unshare");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && said.contains("are where they are looked for"),
+                "{release}: {}\n{said}{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+            print!("{release}: {said}");
+        }
     }
 }

@@ -8,5 +8,6 @@ mod smoke;
 
 /// What takes minutes, for each libvirt.
 mod heavy {
+    mod module;
     mod stock;
 }

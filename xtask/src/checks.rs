@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::tools::{binary, cargo, succeed};
+use crate::tools::{binary, cargo, module, succeed};
 use crate::{hosts, root, structure};
 
 /// Namespace tests wait for half of their time, so more of them than processors run at a time.
@@ -23,7 +23,8 @@ pub fn test(clients: bool, arguments: &[String]) -> Result<()> {
     // One failure does not hide another.
     command
         .args(["test", "--no-fail-fast"])
-        .env("NETD_BIN", binary()?);
+        .env("NETD_BIN", binary()?)
+        .env("NETD_MODULE", module()?);
     hosts::provide(&mut command, clients)?;
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         let threads = if clients {
@@ -40,6 +41,7 @@ pub fn test(clients: bool, arguments: &[String]) -> Result<()> {
     };
     if clients {
         command.args(["--package", "netd-tests", "--test", "guests"]);
+        command.args(["--package", "netd-libvirt", "--lib"]);
         if for_cargo.is_empty() {
             command.arg(HEAVY);
         }

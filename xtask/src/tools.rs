@@ -48,10 +48,11 @@ pub fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Builds the release binary, with the eBPF object in it.
+/// Builds the release binary, with the eBPF object in it, and the module for libvirtd.
 pub fn build() -> Result<()> {
     println!("building netd");
-    succeed(cargo().args(["build", "--release", "--package", "netd"]))
+    let packages = ["--package", "netd", "--package", "netd-libvirt"];
+    succeed(cargo().args(["build", "--release"]).args(packages))
 }
 
 /// Builds test programs of the package `netd-tests`, and returns where they are.
@@ -100,16 +101,25 @@ pub fn built_tests_in(tree: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
 
 /// Where the release binary is: beside the directory this program was built into.
 pub fn binary() -> Result<PathBuf> {
+    built("netd")
+}
+
+/// Path of the module for libvirtd.
+pub fn module() -> Result<PathBuf> {
+    built("libnetd_libvirt.so")
+}
+
+fn built(name: &str) -> Result<PathBuf> {
     let this = std::env::current_exe().context("finding the target directory")?;
     let target = this
         .parent()
         .and_then(|profile| profile.parent())
         .context("xtask does not lie in a target directory")?;
-    let binary = target.join("release/netd");
-    if !binary.is_file() {
-        bail!("{} was not built", binary.display());
+    let path = target.join("release").join(name);
+    if !path.is_file() {
+        bail!("{} was not built", path.display());
     }
-    Ok(binary)
+    Ok(path)
 }
 
 /// A command that may have to download. In a network namespace that leads nowhere, as a fresh one

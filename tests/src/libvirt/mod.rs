@@ -17,6 +17,7 @@ mod domain;
 mod frame;
 mod host;
 mod inside;
+mod module;
 mod root;
 mod service;
 
