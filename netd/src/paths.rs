@@ -53,4 +53,10 @@ impl Paths {
     pub fn active_dir(&self) -> PathBuf {
         self.run_dir.join("networks")
     }
+
+    /// A directory for each network with ports, with a file for each: NETWORK/UUID.xml.
+    #[must_use]
+    pub fn ports_dir(&self) -> PathBuf {
+        self.run_dir.join("ports")
+    }
 }

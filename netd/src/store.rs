@@ -7,6 +7,7 @@
 
 mod error;
 pub(crate) mod file;
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,7 @@ pub struct Store {
     networks: PathBuf,
     autostart: PathBuf,
     active: PathBuf,
+    ports: PathBuf,
     host: PathBuf,
 }
 
@@ -64,13 +66,20 @@ impl Store {
             networks: paths.networks_dir(),
             autostart: paths.autostart_dir(),
             active: paths.active_dir(),
+            ports: paths.ports_dir(),
             host: paths.run_dir.join("host.json"),
         };
-        for dir in [&store.networks, &store.autostart, &store.active] {
+        for dir in [
+            &store.networks,
+            &store.autostart,
+            &store.active,
+            &store.ports,
+        ] {
             file::create_dir(dir)?;
             file::remove_leftovers(dir)?;
         }
         file::remove_leftovers(&paths.run_dir)?;
+        store.remove_leftovers_of_ports()?;
         Ok(store)
     }
 

@@ -14,7 +14,7 @@ use crate::config::{Attach, Config, Xdp};
 use crate::datapath::{Datapath, Limits, TcMechanism, log};
 use crate::dnsmasq;
 use crate::link::Links;
-use crate::model::Network;
+use crate::model::{Network, NetworkPorts};
 use crate::paths::Paths;
 use crate::plan::Port;
 use crate::store::Store;
@@ -79,7 +79,12 @@ impl Controller {
     }
 
     /// A network that is to be active.
-    pub(super) fn live(&mut self, network: Network, ports: Vec<Port>) -> Result<Live, ApiError> {
+    pub(super) fn live(
+        &mut self,
+        network: Network,
+        ports: Vec<Port>,
+        network_ports: NetworkPorts,
+    ) -> Result<Live, ApiError> {
         self.generation += 1;
         Ok(Live {
             service: self.host.service_of(&network)?,
@@ -87,6 +92,7 @@ impl Controller {
             generation: self.generation,
             stopping: false,
             ports,
+            network_ports,
         })
     }
 
@@ -138,12 +144,14 @@ impl Controller {
                 }
             };
             let uuid = network.uuid;
+            let network_ports = self.host.load_ports(&network);
             self.networks.entry(uuid).live = Some(Live {
                 network,
                 generation: 0,
                 service,
                 stopping: false,
                 ports: Vec::new(),
+                network_ports,
             });
         }
         self.host.adopt_programs().await;

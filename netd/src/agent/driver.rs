@@ -6,10 +6,11 @@ use super::Agent;
 use super::controller::Controller;
 use crate::api::{
     Affect, ApiError, Changed, Driver, Drops, ErrorCode, ForwardChange, Lease, Metadata,
-    NetworkForwards, NetworkInfo, NewMetadata, Reloaded, Result, Status, Subscription, Unknown,
+    NetworkForwards, NetworkInfo, NewMetadata, PortId, PortPurpose, Reloaded, Result, Status,
+    Subscription, Unknown,
 };
 use crate::dnsmasq::leases;
-use crate::model::{self, FormatOptions, Network, Update};
+use crate::model::{self, Bandwidth, FormatOptions, Network, Update};
 
 /// Reads a client's definition.
 fn read(xml: &str, unknown: Unknown) -> Result<Network> {
@@ -92,11 +93,12 @@ impl Driver for Agent {
         let network = stored
             .or(entry.network())
             .ok_or_else(|| ApiError::internal(format_args!("network {uuid} has no definition")))?;
+        let ports = entry.live.as_ref().map(|live| live.network_ports.len());
         Ok(model::format(
             network,
             FormatOptions {
                 inactive,
-                connections: None,
+                connections: ports.and_then(|count| count.try_into().ok()),
             },
         ))
     }
@@ -122,6 +124,44 @@ impl Driver for Agent {
             .await
             .update(uuid, update, affect)
             .await
+    }
+
+    async fn ports(&self, network: Uuid) -> Result<Vec<Uuid>> {
+        self.controller.lock().await.ports(network)
+    }
+
+    async fn find_port(&self, port: PortId) -> Result<()> {
+        self.controller.lock().await.port(port).map(drop)
+    }
+
+    async fn create_port(
+        &self,
+        network: Uuid,
+        xml: &str,
+        purpose: PortPurpose,
+        unknown: Unknown,
+    ) -> Result<Uuid> {
+        let mut controller = self.controller.lock().await;
+        controller.create_port(network, xml, purpose, unknown)
+    }
+
+    async fn port_xml(&self, port: PortId) -> Result<String> {
+        let controller = self.controller.lock().await;
+        Ok(model::format_port(controller.port(port)?))
+    }
+
+    async fn port_bandwidth(&self, port: PortId) -> Result<Option<Bandwidth>> {
+        let controller = self.controller.lock().await;
+        Ok(controller.port(port)?.bandwidth.clone())
+    }
+
+    async fn set_port_bandwidth(&self, port: PortId, bandwidth: &Bandwidth) -> Result<()> {
+        let mut controller = self.controller.lock().await;
+        controller.set_port_bandwidth(port, bandwidth)
+    }
+
+    async fn delete_port(&self, port: PortId) -> Result<()> {
+        self.controller.lock().await.delete_port(port)
     }
 
     async fn forwards(&self, name: Option<&str>) -> Result<Vec<NetworkForwards>> {

@@ -183,7 +183,8 @@ impl Controller {
         }
         let ports = self.host.notes.detached.get(&network.name);
         let ports = ports.cloned().unwrap_or_default();
-        let live = self.live(network, ports)?;
+        let network_ports = self.host.returning_ports(&network, &ports, snapshot);
+        let live = self.live(network, ports, network_ports)?;
         if let Some(spec) = plan::bridge_spec(&live.network) {
             let behind = spec.routes.iter().map(|route| route.destination);
             snapshot.reserve_bridge(&spec.name, spec.addresses.iter().copied().chain(behind));
@@ -245,6 +246,10 @@ impl Controller {
         if stopped {
             self.tell(uuid, &network.name, Lifecycle::Stopped);
         }
+        // Those of guests that get back their connection at the next start are kept until then.
+        if !self.host.notes.detached.contains_key(&network.name) {
+            self.host.remove_ports(&network.name);
+        }
         if !persistent {
             self.remove_files(&network);
             self.networks.prune(uuid);
@@ -265,6 +270,7 @@ impl Controller {
         entry.config = None;
         entry.autostart = false;
         if entry.live.is_none() {
+            self.host.remove_ports(&network.name);
             self.remove_files(&network);
         }
         self.host.notes.detached.remove(&network.name);

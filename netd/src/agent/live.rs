@@ -111,14 +111,14 @@ impl Controller {
     /// Put a definition in the place of the one that an active network runs with; returns that.
     fn swap_live(&mut self, uuid: Uuid, new: Network) -> Result<Network> {
         let old = self.networks.get(uuid)?.live.as_ref();
-        let ports = old.map(|live| live.ports.clone());
-        let ports = ports.ok_or_else(|| {
+        let ports = old.map(|live| (live.ports.clone(), live.network_ports.clone()));
+        let (ports, network_ports) = ports.ok_or_else(|| {
             ApiError::new(
                 ErrorCode::OperationInvalid,
                 format!("network '{}' is not running", new.name),
             )
         })?;
-        let new = self.live(new, ports)?;
+        let new = self.live(new, ports, network_ports)?;
         let old = self.networks.entry(uuid).live.replace(new);
         old.map(|live| live.network)
             .ok_or_else(|| ApiError::internal("a network that ran is not running"))

@@ -12,6 +12,7 @@ mod host;
 mod lifecycle;
 mod live;
 mod lock;
+mod network_ports;
 mod plan_host;
 mod planning;
 mod port_conflicts;

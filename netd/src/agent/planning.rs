@@ -22,17 +22,19 @@ impl Controller {
         });
         let running = intent(&self.networks, &self.xdp, Scope::Host);
         let mut with = running.clone();
-        let ports;
+        let (ports, network_ports);
         if let Some(network) = &to_start {
             model::check_start(network)?;
             let detached = self.host.notes.detached.get(&network.name);
             ports = detached.cloned().unwrap_or_default();
+            network_ports = self.host.load_ports(network);
             with.members.push(Member {
                 network,
                 generation: u64::MAX,
                 up: true,
                 service: self.host.service_of(network)?,
                 ports: &ports,
+                network_ports: &network_ports,
             });
         }
         let observed = self.host.observe(&with).await?;

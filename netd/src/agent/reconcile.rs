@@ -17,6 +17,7 @@ pub(super) fn intent<'a>(networks: &'a Registry, xdp: &'a Xdp, scope: Scope) -> 
         up: !live.stopping,
         service: live.service,
         ports: &live.ports,
+        network_ports: &live.network_ports,
     });
     Intent {
         members: members.collect(),

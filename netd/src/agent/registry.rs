@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::api::{ApiError, ErrorCode, NetworkInfo};
 use crate::dnsmasq::Digest;
-use crate::model::{Mac, Network};
+use crate::model::{Mac, Network, NetworkPorts};
 use crate::plan::Port;
 
 /// Highest number that replaces `%d` in a bridge's name.
@@ -25,8 +25,10 @@ pub struct Live {
     pub service: Option<Digest>,
     /// It is being taken down.
     pub stopping: bool,
-    /// Ports that it gets back when it starts.
+    /// Devices that its bridge gets back as ports when it starts.
     pub ports: Vec<Port>,
+    /// Its guests' ports, as clients made them.
+    pub network_ports: NetworkPorts,
 }
 
 /// One network, defined or active or both.

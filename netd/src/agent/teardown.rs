@@ -13,6 +13,7 @@ use crate::config::Xdp;
 use crate::datapath::bpffs;
 use crate::dnsmasq;
 use crate::link::Links;
+use crate::model::NetworkPorts;
 use crate::paths::Paths;
 use crate::plan::{Intent, Member, Scope, execute};
 use crate::store::Store;
@@ -35,7 +36,11 @@ pub async fn teardown(paths: Paths) -> anyhow::Result<()> {
     if let Err(error) = dnsmasq::process::remove_shared(&paths) {
         errors.push(error.to_string());
     }
-    for path in [paths.run_dir.join("host.json"), paths.active_dir()] {
+    for path in [
+        paths.run_dir.join("host.json"),
+        paths.active_dir(),
+        paths.ports_dir(),
+    ] {
         remove(&path, &mut errors);
     }
     if errors.is_empty() {
@@ -71,12 +76,14 @@ async fn take_down(paths: &Paths, errors: &mut Vec<String>) -> anyhow::Result<()
         host.adopt_process(network);
     }
     let xdp = Xdp::default();
+    let network_ports = NetworkPorts::default();
     let members = networks.iter().map(|network| Member {
         network,
         generation: 0,
         up: false,
         service: host.service_of(network).unwrap_or_default(),
         ports: &[],
+        network_ports: &network_ports,
     });
     let intent = Intent {
         members: members.collect(),

@@ -1,7 +1,7 @@
 //! The error a caller of the agent sees, with libvirt's numbers, so that every client words it
 //! the way it always did.
 
-use crate::model::{UpdateError, XmlError};
+use crate::model::{PortError, UpdateError, XmlError};
 
 /// libvirt's error codes that netd uses (`virErrorNumber`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,10 @@ pub enum ErrorCode {
     ConfigUnsupported = 67,
     /// VIR_ERR_OPERATION_UNSUPPORTED
     OperationUnsupported = 84,
+    /// VIR_ERR_NETWORK_PORT_EXIST
+    NetworkPortExist = 106,
+    /// VIR_ERR_NO_NETWORK_PORT
+    NoNetworkPort = 107,
     /// VIR_ERR_XML_INVALID_SCHEMA: an element or attribute that nobody knows
     XmlInvalidSchema = 92,
     /// VIR_ERR_NO_NETWORK_METADATA
@@ -93,6 +97,8 @@ impl ErrorCode {
             Self::ConfigUnsupported => "unsupported configuration: ",
             Self::XmlInvalidSchema => "XML document failed to validate against schema: ",
             Self::NoNetworkMetadata => "metadata not found: ",
+            Self::NoNetworkPort => "network port not found: ",
+            Self::NetworkPortExist => "network port ",
             Self::InvalidMac => "invalid MAC address: ",
             Self::NoName => "missing name information",
             Self::XmlDetail | Self::System | Self::Rpc => "",
@@ -109,12 +115,22 @@ impl ErrorCode {
             _ => ErrorDomain::Network,
         }
     }
+
+    /// The words they expect behind it.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::NetworkPortExist => " exists already",
+            _ => "",
+        }
+    }
 }
 
 impl ApiError {
-    /// An error of the given kind; the prefix is put before `detail`.
+    /// An error of the given kind; the prefix is put before `detail`, and what libvirt puts behind it.
     pub fn new(code: ErrorCode, detail: impl std::fmt::Display) -> Self {
-        Self::verbatim(code, format!("{}{detail}", code.prefix()))
+        let (prefix, suffix) = (code.prefix(), code.suffix());
+        Self::verbatim(code, format!("{prefix}{detail}{suffix}"))
     }
 
     /// An error whose whole text is `message`, without the code's prefix.
@@ -157,6 +173,18 @@ impl From<XmlError> for ApiError {
             XmlError::Unsupported(_) => ErrorCode::ConfigUnsupported,
         };
         Self::new(code, error)
+    }
+}
+
+impl From<PortError> for ApiError {
+    fn from(error: PortError) -> Self {
+        match error {
+            PortError::Xml(error) => error.into(),
+            PortError::Malformed(_) => Self::new(ErrorCode::XmlDetail, error),
+            PortError::Internal(detail) => Self::internal(detail),
+            PortError::Unsupported(detail) => Self::new(ErrorCode::OperationUnsupported, detail),
+            PortError::Overcommitted(detail) => Self::new(ErrorCode::OperationInvalid, detail),
+        }
     }
 }
 

@@ -6,16 +6,18 @@
 mod error;
 mod event;
 mod network;
+mod port;
 mod status;
 
 use std::future::Future;
 
 use uuid::Uuid;
 
-use crate::model::Update;
+use crate::model::{Bandwidth, Update};
 pub use error::{ApiError, ErrorCode, ErrorDomain};
 pub use event::{EventKind, Events, Lagged, Lifecycle, NetworkEvent, Subscription};
 pub use network::*;
+pub use port::*;
 pub use status::*;
 
 /// What becomes of elements and attributes of a definition that nobody knows.
@@ -98,6 +100,35 @@ pub trait Driver: Send + Sync + 'static {
         update: &Update,
         affect: Affect,
     ) -> impl Future<Output = Result<()>> + Send;
+    /// The ports of an active network, by UUID.
+    fn ports(&self, network: Uuid) -> impl Future<Output = Result<Vec<Uuid>>> + Send;
+    /// Is there this port? An unknown one is [`ErrorCode::NoNetworkPort`], here and in the calls
+    /// below.
+    fn find_port(&self, port: PortId) -> impl Future<Output = Result<()>> + Send;
+    /// Make a port of an active network; returns its UUID, which the XML says. `unknown` as with
+    /// `define`.
+    fn create_port(
+        &self,
+        network: Uuid,
+        xml: &str,
+        purpose: PortPurpose,
+        unknown: Unknown,
+    ) -> impl Future<Output = Result<Uuid>> + Send;
+    /// Canonical XML of a port, with what the network gave it.
+    fn port_xml(&self, port: PortId) -> impl Future<Output = Result<String>> + Send;
+    /// The limits of a port.
+    fn port_bandwidth(
+        &self,
+        port: PortId,
+    ) -> impl Future<Output = Result<Option<Bandwidth>>> + Send;
+    /// Change the limits of a port; a direction without a rate has none.
+    fn set_port_bandwidth(
+        &self,
+        port: PortId,
+        bandwidth: &Bandwidth,
+    ) -> impl Future<Output = Result<()>> + Send;
+    /// Delete a port. Its guest may go on by another one.
+    fn delete_port(&self, port: PortId) -> impl Future<Output = Result<()>> + Send;
     /// The port forwards of the network named, or of all networks, by name.
     fn forwards(
         &self,

@@ -191,6 +191,35 @@ Examples:
   netd net-name 92b39e4c-7f4d-4d5e-9f21-7c7d1f5b6a10")]
     NetName(NetworkArg),
 
+    /// List the ports of a network: one for each interface of a guest
+    #[command(after_help = "\
+libvirt makes and deletes them when guests start and stop.
+
+Examples:
+  netd net-port-list default
+  netd net-port-list default --uuid     only UUIDs, for scripts")]
+    NetPortList(PortListArgs),
+    /// Print a port's XML
+    #[command(after_help = "\
+Examples:
+  netd net-port-dumpxml default 6f1e4bc2-2f8b-4a4e-9d0c-3f5a6e7b8c90")]
+    NetPortDumpxml(PortArgs),
+    /// Create a port from an XML file
+    #[command(after_help = "\
+For tools that start guests without libvirt. The guest's tap is recognized by its MAC address: the one
+in the file, with fe as its first byte.
+
+Examples:
+  netd net-port-create default port.xml")]
+    NetPortCreate(PortCreateArgs),
+    /// Delete a port
+    #[command(after_help = "\
+The guest stays connected, without what the port asked for.
+
+Examples:
+  netd net-port-delete default 6f1e4bc2-2f8b-4a4e-9d0c-3f5a6e7b8c90")]
+    NetPortDelete(PortArgs),
+
     /// Forward ports of this host to guests
     #[command(after_help = "\
 Examples:
@@ -417,6 +446,40 @@ pub struct LeasesArgs {
     /// Only leases of this MAC address
     #[arg(long)]
     pub mac: Option<String>,
+}
+
+/// Arguments of `net-port-list`.
+#[derive(Debug, Args)]
+pub struct PortListArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// Print only UUIDs
+    #[arg(long)]
+    pub uuid: bool,
+    /// Print a table (the default)
+    #[arg(long)]
+    pub table: bool,
+}
+
+/// Arguments of `net-port-create`.
+#[derive(Debug, Args)]
+pub struct PortCreateArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// XML file of the port; - for standard input
+    pub file: PathBuf,
+    /// Refuse elements and attributes that netd does not know, instead of ignoring them
+    #[arg(long)]
+    pub validate: bool,
+}
+
+/// A port of a network.
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    /// Name or UUID of the network
+    pub network: String,
+    /// UUID of the port
+    pub port: String,
 }
 
 /// Commands on port forwards.

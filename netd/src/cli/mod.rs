@@ -14,6 +14,7 @@ mod logging;
 mod networks;
 mod output;
 mod pending;
+mod ports;
 mod shell;
 mod status;
 mod table;
@@ -174,6 +175,10 @@ pub async fn execute(
         Command::NetEvent(args) => events::events(client, output, &args).await,
         Command::NetUuid(args) => networks::uuid(client, output, &args.network).await,
         Command::NetName(args) => networks::name(client, output, &args.network).await,
+        Command::NetPortList(args) => ports::list(client, output, &args).await,
+        Command::NetPortDumpxml(args) => ports::dumpxml(client, output, &args).await,
+        Command::NetPortCreate(args) => ports::create(client, output, &args).await,
+        Command::NetPortDelete(args) => ports::delete(client, output, &args).await,
         Command::Forward(ForwardCommand::Add(args)) => forward::add(client, output, &args).await,
         Command::Forward(ForwardCommand::List(args)) => forward::list(client, output, &args).await,
         Command::Forward(ForwardCommand::Delete(args)) => {

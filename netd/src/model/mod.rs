@@ -15,6 +15,7 @@ mod name;
 mod namespace;
 mod netd;
 mod network;
+mod network_port;
 mod parse;
 mod read;
 #[cfg(test)]
@@ -37,6 +38,10 @@ pub use netd::{
     Published, Span, find_clash,
 };
 pub use network::Network;
+pub use network_port::{
+    BridgePlug, MAX_PORTS, NetworkPort, NetworkPorts, Owner, ParsedPort, Plug, PortError, TapOwner,
+    format_port, parse_port,
+};
 pub use parse::{Parsed, parse, parse_whole};
 pub use read::UnknownPiece;
 pub use update::{Section, Update, UpdateCommand};

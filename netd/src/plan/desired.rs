@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::forwards::nd_proxies;
 use super::observed::{FAMILIES, Intent, Member, Noted, Observed};
 use super::phase::Scope;
-use super::records::{Bridges, hooks, records};
+use super::records::{Bridge, Bridges, hooks, records};
 use super::spec::{BridgeSpec, bridge_spec};
 use super::step::Port;
 use crate::datapath::Attachment;
@@ -149,7 +149,13 @@ impl<'a> Desired<'a> {
             match find_bridge(spec, &observed.links, known) {
                 Ok(Some(link)) => {
                     bridge = Some(link.index);
-                    bridges.insert(link.index, (network, link));
+                    let ports = member.network_ports;
+                    let with = Bridge {
+                        network,
+                        ports,
+                        link,
+                    };
+                    bridges.insert(link.index, with);
                     self.owners.insert(link.index, network.uuid);
                 }
                 Ok(None) => {}

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::bridge;
 use super::desired::{Desired, Wanted, returning_ports};
+use super::guards::is_to_be_isolated;
 use super::observed::{FAMILIES, Observed, Sockets};
 use super::phase::{Phase, Scope};
 use super::step::{Act, DatapathAct, DeviceAct, Port, ServiceAct, Step};
@@ -402,13 +403,13 @@ fn ports(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
             };
             steps.push(of(network.uuid, act));
         }
-        if network.port_isolated == Some(true) {
-            let open = observed.links.ports_of(index).filter(|port| !port.isolated);
-            steps.extend(open.map(|port| {
-                let (index, port) = (port.index, port.name.clone());
-                of(network.uuid, DeviceAct::IsolatePort { index, port })
-            }));
-        }
+        let guests = wanted.member.network_ports;
+        let open = observed.links.ports_of(index).filter(|port| !port.isolated);
+        let open = open.filter(|port| is_to_be_isolated(network, guests, port));
+        steps.extend(open.map(|port| {
+            let (index, port) = (port.index, port.name.clone());
+            of(network.uuid, DeviceAct::IsolatePort { index, port })
+        }));
     }
     steps
 }

@@ -11,7 +11,7 @@ use netd_common::abi::{
 use super::Guests;
 use crate::datapath::records::Records;
 use crate::link::Link;
-use crate::model::{AntiSpoof, HostAccess, Mac, Network};
+use crate::model::{AntiSpoof, HostAccess, Mac, Network, NetworkPorts, TapOwner};
 
 /// How the MAC address begins that libvirt gives a guest's tap, for guests' addresses of the two
 /// ranges it chooses from, QEMU's (52:54:00) and Xen's (00:16:3e): only the first byte is not the
@@ -19,13 +19,14 @@ use crate::model::{AntiSpoof, HostAccess, Mac, Network};
 const TAPS: [[u8; 3]; 2] = [[0xfe, 0x54, 0x00], [0xfe, 0x16, 0x3e]];
 
 /// `NETWORK_*` bits that follow from what the definition holds its guests to.
-pub(super) fn network_flags(network: &Network) -> u32 {
+pub(super) fn network_flags(network: &Network, ports: &NetworkPorts) -> u32 {
     let mut flags = match network.netd.host.unwrap_or_default() {
         HostAccess::All => 0,
         HostAccess::Services => NETWORK_HOST_SERVICES,
         HostAccess::None => NETWORK_HOST_NONE,
     };
-    if network.port_isolated == Some(true) {
+    // Where a port is exempt, each of them is looked at.
+    if network.port_isolated == Some(true) && !ports.has_exempt() {
         flags |= NETWORK_PORTS_ISOLATED;
     }
     if network.netd.antispoof.is_some() {
@@ -34,13 +35,30 @@ pub(super) fn network_flags(network: &Network) -> u32 {
     flags
 }
 
+/// Whose a port of the bridge is, as far as clients told.
+fn owner(ports: &NetworkPorts, link: &Link) -> Option<TapOwner> {
+    ports.of_tap(link.mac?)
+}
+
+/// Is this port of the bridge to be isolated? What is said of the guest goes before what is said of its
+/// network.
+pub(super) fn is_to_be_isolated(network: &Network, ports: &NetworkPorts, link: &Link) -> bool {
+    let own = owner(ports, link).and_then(|owner| owner.isolated);
+    own.or(network.port_isolated) == Some(true)
+}
+
 /// The record of a port of the bridge with this number.
-pub(super) fn port(network: &Network, bridge: u32, link: &Link) -> BridgePort {
+pub(super) fn port(
+    network: &Network,
+    ports: &NetworkPorts,
+    bridge: u32,
+    link: &Link,
+) -> BridgePort {
     let mut port = BridgePort {
         bridge_ifindex: bridge,
         ..BridgePort::default()
     };
-    if link.isolated || network.port_isolated == Some(true) {
+    if link.isolated || is_to_be_isolated(network, ports, link) {
         port.flags |= PORT_ISOLATED;
     }
     if let Some(AntiSpoof {
@@ -62,14 +80,22 @@ pub(super) fn port(network: &Network, bridge: u32, link: &Link) -> BridgePort {
                 port.flags |= flag;
             }
         }
-        if let Some(mac) = link
-            .mac
-            .filter(|mac| TAPS.iter().any(|tap| mac.0.starts_with(tap)))
-        {
+        if let Some(mac) = guests_mac(ports, link) {
             port.mac = mac.0;
         }
     }
     port
+}
+
+/// The MAC address of the guest at a port, as far as its port or the tap's own address tells.
+fn guests_mac(ports: &NetworkPorts, link: &Link) -> Option<Mac> {
+    match owner(ports, link) {
+        Some(owner) => owner.mac,
+        None => {
+            let is_tap = |mac: &Mac| TAPS.iter().any(|tap| mac.0.starts_with(tap));
+            link.mac.filter(is_tap)
+        }
+    }
 }
 
 /// Add whose the addresses of `network`'s guests are: static hosts, then leases.
@@ -128,7 +154,8 @@ mod tests {
                 mac: Some(Mac(mac)),
                 ..Link::default()
             };
-            let port = port(network.as_ref().unwrap(), 7, &link);
+            let ports = NetworkPorts::default();
+            let port = port(network.as_ref().unwrap(), &ports, 7, &link);
             assert_eq!(port.mac, if known { mac } else { [0; 6] });
         }
     }

@@ -15,7 +15,7 @@ use crate::datapath::ports::Ports;
 use crate::datapath::records::{Change, Records};
 use crate::dnsmasq::Digest;
 use crate::link::Snapshot;
-use crate::model::{Family, Network};
+use crate::model::{Family, Network, NetworkPorts};
 
 /// Both families, for what is done for each.
 pub const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
@@ -33,6 +33,8 @@ pub struct Member<'a> {
     pub service: Option<Digest>,
     /// Ports that it had when it ran before, to be given back.
     pub ports: &'a [Port],
+    /// Its guests' ports, as clients made them.
+    pub network_ports: &'a NetworkPorts,
 }
 
 /// What is asked of the host.

@@ -12,7 +12,9 @@ use super::{Guests, forwards, guards};
 use crate::datapath::records::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Link, Scope, Snapshot};
-use crate::model::{Family, Filtering, ForwardMode, Mapping, Network, network_address};
+use crate::model::{
+    Family, Filtering, ForwardMode, Mapping, Network, NetworkPorts, network_address,
+};
 
 /// The mode of a network for one family; `None` for one whose bridge is not netd's.
 fn mode(network: &Network, family: Family) -> Option<Mode> {
@@ -26,13 +28,18 @@ fn mode(network: &Network, family: Family) -> Option<Mode> {
 }
 
 /// What the programs are to know of a network; `None` for one whose bridge is not netd's.
-fn network_record(network: &Network, link: &Link, uplink: u32) -> Option<abi::Network> {
+fn network_record(bridge: Bridge<'_>, uplink: u32) -> Option<abi::Network> {
+    let Bridge {
+        network,
+        ports: guests,
+        link,
+    } = bridge;
     let gateway = network.ipv4_subnets().next();
     let gateway6 = network.ipv6_subnets().next();
     let pool = network.nat_addresses();
     let ports = network.nat_ports();
     let behaviour = network.netd.nat.unwrap_or_default();
-    let mut flags = guards::network_flags(network);
+    let mut flags = guards::network_flags(network, guests);
     if behaviour.mapping == Mapping::EndpointIndependent {
         flags |= NETWORK_ENDPOINT_INDEPENDENT;
     }
@@ -63,8 +70,19 @@ fn network_record(network: &Network, link: &Link, uplink: u32) -> Option<abi::Ne
     })
 }
 
-/// Bridges that are there, by index, each with its network.
-pub(super) type Bridges<'a> = BTreeMap<u32, (&'a Network, &'a Link)>;
+/// A bridge that is there.
+#[derive(Clone, Copy)]
+pub(super) struct Bridge<'a> {
+    /// Its network.
+    pub network: &'a Network,
+    /// The ports that guests of the network have.
+    pub ports: &'a NetworkPorts,
+    /// The device.
+    pub link: &'a Link,
+}
+
+/// Bridges that are there, by index.
+pub(super) type Bridges<'a> = BTreeMap<u32, Bridge<'a>>;
 
 /// The records that the programs need for the networks of `bridges`, given what the kernel has and
 /// where `guests` that go by a name are.
@@ -77,7 +95,8 @@ pub(super) fn records(bridges: &Bridges<'_>, snapshot: &Snapshot, guests: &Guest
     if bridges.is_empty() {
         return records;
     }
-    for (&index, &(network, link)) in bridges {
+    for (&index, &bridge) in bridges {
+        let Bridge { network, ports, .. } = bridge;
         let uplink = network
             .forward
             .as_ref()
@@ -85,14 +104,14 @@ pub(super) fn records(bridges: &Bridges<'_>, snapshot: &Snapshot, guests: &Guest
             .map_or(0, |name| {
                 snapshot.by_name(name).map_or(u32::MAX, |link| link.index)
             });
-        let Some(record) = network_record(network, link, uplink) else {
+        let Some(record) = network_record(bridge, uplink) else {
             continue;
         };
         records.usage.insert(index);
         records.networks.insert(index, record);
         add_subnets(&mut records, network, index);
         for port in snapshot.ports_of(index) {
-            let record = guards::port(network, index, port);
+            let record = guards::port(network, ports, index, port);
             records.ports.insert(port.index, record);
         }
         let at = forwards::At {
@@ -193,7 +212,7 @@ fn carries_routed_traffic(link: &Link, snapshot: &Snapshot, bridges: &Bridges<'_
     }
     let ipv6 = bridges
         .values()
-        .any(|(network, _)| network.has(Family::Ipv6));
+        .any(|bridge| bridge.network.has(Family::Ipv6));
     let counts = |address: IpAddr| match address {
         IpAddr::V4(_) => true,
         IpAddr::V6(a) => ipv6 && !a.is_unicast_link_local() && !a.is_multicast(),

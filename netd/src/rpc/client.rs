@@ -22,8 +22,9 @@ use crate::rpc::message::{
     PROGRAM_REMOTE, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
 };
 use crate::rpc::procedures::{
-    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, EventRegisterArgs, LeaseRecord, LeasesArgs,
-    LeasesReply, ListArgs, ListReply, NetdProcedure, NetworkRef, OpenArgs, Procedure, UpdateArgs,
+    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, CreatePortArgs, EventRegisterArgs, LeaseRecord,
+    LeasesArgs, LeasesReply, ListArgs, ListPortsArgs, ListPortsReply, ListReply, LookupPortArgs,
+    NetdProcedure, NetworkRef, OpenArgs, PORT_VALIDATE, PortArgs, PortRef, Procedure, UpdateArgs,
     XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
 use crate::rpc::reader::Reader;
@@ -269,6 +270,51 @@ impl Client {
         };
         let reply: LeasesReply = self.remote(Procedure::NetworkGetDhcpLeases, &args).await?;
         Ok(reply.leases.0)
+    }
+
+    /// The ports of an active network.
+    pub async fn ports(&mut self, network: &NetworkRef) -> Result<Vec<PortRef>> {
+        let args = ListPortsArgs {
+            network: network.clone(),
+            need_results: 1,
+            flags: 0,
+        };
+        let reply: ListPortsReply = self.remote(Procedure::NetworkListAllPorts, &args).await?;
+        Ok(reply.ports.0)
+    }
+
+    /// A port of a network.
+    pub async fn port(&mut self, network: &NetworkRef, uuid: Uuid) -> Result<PortRef> {
+        let network = network.clone();
+        let args = LookupPortArgs { network, uuid };
+        self.remote(Procedure::NetworkPortLookupByUuid, &args).await
+    }
+
+    /// Makes a port of an active network.
+    pub async fn create_port(
+        &mut self,
+        network: &NetworkRef,
+        xml: &str,
+        validate: bool,
+    ) -> Result<PortRef> {
+        let args = CreatePortArgs {
+            network: network.clone(),
+            xml: xml.to_owned(),
+            flags: if validate { PORT_VALIDATE } else { 0 },
+        };
+        self.remote(Procedure::NetworkPortCreateXml, &args).await
+    }
+
+    /// A port's XML.
+    pub async fn port_xml(&mut self, port: PortRef) -> Result<String> {
+        let args = PortArgs { port, flags: 0 };
+        self.remote(Procedure::NetworkPortGetXmlDesc, &args).await
+    }
+
+    /// Deletes a port.
+    pub async fn delete_port(&mut self, port: PortRef) -> Result<()> {
+        let args = PortArgs { port, flags: 0 };
+        self.remote(Procedure::NetworkPortDelete, &args).await
     }
 
     /// What would be done for the network of this name, or for all active ones.

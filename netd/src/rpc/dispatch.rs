@@ -1,5 +1,7 @@
 //! Calls about networks: arguments in, the driver asked, results out.
 
+mod ports;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -117,7 +119,7 @@ async fn look<D: Driver>(driver: &D, procedure: Procedure, payload: Bytes) -> An
             let what = metadata(kind, uri)?;
             result(&driver.metadata(network.uuid, &what, affect).await?)
         }
-        other => not_supported(other.function()),
+        other => ports::look(driver, other, payload).await,
     }
 }
 
@@ -164,7 +166,7 @@ async fn change<D: Driver>(driver: &D, procedure: Procedure, payload: Bytes) -> 
         }
         Procedure::NetworkUpdate => update(driver, arguments(payload)?).await,
         Procedure::NetworkSetMetadata => set_metadata(driver, arguments(payload)?).await,
-        other => not_supported(other.function()),
+        other => ports::change(driver, other, payload).await,
     }
 }
 

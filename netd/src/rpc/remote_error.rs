@@ -62,12 +62,14 @@ impl From<ApiError> for RemoteError {
             message,
             argument,
         } = error;
-        let prefix = code.prefix();
-        let (str1, str2) = match (argument, message.strip_prefix(prefix)) {
+        let (prefix, suffix) = (code.prefix(), code.suffix());
+        let detail = message.strip_prefix(prefix);
+        let detail = detail.and_then(|detail| detail.strip_suffix(suffix));
+        let (str1, str2) = match (argument, detail) {
             (Some((function, name)), _) => (function.to_owned(), Some(name.to_owned())),
             (None, Some("")) if code == ErrorCode::NoName => (message.clone(), None),
             (None, Some(detail)) if !prefix.is_empty() => {
-                (format!("{prefix}%1$s"), Some(detail.to_owned()))
+                (format!("{prefix}%1$s{suffix}"), Some(detail.to_owned()))
             }
             (None, _) => ("%s".to_owned(), Some(message.clone())),
         };

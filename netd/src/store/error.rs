@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::model::XmlError;
+use uuid::Uuid;
+
+use crate::model::{PortError, XmlError};
 
 /// Longest file that is read: the longest definition, and what netd writes before it.
 pub const MAX_FILE: u64 = 3 << 20;
@@ -45,6 +47,12 @@ pub enum Reason {
     /// The name inside and the name of the file differ.
     #[error("it defines network '{0}', whose file has another name")]
     OtherName(String),
+    /// The port in the file cannot be read.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The port inside and the name of the file differ.
+    #[error("it holds port {0}, whose file has another name")]
+    OtherPort(Uuid),
 }
 
 impl From<StoreError> for crate::api::ApiError {

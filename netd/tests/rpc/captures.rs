@@ -7,15 +7,16 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use netd::api::Driver;
+use netd::api::{Driver, PortPurpose, Unknown};
 use netd::rpc::message::{
     Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY,
 };
 use netd::rpc::procedures::{
-    AutostartArgs, EVENT_LIFECYCLE, EVENT_METADATA_CHANGE, EventRegisterArgs, GetMetadataArgs,
-    IdentityArgs, LeasesArgs, LeasesReply, LifecycleMessage, ListArgs, ListReply, MetadataMessage,
-    NETWORKS_MAX, NetworkRef, OpenArgs, Procedure, SetMetadataArgs, UpdateArgs, XmlArgs,
-    XmlDescArgs,
+    AutostartArgs, CreatePortArgs, EVENT_LIFECYCLE, EVENT_METADATA_CHANGE, EventRegisterArgs,
+    GetMetadataArgs, GetPortParametersArgs, IdentityArgs, LeasesArgs, LeasesReply,
+    LifecycleMessage, ListArgs, ListPortsArgs, ListPortsReply, ListReply, LookupPortArgs,
+    MetadataMessage, NETWORKS_MAX, NetworkRef, OpenArgs, PortArgs, PortParametersReply, PortRef,
+    Procedure, SetMetadataArgs, SetPortParametersArgs, UpdateArgs, XmlArgs, XmlDescArgs,
 };
 use netd::rpc::remote_error::RemoteError;
 use netd::rpc::xdr::{Decode, Encode, List, XdrError, from_bytes, to_bytes};
@@ -151,6 +152,16 @@ fn round(message: &Message) -> Option<Result<Bytes, XdrError>> {
         (P::NetworkSetMetadata, true) => again::<SetMetadataArgs>(payload),
         (P::NetworkGetMetadata, true) => again::<GetMetadataArgs>(payload),
         (P::NetworkGetMetadata, false) => again::<String>(payload),
+        (P::NetworkListAllPorts, true) => again::<ListPortsArgs>(payload),
+        (P::NetworkListAllPorts, false) => again::<ListPortsReply>(payload),
+        (P::NetworkPortLookupByUuid, true) => again::<LookupPortArgs>(payload),
+        (P::NetworkPortCreateXml, true) => again::<CreatePortArgs>(payload),
+        (P::NetworkPortLookupByUuid | P::NetworkPortCreateXml, false) => again::<PortRef>(payload),
+        (P::NetworkPortGetParameters, true) => again::<GetPortParametersArgs>(payload),
+        (P::NetworkPortGetParameters, false) => again::<PortParametersReply>(payload),
+        (P::NetworkPortSetParameters, true) => again::<SetPortParametersArgs>(payload),
+        (P::NetworkPortGetXmlDesc | P::NetworkPortDelete, true) => again::<PortArgs>(payload),
+        (P::NetworkPortGetXmlDesc, false) => again::<String>(payload),
         _ => again::<()>(payload),
     })
 }
@@ -201,6 +212,37 @@ fn every_message_comes_back_byte_by_byte() {
     );
 }
 
+/// The ports that were there before a conversation was recorded.
+fn ports_before(name: &str) -> Vec<String> {
+    let port = |uuid: &str, owner: &str, mac: &str, more: &str| {
+        format!(
+            "<networkport><uuid>{uuid}</uuid><owner><name>vmx</name><uuid>{owner}</uuid></owner>\
+             <mac address='{mac}'/>{more}</networkport>"
+        )
+    };
+    let guest = || {
+        port(
+            "b06188db-a33c-4401-a617-00e3d12e05de",
+            "cccccccc-0000-0000-0000-000000000001",
+            "52:54:00:00:00:aa",
+            "",
+        )
+    };
+    let test = |more: &str| {
+        port(
+            "aaaaaaaa-0000-0000-0000-000000000009",
+            "bbbbbbbb-0000-0000-0000-000000000001",
+            "52:54:00:12:34:56",
+            more,
+        )
+    };
+    match name {
+        "net-port-delete" | "net-port-dumpxml" | "net-port-list-nonempty" => vec![test("")],
+        "virtqemud-domiftune" | "virtqemud-vm-destroy" => vec![guest()],
+        _ => Vec::new(),
+    }
+}
+
 #[test]
 fn recorded_conversations_are_answered_the_same() {
     let Some(captures) = captures() else { return };
@@ -215,10 +257,24 @@ fn recorded_conversations_are_answered_the_same() {
         "err-start-active",
         "err-undefine-transient",
         "leases",
+        "net-port-delete",
+        "net-port-dumpxml",
+        "net-port-list-nonempty",
+        "python-port",
         "raw-emptyuri",
         "raw-noopen",
+        "virtqemud-attach-floor-err",
+        "virtqemud-domiftune",
+        "virtqemud-reclaim-after-restart",
+        "virtqemud-vm-destroy",
+        "virtqemud-vm-start-2",
     ] {
         let server = Server::start();
+        for xml in ports_before(name) {
+            let driver = &server.driver;
+            let create = driver.create_port(N1, &xml, PortPurpose::Plug, Unknown::Refuse);
+            server.runtime.block_on(create).unwrap();
+        }
         if name == "err-destroy-inactive" {
             server.runtime.block_on(server.driver.destroy(N1)).unwrap();
         }

@@ -8,9 +8,12 @@ use std::time::Duration;
 use netd::api::{
     Affect, ApiError, Changed, Driver, DropRecord, DropStatus, Drops, ErrorCode, EventKind, Events,
     ForwardChange, Lease, Lifecycle, Metadata, NetworkEvent, NetworkForwards, NetworkInfo,
-    NetworkStatus, NewMetadata, Reloaded, Result, Status, Subscription, Unknown,
+    NetworkStatus, NewMetadata, PortId, PortPurpose, Reloaded, Result, Status, Subscription,
+    Unknown,
 };
-use netd::model::{ForwardAction, Update};
+use netd::model::{
+    Bandwidth, ForwardAction, NetworkPort, NetworkPorts, Update, format_port, parse, parse_port,
+};
 use uuid::Uuid;
 
 pub const N1: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
@@ -24,6 +27,8 @@ pub struct Fake {
     pub updates: Mutex<Vec<(Update, Affect)>>,
     /// Changes of forwards that were made.
     pub changes: Mutex<Vec<ForwardChange>>,
+    /// The ports of n1.
+    ports: Mutex<NetworkPorts>,
     /// Starts that were finished.
     pub starts: AtomicUsize,
     /// What clients are told by themselves.
@@ -121,6 +126,26 @@ impl Fake {
                 &format!("no network with matching uuid '{uuid}'"),
             ),
         }
+    }
+
+    /// n1 as ports see it.
+    fn n1(&self) -> netd::model::Network {
+        parse(
+            "<network><name>n1</name><forward/><bridge name='virbr77'/>\
+             <ip address='192.168.177.1' prefix='24'/></network>",
+        )
+        .unwrap()
+    }
+
+    /// Of the networks n1 alone may have ports.
+    fn port(&self, id: PortId) -> Result<NetworkPort> {
+        self.with(id.network, |_| Ok(()))?;
+        let ports = self.ports.lock().unwrap();
+        let port = ports.get(id.port).filter(|_| id.network == N1).cloned();
+        port.ok_or_else(|| {
+            let detail = format!("Network port with UUID {} does not exist", id.port);
+            ApiError::new(ErrorCode::NoNetworkPort, detail)
+        })
     }
 
     /// Nobody knows `<bogus/>`.
@@ -387,6 +412,66 @@ impl Driver for Fake {
             return error(ErrorCode::OperationInvalid, &detail);
         }
         self.updates.lock().unwrap().push((update.clone(), affect));
+        Ok(())
+    }
+
+    async fn ports(&self, network: Uuid) -> Result<Vec<Uuid>> {
+        let network = self.by_uuid(network).await?;
+        if !network.active {
+            let detail = format!("network '{}' is not active", network.name);
+            return error(ErrorCode::OperationInvalid, &detail);
+        }
+        let ports = self.ports.lock().unwrap();
+        Ok(ports.iter().map(|port| port.uuid).collect())
+    }
+
+    async fn find_port(&self, port: PortId) -> Result<()> {
+        self.port(port).map(drop)
+    }
+
+    async fn create_port(
+        &self,
+        network: Uuid,
+        xml: &str,
+        purpose: PortPurpose,
+        unknown: Unknown,
+    ) -> Result<Uuid> {
+        self.by_uuid(network).await?;
+        self.known(xml, unknown)?;
+        let port = parse_port(xml)?.port;
+        let mut ports = self.ports.lock().unwrap();
+        let port = match purpose {
+            PortPurpose::Plug => port.allocate(&self.n1(), &ports)?,
+            PortPurpose::Reclaim => port.reclaim(&self.n1(), &ports)?,
+        };
+        let uuid = port.uuid;
+        if ports.get(uuid).is_some() {
+            let detail = format!("Network port with UUID {uuid} already exists");
+            return error(ErrorCode::NetworkPortExist, &detail);
+        }
+        ports.insert(port);
+        Ok(uuid)
+    }
+
+    async fn port_xml(&self, port: PortId) -> Result<String> {
+        Ok(format_port(&self.port(port)?))
+    }
+
+    async fn port_bandwidth(&self, port: PortId) -> Result<Option<Bandwidth>> {
+        Ok(self.port(port)?.bandwidth)
+    }
+
+    async fn set_port_bandwidth(&self, port: PortId, bandwidth: &Bandwidth) -> Result<()> {
+        let port = self.port(port)?;
+        let mut ports = self.ports.lock().unwrap();
+        let changed = port.with_bandwidth(&self.n1(), &ports, bandwidth)?;
+        ports.insert(changed);
+        Ok(())
+    }
+
+    async fn delete_port(&self, port: PortId) -> Result<()> {
+        self.port(port)?;
+        self.ports.lock().unwrap().remove(port.port);
         Ok(())
     }
 

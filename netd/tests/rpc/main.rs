@@ -15,6 +15,7 @@ mod fake;
 mod listen;
 mod live;
 mod patience;
+mod ports;
 mod protocol;
 mod raw;
 

@@ -102,13 +102,26 @@ pub fn read_bridge(element: Element<'_>) -> Result<Bridge, XmlError> {
         zone: element.non_empty("zone").map(str::to_owned),
         stp: element.attr("stp") != Some("off"),
         delay: element.number("delay")?.unwrap_or(0),
-        mac_table_manager: match element.attr("macTableManager") {
-            None => None,
-            Some("kernel") => Some(MacTableManager::Kernel),
-            Some("libvirt") => Some(MacTableManager::Libvirt),
-            Some(_) => return Err(element.bad("macTableManager", "'kernel' or 'libvirt'")),
-        },
+        mac_table_manager: read_mac_table_manager(element)?,
     })
+}
+
+/// Reads `macTableManager` of any element.
+pub fn read_mac_table_manager(element: Element<'_>) -> Result<Option<MacTableManager>, XmlError> {
+    match element.attr("macTableManager") {
+        None => Ok(None),
+        Some("kernel") => Ok(Some(MacTableManager::Kernel)),
+        Some("libvirt") => Ok(Some(MacTableManager::Libvirt)),
+        Some(_) => Err(element.bad("macTableManager", "'kernel' or 'libvirt'")),
+    }
+}
+
+/// How `macTableManager` is written.
+pub fn mac_table_manager_name(manager: MacTableManager) -> &'static str {
+    match manager {
+        MacTableManager::Kernel => "kernel",
+        MacTableManager::Libvirt => "libvirt",
+    }
 }
 
 pub fn read_mac(element: Element<'_>) -> Result<Option<Mac>, XmlError> {
@@ -125,10 +138,7 @@ pub fn write_bridge(w: &mut Writer, bridge: &Bridge, managed: bool) {
     if !managed && bridge.name.is_none() && bridge.mac_table_manager.is_none() {
         return;
     }
-    let manager = bridge.mac_table_manager.map(|manager| match manager {
-        MacTableManager::Kernel => "kernel",
-        MacTableManager::Libvirt => "libvirt",
-    });
+    let manager = bridge.mac_table_manager.map(mac_table_manager_name);
     w.empty(
         Tag::new("bridge")
             .opt("name", bridge.name.as_ref())

@@ -32,6 +32,53 @@ pub enum ForwardMode {
     Hostdev,
 }
 
+/// How macvtap devices on one device of the host reach each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MacvtapMode {
+    /// By way of the switch outside, which sends back what is for them.
+    #[default]
+    Vepa,
+    /// Not at all.
+    Private,
+    /// Directly.
+    Bridge,
+    /// There is one only, and the device is its own.
+    Passthrough,
+}
+
+impl MacvtapMode {
+    const ALL: [Self; 4] = [Self::Vepa, Self::Private, Self::Bridge, Self::Passthrough];
+
+    /// The mode of macvtap devices in a network of this mode; nothing where it has none.
+    #[must_use]
+    pub fn of(mode: ForwardMode) -> Option<Self> {
+        match mode {
+            ForwardMode::Vepa => Some(Self::Vepa),
+            ForwardMode::Private => Some(Self::Private),
+            ForwardMode::Bridge => Some(Self::Bridge),
+            ForwardMode::Passthrough => Some(Self::Passthrough),
+            _ => None,
+        }
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vepa => "vepa",
+            Self::Private => "private",
+            Self::Bridge => "bridge",
+            Self::Passthrough => "passthrough",
+        }
+    }
+
+    /// The mode that is written so.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+}
+
 /// `<forward>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forward {
@@ -191,7 +238,11 @@ pub fn read_forward(element: Element<'_>) -> Result<Option<Forward>, XmlError> {
         managed: element
             .attr("managed")
             .is_some_and(|managed| managed.eq_ignore_ascii_case("yes")),
-        driver: element.child("driver").map(driver).transpose()?.flatten(),
+        driver: element
+            .child("driver")
+            .map(read_forward_driver)
+            .transpose()?
+            .flatten(),
         nat: nat(element, mode)?,
     };
     if element.attr("dev").is_some() && (forward.pf.is_some() || !forward.addresses.is_empty()) {
@@ -268,22 +319,28 @@ fn addresses(element: Element<'_>) -> Result<Vec<PciAddress>, XmlError> {
         if child.required("type")? != "pci" {
             return Err(child.bad("type", "'pci'"));
         }
-        let address = PciAddress {
-            domain: pci_number(child, "domain", u32::MAX)?,
-            // The limits make the casts exact.
-            bus: pci_number(child, "bus", 0xff)? as u8,
-            slot: pci_number(child, "slot", 0x1f)? as u8,
-            function: pci_number(child, "function", 7)? as u8,
-        };
-        if (address.domain, address.bus, address.slot) == (0, 0, 0) {
-            return Err(child.error("one of domain, bus and slot must not be zero"));
-        }
+        let address = read_pci_address(child)?;
         if !seen.insert(address) {
             return Err(child.error("the same PCI address is listed twice"));
         }
         list.push(address);
     }
     Ok(list)
+}
+
+/// Reads the numbers of a PCI `<address>`.
+pub fn read_pci_address(element: Element<'_>) -> Result<PciAddress, XmlError> {
+    let address = PciAddress {
+        domain: pci_number(element, "domain", u32::MAX)?,
+        // The limits make the casts exact.
+        bus: pci_number(element, "bus", 0xff)? as u8,
+        slot: pci_number(element, "slot", 0x1f)? as u8,
+        function: pci_number(element, "function", 7)? as u8,
+    };
+    if (address.domain, address.bus, address.slot) == (0, 0, 0) {
+        return Err(element.error("one of domain, bus and slot must not be zero"));
+    }
+    Ok(address)
 }
 
 /// A number as C writes it: hexadecimal after 0x, octal after 0, else decimal; absent is zero.
@@ -304,7 +361,8 @@ fn pci_number(element: Element<'_>, name: &str, max: u32) -> Result<u32, XmlErro
     }
 }
 
-fn driver(element: Element<'_>) -> Result<Option<ForwardDriver>, XmlError> {
+/// Reads `<driver>` of a hostdev pool or of a device out of it.
+pub fn read_forward_driver(element: Element<'_>) -> Result<Option<ForwardDriver>, XmlError> {
     let name = element.attr("name");
     if name.is_some_and(|name| !matches!(name, "kvm" | "vfio" | "xen")) {
         return Err(element.bad("name", "kvm, vfio or xen"));
@@ -356,6 +414,14 @@ fn nat_port(element: Element<'_>) -> Result<PortRange, XmlError> {
     Ok(PortRange { start, end })
 }
 
+pub fn write_forward_driver(w: &mut Writer, driver: &ForwardDriver) {
+    w.empty(
+        Tag::new("driver")
+            .opt("name", driver.name.as_ref())
+            .opt("model", driver.model.as_ref()),
+    );
+}
+
 pub fn write_forward(w: &mut Writer, forward: &Forward, inactive: bool) {
     let Forward {
         mode,
@@ -381,11 +447,7 @@ pub fn write_forward(w: &mut Writer, forward: &Forward, inactive: bool) {
     }
     w.start(tag);
     if let Some(driver) = driver {
-        w.empty(
-            Tag::new("driver")
-                .opt("name", driver.name.as_ref())
-                .opt("model", driver.model.as_ref()),
-        );
+        write_forward_driver(w, driver);
     }
     if let Some(nat) = nat {
         let tag = Tag::new("nat").yes_no("ipv6", nat.ipv6);

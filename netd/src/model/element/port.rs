@@ -126,31 +126,59 @@ pub fn read_bandwidth(element: Element<'_>) -> Result<Option<Bandwidth>, XmlErro
     if element.attr("classID").is_some() {
         return Err(element.error("classID has no place here"));
     }
+    let of_network = "floor is for a guest's own interface, not for a network";
     let bandwidth = Bandwidth {
-        inbound: element.single("inbound")?.map(read_rate).transpose()?,
-        outbound: element.single("outbound")?.map(read_rate).transpose()?,
+        inbound: read_rate(element, "inbound", Some(of_network))?,
+        outbound: read_rate(element, "outbound", Some(of_network))?,
     };
     Ok((bandwidth != Bandwidth::default()).then_some(bandwidth))
 }
 
-fn read_rate(element: Element<'_>) -> Result<Rate, XmlError> {
-    if element.attr("floor").is_some() {
-        return Err(element.error("floor is for a guest's own interface, not for a network"));
+/// Reads `<bandwidth>` of a guest's port, with its `classID`.
+pub fn read_port_bandwidth(
+    element: Element<'_>,
+) -> Result<(Option<Bandwidth>, Option<u32>), XmlError> {
+    let class_id = element.number("classID")?.filter(|id| *id != 0);
+    let bandwidth = Bandwidth {
+        inbound: read_rate(element, "inbound", None)?,
+        outbound: read_rate(element, "outbound", Some("floor is for <inbound> only"))?,
+    };
+    let bandwidth = (bandwidth != Bandwidth::default()).then_some(bandwidth);
+    Ok((bandwidth, class_id))
+}
+
+/// Reads a direction. `no_floor` says why it has no `floor`, where that is so; one that has it needs no
+/// `average`.
+fn read_rate(
+    bandwidth: Element<'_>,
+    name: &'static str,
+    no_floor: Option<&str>,
+) -> Result<Option<Rate>, XmlError> {
+    let Some(element) = bandwidth.single(name)? else {
+        return Ok(None);
+    };
+    if let Some(why) = no_floor
+        && element.attr("floor").is_some()
+    {
+        return Err(element.error(why));
     }
-    element.required("average")?;
     let positive = |name| -> Result<Option<u64>, XmlError> {
         Ok(element.number(name)?.filter(|number| *number != 0))
     };
-    Ok(Rate {
+    let floor = positive("floor")?;
+    if floor.is_none() {
+        element.required("average")?;
+    }
+    Ok(Some(Rate {
         average: element.number("average")?.unwrap_or(0),
         peak: positive("peak")?,
         burst: positive("burst")?,
-        floor: None,
-    })
+        floor,
+    }))
 }
 
 /// The parameters of each type of virtual port; those without a type may be any of them.
-const PARAMETERS: [&str; 6] = [
+pub const PARAMETERS: [&str; 6] = [
     "managerid",
     "typeid",
     "typeidversion",
@@ -256,10 +284,15 @@ pub fn write_vlan(w: &mut Writer, vlan: Option<&Vlan>) {
 }
 
 pub fn write_bandwidth(w: &mut Writer, bandwidth: Option<&Bandwidth>) {
+    write_port_bandwidth(w, bandwidth, None);
+}
+
+/// Writes `<bandwidth>` of a guest's port.
+pub fn write_port_bandwidth(w: &mut Writer, bandwidth: Option<&Bandwidth>, class_id: Option<u32>) {
     let Some(bandwidth) = bandwidth.filter(|b| **b != Bandwidth::default()) else {
         return;
     };
-    w.start(Tag::new("bandwidth"));
+    w.start(Tag::new("bandwidth").opt("classID", class_id));
     for (name, rate) in [
         ("inbound", &bandwidth.inbound),
         ("outbound", &bandwidth.outbound),
@@ -271,9 +304,11 @@ pub fn write_bandwidth(w: &mut Writer, bandwidth: Option<&Bandwidth>) {
             floor,
         }) = rate
         {
+            // A floor may stand alone.
+            let average = (*average != 0 || floor.is_none()).then_some(average);
             w.empty(
                 Tag::new(name)
-                    .attr("average", average)
+                    .opt("average", average)
                     .opt("peak", *peak)
                     .opt("floor", *floor)
                     .opt("burst", *burst),

@@ -158,8 +158,9 @@ impl<'a> Element<'a> {
             _ => String::new(),
         };
         XmlError::Invalid(format!(
-            "network '{}', line {line}, <{name}>{parent}: {detail}",
-            self.reading.network.escape_debug()
+            "{} '{}', line {line}, <{name}>{parent}: {detail}",
+            self.reading.what,
+            self.reading.name.escape_debug()
         ))
     }
 }

@@ -19,8 +19,10 @@ const TOLD: usize = 20;
 
 /// A text while it is read.
 pub struct Reading<'a> {
-    /// Name of the network that it defines, for errors.
-    pub network: &'a str,
+    /// What it defines, for errors: a network or a network's port.
+    pub what: &'static str,
+    /// Its name, for errors.
+    pub name: &'a str,
     /// By the number of a node: [`ELEMENT`] and a bit for each attribute in its order.
     asked: RefCell<Vec<u64>>,
 }
@@ -39,11 +41,20 @@ impl fmt::Display for UnknownPiece {
 }
 
 impl<'a> Reading<'a> {
-    /// Nothing of it was read yet.
+    /// The definition of a network, of which nothing was read yet.
     pub fn new(network: &'a str) -> Self {
         Self {
-            network,
+            what: "network",
+            name: network,
             asked: RefCell::default(),
+        }
+    }
+
+    /// The same for a port.
+    pub fn of_port(uuid: &'a str) -> Self {
+        Self {
+            what: "network port",
+            ..Self::new(uuid)
         }
     }
 
@@ -97,8 +108,9 @@ impl<'a> Reading<'a> {
             let is_known = self.was_asked(node, ELEMENT);
             if !is_known && node.tag_name().namespace().is_some_and(is_netd_namespace) {
                 return Err(XmlError::Invalid(format!(
-                    "network '{}', line {}, {}: what is meant for netd stands under <metadata>",
-                    self.network.escape_debug(),
+                    "{} '{}', line {}, {}: what is meant for netd stands under <metadata>",
+                    self.what,
+                    self.name.escape_debug(),
                     document.text_pos_at(node.range().start).row,
                     place_of(node)
                 )));

@@ -12,7 +12,7 @@ use crate::datapath::ports::Ports;
 use crate::datapath::records::{Record, Records};
 use crate::dnsmasq::Digest;
 use crate::link::{Address, Dump, Link, Scope as AddressScope, Snapshot};
-use crate::model::{self, Mac, Network};
+use crate::model::{self, Mac, Network, NetworkPorts};
 use crate::plan::{
     Act, Host, Intent, Member, Observed, Outcome, Port, Rehearsal, Scope, ServiceAct, Sockets,
     Step, StepError, execute, sentences,
@@ -120,8 +120,27 @@ impl Host for FakeHost {
 #[derive(Clone, Debug)]
 struct Definition {
     network: Network,
+    network_ports: NetworkPorts,
     service: Option<Digest>,
     ports: Vec<Port>,
+}
+
+/// What a client said of the guest at a tap, if anything.
+fn network_ports(choice: u8, tap: u32) -> NetworkPorts {
+    let isolated = match choice & 0x0c {
+        0 => return NetworkPorts::default(),
+        4 => "<port isolated='yes'/>",
+        8 => "<port isolated='no'/>",
+        _ => "",
+    };
+    let xml = format!(
+        "<networkport><uuid>22222222-2222-3333-4444-5555555555{tap:02}</uuid>\
+         <owner><name>vm</name><uuid>33333333-2222-3333-4444-555555555555</uuid></owner>\
+         <mac address='52:00:00:00:00:{tap:02x}'/>{isolated}</networkport>"
+    );
+    let mut ports = NetworkPorts::default();
+    ports.insert(model::parse_port(&xml).unwrap().port);
+    ports
 }
 
 fn definition(number: u8, choices: (u8, bool, bool, bool, bool)) -> Definition {
@@ -164,6 +183,7 @@ fn definition(number: u8, choices: (u8, bool, bool, bool, bool)) -> Definition {
     let tap = u32::from(number) + 10;
     Definition {
         network,
+        network_ports: network_ports(mode, tap),
         service: dhcp.then_some(Digest {
             conf: u64::from(number),
             hosts: u64::from(mode),
@@ -201,6 +221,7 @@ fn host(forwards: bool) -> Observed {
     for index in 11..15 {
         let tap = Link {
             kind: Some("tun".to_owned()),
+            mac: Some(Mac([0xfe, 0, 0, 0, 0, index as u8])),
             ..link(index, &format!("tap{index}"))
         };
         dump.links.insert(index, tap);
@@ -232,6 +253,7 @@ fn member(definition: &Definition, generation: u64, up: bool) -> Member<'_> {
         up,
         service: definition.service,
         ports: &definition.ports,
+        network_ports: &definition.network_ports,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use netd_common::abi::{DEVICE_ETHERNET, Mode};
 use proptest::prelude::*;
@@ -15,7 +16,7 @@ use crate::config::Xdp;
 use crate::datapath::records::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::link::{Address, BridgeAttrs, Dump, Link, Route, Scope, Snapshot};
-use crate::model::{self, Mac, Network};
+use crate::model::{self, Mac, Network, NetworkPorts};
 
 const UPLINK: u32 = 2;
 const BRIDGE: u32 = 5;
@@ -52,6 +53,9 @@ fn address(index: u32, address: [u8; 4], prefix: u8) -> Address {
     }
 }
 
+/// No client has made any.
+static NO_PORTS: LazyLock<NetworkPorts> = LazyLock::new(NetworkPorts::default);
+
 fn records(networks: &[&Network], host: &Dump, guests: &Guests) -> Records {
     let links = host.clone().into();
     let mut records = records::records(&bridges(networks, &links), &links, guests);
@@ -68,8 +72,14 @@ fn bridges<'a>(networks: &[&'a Network], links: &'a Snapshot) -> records::Bridge
     let specs = networks.iter().filter_map(|network| {
         let spec = bridge_spec(network)?;
         let link = links.by_name(&spec.name)?;
-        spec.is(link, None)
-            .then_some((link.index, (*network, link)))
+        spec.is(link, None).then_some((
+            link.index,
+            records::Bridge {
+                network,
+                ports: &NO_PORTS,
+                link,
+            },
+        ))
     });
     specs.collect()
 }
@@ -411,6 +421,7 @@ fn steps_of_programs_name_devices() {
             up: true,
             service: None,
             ports: &[],
+            network_ports: &NO_PORTS,
         }],
         xdp: &xdp,
         scope: super::Scope::Host,

@@ -2,8 +2,10 @@
 //! they do. What they carry is in `arguments.rs`.
 
 mod arguments;
+mod ports;
 
 pub use arguments::*;
+pub use ports::*;
 
 /// When a procedure may be called, and who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +151,20 @@ procedures! {
         RegisterCloseCallback = 360 "virConnectRegisterCloseCallback" Connection Read,
         /// `() → ()`
         UnregisterCloseCallback = 361 "virConnectUnregisterCloseCallback" Connection Read,
+        /// `NET, i32 need_results, u32 flags → PORT[], u32`
+        NetworkListAllPorts = 404 "virNetworkListAllPorts" Agent Read,
+        /// `NET, uuid → PORT`
+        NetworkPortLookupByUuid = 405 "virNetworkPortLookupByUUID" Agent Read,
+        /// `NET, str xml, u32 flags → PORT`
+        NetworkPortCreateXml = 406 "virNetworkPortCreateXML" Agent Write,
+        /// `PORT, i32 nparams, u32 flags → TYPED[], i32`
+        NetworkPortGetParameters = 407 "virNetworkPortGetParameters" Agent Read,
+        /// `PORT, TYPED[], u32 flags → ()`
+        NetworkPortSetParameters = 408 "virNetworkPortSetParameters" Agent Write,
+        /// `PORT, u32 flags → str`
+        NetworkPortGetXmlDesc = 409 "virNetworkPortGetXMLDesc" Agent Read,
+        /// `PORT, u32 flags → ()`
+        NetworkPortDelete = 410 "virNetworkPortDelete" Agent Write,
         /// `TYPED[], u32 flags → ()`
         SetIdentity = 419 "virConnectSetIdentity" Connection Read,
         /// `str xml, u32 flags → NET`
