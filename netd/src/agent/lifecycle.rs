@@ -247,7 +247,7 @@ impl Controller {
             self.tell(uuid, &network.name, Lifecycle::Stopped);
         }
         // Those of guests that get back their connection at the next start are kept until then.
-        if !self.host.notes.detached.contains_key(&network.name) {
+        if stopped && !self.host.notes.detached.contains_key(&network.name) {
             self.host.remove_ports(&network.name);
         }
         if !persistent {

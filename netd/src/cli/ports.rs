@@ -18,7 +18,7 @@ pub(super) async fn list(client: &mut Client, output: &mut Output, args: &PortLi
     }
     let network = find(client, &args.network).await?;
     let ports = client.ports(&network).await;
-    let mut ports = ports.map_err(|error| Failure::new("Failed to list network ports", &error))?;
+    let mut ports = ports.map_err(|error| Failure::from(error.to_string()))?;
     ports.sort_by_key(|port| port.uuid);
     if args.uuid {
         for port in ports {
@@ -37,10 +37,12 @@ pub(super) async fn list(client: &mut Client, output: &mut Output, args: &PortLi
 /// The port that a user names.
 async fn find_port(client: &mut Client, args: &PortArgs) -> Result<PortRef> {
     let network = find(client, &args.network).await?;
-    let uuid = Uuid::try_parse(&args.port)
-        .map_err(|_| Failure::from(format!("'{}' is not the UUID of a port", args.port)))?;
+    let failed = format!("failed to get network port '{}'", args.port);
+    let Ok(uuid) = Uuid::try_parse(&args.port) else {
+        return Err(failed.into());
+    };
     let found = client.port(&network, uuid).await;
-    found.map_err(|error| Failure::from(error.to_string()))
+    found.map_err(|error| Failure::new(failed, &error))
 }
 
 pub(super) async fn dumpxml(client: &mut Client, output: &mut Output, args: &PortArgs) -> Result {

@@ -29,6 +29,8 @@ pub struct Fake {
     pub changes: Mutex<Vec<ForwardChange>>,
     /// The ports of n1.
     ports: Mutex<NetworkPorts>,
+    /// Those it has whenever everything begins anew.
+    pub first_ports: Mutex<NetworkPorts>,
     /// Starts that were finished.
     pub starts: AtomicUsize,
     /// What clients are told by themselves.
@@ -73,6 +75,8 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 impl Fake {
     /// The networks every test starts with.
     pub fn reset(&self) {
+        let ports = self.first_ports.lock().unwrap().clone();
+        *self.ports.lock().unwrap() = ports;
         *self.networks.lock().unwrap() = vec![
             network("n1", N1.as_u128(), true, true, false),
             network(

@@ -287,7 +287,7 @@ fn the_plug_is_that_of_the_kind_of_network() {
     );
     let first = port("").allocate(&hostdev, &none).unwrap();
     let second = port("")
-        .allocate(&hostdev, &ports(&[first.clone()]))
+        .allocate(&hostdev, &ports(std::slice::from_ref(&first)))
         .unwrap();
     let bus = |port: &NetworkPort| match &port.plug {
         Some(Plug::HostdevPci {
@@ -417,7 +417,7 @@ fn a_floor_is_granted_as_long_as_the_network_has_it() {
         let first = numbered(1, FLOOR).allocate(&limited, &none).unwrap();
         assert_eq!(first.class_id, Some(3), "the first that is free");
         assert!(format_port(&first).contains("<bandwidth classID='3'>"));
-        let granted = ports(&[first.clone()]);
+        let granted = ports(std::slice::from_ref(&first));
         let (code, text) = refused(numbered(2, FLOOR).allocate(&limited, &granted));
         assert_eq!(code, 55);
         assert_eq!(
@@ -445,7 +445,7 @@ fn limits_of_a_port_change() {
     let limited = nat("<bandwidth><inbound average='1000'/></bandwidth>");
     let first = numbered(1, FLOOR);
     let first = first.allocate(&limited, &NetworkPorts::default()).unwrap();
-    let all = ports(&[first.clone()]);
+    let all = ports(std::slice::from_ref(&first));
     let rate = |average, floor| Rate {
         average,
         floor,

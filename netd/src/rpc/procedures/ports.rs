@@ -130,3 +130,27 @@ impl From<&PortRef> for PortId {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::xdr::{XdrError, from_bytes, to_bytes};
+
+    #[test]
+    fn a_port_has_sixteen_parameters_at_most() {
+        let port = PortRef {
+            network: NetworkRef {
+                name: "n1".to_owned(),
+                uuid: Uuid::nil(),
+            },
+            uuid: Uuid::nil(),
+        };
+        let mut raw = to_bytes(&port).unwrap().to_vec();
+        assert_eq!(raw.len(), 40);
+        raw.extend(17_u32.to_be_bytes());
+        assert_eq!(
+            from_bytes::<SetPortParametersArgs>(raw.into()),
+            Err(XdrError::ListTooLong { count: 17, max: 16 })
+        );
+    }
+}
