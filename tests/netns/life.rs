@@ -3,25 +3,31 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use netd::datapath::pin_dir;
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Load, Server};
-use netd_tests::{Lab, Network, SOON, Sniffer};
+use netd_tests::{Guest, Lab, Losses, Network, SOON, Sniffer};
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
 
 /// Runs `disturb` while established and new flows of both protocols, outside and between guests,
 /// carry numbered packets: not one may be lost, and none may leave with a private source.
-fn without_loss(disturb: impl FnOnce(&mut Lab) -> Result<()>) {
+fn without_loss(disturb: impl FnMut(&mut Lab) -> Result<()>) {
     without_loss_after(|_| Ok(()), disturb);
 }
 
+/// How often a machine may be too slow for the load.
+const ATTEMPTS: usize = 3;
+
 /// The same with something done before the agent starts.
+///
+/// A run in which the kernel counted as many packets at full queues and buffers as were lost shows
+/// nothing, neither for netd nor against it, and is made again.
 pub(crate) fn without_loss_after(
     prepare: impl FnOnce(&Lab) -> Result<()>,
-    disturb: impl FnOnce(&mut Lab) -> Result<()>,
+    mut disturb: impl FnMut(&mut Lab) -> Result<()>,
 ) {
     check(|lab| {
         prepare(lab)?;
@@ -29,58 +35,89 @@ pub(crate) fn without_loss_after(
         lab.up(&Network::default())?;
         let guest = lab.member(1, &Network::default())?;
         let neighbour = lab.member(2, &Network::default())?;
-        let inside = Network::default().address(12);
-        let _servers = [
-            Server::udp(&lab.wan, at(OUTSIDE, UDP_PORT))?,
-            Server::tcp_echo(&lab.wan, at(OUTSIDE, TCP_PORT))?,
-            Server::udp(neighbour.netns(), at(inside, UDP_PORT))?,
-        ];
-        guest.ping(&OUTSIDE.to_string())?;
-        guest.ping(&inside.to_string())?;
-
-        let sniffer = Sniffer::start(&lab.wan)?;
-        let loads = [
-            ("UDP", Load::udp(guest.netns(), at(OUTSIDE, UDP_PORT))?),
-            (
-                "UDP to a neighbour",
-                Load::udp(guest.netns(), at(inside, UDP_PORT))?,
-            ),
-            ("TCP", Load::tcp(guest.netns(), at(OUTSIDE, TCP_PORT))?),
-            (
-                "new UDP flows",
-                Load::new_udp_flows(guest.netns(), at(OUTSIDE, UDP_PORT))?,
-            ),
-            (
-                "new TCP flows",
-                Load::new_tcp_flows(guest.netns(), at(OUTSIDE, TCP_PORT))?,
-            ),
-        ];
-        let all_reach = |count| loads.iter().try_for_each(|(_, load)| load.reach(count));
-        all_reach(20)?;
-        let disturbed = disturb(lab);
-        std::thread::sleep(Duration::from_millis(300));
-        all_reach(51)?;
-        let mut losses = String::new();
-        for (name, load) in loads {
-            let report = load.finish().with_context(|| name.to_owned())?;
-            ensure!(report.sent > 50, "{name}: only {} were sent", report.sent);
-            println!("{name}: {} sent, {} lost", report.sent, report.lost.len());
-            if !report.lost.is_empty() {
-                losses += &format!("{name}: lost {:?} of {}\n", report.lost, report.sent);
-            }
+        for attempt in 1..=ATTEMPTS {
+            let Some(overload) = loaded(lab, &guest, &neighbour, &mut disturb)? else {
+                return Ok(());
+            };
+            println!("attempt {attempt}: the machine was too slow for the load: {overload}");
         }
-        disturbed?;
-        ensure!(losses.is_empty(), "{losses}");
-        let packets = sniffer.finish()?;
-        let private = packets
-            .iter()
-            .find(|packet| packet.source.octets()[0] == 10);
-        ensure!(
-            private.is_none(),
-            "a private source at the uplink: {private:?}"
-        );
-        Ok(())
+        bail!("the machine lost packets by itself {ATTEMPTS} times; see above");
     });
+}
+
+/// Runs `disturb` under load. Nothing may be lost but to the machine's own overload, and that is what
+/// is returned.
+fn loaded(
+    lab: &mut Lab,
+    guest: &Guest,
+    neighbour: &Guest,
+    disturb: impl FnOnce(&mut Lab) -> Result<()>,
+) -> Result<Option<String>> {
+    let inside = Network::default().address(12);
+    let _servers = [
+        Server::udp(&lab.wan, at(OUTSIDE, UDP_PORT))?,
+        Server::tcp_echo(&lab.wan, at(OUTSIDE, TCP_PORT))?,
+        Server::udp(neighbour.netns(), at(inside, UDP_PORT))?,
+    ];
+    guest.ping(&OUTSIDE.to_string())?;
+    guest.ping(&inside.to_string())?;
+    let look = |lab: &Lab| Losses::look(&[&lab.hv, &lab.wan, guest.netns(), neighbour.netns()]);
+    let before = look(lab)?;
+    let drops = lab.agent.drops()?;
+
+    let sniffer = Sniffer::start(&lab.wan)?;
+    let loads = [
+        ("UDP", Load::udp(guest.netns(), at(OUTSIDE, UDP_PORT))?),
+        (
+            "UDP to a neighbour",
+            Load::udp(guest.netns(), at(inside, UDP_PORT))?,
+        ),
+        ("TCP", Load::tcp(guest.netns(), at(OUTSIDE, TCP_PORT))?),
+        (
+            "new UDP flows",
+            Load::new_udp_flows(guest.netns(), at(OUTSIDE, UDP_PORT))?,
+        ),
+        (
+            "new TCP flows",
+            Load::new_tcp_flows(guest.netns(), at(OUTSIDE, TCP_PORT))?,
+        ),
+    ];
+    let all_reach = |count| loads.iter().try_for_each(|(_, load)| load.reach(count));
+    all_reach(20)?;
+    let disturbed = disturb(lab);
+    std::thread::sleep(Duration::from_millis(300));
+    all_reach(51)?;
+    let (mut losses, mut lost) = (String::new(), 0);
+    for (name, load) in loads {
+        let report = load.finish().with_context(|| name.to_owned())?;
+        ensure!(report.sent > 50, "{name}: only {} were sent", report.sent);
+        println!("{name}: {} sent, {} lost", report.sent, report.lost.len());
+        if !report.lost.is_empty() {
+            losses += &format!("{name}: lost {:?} of {}\n", report.lost, report.sent);
+            lost += report.lost.len() as u64;
+        }
+    }
+    disturbed?;
+    let packets = sniffer.finish()?;
+    let private = packets
+        .iter()
+        .find(|packet| packet.source.octets()[0] == 10);
+    ensure!(
+        private.is_none(),
+        "a private source at the uplink: {private:?}"
+    );
+    if lost == 0 {
+        return Ok(None);
+    }
+    let counted = look(lab)?.since(&before);
+    let told = format!("{losses}{counted}");
+    let dropped = lab.agent.drops()?;
+    ensure!(
+        dropped == drops,
+        "{told}netd dropped {dropped:?}, {drops:?} before"
+    );
+    ensure!(lost <= counted.to_overload(), "{told}");
+    Ok(Some(told))
 }
 
 /// Time without an agent.
