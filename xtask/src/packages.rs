@@ -54,6 +54,7 @@ pub const VM: &[Needed] = &[
     needed("dpkg-deb", "dpkg"),
     needed("strip", "binutils"),
     needed("xz", "xz-utils"),
+    needed("setpriv", "util-linux"),
 ];
 
 /// The tests talk to the agent by virsh too.

@@ -16,8 +16,7 @@ const PATIENCE: &str = "1800";
 /// Boots a kernel and returns what came by the serial line, which goes to the file `log` as well.
 pub fn boot(place: &Path, kernel: &Path, initramfs: &Path) -> Result<String> {
     println!("booting {}", kernel.display());
-    let mut child = Command::new("timeout")
-        .args([PATIENCE, "qemu-system-x86_64"])
+    let mut child = mortal("qemu-system-x86_64")
         .args([
             "-machine",
             "q35,accel=tcg",
@@ -70,6 +69,20 @@ pub fn boot(place: &Path, kernel: &Path, initramfs: &Path) -> Result<String> {
         place.join("log").display()
     );
     Ok(said)
+}
+
+/// A command that ends with this program, however that ends, and after [`PATIENCE`] seconds.
+fn mortal(program: &str) -> Command {
+    // Both are killed with who started them: a signal to `timeout` alone would be passed on, but not
+    // by one that has just begun.
+    const WITH_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
+    let mut command = Command::new(WITH_PARENT[0]);
+    command
+        .args(&WITH_PARENT[1..])
+        .args(["timeout", PATIENCE])
+        .args(WITH_PARENT)
+        .arg(program);
+    command
 }
 
 /// What a machine's run showed.
@@ -155,7 +168,35 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
+
+    /// For the kernel it is the thread that started it.
+    #[test]
+    fn a_machine_ends_with_who_started_it() {
+        let (started, machines) = channel();
+        let (end, ended) = channel::<()>();
+        let owner = std::thread::spawn(move || {
+            let mut machine = mortal("sh");
+            machine.args(["-c", "echo up; exec sleep 1000"]);
+            started
+                .send(machine.stdout(Stdio::piped()).spawn())
+                .unwrap();
+            ended.recv().unwrap_err();
+        });
+        let mut machine = machines.recv().unwrap().unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(machine.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n");
+        drop(end);
+        owner.join().unwrap();
+        let status = machine.wait().unwrap();
+        assert!(!status.success(), "{status}");
+        // What it had started is gone, too: nobody holds the other end any more.
+        assert_eq!(output.read_line(&mut line).unwrap(), 0);
+    }
 
     #[test]
     fn every_run_of_tests_must_have_passed() {
