@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
+use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
 use netd::datapath::Kernel;
@@ -32,7 +33,10 @@ pub fn programs(netns: &Netns, device: &str) -> Result<BTreeSet<String>> {
 /// The kernel cannot be asked.
 pub fn tcx_programs(netns: &Netns, device: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    if !netns.enter(|| Kernel::probe(None))??.has(Feature::Tcx) {
+    if !netns
+        .enter(|| Kernel::probe(None, &mut EbpfLoader::new()))??
+        .has(Feature::Tcx)
+    {
         return Ok(names);
     }
     for side in [TcAttachType::Ingress, TcAttachType::Egress] {

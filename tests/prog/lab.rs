@@ -100,8 +100,8 @@ pub const FLOWS: u32 = 8192;
 /// Load the object as the agent does, without pins.
 pub fn load(flows: u32) -> Ebpf {
     let level: u8 = 0;
-    let kernel = Kernel::probe(None).expect("the kernel has what netd needs");
     let mut loader = EbpfLoader::new();
+    let kernel = Kernel::probe(None, &mut loader).expect("the kernel has what netd needs");
     kernel.tell(&mut loader);
     let mut ebpf = loader
         .override_global("AYA_LOG_LEVEL", &level, false)

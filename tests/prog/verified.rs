@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use aya::EbpfLoader;
 use netd::datapath::Kernel;
 
 use crate::lab::{FLOWS, load};
@@ -57,7 +58,8 @@ fn faults(counts: &Counts, recorded: &Counts) -> Vec<String> {
 fn no_program_costs_the_verifier_more_than_recorded() {
     let release = rustix::system::uname();
     let series = series(&release.release().to_string_lossy());
-    let kernel = Kernel::probe(None).expect("the kernel has what netd needs");
+    let kernel =
+        Kernel::probe(None, &mut EbpfLoader::new()).expect("the kernel has what netd needs");
     println!("\nfeature: programs at devices by {}", kernel.tc);
     for feature in &kernel.lacks {
         println!("feature: without {feature}");

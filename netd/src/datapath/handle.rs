@@ -41,7 +41,8 @@ impl Datapath {
     /// The file system cannot be mounted, the kernel lacks something, or maps of another layout
     /// stand in the way.
     pub fn open(bpffs: &Path, limits: &Limits, tc: Option<TcMechanism>) -> Result<Self> {
-        let kernel = Kernel::probe(tc)?;
+        let mut loader = EbpfLoader::new();
+        let kernel = Kernel::probe(tc, &mut loader)?;
         mount(bpffs)?;
         let dir = pin_dir(bpffs);
         for sub in ["maps", "links"] {
@@ -50,7 +51,6 @@ impl Datapath {
         }
         // 0 is "off": the programs then carry no logging at all.
         let level: u8 = if log::wanted() { 4 } else { 0 };
-        let mut loader = EbpfLoader::new();
         loader.override_global("AYA_LOG_LEVEL", &level, false);
         kernel.tell(&mut loader);
         for map in names::ALL {

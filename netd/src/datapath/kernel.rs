@@ -5,9 +5,9 @@
 
 use std::fmt;
 
+use aya::EbpfLoader;
 use aya::programs::{ProgramType, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions};
 use aya::sys::{BpfHelper, is_helper_supported};
-use aya::{Ebpf, EbpfLoader};
 
 use super::TcMechanism;
 use super::error::{DatapathError, Result, chain};
@@ -80,11 +80,13 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Ask the kernel. Programs of traffic control are to be attached by `tc`, if that is given.
+    /// Ask the kernel, by programs that `loader` loads: each loader reads all the kernel's types, which
+    /// takes longer than the rest. Programs of traffic control are to be attached by `tc`, if that is
+    /// given.
     ///
     /// # Errors
     /// It lacks what netd cannot do without, or `tc`.
-    pub fn probe(tc: Option<TcMechanism>) -> Result<Self> {
+    pub fn probe(tc: Option<TcMechanism>, loader: &mut EbpfLoader<'_>) -> Result<Self> {
         let mut missing = Vec::new();
         for (helper, name) in HELPERS {
             let has = is_helper_supported(ProgramType::SchedClassifier, helper);
@@ -104,7 +106,7 @@ impl Kernel {
             let asked = format!("{}, which `attach` in netd.toml asks for", Feature::Tcx);
             return Err(DatapathError::Kernel(vec![asked]));
         }
-        let has_flag = try_program("csum_ipv6")?;
+        let has_flag = try_program("csum_ipv6", loader)?;
         let lacks = Feature::ALL.into_iter().filter(|feature| match feature {
             Feature::Tcx => !has_tcx,
             Feature::ChecksumOfIpv6 => !has_flag,
@@ -133,9 +135,9 @@ impl Kernel {
 }
 
 /// Load and run one of the programs that try something; it returns 1 where that works.
-fn try_program(name: &'static str) -> Result<bool> {
+fn try_program(name: &'static str, loader: &mut EbpfLoader<'_>) -> Result<bool> {
     let failed = |message: String| DatapathError::Load(format!("{name}: {message}"));
-    let mut probes = Ebpf::load(PROBES).map_err(|error| failed(chain(&error)))?;
+    let mut probes = loader.load(PROBES).map_err(|error| failed(chain(&error)))?;
     let program = probes.program_mut(name);
     let program = program.ok_or_else(|| failed("not in the object".to_owned()))?;
     let program: &mut SchedClassifier =
