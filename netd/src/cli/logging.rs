@@ -8,10 +8,11 @@ use tracing_subscriber::filter::LevelFilter;
 /// Environment variable that sets what is logged.
 const VARIABLE: &str = "NETD_LOG";
 
-/// Starts logging. The journal stamps lines with the time itself.
-pub fn start() {
+/// Starts logging, at `level` where the environment says nothing else. The journal stamps lines with
+/// the time itself.
+pub fn start(level: LevelFilter) {
     let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
+        .with_default_directive(level.into())
         .with_env_var(VARIABLE)
         .from_env_lossy();
     let builder = tracing_subscriber::fmt()

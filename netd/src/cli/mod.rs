@@ -26,6 +26,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::dnsmasq;
 use crate::rpc::Client;
@@ -65,7 +66,7 @@ fn lease_helper(args: &[OsString]) -> ExitCode {
 }
 
 fn run_agent(args: RunArgs, socket: std::path::PathBuf) -> ExitCode {
-    logging::start();
+    logging::start(LevelFilter::INFO);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -76,7 +77,8 @@ fn run_agent(args: RunArgs, socket: std::path::PathBuf) -> ExitCode {
 }
 
 fn teardown(args: args::TeardownArgs) -> ExitCode {
-    logging::start();
+    // It says itself what it did.
+    logging::start(LevelFilter::WARN);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
