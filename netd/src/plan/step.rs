@@ -384,10 +384,10 @@ impl fmt::Display for ServiceAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoteNetwork { network } => {
-                write!(f, "note that network {network} is active")
+                write!(f, "write the record of active network {network}")
             }
             Self::ForgetNetwork { network } => {
-                write!(f, "note that network {network} is not active any more")
+                write!(f, "remove the record of active network {network}")
             }
             Self::NotePorts { network, ports, .. } => {
                 let names: Vec<&str> = ports.iter().map(|(_, name)| name.as_str()).collect();

@@ -517,7 +517,7 @@ fn a_change_that_cannot_be_noted_is_not_made() {
     assert_eq!(share(&host.has.observed(), &all[0]), before);
     let outcome = run(&mut host, &changed);
     let said = sentences(&outcome.done);
-    assert_eq!(said[0], "note that network n1 is active");
+    assert_eq!(said[0], "write the record of active network n1");
     assert!(
         said.contains(&"set MTU 1400 on virbr1".to_owned()),
         "{said:?}"
