@@ -343,26 +343,7 @@ fn with_metadata(network: &Network, what: &Metadata, new: &NewMetadata) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ForwardProtocol, ForwardRange};
-
-    fn range(start: u16, end: u16, to: Option<u16>, exclude: bool) -> ForwardRange {
-        ForwardRange {
-            start,
-            end,
-            to,
-            exclude,
-        }
-    }
-
-    fn forward(guest: &str, ranges: &[ForwardRange]) -> PortForward {
-        PortForward {
-            protocol: ForwardProtocol::Tcp,
-            address: None,
-            dev: None,
-            guest: guest.to_owned().into(),
-            ranges: ranges.to_vec(),
-        }
-    }
+    use crate::model::samples::{forward, range};
 
     #[test]
     fn what_cannot_be_read_again_is_refused() {

@@ -140,6 +140,7 @@ fn host_access(network: &Network) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::samples::{forward, range};
 
     #[test]
     fn a_network_is_shown_with_what_it_has() {
@@ -173,13 +174,20 @@ mod tests {
                 ..NetworkStatus::default()
             }),
             leases: 2,
-            forwards: None,
+            forwards: Some(NetworkForwards {
+                network: "lab".into(),
+                live: Some(vec![forward(
+                    "10.7.0.5",
+                    &[range(2222, 2222, Some(22), false)],
+                )]),
+                config: None,
+            }),
         };
         assert_eq!(
             shown(&facts),
             format!(
-                "Name=lab;State=active;{defined}dnsmasq=pid 7;DHCP leases=2;\
-                 Guest ports=vnet0 vnet1;Connections=3 IPv4, 0 IPv6;"
+                "Name=lab;State=active;{defined}Forward=tcp 2222 to 10.7.0.5 port 22;\
+                 dnsmasq=pid 7;DHCP leases=2;Guest ports=vnet0 vnet1;Connections=3 IPv4, 0 IPv6;"
             )
         );
     }

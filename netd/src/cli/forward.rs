@@ -43,10 +43,6 @@ pub(super) async fn add(client: &mut Client, output: &mut Output, args: &Forward
         guest,
         ranges: ranges.into_iter().collect(),
     };
-    let text = match to {
-        Some(to) => format!("{forward}, port {to}"),
-        None => forward.to_string(),
-    };
     let action = ForwardAction::Add(forward.clone());
     let (network, changed) = match change(client, &args.network, &args.scope, action).await {
         Ok(changed) => changed,
@@ -56,7 +52,7 @@ pub(super) async fn add(client: &mut Client, output: &mut Output, args: &Forward
         eprintln!("warning: {warning}");
     }
     output.extra(format!(
-        "Network {network} publishes {text}{}\n",
+        "Network {network} publishes {forward}{}\n",
         match (changed.affect.live, changed.affect.config) {
             (true, true) => "",
             (true, false) => " until it stops; add --config to keep it",

@@ -32,6 +32,8 @@ pub use format::{FormatOptions, format};
 pub use metadata::MetadataElement;
 pub use name::{check_interface_name, check_name};
 pub use namespace::NETD_NAMESPACE;
+#[cfg(test)]
+pub(crate) use netd::samples;
 pub use netd::{
     AntiSpoof, Clash, Filtering, ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange,
     ForwardScope, HostAccess, Mapping, NatBehaviour, NetdExtensions, PortForward, ProtocolError,

@@ -33,6 +33,8 @@ use super::xml::{self, METADATA_LEVEL};
 pub use antispoof::AntiSpoof;
 pub use host::HostAccess;
 pub use nat::{Filtering, Mapping, NatBehaviour};
+#[cfg(test)]
+pub(crate) use port_forward::samples;
 pub use port_forward::{
     Clash, ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward,
     ProtocolError, Published, Span, change_forwards, find_clash,

@@ -71,7 +71,7 @@ fn everything_is_read() {
     assert_eq!(
         texts,
         [
-            "tcp 203.0.113.5 8080,9000-9010,1 to 192.168.122.10",
+            "tcp 203.0.113.5 8080,9000-9010,1 to 192.168.122.10 port 80,9000-9010,1",
             "udp eth0 53 to web",
             "sctp 5 to fd00::10",
             "all 2001:db8::5 to web",

@@ -132,26 +132,8 @@ fn delete(forwards: &mut Vec<PortForward>, published: &Published) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{forward, range};
     use super::*;
-
-    fn range(start: u16, end: u16, to: Option<u16>, exclude: bool) -> ForwardRange {
-        ForwardRange {
-            start,
-            end,
-            to,
-            exclude,
-        }
-    }
-
-    fn forward(guest: &str, ranges: &[ForwardRange]) -> PortForward {
-        PortForward {
-            protocol: ForwardProtocol::Tcp,
-            address: None,
-            dev: None,
-            guest: guest.to_owned().into(),
-            ranges: ranges.to_vec(),
-        }
-    }
 
     fn published(ports: (u16, u16)) -> Published {
         Published {

@@ -15,6 +15,8 @@
 
 mod edit;
 mod rules;
+#[cfg(test)]
+pub(crate) mod samples;
 mod types;
 mod xml;
 

@@ -199,7 +199,18 @@ impl ForwardRange {
     }
 }
 
-/// `tcp 203.0.113.5 8080-8090 to 192.168.122.10`: what is published, and for whom.
+/// The first ranges: a sentence is to stay one.
+fn some_of(ranges: impl Iterator<Item = ForwardRange>) -> String {
+    let mut words: Vec<String> = ranges.map(|range| range.to_string()).collect();
+    if words.len() > 4 {
+        words.truncate(4);
+        words.push("…".to_owned());
+    }
+    words.join(",")
+}
+
+/// `tcp 203.0.113.5 8080-8090 to 192.168.122.10 port 80-90`: what is published, and for whom. The
+/// guest's ports are named where one is another than the published one.
 impl fmt::Display for PortForward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.protocol)?;
@@ -208,18 +219,24 @@ impl fmt::Display for PortForward {
             ForwardScope::Device(dev) => write!(f, " {}", dev.escape_debug())?,
             ForwardScope::All => {}
         }
-        let mut ranges = self.ranges.iter().filter(|range| !range.exclude);
-        if let Some(first) = ranges.next() {
-            write!(f, " {first}")?;
-            // A sentence is to stay one.
-            for range in ranges.by_ref().take(3) {
-                write!(f, ",{range}")?;
-            }
-            if ranges.next().is_some() {
-                f.write_str(",…")?;
-            }
+        let included = || self.ranges.iter().filter(|range| !range.exclude).copied();
+        if included().next().is_some() {
+            write!(f, " {}", some_of(included()))?;
         }
-        write!(f, " to {}", self.guest)
+        write!(f, " to {}", self.guest)?;
+        if included().any(|range| range.target() != range.start) {
+            let targets = included().map(|range| ForwardRange {
+                start: range.target(),
+                // The sum was checked when the range was read.
+                end: range
+                    .target()
+                    .saturating_add(range.end.saturating_sub(range.start)),
+                to: None,
+                exclude: false,
+            });
+            write!(f, " port {}", some_of(targets))?;
+        }
+        Ok(())
     }
 }
 
@@ -306,4 +323,41 @@ pub fn find_clash<'a>(forwards: impl IntoIterator<Item = &'a PortForward>) -> Op
         })
     });
     clashes.min_by_key(|clash| (clash.second, clash.port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{forward, range};
+    use super::*;
+
+    #[test]
+    fn a_forward_is_told_with_the_ports_of_its_guest() {
+        let told = |ranges: &[ForwardRange]| forward("10.0.0.5", ranges).to_string();
+        let (web, hole) = (
+            range(8080, 8090, Some(80), false),
+            range(8085, 8085, None, true),
+        );
+        assert_eq!(told(&[range(22, 22, None, false)]), "tcp 22 to 10.0.0.5");
+        assert_eq!(
+            told(&[range(2222, 2222, Some(22), false)]),
+            "tcp 2222 to 10.0.0.5 port 22"
+        );
+        assert_eq!(
+            told(&[web, hole, range(53, 53, None, false)]),
+            "tcp 8080-8090,53 to 10.0.0.5 port 80-90,53"
+        );
+        let many: Vec<_> = (1..9)
+            .map(|port| range(port, port, Some(port + 100), false))
+            .collect();
+        assert_eq!(
+            told(&many),
+            "tcp 1,2,3,4,… to 10.0.0.5 port 101,102,103,104,…"
+        );
+        let all = PortForward {
+            protocol: ForwardProtocol::All,
+            address: Some([203, 0, 113, 5].into()),
+            ..forward("web", &[])
+        };
+        assert_eq!(all.to_string(), "all 203.0.113.5 to web");
+    }
 }
