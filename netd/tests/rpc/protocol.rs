@@ -35,15 +35,11 @@ fn strange_calls_are_answered_with_an_error() {
         let mut raw = Raw::open(&socket).await;
         let lookup = |header| Message::new(header, "n1").unwrap();
 
-        let mut header = raw.header(9999);
-        let error = raw.refused(&lookup(header)).await;
-        assert_eq!(numbers(&error), (39, 7));
-        assert_eq!(error.text(), "unknown procedure: 9999");
-        header.program = PROGRAM_NETD;
-        assert_eq!(
-            raw.refused(&lookup(header)).await.text(),
-            "unknown procedure: 9999"
-        );
+        for header in [raw.header(9999), raw.own_header(9999)] {
+            let error = raw.refused(&lookup(header)).await;
+            assert_eq!(numbers(&error), (39, 7));
+            assert_eq!(error.text(), "unknown procedure: 9999");
+        }
 
         let mut header = raw.header(1);
         header.program = 0x1234_5678;
@@ -109,9 +105,7 @@ fn only_setting_up_is_possible_before_open() {
             assert_eq!(numbers(&error), (1, 7), "procedure {procedure}");
             assert_eq!(error.text(), "internal error: connection not open");
         }
-        let mut header = raw.header(1);
-        header.program = PROGRAM_NETD;
-        let plan = Message::new(header, &None::<String>).unwrap();
+        let plan = Message::new(raw.own_header(1), &None::<String>).unwrap();
         assert_eq!(numbers(&raw.refused(&plan).await), (1, 7));
 
         for (name, expected) in [

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use netd::rpc::Limits;
 use netd::rpc::message::{
-    Header, Message, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY,
+    Header, Message, PROGRAM_NETD, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY,
 };
 use netd::rpc::procedures::{NetworkRef, OpenArgs};
 use netd::rpc::reader::Reader;
@@ -54,6 +54,14 @@ impl Raw {
             kind: TYPE_CALL,
             serial: self.serial,
             status: STATUS_OK,
+        }
+    }
+
+    /// A header for a call of netd's own.
+    pub fn own_header(&mut self, procedure: i32) -> Header {
+        Header {
+            program: PROGRAM_NETD,
+            ..self.header(procedure)
         }
     }
 
