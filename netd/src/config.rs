@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_have_the_express_lane_by_kind_and_name() {
+    fn devices_have_the_xdp_fast_path_by_kind_and_name() {
         let of = |text: &str| parse(text).unwrap().xdp;
         assert!(!of("").is_used());
         let xdp = of("[xdp]\nphysical = true\non = ['vnet*', 'up']\noff = ['vnet7', 'bad*']");

@@ -51,7 +51,7 @@ pub struct Lab {
     identifications: Mutex<BTreeMap<Vec<u8>, [u8; 2]>>,
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
-    identities: HashMap<MapData, u32, PortMac>,
+    port_macs: HashMap<MapData, u32, PortMac>,
     devices: HashMap<MapData, u32, Device>,
     usage: HashMap<MapData, u32, Usage>,
     reserved: Array<MapData, u64>,
@@ -60,7 +60,7 @@ pub struct Lab {
     answers: PerCpuArray<MapData, [u64; 2]>,
     events: netd::datapath::events::Events,
     sweeper: Array<MapData, Sweeper>,
-    express: DevMapHash<MapData>,
+    xdp_targets: DevMapHash<MapData>,
     slots: u32,
     pub v4: Maps<Addr4>,
     pub v6: Maps<Addr6>,
@@ -173,7 +173,7 @@ impl Lab {
             identifications: Mutex::default(),
             networks: take(&mut ebpf, "networks"),
             ports: take(&mut ebpf, "ports"),
-            identities: take(&mut ebpf, "port_macs"),
+            port_macs: take(&mut ebpf, "port_macs"),
             devices: take(&mut ebpf, "devices"),
             usage: take(&mut ebpf, "usage"),
             reserved: take(&mut ebpf, "reserved"),
@@ -182,7 +182,7 @@ impl Lab {
             answers: take(&mut ebpf, "reply_limit"),
             events: netd::datapath::events::Events::take(&mut ebpf).expect("events"),
             sweeper: take(&mut ebpf, "sweeper"),
-            express: take(&mut ebpf, "xdp_targets"),
+            xdp_targets: take(&mut ebpf, "xdp_targets"),
             slots: FLOWS,
             v4: Maps::take(&mut ebpf, 4),
             v6: Maps::take(&mut ebpf, 6),
@@ -305,7 +305,7 @@ impl Lab {
     pub fn clear_records(&mut self) {
         clear(&mut self.networks);
         clear(&mut self.ports);
-        clear(&mut self.identities);
+        clear(&mut self.port_macs);
         clear(&mut self.devices);
         self.v4.clear_records();
         self.v6.clear_records();

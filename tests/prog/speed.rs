@@ -66,7 +66,7 @@ fn measure(lab: &mut Lab, name: &str, program: &str, device: &str, packet: &[u8]
 fn the_established_path() {
     let mut lab = lab();
     for device in ["nat1", "up0"] {
-        lab.set_express(device, true);
+        lab.set_xdp_target(device, true);
     }
     let there = up(tcp(GUEST, 40000, SERVER, 80, ACK)).ttl(255).bytes();
     let back = down(tcp(SERVER, 80, UP0, 40000, ACK)).ttl(255).bytes();

@@ -23,7 +23,7 @@ use crate::store::Store;
 pub struct Controller {
     pub(super) host: KernelHost,
     pub(super) networks: Registry,
-    /// Devices that have the express lane, as the administrator says.
+    /// Devices that have the XDP fast path, as the administrator says.
     pub(super) xdp: Xdp,
     /// Bridges that programs guard and that no record tells of, as far as that was said.
     pub(super) orphans: BTreeSet<String>,

@@ -43,7 +43,7 @@ where
 
 /// The maps of guarded ports.
 pub(super) struct Guards {
-    pub identities: HashMap<MapData, u32, PortMac>,
+    pub port_macs: HashMap<MapData, u32, PortMac>,
     pub v4: Bindings<netd_common::abi::Addr4>,
     pub v6: Bindings<netd_common::abi::Addr6>,
     /// May the maps hold anything?

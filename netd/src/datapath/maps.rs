@@ -32,7 +32,7 @@ pub struct Maps {
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
     devices: HashMap<MapData, u32, Device>,
-    express: DevMapHash<MapData>,
+    xdp_targets: DevMapHash<MapData>,
     usage: HashMap<MapData, u32, Usage>,
     reserved: PortsMap,
     published: PortsMap,
@@ -76,7 +76,7 @@ impl Maps {
             networks: take(ebpf, names::NETWORKS)?,
             ports: take(ebpf, names::PORTS)?,
             devices: take(ebpf, names::DEVICES)?,
-            express: take(ebpf, names::XDP_TARGETS)?,
+            xdp_targets: take(ebpf, names::XDP_TARGETS)?,
             usage: take(ebpf, names::USAGE)?,
             reserved: PortsMap::new(names::RESERVED, take(ebpf, names::RESERVED)?),
             published: PortsMap::new(names::DNAT_PORTS, take(ebpf, names::DNAT_PORTS)?),
@@ -95,7 +95,7 @@ impl Maps {
                 forwards: Forwards::new(names::FORWARDS6, take(ebpf, names::FORWARDS6)?),
             },
             guards: Guards {
-                identities: take(ebpf, names::PORT_MACS)?,
+                port_macs: take(ebpf, names::PORT_MACS)?,
                 v4: Bindings::new(names::BINDINGS4, take(ebpf, names::BINDINGS4)?),
                 v6: Bindings::new(names::BINDINGS6, take(ebpf, names::BINDINGS6)?),
                 used: true,
@@ -115,8 +115,8 @@ impl Maps {
             networks: entries(&self.networks, names::NETWORKS)?,
             ports: entries(&self.ports, names::PORTS)?,
             devices: entries(&self.devices, names::DEVICES)?,
-            express: self
-                .express
+            xdp_targets: self
+                .xdp_targets
                 .keys()
                 .map(|key| key.map_err(error("read", names::XDP_TARGETS)))
                 .collect::<Result<_>>()?,
@@ -125,10 +125,10 @@ impl Maps {
             ..Records::default()
         };
         if guarded || self.guards.used {
-            records.identities = entries(&self.guards.identities, names::PORT_MACS)?;
+            records.port_macs = entries(&self.guards.port_macs, names::PORT_MACS)?;
             records.v4.bindings = self.guards.v4.read()?;
             records.v6.bindings = self.guards.v6.read()?;
-            let holds = !records.identities.is_empty()
+            let holds = !records.port_macs.is_empty()
                 || !records.v4.bindings.is_empty()
                 || !records.v6.bindings.is_empty();
             self.guards.used = guarded || holds;
@@ -153,12 +153,12 @@ impl Maps {
             Record::Network(key, value) => write(&mut self.networks, names::NETWORKS, key, value),
             Record::Device(key, value) => write(&mut self.devices, names::DEVICES, key, value),
             Record::Port(key, value) => write(&mut self.ports, names::PORTS, key, value),
-            Record::Express(ifindex) => self
-                .express
+            Record::XdpTarget(ifindex) => self
+                .xdp_targets
                 .insert(*ifindex, *ifindex, None, 0)
                 .map_err(error("write", names::XDP_TARGETS)),
-            Record::Identity(key, value) => {
-                write(&mut self.guards.identities, names::PORT_MACS, key, value)
+            Record::PortMac(key, value) => {
+                write(&mut self.guards.port_macs, names::PORT_MACS, key, value)
             }
             Record::V4(FamilyRecord::Binding(key, value)) => self.guards.v4.set(key, value),
             Record::V6(FamilyRecord::Binding(key, value)) => self.guards.v6.set(key, value),
@@ -174,11 +174,11 @@ impl Maps {
             Record::Device(key, _) => remove(&mut self.devices, names::DEVICES, key),
             Record::Port(key, _) => remove(&mut self.ports, names::PORTS, key),
             // The kernel removes a device that goes by itself.
-            Record::Express(ifindex) => match self.express.remove(*ifindex) {
+            Record::XdpTarget(ifindex) => match self.xdp_targets.remove(*ifindex) {
                 Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
                 Err(e) => Err(error("remove from", names::XDP_TARGETS)(e)),
             },
-            Record::Identity(key, _) => remove(&mut self.guards.identities, names::PORT_MACS, key),
+            Record::PortMac(key, _) => remove(&mut self.guards.port_macs, names::PORT_MACS, key),
             Record::V4(FamilyRecord::Binding(key, _)) => self.guards.v4.remove(key),
             Record::V6(FamilyRecord::Binding(key, _)) => self.guards.v6.remove(key),
             Record::V4(record) => self.v4.remove(record),

@@ -26,9 +26,9 @@ pub struct Records {
     /// `devices` by ifindex.
     pub devices: BTreeMap<u32, Device>,
     /// `xdp_targets`: devices by ifindex.
-    pub express: BTreeSet<u32>,
-    /// `identities` by ifindex of the port. The programs fill it: nobody asks for one.
-    pub identities: BTreeMap<u32, PortMac>,
+    pub xdp_targets: BTreeSet<u32>,
+    /// `port_macs` by ifindex of the port. The programs fill it: nobody asks for one.
+    pub port_macs: BTreeMap<u32, PortMac>,
     /// What is by IPv4 address.
     pub v4: FamilyRecords<Addr4>,
     /// What is by IPv6 address.
@@ -85,10 +85,10 @@ pub enum Record {
     Device(u32, Device),
     /// Of `ports`.
     Port(u32, BridgePort),
-    /// Of `express`.
-    Express(u32),
-    /// Of `identities`.
-    Identity(u32, PortMac),
+    /// Of `xdp_targets`.
+    XdpTarget(u32),
+    /// Of `port_macs`.
+    PortMac(u32, PortMac),
     /// Of a map of IPv4 addresses.
     V4(FamilyRecord<Addr4>),
     /// Of a map of IPv6 addresses.
@@ -138,8 +138,8 @@ impl Record {
             Self::Network(..) => names::NETWORKS,
             Self::Device(..) => names::DEVICES,
             Self::Port(..) => names::PORTS,
-            Self::Express(_) => names::XDP_TARGETS,
-            Self::Identity(..) => names::PORT_MACS,
+            Self::XdpTarget(_) => names::XDP_TARGETS,
+            Self::PortMac(..) => names::PORT_MACS,
             Self::V4(FamilyRecord::Address(..)) => names::ADDRESSES4,
             Self::V4(FamilyRecord::Pool(..)) => names::POOLS4,
             Self::V4(FamilyRecord::Subnet(..)) => names::SUBNETS4,
@@ -159,7 +159,7 @@ impl Record {
         match self {
             Self::Usage(bridge) | Self::Network(bridge, _) => Some(*bridge),
             Self::Port(_, port) => Some(port.bridge_ifindex),
-            Self::Device(..) | Self::Express(_) | Self::Identity(..) => None,
+            Self::Device(..) | Self::XdpTarget(_) | Self::PortMac(..) => None,
             Self::V4(record) => record.bridge(),
             Self::V6(record) => record.bridge(),
         }
@@ -171,8 +171,8 @@ impl Record {
         !matches!(
             self,
             Self::Usage(_)
-                | Self::Express(_)
-                | Self::Identity(..)
+                | Self::XdpTarget(_)
+                | Self::PortMac(..)
                 | Self::V4(FamilyRecord::Binding(..))
                 | Self::V6(FamilyRecord::Binding(..))
         )
@@ -221,7 +221,7 @@ impl Records {
         self.flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
     }
 
-    /// The published ports, as the map `published` holds them.
+    /// The published ports, as the map `dnat_ports` holds them.
     #[must_use]
     pub fn published(&self) -> Ports {
         let mut published = Ports::default();
@@ -261,8 +261,14 @@ impl Records {
                 self.learned(wanted, out);
             }
             compare(&self.ports, &wanted.ports, prune, Record::Port, out);
-            let (held, targets) = (set(&self.express), set(&wanted.express));
-            compare(&held, &targets, prune, |key, ()| Record::Express(key), out);
+            let (held, targets) = (set(&self.xdp_targets), set(&wanted.xdp_targets));
+            compare(
+                &held,
+                &targets,
+                prune,
+                |key, ()| Record::XdpTarget(key),
+                out,
+            );
             family(&self.v4, &wanted.v4, prune, Record::V4, out);
             family(&self.v6, &wanted.v6, prune, Record::V6, out);
         };
@@ -275,15 +281,15 @@ impl Records {
     }
 
     /// Whose addresses are. What the programs saw stays until its network goes, and what a guest
-    /// took for itself until the guest does. The claims go before the port's identity, so that
+    /// took for itself until the guest does. The claims go before the port's MAC address, so that
     /// whoever stops in between finds them again.
     fn learned(&self, wanted: &Self, out: &mut Vec<Change>) {
-        let gone = self.identities.iter();
+        let gone = self.port_macs.iter();
         let gone: Vec<_> = gone
             .filter(|(port, _)| !wanted.is_guarded(**port))
-            .map(|(port, identity)| {
+            .map(|(port, mac)| {
                 let bridge = self.ports.get(port).map(|port| port.bridge_ifindex);
-                (*port, bridge, *identity)
+                (*port, bridge, *mac)
             })
             .collect();
         let left = |bridge: u32, mac| {
@@ -295,8 +301,8 @@ impl Records {
         let is_live = |bridge: u32| wanted.networks.contains_key(&bridge);
         bindings(&self.v4, &wanted.v4, is_live, left, Record::V4, out);
         bindings(&self.v6, &wanted.v6, is_live, left, Record::V6, out);
-        for (port, _, identity) in &gone {
-            out.push(Change::Remove(Record::Identity(*port, *identity)));
+        for (port, _, mac) in &gone {
+            out.push(Change::Remove(Record::PortMac(*port, *mac)));
         }
     }
 
@@ -316,11 +322,11 @@ impl Records {
                 Record::Port(key, value) => {
                     self.ports.insert(key, value);
                 }
-                Record::Express(key) => {
-                    self.express.insert(key);
+                Record::XdpTarget(key) => {
+                    self.xdp_targets.insert(key);
                 }
-                Record::Identity(key, value) => {
-                    self.identities.insert(key, value);
+                Record::PortMac(key, value) => {
+                    self.port_macs.insert(key, value);
                 }
                 Record::V4(record) => self.v4.set(record),
                 Record::V6(record) => self.v6.set(record),
@@ -338,11 +344,11 @@ impl Records {
                 Record::Port(key, _) => {
                     self.ports.remove(&key);
                 }
-                Record::Express(key) => {
-                    self.express.remove(&key);
+                Record::XdpTarget(key) => {
+                    self.xdp_targets.remove(&key);
                 }
-                Record::Identity(key, _) => {
-                    self.identities.remove(&key);
+                Record::PortMac(key, _) => {
+                    self.port_macs.remove(&key);
                 }
                 Record::V4(record) => self.v4.remove(record),
                 Record::V6(record) => self.v6.remove(record),
@@ -504,7 +510,7 @@ mod tests {
         for (bridge, port) in [(1, 11), (2, 12)] {
             held.networks.insert(bridge, Network::default());
             held.ports.insert(port, guarded(bridge));
-            held.identities.insert(
+            held.port_macs.insert(
                 port,
                 PortMac {
                     mac,
@@ -515,7 +521,7 @@ mod tests {
         }
         let mut wanted = held.clone();
         wanted.ports.remove(&11);
-        wanted.identities.clear();
+        wanted.port_macs.clear();
         wanted.v4.bindings.clear();
         let changes = held.changes(&wanted, true);
         let gone = |index: usize| match changes[index] {
@@ -525,7 +531,7 @@ mod tests {
         assert_eq!(gone(0), Record::V4(FamilyRecord::Binding(key(1), claimed)));
         assert_eq!(
             gone(1),
-            Record::Identity(
+            Record::PortMac(
                 11,
                 PortMac {
                     mac,

@@ -6,7 +6,6 @@ use std::net::Ipv6Addr;
 use uuid::Uuid;
 
 use super::bridge::find_bridge;
-use super::express::express;
 use super::failure::Failure;
 use super::forwards::nd_proxies;
 use super::observed::{FAMILIES, Intent, Member, Noted, Observed};
@@ -14,6 +13,7 @@ use super::phase::Scope;
 use super::records::{Bridge, Bridges, hooks, records};
 use super::spec::{BridgeSpec, bridge_spec};
 use super::step::Port;
+use super::xdp::fast_path;
 use crate::datapath::Attachment;
 use crate::datapath::records::Records;
 use crate::link::{Dump, Snapshot};
@@ -108,11 +108,11 @@ impl<'a> Desired<'a> {
         let returned = desired.with_returned_ports(observed);
         let links = returned.as_ref().unwrap_or(&observed.links);
         desired.hooks = hooks(&bridges, links);
-        let express = express(&desired.hooks, links, intent.xdp);
-        let taken = express.hooks.difference(&observed.refused);
+        let fast = fast_path(&desired.hooks, links, intent.xdp);
+        let taken = fast.hooks.difference(&observed.refused);
         desired.hooks.extend(taken.copied());
         desired.records = records(&bridges, links, &observed.guests);
-        desired.records.express = express.targets;
+        desired.records.xdp_targets = fast.targets;
         desired.proxies = nd_proxies(&desired.records, links);
         let running = intent.members.iter().filter(|member| member.up);
         for member in running {

@@ -244,8 +244,8 @@ fn subject(record: &Record, observed: &Observed) -> String {
         | Record::Network(index, _)
         | Record::Device(index, _)
         | Record::Port(index, _)
-        | Record::Express(index)
-        | Record::Identity(index, _) => device(index),
+        | Record::XdpTarget(index)
+        | Record::PortMac(index, _) => device(index),
         Record::V4(record) => family_subject(record, device),
         Record::V6(record) => family_subject(record, device),
     }

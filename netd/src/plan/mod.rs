@@ -11,7 +11,6 @@ mod conflict;
 mod desired;
 mod diff;
 mod execute;
-mod express;
 mod failure;
 mod forwards;
 mod guards;
@@ -26,13 +25,13 @@ mod spec;
 mod step;
 #[cfg(test)]
 mod tests;
+mod xdp;
 
 pub use bridge::InTheWay;
 pub use conflict::{Conflict, conflict};
 pub use desired::{Desired, Wanted, needs_forwarding};
 pub use diff::diff;
 pub use execute::{Host, Outcome, StepError, execute};
-pub use express::{Express, express};
 pub use failure::Failure;
 pub use guests::Guests;
 pub use observed::{FAMILIES, Intent, Member, Noted, Observed, Service, Sockets};
@@ -42,3 +41,4 @@ pub use rehearsal::Rehearsal;
 pub use sentences::sentences;
 pub use spec::{BridgeSpec, RouteSpec, bridge_spec};
 pub use step::{Act, DatapathAct, DeviceAct, Port, ServiceAct, Step};
+pub use xdp::{FastPath, fast_path};

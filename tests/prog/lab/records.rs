@@ -172,14 +172,14 @@ impl Lab {
     }
 
     /// Let a device be sent what another driver received, or no longer.
-    pub fn set_express(&mut self, device: &str, on: bool) {
+    pub fn set_xdp_target(&mut self, device: &str, on: bool) {
         let ifindex = self.ifindex(device);
         if on {
-            self.express
+            self.xdp_targets
                 .insert(ifindex, ifindex, None, 0)
                 .expect("xdp_targets");
         } else {
-            self.express.remove(ifindex).expect("xdp_targets");
+            self.xdp_targets.remove(ifindex).expect("xdp_targets");
         }
     }
 

@@ -24,11 +24,11 @@ fn settled<A: Address>(lab: &mut Lab, flow: FromGuest<A>) {
 const SETTLED: u32 = 7;
 
 /// Both devices of the tests take frames from drivers.
-fn express_lab() -> crate::lab::Turn {
+fn xdp_lab() -> crate::lab::Turn {
     let mut lab = lab();
     lab.change_control(|control| control.validity = SETTLED);
     for device in ["nat1", "up0"] {
-        lab.set_express(device, true);
+        lab.set_xdp_target(device, true);
     }
     lab
 }
@@ -41,7 +41,7 @@ fn shown_as(mut flow: FromGuest, port: u16) -> FromGuest {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn datagrams_of_settled_flows_go_from_driver_to_driver() {
-    let mut lab = express_lab();
+    let mut lab = xdp_lab();
     for (name, packet) in [
         ("UDP", udp(GUEST, 40000, SERVER, 80)),
         (
@@ -84,8 +84,8 @@ fn datagrams_of_settled_flows_go_from_driver_to_driver() {
 /// Every checksum and length, beside what the TC program makes of the same packet.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn the_express_lane_writes_what_tc_writes() {
-    let mut lab = express_lab();
+fn the_fast_path_writes_what_tc_writes() {
+    let mut lab = xdp_lab();
     let mut passed = 0;
     for number in 0..500u32 {
         let port = 1024 + (number * 127) as u16;
@@ -93,13 +93,13 @@ fn the_express_lane_writes_what_tc_writes() {
         let data = number.to_be_bytes().repeat((number % 64) as usize);
         let there = up(udp(GUEST, 40000, SERVER, 80).data(data.clone())).bytes();
         let back = down(udp(SERVER, 80, UP0, port).data(data)).bytes();
-        for (device, express, tc, packet) in [
+        for (device, xdp, tc, packet) in [
             ("nat1", "port_xdp", "port_ingress", there),
             ("up0", "uplink_xdp", "uplink_ingress", back),
         ] {
             let device = lab.ifindex(device);
             settled(&mut lab, flow);
-            let sent = run(&lab, express, device, device, 0, 1, &packet);
+            let sent = run(&lab, xdp, device, device, 0, 1, &packet);
             let by_tc = run(&lab, tc, device, device, 0, 1, &packet);
             assert_eq!(by_tc.verdict, Verdict::Redirect);
             match sent.verdict {
@@ -116,7 +116,7 @@ fn the_express_lane_writes_what_tc_writes() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn p30_partial_checksums_are_left_to_tc() {
-    let mut lab = express_lab();
+    let mut lab = xdp_lab();
     settled(&mut lab, guest_to_server(UDP, 40000, 80));
     let mut frame = up(udp(GUEST, 40000, SERVER, 80)).bytes();
     let length = [frame[CHECKSUM - 2], frame[CHECKSUM - 1]];
@@ -131,7 +131,7 @@ fn p30_partial_checksums_are_left_to_tc() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn all_else_is_passed_on_untouched() {
-    let mut lab = express_lab();
+    let mut lab = xdp_lab();
     let good = || up(udp(GUEST, 40000, SERVER, 80));
     let changed = |at: usize, byte: u8| {
         let mut frame = good().bytes();
@@ -183,7 +183,7 @@ fn all_else_is_passed_on_untouched() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn flows_that_are_not_settled_are_left_to_tc() {
-    let mut lab = express_lab();
+    let mut lab = xdp_lab();
     let flow = guest_to_server(UDP, 40000, 80);
     let there = up(udp(GUEST, 40000, SERVER, 80)).bytes();
     let back = down(udp(SERVER, 80, UP0, 40000)).bytes();
@@ -217,7 +217,7 @@ fn flows_that_are_not_settled_are_left_to_tc() {
 
     settled(&mut lab, flow);
     for device in ["nat1", "up0"] {
-        lab.set_express(device, false);
+        lab.set_xdp_target(device, false);
     }
     left(&mut lab, "drivers that send nothing of others'");
 }
@@ -227,7 +227,7 @@ fn flows_that_are_not_settled_are_left_to_tc() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn p56_routed_flows_go_where_drivers_take_frames() {
-    let mut lab = express_lab();
+    let mut lab = xdp_lab();
     let mut flow = guest_to_server(UDP, 40000, 80);
     flow.guest.0 = ROUTE_GUEST;
     flow.shown = None;
@@ -235,20 +235,20 @@ fn p56_routed_flows_go_where_drivers_take_frames() {
     settled(&mut lab, flow);
     let back = down(udp(SERVER, 80, ROUTE_GUEST, 40000));
     Fixture::new("to a port", "uplink_xdp", "up0", back.bytes()).run(&mut lab);
-    lab.set_express("route1", true);
+    lab.set_xdp_target("route1", true);
     let ttl = 63;
     let after = back.clone().ttl(ttl).macs(ROUTE_GUEST_MAC, ROUTE_MAC);
     Fixture::new("to a port", "uplink_xdp", "up0", back.bytes())
         .redirect(after.bytes())
         .run(&mut lab);
-    lab.set_express("route1", false);
+    lab.set_xdp_target("route1", false);
 }
 
 /// The uplink's frames show which MAC address they are sent to when a flow is looked at.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn the_second_look_notes_the_mac_of_frames_from_outside() {
-    let mut lab = express_lab();
+    let mut lab = xdp_lab();
     lab.set_endpoint(GUEST, "nat1", GUEST_MAC);
     let flow = guest_to_server(UDP, 40000, 80);
     let unknown = |lab: &mut Lab| {

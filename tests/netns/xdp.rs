@@ -38,7 +38,7 @@ fn start(lab: &mut Lab, on: &str) -> Result<Guest> {
 }
 
 /// The devices with an XDP program, by `netd status`.
-fn express(lab: &Lab) -> Result<Vec<String>> {
+fn fast(lab: &Lab) -> Result<Vec<String>> {
     let status: serde_json::Value = serde_json::from_str(&lab.agent.ok(["status", "--json"])?)?;
     let hooks = status["hooks"].as_array().cloned().unwrap_or_default();
     let mut devices: Vec<String> = hooks
@@ -53,8 +53,8 @@ fn express(lab: &Lab) -> Result<Vec<String>> {
 /// Waits until drivers may send to all these devices: the agent hears of a device's changes.
 fn wait_for(lab: &Lab, devices: &[&str]) -> Result<()> {
     eventually(SOON, || {
-        let express = express(lab)?;
-        ensure!(express == devices, "{express:?} have the XDP fast path");
+        let fast = fast(lab)?;
+        ensure!(fast == devices, "{fast:?} have the XDP fast path");
         Ok(())
     })
 }
@@ -146,7 +146,7 @@ fn p56_devices_that_cannot_take_frames_are_reached_by_tc() {
 /// An agent that is told otherwise takes it away, and no datagram is lost by that.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
-fn the_express_lane_comes_and_goes_with_the_settings() {
+fn the_fast_path_comes_and_goes_with_the_settings() {
     check(|lab| {
         let guest = start(lab, "'vnet*'")?;
         wait_for(lab, &["vnet1"])?;

@@ -1,4 +1,4 @@
-//! Which devices have the express lane.
+//! Which devices have the XDP fast path.
 
 use std::collections::BTreeSet;
 
@@ -10,20 +10,20 @@ use crate::link::{Link, Snapshot};
 /// otherwise. Frames from drivers pass it by, so nothing that limits or shapes is among these.
 const ORDINARY: [&str; 5] = ["noqueue", "pfifo_fast", "fq_codel", "fq", "mq"];
 
-/// The express lane at one moment.
+/// The XDP fast path at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Express {
+pub struct FastPath {
     /// The programs in drivers.
     pub hooks: BTreeSet<Attachment>,
     /// The devices that may be sent what drivers have received, by ifindex.
     pub targets: BTreeSet<u32>,
 }
 
-/// The express lane of devices that have the programs `hooks`, as the administrator (`xdp`) and
+/// The XDP fast path of devices that have the programs `hooks`, as the administrator (`xdp`) and
 /// drivers allow.
 #[must_use]
-pub fn express(hooks: &BTreeSet<Attachment>, snapshot: &Snapshot, xdp: &Xdp) -> Express {
-    let mut express = Express::default();
+pub fn fast_path(hooks: &BTreeSet<Attachment>, snapshot: &Snapshot, xdp: &Xdp) -> FastPath {
+    let mut fast = FastPath::default();
     for &Attachment { ifindex, hook } in hooks {
         let Some(link) = snapshot.links.get(&ifindex) else {
             continue;
@@ -35,16 +35,16 @@ pub fn express(hooks: &BTreeSet<Attachment>, snapshot: &Snapshot, xdp: &Xdp) -> 
         };
         let physical = hook == Hook::UplinkXdp && link.kind.is_none();
         if link.driver.redirects && xdp.wants(&link.name, physical) {
-            express.hooks.insert(Attachment { ifindex, hook });
+            fast.hooks.insert(Attachment { ifindex, hook });
         }
         if may_be_sent(link) {
-            express.targets.insert(ifindex);
+            fast.targets.insert(ifindex);
         }
     }
-    if express.hooks.is_empty() {
-        express.targets.clear();
+    if fast.hooks.is_empty() {
+        fast.targets.clear();
     }
-    express
+    fast
 }
 
 fn may_be_sent(link: &Link) -> bool {
@@ -78,12 +78,12 @@ mod tests {
         Attachment { ifindex, hook }
     }
 
-    fn of(links: Vec<(u32, Link)>, hooks: &[Attachment], xdp: &Xdp) -> Express {
+    fn of(links: Vec<(u32, Link)>, hooks: &[Attachment], xdp: &Xdp) -> FastPath {
         let dump = Dump {
             links: links.into_iter().collect(),
             ..Dump::default()
         };
-        express(&hooks.iter().copied().collect(), &dump.into(), xdp)
+        fast_path(&hooks.iter().copied().collect(), &dump.into(), xdp)
     }
 
     #[test]
@@ -105,22 +105,22 @@ mod tests {
                 link(5, "virbr0", Some("bridge"), Driver::default()),
             ]
         };
-        assert_eq!(of(links(), &hooks, &Xdp::default()), Express::default());
+        assert_eq!(of(links(), &hooks, &Xdp::default()), FastPath::default());
         let physical = Xdp {
             physical: true,
             ..Xdp::default()
         };
-        let express = of(links(), &hooks, &physical);
-        assert_eq!(express.hooks, [at(1, Hook::UplinkXdp)].into());
-        assert_eq!(express.targets, [1, 3, 4].into());
+        let fast = of(links(), &hooks, &physical);
+        assert_eq!(fast.hooks, [at(1, Hook::UplinkXdp)].into());
+        assert_eq!(fast.targets, [1, 3, 4].into());
         let ports = Xdp {
             on: vec!["vnet*".to_owned(), "virbr0".to_owned()],
             off: vec!["vnet1".to_owned()],
             ..Xdp::default()
         };
-        let express = of(links(), &hooks, &ports);
-        assert_eq!(express.hooks, [at(3, Hook::PortXdp)].into());
-        assert_eq!(express.targets, [1, 3, 4].into());
+        let fast = of(links(), &hooks, &ports);
+        assert_eq!(fast.hooks, [at(3, Hook::PortXdp)].into());
+        assert_eq!(fast.targets, [1, 3, 4].into());
     }
 
     /// P56: what a driver cannot take, or a queue would have limited, goes by TC.
