@@ -10,10 +10,11 @@ use netd_tests::lab::{HOST, OUTSIDE, at};
 use netd_tests::packet::{Ipv4, UDP};
 use netd_tests::traffic::{self, Load, Server, Verdict};
 use netd_tests::{
-    Capture, Flood, Frame, Guest, Lab, SOON, Snapshot, Sniffer, TcpPool, Wire, eventually,
+    Capture, Flood, Frame, Guest, Lab, Losses, SOON, Snapshot, Sniffer, TcpPool, Wire, eventually,
 };
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 /// A hypervisor whose kernel routes a bridge with one guest; no agent takes part.
 fn plain_router() -> Result<(Lab, Guest)> {
@@ -308,5 +309,50 @@ fn what_passed_the_hypervisor_can_be_read_later() -> Result<()> {
     }
     std::fs::remove_file(&path)?;
     ensure!(seen == ["vnet1", "br0", "uplink"], "{seen:?}");
+    Ok(())
+}
+
+/// A slow reader's losses are told from those on the way.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_full_buffer_is_told_from_a_gap() -> Result<()> {
+    const SENT: u64 = 500;
+    let (lab, guest) = plain_router()?;
+    let look = || Losses::look(&[&lab.hv, &lab.wan, guest.netns()]);
+    // Nobody reads.
+    let server = lab.wan.udp(at(OUTSIDE, 7))?;
+    set_socket_recv_buffer_size(&server, 4096)?;
+    let client = guest.netns().udp((Ipv4Addr::UNSPECIFIED, 0))?;
+    let send = || -> Result<()> {
+        for _ in 0..SENT {
+            client.send_to(&[0; 8], at(OUTSIDE, 7))?;
+        }
+        Ok(())
+    };
+    let before = look()?;
+    send()?;
+    server.set_nonblocking(true)?;
+    let mut arrived = 0;
+    // What is on its way still counts where it ends.
+    let lost = eventually(SOON, || {
+        while server.recv(&mut [0; 8]).is_ok() {
+            arrived += 1;
+        }
+        let lost = look()?.since(&before).to_overload();
+        ensure!(
+            arrived + lost == SENT,
+            "{arrived} arrived, {lost} lost of {SENT}"
+        );
+        Ok(lost)
+    })?;
+    ensure!(lost > 0, "the buffer held everything");
+
+    // A gap in the way is nobody's overload.
+    lab.hv.sysctl("net/ipv4/ip_forward", "0")?;
+    let before = look()?;
+    send()?;
+    let gap = look()?.since(&before);
+    ensure!(gap.to_overload() == 0, "{gap}");
+    ensure!(server.recv(&mut [0; 8]).is_err(), "something arrived");
     Ok(())
 }
