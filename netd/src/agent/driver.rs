@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Agent;
 use super::controller::Controller;
 use crate::api::{
-    Affect, ApiError, Changed, Driver, Drops, ErrorCode, ForwardChange, Lease, Metadata,
+    Affect, ApiError, Changed, Driver, Drops, ErrorCode, ForwardChange, Handover, Lease, Metadata,
     NetworkForwards, NetworkInfo, NewMetadata, PortId, PortPurpose, Reloaded, Result, Status,
     Subscription, Unknown,
 };
@@ -206,6 +206,10 @@ impl Driver for Agent {
 
     async fn status(&self) -> Result<Status> {
         self.controller.lock().await.status().await
+    }
+
+    async fn hand_over(&self, handover: &Handover) -> Result<()> {
+        self.controller.lock().await.hand_over(handover).await
     }
 
     async fn drops(&self, since: u64) -> Result<Drops> {

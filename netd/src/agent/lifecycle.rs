@@ -19,7 +19,7 @@ fn invalid(detail: impl std::fmt::Display) -> ApiError {
 }
 
 impl Controller {
-    async fn snapshot(&self) -> Result<Snapshot> {
+    pub(super) async fn snapshot(&self) -> Result<Snapshot> {
         self.host.links.snapshot().await.map_err(ApiError::internal)
     }
 
@@ -107,7 +107,7 @@ impl Controller {
         let mut prepared = Vec::new();
         for network in networks {
             let (uuid, name) = (network.uuid, network.name.clone());
-            match self.prepare(network, &mut snapshot).await {
+            match self.prepare_new(network, &mut snapshot).await {
                 Ok(()) => prepared.push((uuid, name)),
                 Err(error) => outcomes.push((name, Err(error))),
             }
@@ -172,9 +172,20 @@ impl Controller {
 
     /// Look whether a network can start, and let it be one that is to run. What it takes of the host
     /// is taken in `snapshot` from then on.
-    async fn prepare(&mut self, network: Network, snapshot: &mut Snapshot) -> Result<()> {
+    async fn prepare_new(&mut self, network: Network, snapshot: &mut Snapshot) -> Result<()> {
         model::check_start(&network)?;
         check_host(&network, snapshot)?;
+        let spec = plan::bridge_spec(&network);
+        self.prepare(network, snapshot).await?;
+        if let Some(spec) = spec {
+            let behind = spec.routes.iter().map(|route| route.destination);
+            snapshot.reserve_bridge(&spec.name, spec.addresses.iter().copied().chain(behind));
+        }
+        Ok(())
+    }
+
+    /// Let a network be one that is to run, on a host that has room for it.
+    pub(super) async fn prepare(&mut self, network: Network, snapshot: &Snapshot) -> Result<()> {
         self.check_published(&network)?;
         // Refused here, before anything is made, when its files could not be written.
         if dnsmasq::wants_dnsmasq(&network) {
@@ -185,10 +196,6 @@ impl Controller {
         let ports = ports.cloned().unwrap_or_default();
         let network_ports = self.host.returning_ports(&network, &ports, snapshot);
         let live = self.live(network, ports, network_ports)?;
-        if let Some(spec) = plan::bridge_spec(&live.network) {
-            let behind = spec.routes.iter().map(|route| route.destination);
-            snapshot.reserve_bridge(&spec.name, spec.addresses.iter().copied().chain(behind));
-        }
         let uuid = live.network.uuid;
         self.networks.entry(uuid).live = Some(live);
         Ok(())
@@ -340,6 +347,12 @@ pub(super) fn check_host(network: &Network, snapshot: &Snapshot) -> Result<()> {
             network.name
         )));
     }
+    check_subnets(network, snapshot)
+}
+
+/// Are a network's addresses free, but for its own bridge, and may the host forward for it?
+pub(super) fn check_subnets(network: &Network, snapshot: &Snapshot) -> Result<()> {
+    let name = network.bridge.name.as_deref().unwrap_or_default();
     let v4 = network.ipv4_subnets().map(|(a, len)| (IpAddr::V4(a), len));
     let v6 = network.ipv6_subnets().map(|(a, len)| (IpAddr::V6(a), len));
     let behind = network.routes.iter().map(|r| (r.address, r.prefix_len()));

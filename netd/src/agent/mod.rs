@@ -8,6 +8,7 @@ mod controller;
 mod driver;
 mod drops;
 mod guests;
+mod handover;
 mod host;
 mod lifecycle;
 mod live;

@@ -1,5 +1,7 @@
 //! Making the host what the active networks ask for.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::controller::Controller;
@@ -23,6 +25,7 @@ pub(super) fn intent<'a>(networks: &'a Registry, xdp: &'a Xdp, scope: Scope) -> 
         members: members.collect(),
         xdp,
         scope,
+        let_go: BTreeSet::new(),
     }
 }
 
@@ -37,7 +40,7 @@ pub(super) fn keep(failures: &mut Vec<Failure>, networks: &[Uuid]) {
     });
 }
 
-fn tell(Failure { error, .. }: &Failure) {
+pub(super) fn tell(Failure { error, .. }: &Failure) {
     tracing::error!(%error, "cannot make the host what the networks ask for");
 }
 

@@ -89,6 +89,7 @@ async fn take_down(paths: &Paths, errors: &mut Vec<String>) -> anyhow::Result<()
         members: members.collect(),
         xdp: &xdp,
         scope: Scope::Teardown,
+        let_go: BTreeSet::new(),
     };
     let outcome = execute(&mut host, &intent).await;
     let failures = outcome.failures.iter();

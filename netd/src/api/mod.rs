@@ -5,6 +5,7 @@
 
 mod error;
 mod event;
+mod handover;
 mod network;
 mod port;
 mod status;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use crate::model::{Bandwidth, Update};
 pub use error::{ApiError, ErrorCode, ErrorDomain};
 pub use event::{EventKind, Events, Lagged, Lifecycle, NetworkEvent, Subscription};
+pub use handover::{Handover, StockService};
 pub use network::*;
 pub use port::*;
 pub use status::*;
@@ -141,6 +143,8 @@ pub trait Driver: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Changed>> + Send;
     /// Read the definitions on disk again and give active networks their port forwards.
     fn reload(&self) -> impl Future<Output = Result<Reloaded>> + Send;
+    /// Take a network from libvirt's own driver, or give one back to it.
+    fn hand_over(&self, handover: &Handover) -> impl Future<Output = Result<()>> + Send;
     /// Why packets were dropped: counters, and the records behind number `since`.
     fn drops(&self, since: u64) -> impl Future<Output = Result<Drops>> + Send;
     /// What is attached where.

@@ -20,6 +20,7 @@ mod build;
 mod error;
 pub mod events;
 mod family;
+mod flows;
 mod forwards;
 mod handle;
 pub mod kernel;

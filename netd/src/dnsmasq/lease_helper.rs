@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::files::{create_public_dir, write_durable};
-use super::leases::{StoredLease, interface_name, load};
-use super::{HELPER_BRIDGE_VARIABLE, HELPER_DIR_VARIABLE, MAX_STATUS_BYTES};
+use super::files::create_public_dir;
+use super::leases::{StoredLease, interface_name, load, save};
+use super::{HELPER_BRIDGE_VARIABLE, HELPER_DIR_VARIABLE};
 
 /// Longest text of a guest's that is kept; a DUID written in hexadecimal has at most 389.
 const MAX_TEXT: usize = 1024;
@@ -120,12 +120,12 @@ fn run(
         }
         Action::Delete(ip) => {
             leases.retain(|lease| lease.ip != ip);
-            save(&path, &leases)
+            save(&path, &leases).map_err(|e| io_error("write", &path, e))
         }
         Action::Store(ip, new) => {
             leases.retain(|lease| lease.ip != ip);
             leases.extend(new);
-            save(&path, &leases)
+            save(&path, &leases).map_err(|e| io_error("write", &path, e))
         }
     }
 }
@@ -242,16 +242,6 @@ fn lock(dir: &Path) -> Result<File, HelperError> {
     let file = File::open(dir).map_err(|e| io_error("open", dir, e))?;
     flock(&file, FlockOperation::LockExclusive).map_err(|e| io_error("lock", dir, e.into()))?;
     Ok(file)
-}
-
-fn save(path: &Path, leases: &[StoredLease]) -> Result<(), HelperError> {
-    let failed = |e| io_error("write", path, e);
-    let mut content = serde_json::to_vec_pretty(leases).map_err(|e| failed(e.into()))?;
-    content.push(b'\n');
-    if content.len() as u64 > MAX_STATUS_BYTES {
-        return Err(failed(io::ErrorKind::FileTooLarge.into()));
-    }
-    write_durable(path, &content, 0o644).map_err(failed)
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> HelperError {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::MAX_STATUS_BYTES;
-use super::files::read_bounded;
+use super::files::{create_public_dir, read_bounded, write_durable};
 use crate::api::Lease;
 use crate::model::{IpMask, Network};
 
@@ -72,6 +72,29 @@ pub fn read(
             client_id: lease.client_id,
         })
         .collect())
+}
+
+/// Replace the leases of `bridge` in directory `to` by those in `from`, which one of libvirt's or
+/// netd's lease helpers wrote.
+///
+/// # Errors
+/// As [`read`]; or they cannot be written.
+pub fn carry(bridge: &str, from: &Path, to: &Path) -> io::Result<()> {
+    let bridge = interface_name(bridge).ok_or(io::ErrorKind::InvalidInput)?;
+    let file = format!("{bridge}.status");
+    let leases = load(&from.join(&file))?;
+    create_public_dir(to)?;
+    save(&to.join(file), &leases)
+}
+
+/// Replace a status file.
+pub(super) fn save(path: &Path, leases: &[StoredLease]) -> io::Result<()> {
+    let mut content = serde_json::to_vec_pretty(leases)?;
+    content.push(b'\n');
+    if content.len() as u64 > MAX_STATUS_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    write_durable(path, &content, 0o644)
 }
 
 /// How many leases are in the file of `bridge`, ended ones included.

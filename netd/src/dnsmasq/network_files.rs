@@ -15,7 +15,7 @@ use crate::paths::Paths;
 
 /// Whether dnsmasq sends router advertisements for IPv6 `<ip>` elements. Not before the rest of what
 /// guests need to configure themselves is there, too; until then their IPv6 addresses are static.
-const ADVERTISE: bool = false;
+pub(super) const ADVERTISE: bool = false;
 
 /// Mode of the host files, which dnsmasq reads as a user of its own.
 const HOST_FILE: u32 = 0o644;
@@ -79,7 +79,7 @@ pub struct Digest {
 /// The definition cannot be given to dnsmasq.
 pub fn digest(network: &Network, paths: &Paths) -> Result<Digest> {
     let files = files_of(paths, network)?;
-    Ok(FileTexts::new(network, &files)?.digest())
+    Ok(FileTexts::new(network, &files, ADVERTISE)?.digest())
 }
 
 /// What the files of `network` have its dnsmasq serve, by the numbers of what it is to serve: a
@@ -89,7 +89,7 @@ pub fn digest(network: &Network, paths: &Paths) -> Result<Digest> {
 /// As [`digest`], or a file cannot be read.
 pub fn served(network: &Network, paths: &Paths) -> Result<Digest> {
     let files = files_of(paths, network)?;
-    let texts = FileTexts::new(network, &files)?;
+    let texts = FileTexts::new(network, &files, ADVERTISE)?;
     let mut digest = texts.digest();
     if !holds(&files.conf(&network.name), &texts.conf)? {
         digest.conf = !digest.conf;
@@ -114,10 +114,10 @@ pub(super) struct FileTexts {
 }
 
 impl FileTexts {
-    pub(super) fn new(network: &Network, files: &NetworkFiles) -> Result<Self> {
+    pub(super) fn new(network: &Network, files: &NetworkFiles, advertise: bool) -> Result<Self> {
         let all = || {
             Ok(Self {
-                conf: config::conf(network, files, ADVERTISE)?,
+                conf: config::conf(network, files, advertise)?,
                 hosts: config::hostsfile(network)?,
                 names: config::addnhosts(network)?,
             })

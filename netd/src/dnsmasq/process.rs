@@ -17,7 +17,7 @@ use super::binary::Binary;
 use super::config::NetworkFiles;
 use super::error::{Error, Result, io_error};
 use super::files::remove;
-use super::network_files::{FileTexts, holds, pid_file, remove_own_files};
+use super::network_files::{ADVERTISE, FileTexts, holds, pid_file, remove_own_files};
 use super::running::conf_argument;
 use super::{HELPER_BRIDGE_VARIABLE, HELPER_DIR_VARIABLE};
 use crate::model::Network;
@@ -70,22 +70,50 @@ impl Dnsmasq {
         paths: &Paths,
         helper: &Path,
     ) -> Result<Running> {
-        let binary = self.binary().await?;
         let files = files_of(paths, network)?;
-        let texts = FileTexts::new(network, &files)?;
+        let texts = FileTexts::new(network, &files, ADVERTISE)?;
         let script = link_helper(paths, helper)?;
+        self.start_with(network, bridge, &files, &texts, &script)
+            .await
+    }
 
-        if let Some(old) = adopt(&pid_file(&files), &files.conf(&network.name)) {
-            old.stop(&pid_file(&files)).await?;
+    /// Run dnsmasq for `network` as libvirt's own driver does: with files in its places, its lease
+    /// helper, and router advertisements.
+    ///
+    /// # Errors
+    /// As [`Dnsmasq::start`].
+    pub async fn start_as_libvirt(
+        &self,
+        network: &Network,
+        bridge: &str,
+        files: &NetworkFiles,
+        helper: &Path,
+    ) -> Result<Running> {
+        let texts = FileTexts::new(network, files, true)?;
+        self.start_with(network, bridge, files, &texts, helper)
+            .await
+    }
+
+    async fn start_with(
+        &self,
+        network: &Network,
+        bridge: &str,
+        files: &NetworkFiles,
+        texts: &FileTexts,
+        script: &Path,
+    ) -> Result<Running> {
+        let binary = self.binary().await?;
+        if let Some(old) = adopt(&pid_file(files), &files.conf(&network.name)) {
+            old.stop(&pid_file(files)).await?;
         }
         let started = async {
-            texts.write(network, &files)?;
-            daemonise(&binary, network, bridge, &files, &script).await
+            texts.write(network, files)?;
+            daemonise(&binary, network, bridge, files, script).await
         };
         match started.await {
             Ok(running) => Ok(running),
             Err(e) => {
-                if let Err(also) = remove_own_files(network, &files) {
+                if let Err(also) = remove_own_files(network, files) {
                     tracing::warn!("after a failed start: {also}");
                 }
                 Err(e)
@@ -110,7 +138,7 @@ impl Dnsmasq {
         running: Running,
     ) -> Result<Running> {
         let files = files_of(paths, network)?;
-        let texts = FileTexts::new(network, &files)?;
+        let texts = FileTexts::new(network, &files, ADVERTISE)?;
         if !holds(&files.conf(&network.name), &texts.conf)? {
             // Before the one that runs is stopped.
             try_out(&self.binary().await?, network, &files, &texts.conf).await?;

@@ -7,6 +7,7 @@
 
 mod advertised;
 mod collision;
+mod conntrack;
 mod drivers;
 mod edge;
 mod error;
@@ -19,6 +20,7 @@ mod watch;
 
 pub use advertised::{RoutesAtRisk, routes_at_risk};
 pub use collision::{InUse, subnet_in_use};
+pub use conntrack::{Translated, track};
 pub use drivers::{Driver, DriverWatch};
 pub use error::LinkError;
 pub use requests::{Links, effective_delay_ms};

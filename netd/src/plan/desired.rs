@@ -98,7 +98,9 @@ impl<'a> Desired<'a> {
         }
         let lost = observed.records.networks.keys().filter(|&bridge| {
             let link = observed.links.links.get(bridge);
-            link.is_some_and(|link| link.bridge.is_some()) && !bridges.contains_key(bridge)
+            link.is_some_and(|link| link.bridge.is_some())
+                && !bridges.contains_key(bridge)
+                && !intent.let_go.contains(bridge)
         });
         desired.orphans = lost.copied().collect();
         if intent.scope == Scope::Teardown {

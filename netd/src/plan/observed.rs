@@ -46,6 +46,8 @@ pub struct Intent<'a> {
     pub xdp: &'a Xdp,
     /// How much of the host is looked at.
     pub scope: Scope,
+    /// Bridges of networks that another driver has from now on: they stay, and nobody guards them.
+    pub let_go: BTreeSet<u32>,
 }
 
 impl<'a> Intent<'a> {

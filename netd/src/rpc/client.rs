@@ -11,7 +11,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use uuid::Uuid;
 
 use crate::api::{
-    Affect, Changed, Drops, ForwardChange, NetworkEvent, NetworkForwards, Reloaded, Status,
+    Affect, Changed, Drops, ForwardChange, Handover, NetworkEvent, NetworkForwards, Reloaded,
+    Status,
 };
 use crate::model::Update;
 use crate::rpc::connection::URI;
@@ -24,8 +25,8 @@ use crate::rpc::message::{
 use crate::rpc::procedures::{
     AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, CreatePortArgs, EventRegisterArgs, LeaseRecord,
     LeasesArgs, LeasesReply, ListArgs, ListPortsArgs, ListPortsReply, ListReply, LookupPortArgs,
-    NetdProcedure, NetworkRef, OpenArgs, PORT_VALIDATE, PortArgs, PortRef, Procedure, UpdateArgs,
-    XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
+    NetdProcedure, NetworkRef, OpenArgs, PORT_RECLAIM, PORT_VALIDATE, PortArgs, PortRef, Procedure,
+    UpdateArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
 use crate::rpc::reader::Reader;
 use crate::rpc::remote_error::RemoteError;
@@ -305,6 +306,16 @@ impl Client {
         self.remote(Procedure::NetworkPortCreateXml, &args).await
     }
 
+    /// Makes a port again that a guest has had before, as its XML says with all that it was given.
+    pub async fn reclaim_port(&mut self, network: &NetworkRef, xml: &str) -> Result<PortRef> {
+        let args = CreatePortArgs {
+            network: network.clone(),
+            xml: xml.to_owned(),
+            flags: PORT_RECLAIM,
+        };
+        self.remote(Procedure::NetworkPortCreateXml, &args).await
+    }
+
     /// A port's XML.
     pub async fn port_xml(&mut self, port: PortRef) -> Result<String> {
         let args = PortArgs { port, flags: 0 };
@@ -357,6 +368,13 @@ impl Client {
         let procedure = NetdProcedure::Drops as i32;
         let json: String = self.call(PROGRAM_NETD, procedure, &since).await?;
         Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Has the agent take a network from libvirt's own driver, or give one back.
+    pub async fn hand_over(&mut self, handover: &Handover) -> Result<()> {
+        let args = serde_json::to_string(handover)?;
+        let procedure = NetdProcedure::HandOver as i32;
+        self.call(PROGRAM_NETD, procedure, &args).await
     }
 
     /// Has the definitions read again.

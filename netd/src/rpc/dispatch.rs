@@ -211,6 +211,14 @@ async fn netd_change<D: Driver>(driver: &D, procedure: NetdProcedure, payload: B
             })?;
             json(&driver.change_forward(&change).await?)
         }
+        NetdProcedure::HandOver => {
+            let text: String = arguments(payload)?;
+            let handover = serde_json::from_str(&text).map_err(|error| {
+                let detail = format!("what is to be handed over cannot be read: {error}");
+                ApiError::new(ErrorCode::InvalidArg, detail)
+            })?;
+            result(&driver.hand_over(&handover).await?)
+        }
         NetdProcedure::Reload => json(&driver.reload().await?),
         other => not_supported(other.function()),
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use netd::api::{
     Affect, ApiError, Changed, Driver, DropRecord, DropStatus, Drops, ErrorCode, EventKind, Events,
-    ForwardChange, Lease, Lifecycle, Metadata, NetworkEvent, NetworkForwards, NetworkInfo,
-    NetworkStatus, NewMetadata, PortId, PortPurpose, Reloaded, Result, Status, Subscription,
-    Unknown,
+    ForwardChange, Handover, Lease, Lifecycle, Metadata, NetworkEvent, NetworkForwards,
+    NetworkInfo, NetworkStatus, NewMetadata, PortId, PortPurpose, Reloaded, Result, Status,
+    Subscription, Unknown,
 };
 use netd::model::{
     Bandwidth, ForwardAction, NetworkPort, NetworkPorts, Update, format_port, parse, parse_port,
@@ -31,6 +31,8 @@ pub struct Fake {
     ports: Mutex<NetworkPorts>,
     /// Those it has whenever everything begins anew.
     pub first_ports: Mutex<NetworkPorts>,
+    /// Networks that were handed over.
+    pub handovers: Mutex<Vec<Handover>>,
     /// Starts that were finished.
     pub starts: AtomicUsize,
     /// What clients are told by themselves.
@@ -505,6 +507,11 @@ impl Driver for Fake {
             },
             warnings: vec!["sshd (pid 7) listens there".to_owned()],
         })
+    }
+
+    async fn hand_over(&self, handover: &Handover) -> Result<()> {
+        self.handovers.lock().unwrap().push(handover.clone());
+        Ok(())
     }
 
     async fn drops(&self, since: u64) -> Result<Drops> {

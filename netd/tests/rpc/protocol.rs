@@ -309,6 +309,7 @@ fn changes(function: &str) -> bool {
         "NetworkPortSet",
         "NetworkPortDelete",
         "forward change",
+        "hand over",
         "reload",
     ];
     !lists && words.iter().any(|word| function.contains(word))
@@ -353,10 +354,11 @@ fn a_read_only_client_changes_nothing_by_any_procedure() {
             );
         }
     }
-    assert_eq!(refused, 15);
+    assert_eq!(refused, 16);
     assert_eq!(server.driver.networks(), before);
     assert!(server.driver.updates.lock().unwrap().is_empty());
     assert!(server.driver.changes.lock().unwrap().is_empty());
+    assert!(server.driver.handovers.lock().unwrap().is_empty());
 }
 
 #[test]

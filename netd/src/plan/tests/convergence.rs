@@ -265,6 +265,7 @@ fn intent<'a>(up: &'a [Definition], down: &'a [Definition], xdp: &'a Xdp) -> Int
         members: running.chain(going).collect(),
         xdp,
         scope: Scope::Host,
+        let_go: BTreeSet::new(),
     }
 }
 
@@ -334,6 +335,44 @@ proptest! {
         run(&mut host, &intent);
         prop_assert_eq!(run(&mut host, &intent), Outcome::default());
         prop_assert_eq!(&host.faults, &Vec::<String>::new());
+    }
+
+    /// A network that another driver gets keeps its devices and has nothing of netd's; one that comes
+    /// from there keeps its devices, too. The others notice neither.
+    #[test]
+    fn what_is_let_go_and_taken_over_keeps_its_devices(all in definitions()) {
+        let xdp = Xdp::default();
+        let mut host = FakeHost::new(host(true));
+        run(&mut host, &intent(&all, &[], &xdp));
+        let before = host.has.observed();
+        let (first, others) = all.split_first().unwrap();
+        let bridge = before.links.by_name(first.network.bridge.name.as_deref().unwrap());
+        let mut letting = intent(others, &[], &xdp);
+        letting.let_go = bridge.map(|link| link.index).into_iter().collect();
+        let outcome = run(&mut host, &letting);
+        prop_assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+        prop_assert!(outcome.orphans.is_empty());
+        let between = host.has.observed();
+        prop_assert_eq!(&between.links.links, &before.links.links);
+        prop_assert_eq!(&between.links.addresses, &before.links.addresses);
+        prop_assert!(!between.noted.contains_key(&first.network.uuid));
+        let index = bridge.unwrap().index;
+        // To other networks it is a device of the host's with an address: a way out.
+        let guards = [Hook::BridgeIngress, Hook::PortIngress];
+        let ports = before.links.ports_of(index).map(|port| port.index);
+        let own: BTreeSet<u32> = ports.chain([index]).collect();
+        let mut programs = between.programs.keys();
+        prop_assert!(!programs.any(|at| own.contains(&at.ifindex) && guards.contains(&at.hook)));
+        prop_assert!(!between.records.networks.contains_key(&index));
+        for other in others {
+            prop_assert_eq!(share(&before, other), share(&between, other));
+        }
+        host.faults.clear();
+        let outcome = run(&mut host, &intent(&all, &[], &xdp));
+        prop_assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+        let after = host.has.observed();
+        prop_assert_eq!(&after.links.links, &before.links.links);
+        prop_assert_eq!(share(&after, first), share(&before, first));
     }
 
     /// Whichever steps fail, the next run does what is left.

@@ -109,6 +109,7 @@ fn carry_out(host: &Dump, acts: &[DeviceAct]) -> Dump {
         members: Vec::new(),
         xdp: &xdp,
         scope: super::Scope::Host,
+        let_go: BTreeSet::new(),
     };
     for act in acts {
         let act = act.clone().into();
@@ -425,6 +426,7 @@ fn steps_of_programs_name_devices() {
         }],
         xdp: &xdp,
         scope: super::Scope::Host,
+        let_go: BTreeSet::new(),
     };
     let gone = Attachment {
         ifindex: 77,

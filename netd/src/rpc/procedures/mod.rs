@@ -194,6 +194,8 @@ procedures! {
         Reload = 5 "reload" Agent Write,
         /// `u64 since → str`, the [`crate::api::Drops`] as JSON
         Drops = 6 "drops" Agent Read,
+        /// `str → ()`, a [`crate::api::Handover`] as JSON
+        HandOver = 7 "hand over" Agent Write,
     }
 }
 
