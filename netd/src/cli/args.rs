@@ -274,7 +274,10 @@ Examples:
     /// Switch this host from libvirt's own network driver to netd
     #[command(after_help = "\
 Examples:
-  netd libvirt status                   show what libvirt's driver has on this host")]
+  netd libvirt status                   show what libvirt's driver has on this host
+  netd libvirt adopt --dry-run          show what a switch would do
+  netd libvirt adopt                    switch to netd, while guests run
+  netd libvirt release                  switch back")]
     #[command(subcommand)]
     Libvirt(LibvirtCommand),
 

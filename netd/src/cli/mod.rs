@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => ended(shell::completions(shell)),
         Command::Manpages { directory } => ended(shell::manpages(&directory)),
         Command::LeaseHelper { args } => lease_helper(&args),
-        Command::Libvirt(command) => libvirt(cli.quiet, &command),
+        Command::Libvirt(command) => libvirt(&cli.socket, cli.quiet, &command),
         command => client(&cli.socket, cli.quiet, command),
     }
 }
@@ -85,10 +85,19 @@ fn teardown(args: args::TeardownArgs) -> ExitCode {
     finish(runtime, teardown::teardown(args))
 }
 
-fn libvirt(quiet: bool, command: &LibvirtCommand) -> ExitCode {
+fn libvirt(socket: &Path, quiet: bool, command: &LibvirtCommand) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let mut output = Output::new(quiet);
-    let result = libvirt::libvirt(&mut output, command);
-    match result.and(output.flush()) {
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(libvirt::libvirt(socket, &mut output, command)),
+        Err(error) => Err(Failure::from(format!(
+            "cannot start the async runtime: {error}"
+        ))),
+    };
+    let printed = output.flush();
+    match result.and(printed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprint!("{failure}");

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use procfs::process::{MMapPath, Process};
+use serde::{Deserialize, Serialize};
 
 use super::places::Places;
 
@@ -54,7 +55,7 @@ impl Version {
 }
 
 /// How libvirt's daemons are cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// One libvirtd with every driver (Debian, Ubuntu).
     Monolithic,

@@ -1,13 +1,14 @@
 //! The networks of libvirt's own driver, as its files tell of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::places::Places;
+use super::step::RunningNetwork;
 use crate::dnsmasq::{self, Running as Process, leases};
 use crate::model::{self, Network};
-use crate::store::file;
+use crate::store::file::{self, Lasting};
 
 /// One of libvirt's networks.
 #[derive(Debug)]
@@ -164,6 +165,90 @@ pub fn process(places: &Places, name: &str) -> Option<Process> {
         &places.status().join(format!("{name}.pid")),
         &places.dnsmasq().join(format!("{name}.conf")),
     )
+}
+
+/// The status of a running network.
+#[must_use]
+pub fn status_file(places: &Places, name: &str) -> PathBuf {
+    places.status().join(format!("{name}.xml"))
+}
+
+/// The file of a guest's port.
+#[must_use]
+pub fn port_file(places: &Places, name: &str, uuid: &str) -> PathBuf {
+    places
+        .status()
+        .join(name)
+        .join("ports")
+        .join(format!("{uuid}.xml"))
+}
+
+/// Write or remove a definition where libvirt keeps it, and its autostart link.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_definition(
+    places: &Places,
+    name: &str,
+    xml: Option<&str>,
+    autostart: bool,
+) -> Result<()> {
+    model::check_name(name)?;
+    make_dir(&places.autostart())?;
+    let path = places.definitions().join(format!("{name}.xml"));
+    let link = places.autostart().join(format!("{name}.xml"));
+    match xml {
+        Some(xml) => file::write(&path, xml.as_bytes(), Lasting::Always)?,
+        None => file::remove(&path, Lasting::Always)?,
+    }
+    // libvirt tells its own links by their targets, which are whole paths.
+    match autostart && xml.is_some() {
+        true => Ok(file::link(&path, &link)?),
+        false => Ok(file::remove(&link, Lasting::Always)?),
+    }
+}
+
+/// Write what libvirt's driver reads of a running network when it starts.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_status(places: &Places, network: &RunningNetwork) -> Result<()> {
+    for (uuid, xml) in &network.ports {
+        write_for_boot(&port_file(places, &network.name, uuid), xml)?;
+    }
+    // 0 to 2 are the classes that libvirt's shaping has for itself.
+    let status = format!(
+        "<networkstatus>\n<class_id bitmap='0-2'/>\n<floor sum='0'/>\n{}</networkstatus>\n",
+        network.xml
+    );
+    write_for_boot(&status_file(places, &network.name), &status)
+}
+
+/// Remove it again.
+///
+/// # Errors
+/// A file cannot be removed.
+pub fn remove_status(places: &Places, network: &RunningNetwork) -> Result<()> {
+    file::remove(&status_file(places, &network.name), Lasting::ThisBoot)?;
+    for (uuid, _) in &network.ports {
+        file::remove(&port_file(places, &network.name, uuid), Lasting::ThisBoot)?;
+    }
+    Ok(())
+}
+
+/// Write a file of this boot, with the directories that it is in.
+///
+/// # Errors
+/// The file or a directory cannot be written.
+pub fn write_for_boot(path: &Path, text: &str) -> Result<()> {
+    if let Some(dir) = path.parent() {
+        make_dir(dir)?;
+    }
+    Ok(file::write(path, text.as_bytes(), Lasting::ThisBoot)?)
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
 }
 
 #[cfg(test)]

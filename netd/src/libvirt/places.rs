@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, Result};
+
+use crate::api::StockService;
+
 /// The directories of the system's libvirt, below a root that is `/` outside of tests.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -73,5 +77,26 @@ impl Places {
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.root.join("usr/sbin").join(name)
+    }
+
+    /// The socket of libvirtd.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("run/libvirt/libvirt-sock")
+    }
+
+    /// Where libvirt's dnsmasq is.
+    ///
+    /// # Errors
+    /// Its lease helper is not installed.
+    pub fn service(&self) -> Result<StockService> {
+        let dirs = ["usr/lib/libvirt", "usr/libexec", "usr/lib64/libvirt"];
+        let paths = dirs.map(|dir| self.root.join(dir).join("libvirt_leaseshelper"));
+        let helper = paths.into_iter().find(|path| path.is_file());
+        Ok(StockService {
+            dir: self.dnsmasq(),
+            pid_dir: self.status(),
+            helper: helper.context("libvirt's program libvirt_leaseshelper is not there")?,
+        })
     }
 }
