@@ -5,6 +5,7 @@
 
 mod scenario;
 mod smoke;
+mod switch;
 
 /// What takes minutes, for each libvirt.
 mod heavy {

@@ -16,15 +16,23 @@ const INSTALLED: &str = "/usr/lib/netd/libvirt_driver_network.so";
 const FOLDER: &str = "/var/lib/drivers";
 
 impl Host {
+    /// Installs netd's network driver for libvirtd, which does not load it yet.
+    ///
+    /// # Errors
+    /// `NETD_MODULE` is not set.
+    pub fn install_module(&self) -> Result<()> {
+        let module = std::env::var_os("NETD_MODULE")
+            .context("NETD_MODULE is not set: run the tests with `cargo xtask test`")?;
+        fs::create_dir_all(self.path("/usr/lib/netd"))?;
+        self.install(Path::new(&module), INSTALLED)
+    }
+
     /// Has libvirtd load netd's network driver in place of its own from its next start on.
     ///
     /// # Errors
     /// `NETD_MODULE` is not set, or libvirtd has no folder of drivers.
     pub fn use_module(&mut self) -> Result<()> {
-        let module = std::env::var_os("NETD_MODULE")
-            .context("NETD_MODULE is not set: run the tests with `cargo xtask test`")?;
-        fs::create_dir_all(self.path("/usr/lib/netd"))?;
-        self.install(Path::new(&module), INSTALLED)?;
+        self.install_module()?;
         let stock = self.drivers()?;
         let folder = self.path(FOLDER);
         fs::create_dir(&folder)?;

@@ -1,0 +1,325 @@
+//! A host is switched from libvirt's own network driver to netd and back, while its guests go on.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use netd_tests::lab::{OUTSIDE, at};
+use netd_tests::libvirt::{Host, PATIENCE, Root, check};
+use netd_tests::traffic::{Load, Server, connect};
+use netd_tests::{Guest, Netns, TcpPool, eventually};
+
+use crate::scenario::GATEWAY;
+
+/// What a switch may cost a guest's stream.
+const OUTAGE: Duration = Duration::from_secs(1);
+
+/// What libvirtd's unit gives it as its environment.
+const DEFAULTS: &str = "/etc/default/libvirtd";
+
+const PORT_UUID: &str = "9ba75e30-2d0a-4c2e-8b16-4c1f6e3cd0a1";
+const PORT: &str = "<networkport><uuid>9ba75e30-2d0a-4c2e-8b16-4c1f6e3cd0a1</uuid><owner><name>vm7</name>\
+    <uuid>11111111-2d0a-4c2e-8b16-4c1f6e3cd0a1</uuid></owner><mac address='52:54:00:00:00:07'/>\
+    </networkport>";
+
+/// A running libvirt with its network `default`, and a guest that has its lease from it.
+fn libvirt(host: &mut Host, place: &Path) -> Result<Guest> {
+    host.define_default()?;
+    host.libvirtd.start()?;
+    host.virsh(["net-start", "default"])?;
+    host.virsh(["net-autostart", "default"])?;
+    let guest = Guest::new(&host.hv, 7, place.to_owned())?;
+    host.hv
+        .run(["ip", "link", "set", &guest.port, "master", "virbr0"])?;
+    host.virsh([
+        "net-port-create",
+        "default",
+        host.file("/tmp/port.xml", PORT)?,
+    ])?;
+    let lease = guest.dhcp()?;
+    eventually(PATIENCE, || {
+        let leases = host.virsh(["net-dhcp-leases", "default"])?;
+        let address = lease.address.to_string();
+        ensure!(leases.contains(&address), "{address} is not in:\n{leases}");
+        Ok(())
+    })?;
+    guest.ping(&OUTSIDE.to_string())?;
+    Ok(guest)
+}
+
+fn install(host: &mut Host) -> Result<()> {
+    host.install_module()?;
+    // Debian's packages of daemons bring it.
+    std::fs::create_dir_all(host.path("/etc/default"))?;
+    host.start_netd()
+}
+
+/// What outside says by itself on a connection of a guest's, which is silent.
+struct Pushed {
+    stop: Arc<AtomicBool>,
+    reader: JoinHandle<Result<Duration>>,
+}
+
+impl Pushed {
+    fn start(guest: &Netns) -> Result<Self> {
+        let mut stream = connect(guest, at(OUTSIDE, 9))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let reader = std::thread::spawn(move || {
+            let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+            let mut buffer = [0; 4096];
+            while !stopped.load(Ordering::Relaxed) {
+                let count = stream.read(&mut buffer).context("what is pushed")?;
+                ensure!(count > 0, "the connection was closed");
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            Ok(longest)
+        });
+        Ok(Self { stop, reader })
+    }
+
+    /// The longest time in which nothing came.
+    fn finish(self) -> Result<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.reader.join();
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// The streams of a guest, and their servers outside.
+struct Streams {
+    _servers: [Server; 2],
+    datagrams: Load,
+    pool: TcpPool,
+    pushed: Pushed,
+    since: Instant,
+}
+
+impl Streams {
+    fn start(host: &Host, guest: &Guest) -> Result<Self> {
+        let echo = Server::udp(&host.wan, at(OUTSIDE, 7))?;
+        let push = Server::tcp(&host.wan, at(OUTSIDE, 9), |mut stream| {
+            stream.set_nodelay(true)?;
+            loop {
+                stream.write_all(b"something\n")?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        })?;
+        let netns = guest.netns();
+        let pool = TcpPool::start(netns, &host.wan, at(OUTSIDE, 8), 20)?;
+        let pushed = Pushed::start(netns)?;
+        let datagrams = Load::udp(netns, at(OUTSIDE, 7))?;
+        let since = Instant::now();
+        datagrams.reach(500)?;
+        Ok(Self {
+            _servers: [echo, push],
+            datagrams,
+            pool,
+            pushed,
+            since,
+        })
+    }
+
+    /// What was lost since the start is less than a switch may cost; no connection broke.
+    fn finish(self, what: &str) -> Result<()> {
+        // They go on after it.
+        std::thread::sleep(Duration::from_millis(500));
+        let lasted = self.since.elapsed();
+        let report = self.datagrams.finish()?;
+        let longest = self.pushed.finish()?;
+        self.pool.finish()?.ensure_whole()?;
+        let lost = report.lost.len() as f64 / report.sent as f64 * lasted.as_secs_f64();
+        println!(
+            "{what}: {} of {} datagrams lost ({lost:.3} s), pushed data late by {longest:?}",
+            report.lost.len(),
+            report.sent
+        );
+        ensure!(
+            lost < OUTAGE.as_secs_f64(),
+            "{what}: datagrams of {lost} s were lost"
+        );
+        ensure!(
+            longest < OUTAGE,
+            "{what}: nothing was pushed for {longest:?}"
+        );
+        Ok(())
+    }
+}
+
+/// The bridge and its port, which must stay the same devices.
+fn devices(host: &Host, guest: &Guest) -> Result<Vec<String>> {
+    let device = |name: &str| -> Result<String> {
+        let link = host.hv.run(["ip", "-o", "link", "show", name])?;
+        let mac = link.split("link/ether ").nth(1).unwrap_or_default();
+        let index = link.split(':').next().unwrap_or_default();
+        Ok(format!("{index} {mac}"))
+    };
+    let port = host.hv.run(["ip", "-o", "link", "show", &guest.port])?;
+    ensure!(port.contains("master virbr0"), "{port}");
+    Ok(vec![device("virbr0")?, device(&guest.port)?])
+}
+
+/// Lease and names are as they were: who has the network tells the same of them.
+fn serves(guest: &Guest, leases: &str, before: &str) -> Result<()> {
+    ensure!(
+        leases.trim() == before.trim(),
+        "other leases:\n{leases}instead of\n{before}"
+    );
+    eventually(PATIENCE, || guest.resolve(&guest.hostname, GATEWAY))?;
+    Ok(())
+}
+
+/// The guest gets its address again.
+fn renews(guest: &Guest, leases: &str) -> Result<()> {
+    let address = guest.dhcp()?.address.to_string();
+    ensure!(
+        leases.contains(&address),
+        "another address, {address}:\n{leases}"
+    );
+    Ok(())
+}
+
+/// libvirtd anew, with the environment that its unit gives it.
+fn restart_libvirtd(host: &mut Host) -> Result<()> {
+    host.libvirtd.stop()?;
+    let defaults = host.read(DEFAULTS).unwrap_or_default();
+    let setting = defaults
+        .lines()
+        .find_map(|line| line.strip_prefix("LIBVIRT_DRIVER_DIR="));
+    match setting {
+        Some(dir) => host.libvirtd.set_env("LIBVIRT_DRIVER_DIR", dir),
+        None => host.libvirtd.unset_env("LIBVIRT_DRIVER_DIR"),
+    }
+    host.libvirtd.start()
+}
+
+fn rules(host: &Host) -> Result<bool> {
+    Ok(host
+        .hv
+        .run(["nft", "list", "ruleset"])?
+        .contains("LIBVIRT_"))
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_host_is_switched_to_netd_and_back() {
+    check(Root::Machine, |host| {
+        let place = tempfile::tempdir()?;
+        let guest = libvirt(host, place.path())?;
+        install(host)?;
+        let leases = host.virsh(["net-dhcp-leases", "default"])?;
+        let before = devices(host, &guest)?;
+
+        let streams = Streams::start(host, &guest)?;
+        host.run(["netd", "libvirt", "adopt"])?;
+        streams.finish("to netd")?;
+        ensure!(devices(host, &guest)? == before, "other devices");
+        ensure!(!rules(host)?, "libvirt's rules are left");
+        let listed = host.run(["netd", "net-list"])?;
+        ensure!(
+            listed.contains("default   active   yes         yes"),
+            "{listed}"
+        );
+        serves(
+            &guest,
+            &host.run(["netd", "net-dhcp-leases", "default"])?,
+            &leases,
+        )?;
+        restart_libvirtd(host)?;
+        let ports = host.virsh(["net-port-list", "default"])?;
+        ensure!(
+            ports.contains(PORT_UUID),
+            "no port {PORT_UUID} by libvirtd:\n{ports}"
+        );
+
+        let leases = host.virsh(["net-dhcp-leases", "default"])?;
+        let streams = Streams::start(host, &guest)?;
+        let inside = host.inside();
+        let released = std::thread::spawn(move || inside.run(["netd", "libvirt", "release"]));
+        eventually(PATIENCE, || {
+            let defaults = host.read(DEFAULTS).unwrap_or_default();
+            ensure!(!defaults.contains("LIBVIRT_DRIVER_DIR"), "{defaults}");
+            Ok(())
+        })?;
+        restart_libvirtd(host)?;
+        let released = released.join();
+        released.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        streams.finish("back to libvirt")?;
+        ensure!(devices(host, &guest)? == before, "other devices");
+        ensure!(rules(host)?, "libvirt's rules are missing");
+        let listed = host.virsh(["net-list"])?;
+        ensure!(
+            listed.contains("default   active   yes         yes"),
+            "{listed}"
+        );
+        let own = host.run(["netd", "net-list", "--all", "--name"])?;
+        ensure!(own.trim().is_empty(), "netd has: {own}");
+        serves(
+            &guest,
+            &host.virsh(["net-dhcp-leases", "default"])?,
+            &leases,
+        )?;
+        guest.ping(&OUTSIDE.to_string())?;
+        renews(&guest, &leases)?;
+        // libvirt's daemon has it all in its hands.
+        host.virsh(["net-destroy", "default"])?;
+        ensure!(
+            host.hv.run(["ip", "link", "show", "virbr0"]).is_err(),
+            "virbr0 is left"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_switch_that_fails_leaves_the_host_as_it_was() {
+    check(Root::Machine, |host| {
+        let place = tempfile::tempdir()?;
+        let guest = libvirt(host, place.path())?;
+        install(host)?;
+        // A step behind the networks cannot be done.
+        host.file(DEFAULTS, "LIBVIRT_DRIVER_DIR=/elsewhere\n")?;
+        let leases = host.virsh(["net-dhcp-leases", "default"])?;
+        let before = devices(host, &guest)?;
+        let streams = Streams::start(host, &guest)?;
+        let output = host.output(["netd", "libvirt", "adopt"])?;
+        streams.finish("to netd and at once back")?;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1), "{output:?}");
+        ensure!(
+            error.contains("/elsewhere") && error.contains("nothing was changed"),
+            "{error}"
+        );
+        ensure!(devices(host, &guest)? == before, "other devices");
+        ensure!(rules(host)?, "libvirt's rules are gone");
+        let own = host.run(["netd", "net-list", "--all", "--name"])?;
+        ensure!(own.trim().is_empty(), "netd has: {own}");
+        serves(
+            &guest,
+            &host.virsh(["net-dhcp-leases", "default"])?,
+            &leases,
+        )?;
+        // One that was killed is made good by the next.
+        host.file(DEFAULTS, "")?;
+        for limit in ["0.05", "0.2", "0.5"] {
+            host.output(["timeout", "-s", "KILL", limit, "netd", "libvirt", "adopt"])?;
+        }
+        host.run(["netd", "libvirt", "adopt"])?;
+        serves(
+            &guest,
+            &host.run(["netd", "net-dhcp-leases", "default"])?,
+            &leases,
+        )?;
+        renews(&guest, &leases)?;
+        ensure!(devices(host, &guest)? == before, "other devices");
+        guest.ping(&OUTSIDE.to_string())?;
+        Ok(())
+    });
+}
