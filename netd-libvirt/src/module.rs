@@ -224,3 +224,48 @@ impl Module {
         Ok(uuid)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::c_int;
+
+    use super::*;
+
+    #[test]
+    #[ignore = "needs libvirt's library: cargo xtask test"]
+    fn a_fault_becomes_an_error_of_libvirts() {
+        // SAFETY: libvirt's initializers may run in any process.
+        let library =
+            unsafe { libc::dlopen(c"libvirt.so.0".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        assert!(!library.is_null(), "no libvirt.so.0");
+        let libvirt = Libvirt::find().expect("libvirt's functions");
+        let libvirt: &'static Libvirt = Box::leak(Box::new(libvirt));
+        let missing: c_int = answer(|_| Ok(0));
+        assert_eq!(missing, -1, "nothing was set up yet");
+        let module = set_up(
+            libvirt,
+            "/nowhere/netd-sock".into(),
+            Events::new(libvirt, true),
+        );
+        let module = module.expect("the one module");
+        let said = || {
+            let text = memory::text(libvirt.get_last_error_message());
+            text.expect("a message").into_string().expect("text")
+        };
+
+        let failed: c_int = answer(|_| panic!("a fault, as the test wants it"));
+        assert_eq!(failed, -1);
+        assert_eq!(
+            said(),
+            "internal error: netd's module for libvirt has a fault"
+        );
+        told(|_| panic!("another one"));
+
+        let failed: Option<Net> = answer(|m| m.ask_for(Access::Write, |_| None));
+        assert!(failed.is_none());
+        assert!(
+            said().starts_with("operation failed: netd does not answer at /nowhere/netd-sock: ")
+        );
+        assert!(module.pool.take(None).is_err());
+    }
+}

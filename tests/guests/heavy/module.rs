@@ -147,6 +147,45 @@ fn changes_and_questions_reach_netd() {
     });
 }
 
+/// The port of a guest that nobody runs, as QEMU's driver asks for it.
+const PORT: &str = "<networkport>\
+    <uuid>34b5f4a4-9f0a-4b3f-8d6a-0a5a5a5a5a5a</uuid>\
+    <owner><name>g1</name><uuid>3f0e8a3c-0a1b-4c5d-8e9f-a0b1c2d3e4f5</uuid></owner>\
+    <mac address='52:54:00:00:00:05'/></networkport>";
+
+#[test]
+#[ignore = "starts libvirtd of every release: cargo xtask test --clients"]
+fn ports_are_netds() {
+    on_each(|host| {
+        host.start_netd()?;
+        define(host)?;
+        host.virsh(["net-start", "default"])?;
+        host.virsh([
+            "net-port-create",
+            "default",
+            host.file("/tmp/port.xml", PORT)?,
+        ])?;
+        let uuid = "34b5f4a4-9f0a-4b3f-8d6a-0a5a5a5a5a5a";
+        ensure!(rows(&host.virsh(["net-port-list", "default"])?) == [uuid]);
+        let xml = host.virsh(["net-port-dumpxml", "default", uuid])?;
+        ensure!(
+            xml.contains("<plug type='network' bridge='virbr1'/>"),
+            "{xml}"
+        );
+        let xml = host.virsh(["net-dumpxml", "default"])?;
+        ensure!(xml.contains("connections='1'"), "{xml}");
+        let said = host.virsh_fails(["net-port-create", "default", "/tmp/port.xml"])?;
+        ensure!(said.contains("exists already"), "{said}");
+        host.virsh(["net-port-delete", "default", uuid])?;
+        ensure!(rows(&host.virsh(["net-port-list", "default"])?).is_empty());
+        // virsh does not always end with 1 here.
+        let output = host.output(["virsh", "net-port-dumpxml", "default", uuid])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains("failed to get network port"), "{said}");
+        Ok(())
+    });
+}
+
 #[test]
 #[ignore = "starts libvirtd of every release: cargo xtask test --clients"]
 fn libvirtd_needs_no_netd_to_start_and_none_to_go_on() {
