@@ -210,6 +210,16 @@ async fn try_out(binary: &Path, network: &Network, files: &NetworkFiles, conf: &
     Err(failed(words.trim().replace('\n', "; ")))
 }
 
+/// dnsmasq's words, and what to do where they do not say it.
+fn with_remedy(words: String) -> String {
+    // It takes one to watch resolv.conf, with `no-poll`, too; the kernel's limit is 128 for a user.
+    if words.contains("inotify: Too many open files") {
+        let remedy = "; every dnsmasq takes one: raise fs.inotify.max_user_instances (sysctl)";
+        return words + remedy;
+    }
+    words
+}
+
 /// Run dnsmasq until it has become a daemon, or said why not.
 async fn daemonise(
     binary: &Path,
@@ -271,7 +281,7 @@ async fn daemonise(
     match status {
         Ok(Ok(status)) if status.success() => {}
         Ok(Ok(status)) if words.is_empty() => return Err(failed(status.to_string())),
-        Ok(Ok(_)) => return Err(failed(words)),
+        Ok(Ok(_)) => return Err(failed(with_remedy(words))),
         Ok(Err(e)) => return Err(failed(e.to_string())),
         Err(_) => {
             let limit = START_LIMIT.as_secs();
@@ -290,4 +300,21 @@ async fn daemonise(
             pid_file.display()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_remedy;
+
+    #[test]
+    fn a_limit_of_the_hosts_is_named_with_what_raises_it() {
+        let words = "dnsmasq: failed to create inotify: Too many open files";
+        let told = with_remedy(words.to_owned());
+        assert!(
+            told.starts_with(words) && told.contains("fs.inotify.max_user_instances"),
+            "{told}"
+        );
+        let words = "dnsmasq: failed to create listening socket: Address already in use";
+        assert_eq!(with_remedy(words.to_owned()), words);
+    }
 }
