@@ -288,7 +288,7 @@ fn mac(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::packet::{sctp, tcp, time_exceeded};
-    use crate::packet6::{DESTINATION, extension, packet_too_big, sctp6, tcp6};
+    use crate::packet6::{DESTINATION, extension, packet_too_big};
 
     /// The checker has to find a wrong bit wherever it is.
     #[test]
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_that_is_covered_is_found_in_ipv6() {
         let (a, b) = ([0x20; 16], [0x30; 16]);
-        let inner = tcp6(a, 1000, b, 80, 2).with(extension(DESTINATION, 2));
+        let inner = tcp(a, 1000, b, 80, 2).with(extension(DESTINATION, 2));
         let error = packet_too_big(b, a, 1280, inner.ip());
         for (packet, start) in [(inner.ip(), 56), (error.ip(), 40)] {
             assert_eq!(check(&packet), Ok(()));
@@ -322,7 +322,7 @@ mod tests {
                 assert!(check(&broken).is_err(), "bit {bit} of {packet:02x?}");
             }
         }
-        assert_eq!(check(&sctp6(a, 1, b, 2, 1).ip()), Ok(()));
+        assert_eq!(check(&sctp(a, 1, b, 2, 1).ip()), Ok(()));
     }
 
     #[test]

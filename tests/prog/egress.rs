@@ -10,7 +10,6 @@ use crate::names::*;
 use crate::packet::{
     ACK, Packet, RST, SYN, TCP, UDP, echo, fragmentation_needed, raw, tcp, time_exceeded, udp,
 };
-use crate::packet6::{echo6, udp6};
 
 /// As the stack sends it: the TTL is lower already, the MAC addresses are right.
 fn leaving(packet: Packet) -> Packet {
@@ -207,8 +206,8 @@ fn redirected_packets_are_not_touched() {
     }
     lab.clear_flows();
     guest_to_server6(UDP, 40000, 80).only(&mut lab);
-    let packet = udp6(UP0_6, 40000, SERVER6, 80)
-        .hops(63)
+    let packet = udp(UP0_6, 40000, SERVER6, 80)
+        .ttl(63)
         .macs(ROUTER_MAC, UP0_MAC);
     Fixture::new("translated, IPv6", "uplink_egress", "up0", packet.bytes())
         .came_from("br-nat")
@@ -289,10 +288,10 @@ fn tunnels_are_translated_in_ipv6() {
     lab.add_subnet(guest, 64, bridge);
     lab.set_device("plain0", PLAIN0, UP1_6, 0);
     for (name, packet) in [
-        ("UDP", udp6(guest, 40000, SERVER6, 80)),
-        ("echo", echo6(guest, SERVER6, 40000)),
+        ("UDP", udp(guest, 40000, SERVER6, 80)),
+        ("echo", echo(guest, SERVER6, 40000)),
     ] {
-        let packet = packet.hops(63);
+        let packet = packet.ttl(63);
         Fixture::new(name, "tunnel_egress", "plain0", packet.ip())
             .came_from("br-nat")
             .pass_as(packet.clone().src(UP1_6).ip())

@@ -7,8 +7,7 @@ use crate::fixture::run;
 use crate::lab::{Lab, lab};
 use crate::names::*;
 use crate::nat::up;
-use crate::packet::{SYN, TCP, UDP, echo, tcp};
-use crate::packet6::udp6;
+use crate::packet::{SYN, TCP, UDP, echo, tcp, udp};
 
 fn four(address: Addr4) -> [u8; 16] {
     let mut bytes = [0; 16];
@@ -31,7 +30,7 @@ fn a_drop_is_told_with_who_and_why() {
     let frames = [
         isolated(tcp(ISOLATED_GUEST, 4000, SERVER, 80, SYN)),
         isolated(echo(ISOLATED_GUEST, SERVER, 7)),
-        udp6(ISOLATED_GUEST6, 4000, SERVER6, 53)
+        udp(ISOLATED_GUEST6, 4000, SERVER6, 53)
             .macs(ISOLATED_MAC, ISOLATED_GUEST_MAC)
             .bytes(),
     ];

@@ -1,7 +1,5 @@
 //! The maps that there are one of for each address family, and what else differs between them.
 
-use std::fmt::Debug;
-
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
 use aya::{Ebpf, Pod};
 use netd_common::abi::{
@@ -11,13 +9,19 @@ use netd_common::abi::{
 use netd_common::checksum::{sum4, sum6};
 
 use crate::lab::{FLOWS, Lab, clear, now, take};
+use crate::names;
+use crate::packet::Version;
 
 /// An address of either version.
-pub trait Address: Pod + Default + Ord + Debug {
+pub trait Address: Pod + Default + Ord + Version {
     /// Index of the family in `usage`.
     const INDEX: usize;
-    /// ICMP's protocol number.
-    const ICMP: u8;
+    /// The addresses of the host's first uplink, of a guest of the NAT network, of one of the routed
+    /// network, and of a server outside.
+    const UP0: Self;
+    const GUEST: Self;
+    const ROUTE_GUEST: Self;
+    const SERVER: Self;
     /// Its maps.
     fn maps(lab: &Lab) -> &Maps<Self>;
     fn maps_mut(lab: &mut Lab) -> &mut Maps<Self>;
@@ -29,7 +33,10 @@ pub trait Address: Pod + Default + Ord + Debug {
 
 impl Address for Addr4 {
     const INDEX: usize = 0;
-    const ICMP: u8 = 1;
+    const UP0: Self = names::UP0;
+    const GUEST: Self = names::GUEST;
+    const ROUTE_GUEST: Self = names::ROUTE_GUEST;
+    const SERVER: Self = names::SERVER;
     fn maps(lab: &Lab) -> &Maps<Self> {
         &lab.v4
     }
@@ -46,7 +53,10 @@ impl Address for Addr4 {
 
 impl Address for Addr6 {
     const INDEX: usize = 1;
-    const ICMP: u8 = 58;
+    const UP0: Self = names::UP0_6;
+    const GUEST: Self = names::GUEST6;
+    const ROUTE_GUEST: Self = names::ROUTE_GUEST6;
+    const SERVER: Self = names::SERVER6;
     fn maps(lab: &Lab) -> &Maps<Self> {
         &lab.v6
     }

@@ -7,9 +7,7 @@ use crate::fixture::{Fixture, run};
 use crate::lab::{Lab, Published, lab};
 use crate::names::*;
 use crate::nat::{down, up};
-use crate::nat6::{down6, up6};
 use crate::packet::{ACK, Packet, SCTP, SYN, TCP, UDP, echo, port_unreachable, sctp, tcp, udp};
-use crate::packet6::{tcp6, udp6};
 
 pub const HIDDEN: Addr4 = [198, 51, 100, 77];
 
@@ -91,23 +89,23 @@ fn a_published_port_is_reached_by_ipv6() {
         });
         let (packet, answer) = if proto == TCP {
             (
-                tcp6(SERVER6, 5000, UP0_6, 8080, SYN),
-                tcp6(GUEST6, 80, SERVER6, 5000, SYN | ACK),
+                tcp(SERVER6, 5000, UP0_6, 8080, SYN),
+                tcp(GUEST6, 80, SERVER6, 5000, SYN | ACK),
             )
         } else {
             (
-                udp6(SERVER6, 5000, UP0_6, 8080),
-                udp6(GUEST6, 80, SERVER6, 5000),
+                udp(SERVER6, 5000, UP0_6, 8080),
+                udp(GUEST6, 80, SERVER6, 5000),
             )
         };
-        let packet = down6(packet);
-        let after = packet.clone().dst(GUEST6).dport(80).hops(63);
+        let packet = down(packet);
+        let after = packet.clone().dst(GUEST6).dport(80).ttl(63);
         Fixture::new("in", "uplink_ingress", "up0", packet.bytes())
             .redirect(after.macs(GUEST_MAC, NAT_MAC).bytes())
             .any_flows()
             .run(&mut lab);
-        let answer = up6(answer);
-        let after = answer.clone().src(UP0_6).sport(8080).hops(63);
+        let answer = up(answer);
+        let after = answer.clone().src(UP0_6).sport(8080).ttl(63);
         Fixture::new("out", "port_ingress", "nat1", answer.bytes())
             .redirect(after.macs(ROUTER_MAC, UP0_MAC).bytes())
             .any_flows()

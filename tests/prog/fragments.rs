@@ -8,11 +8,10 @@ use crate::flows::{guest_to_server, guest_to_server6};
 use crate::lab::{Lab, lab};
 use crate::names::*;
 use crate::nat::{down, up};
-use crate::nat6::{down6, up6};
 use crate::packet::{
     Body, ICMP, MORE_FRAGMENTS, Packet, SCTP, TCP, UDP, echo, raw, sctp, tcp, udp,
 };
-use crate::packet6::{Packet6, raw6, udp6};
+use crate::packet6::Packet6;
 
 /// 8 kB, as NFS or a DNS resolver without limits sends.
 fn data() -> Vec<u8> {
@@ -95,9 +94,9 @@ fn p25_a_large_datagram_passes_both_ways_in_ipv6() {
     let mut flow = guest_to_server6(UDP, 40000, 80).established();
     flow.shown = Some((UP0_6, 50000));
     flow.only(&mut lab);
-    let there = up6(udp6(GUEST6, 40000, SERVER6, 80)).data(data());
+    let there = up(udp(GUEST6, 40000, SERVER6, 80)).data(data());
     let shown = there.clone().src(UP0_6).sport(50000);
-    let shown = shown.hops(63).macs(ROUTER_MAC, UP0_MAC);
+    let shown = shown.ttl(63).macs(ROUTER_MAC, UP0_MAC);
     for (i, (piece, after)) in there
         .split(7, SIZE)
         .iter()
@@ -108,9 +107,9 @@ fn p25_a_large_datagram_passes_both_ways_in_ipv6() {
             .redirect(after.bytes())
             .run(&mut lab);
     }
-    let back = down6(udp6(SERVER6, 80, UP0_6, 50000)).data(data());
+    let back = down(udp(SERVER6, 80, UP0_6, 50000)).data(data());
     let home = back.clone().dst(GUEST6).dport(40000);
-    let home = home.hops(63).macs(GUEST_MAC, NAT_MAC);
+    let home = home.ttl(63).macs(GUEST_MAC, NAT_MAC);
     for (i, (piece, after)) in back
         .split(9, SIZE)
         .iter()
@@ -132,8 +131,8 @@ fn atomic_fragments_are_packets() {
     guest_to_server6(UDP, 40000, 80)
         .established()
         .only(&mut lab);
-    let packet = up6(udp6(GUEST6, 40000, SERVER6, 80)).piece(5, 0, false);
-    let after = packet.clone().src(UP0_6).hops(63).macs(ROUTER_MAC, UP0_MAC);
+    let packet = up(udp(GUEST6, 40000, SERVER6, 80)).piece(5, 0, false);
+    let after = packet.clone().src(UP0_6).ttl(63).macs(ROUTER_MAC, UP0_MAC);
     Fixture::new("atomic", "port_ingress", "nat1", packet.bytes())
         .redirect(after.bytes())
         .run(&mut lab);
@@ -166,7 +165,7 @@ fn p26_fragments_without_their_first_are_dropped_by_name() {
         .run(&mut lab);
     // Another packet's.
     let mut other = pieces[last].clone();
-    other.id += 1;
+    other.header.id += 1;
     Fixture::new("other packet", "port_ingress", "nat1", other.bytes())
         .drop(Reason::FragWithoutFirst)
         .run(&mut lab);
@@ -174,7 +173,7 @@ fn p26_fragments_without_their_first_are_dropped_by_name() {
     guest_to_server6(UDP, 40000, 80)
         .established()
         .only(&mut lab);
-    let later = up6(raw6(GUEST6, SERVER6, UDP)).piece(3, 100, false);
+    let later = up(raw(GUEST6, SERVER6, UDP)).piece(3, 100, false);
     Fixture::new("IPv6", "port_ingress", "nat1", later.bytes())
         .drop(Reason::FragWithoutFirst)
         .run(&mut lab);
@@ -261,7 +260,7 @@ fn p27_later_fragments_are_never_read_as_transport_headers() {
         let first = up(tcp(GUEST, 41000, SERVER, 80, 0x10))
             .data(vec![5; 80])
             .fragment(MORE_FRAGMENTS);
-        later.fragment = 100 / 8 + 1;
+        later.header.fragment = 100 / 8 + 1;
         for (name, packet, after) in [
             ("first", &first, first.clone().src(UP0).sport(51000)),
             ("later", &later, later.clone().src(UP0)),
@@ -335,7 +334,7 @@ fn routed_fragments_pass_in_any_order() {
     Fixture::new("later", "port_ingress", "route1", later.bytes())
         .flows([])
         .run(&mut lab);
-    let later: Packet6 = raw6(ROUTE_GUEST6, SERVER6, UDP)
+    let later: Packet6 = raw(ROUTE_GUEST6, SERVER6, UDP)
         .piece(1, 9, false)
         .macs(ROUTE_MAC, ROUTE_GUEST_MAC);
     Fixture::new("later, IPv6", "port_ingress", "route1", later.bytes())

@@ -10,11 +10,10 @@ use crate::fixture::{Fixture, run};
 use crate::lab::{Lab, Published, lab};
 use crate::names::*;
 use crate::nat::{out, up};
-use crate::nat6::up6;
 use crate::packet::{
     ACK, GRE, Packet, SYN, TCP, echo, echo_reply, icmp, port_unreachable, raw, tcp, udp,
 };
-use crate::packet6::{Packet6, icmp6, udp6};
+use crate::packet6::Packet6;
 
 const BROADCAST: Addr4 = [255; 4];
 const NOBODY: Addr4 = [0; 4];
@@ -168,13 +167,13 @@ fn guests_are_no_servers_and_no_routers() {
     for (name, packet) in [
         (
             "router advertisement",
-            icmp6(link(1), ALL_NODES, 134, 0, [64, 0, 7, 8], vec![0; 8]),
+            icmp(link(1), ALL_NODES, 134, 0, [64, 0, 7, 8], vec![0; 8]),
         ),
         (
             "redirect",
-            icmp6(link(1), ALL_NODES, 137, 0, [0; 4], vec![0; 32]),
+            icmp(link(1), ALL_NODES, 137, 0, [0; 4], vec![0; 32]),
         ),
-        ("DHCPv6", udp6(link(1), 547, ALL_NODES, 546)),
+        ("DHCPv6", udp(link(1), 547, ALL_NODES, 546)),
     ] {
         let frame = packet.macs(all, GUEST_MAC).bytes();
         at_port(&mut lab, name, frame, Some(Reason::RogueServer));
@@ -187,7 +186,7 @@ fn guests_are_no_servers_and_no_routers() {
 fn p42_ipv6_addresses_are_whose_they_were_first() {
     let mut lab = guarded();
     lab.guard_port("nat2", PORT_GUARD, [0; 6]);
-    let first = up6(udp6(GUEST6, 40000, NAT_GW6, 9));
+    let first = up(udp(GUEST6, 40000, NAT_GW6, 9));
     at_port(&mut lab, "claims", first.bytes(), None);
     assert!(lab.bound("br-nat", GUEST6).is_some());
     let thief = |packet: Packet6| packet.macs(NAT_MAC, GUEST2_MAC).bytes();
@@ -195,7 +194,7 @@ fn p42_ipv6_addresses_are_whose_they_were_first() {
         "too late",
         "port_ingress",
         "nat2",
-        thief(udp6(GUEST6, 40000, NAT_GW6, 9)),
+        thief(udp(GUEST6, 40000, NAT_GW6, 9)),
     )
     .drop(Reason::SpoofedAddress)
     .run(&mut lab);
@@ -203,7 +202,7 @@ fn p42_ipv6_addresses_are_whose_they_were_first() {
         let mut data = target.to_vec();
         data.extend([2, 1]);
         data.extend(GUEST2_MAC);
-        icmp6(GUEST2_6, ALL_NODES, 136, 0, [0x20, 0, 0, 0], data)
+        icmp(GUEST2_6, ALL_NODES, 136, 0, [0x20, 0, 0, 0], data)
     };
     Fixture::new(
         "its own",
@@ -226,19 +225,19 @@ fn p42_ipv6_addresses_are_whose_they_were_first() {
         "elsewhere's",
         "port_ingress",
         "nat2",
-        thief(udp6(ROUTE_GUEST6, 1, SERVER6, 2)),
+        thief(udp(ROUTE_GUEST6, 1, SERVER6, 2)),
     )
     .drop(Reason::SpoofedAddress)
     .run(&mut lab);
     // Duplicate address detection comes from nobody.
-    let solicitation = icmp6([0; 16], ALL_NODES, 135, 0, [0; 4], GUEST6.to_vec());
+    let solicitation = icmp([0; 16], ALL_NODES, 135, 0, [0; 4], GUEST6.to_vec());
     Fixture::new("DAD", "port_ingress", "nat2", thief(solicitation)).run(&mut lab);
     // A flood of claims ends, and takes nobody's address.
     let device = lab.ifindex("nat2");
     for n in 0..200u8 {
         let mut address = GUEST2_6;
         address[14] = n;
-        let frame = thief(udp6(address, 1, NAT_GW6, 2));
+        let frame = thief(udp(address, 1, NAT_GW6, 2));
         run(&lab, "port_ingress", device, device, 0, 1, &frame);
     }
     assert!(lab.v6.bindings_of(GUEST2_MAC) <= 65);

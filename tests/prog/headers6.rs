@@ -7,10 +7,9 @@ use crate::fixture::{Fixture, Verdict, run};
 use crate::flows::guest_to_server6;
 use crate::lab::{Lab, lab};
 use crate::names::*;
-use crate::packet::UDP;
-use crate::packet6::{DESTINATION, HOP_BY_HOP, Packet6, ROUTING, extension, icmp6, udp6};
-
-use crate::nat6::{down6, home6, out6, up6};
+use crate::nat::{down, home, out, up};
+use crate::packet::{UDP, icmp, udp};
+use crate::packet6::{DESTINATION, HOP_BY_HOP, Packet6, ROUTING, extension};
 
 /// The transport header is found behind extension headers, which stay as they are.
 #[test]
@@ -29,13 +28,13 @@ fn extension_headers_are_walked() {
             .established()
             .only(&mut lab);
         let with = |mut packet: Packet6| {
-            packet.extensions.clone_from(&headers);
+            packet.header.extensions.clone_from(&headers);
             packet
         };
-        let there = with(up6(udp6(GUEST6, 40000, SERVER6, 80)));
-        let back = with(down6(udp6(SERVER6, 80, UP0_6, 40000)));
+        let there = with(up(udp(GUEST6, 40000, SERVER6, 80)));
+        let back = with(down(udp(SERVER6, 80, UP0_6, 40000)));
         either(&mut lab, name, "port_ingress", "nat1", &there, |p| {
-            out6(p, 40000)
+            out(p, 40000)
         });
         back_either(&mut lab, name, &back);
     }
@@ -57,7 +56,7 @@ fn either(
         Verdict::Redirect => assert_eq!(outcome.packet, after(packet.clone()), "{name}"),
         Verdict::Pass => {
             assert_eq!(outcome.packet, packet.bytes(), "{name}");
-            let leaving = packet.clone().hops(63).macs(ROUTER_MAC, UP0_MAC);
+            let leaving = packet.clone().ttl(63).macs(ROUTER_MAC, UP0_MAC);
             Fixture::new(name, "uplink_egress", "up0", leaving.bytes())
                 .came_from("br-nat")
                 .pass_as(leaving.src(UP0_6).bytes())
@@ -80,7 +79,7 @@ fn back_either(lab: &mut Lab, name: &str, packet: &Packet6) {
         &packet.bytes(),
     );
     match outcome.verdict {
-        Verdict::Redirect => assert_eq!(outcome.packet, home6(packet.clone(), 40000), "{name}"),
+        Verdict::Redirect => assert_eq!(outcome.packet, home(packet.clone(), 40000), "{name}"),
         Verdict::Pass => assert_eq!(
             outcome.packet,
             packet.clone().dst(GUEST6).dport(40000).bytes(),
@@ -95,11 +94,11 @@ fn back_either(lab: &mut Lab, name: &str, packet: &Packet6) {
 #[ignore = "needs root: cargo xtask test"]
 fn too_many_extension_headers_do_not_leave() {
     let mut lab = lab();
-    let mut packet = udp6(GUEST6, 40000, SERVER6, 80);
+    let mut packet = udp(GUEST6, 40000, SERVER6, 80);
     for _ in 0..12 {
         packet = packet.with(extension(DESTINATION, 1));
     }
-    let leaving = packet.clone().hops(63).macs(ROUTER_MAC, UP0_MAC);
+    let leaving = packet.clone().ttl(63).macs(ROUTER_MAC, UP0_MAC);
     Fixture::new("twelve", "uplink_egress", "up0", leaving.bytes())
         .came_from("br-nat")
         .drop(Reason::Malformed)
@@ -116,7 +115,7 @@ fn routing_headers_are_refused() {
     // Type 2 (RFC 6275) or 0 (RFC 5095), one segment left.
     for kind in [0, 2, 4] {
         (header.1[1], header.1[2]) = (kind, 1);
-        let packet = up6(udp6(GUEST6, 40000, SERVER6, 80)).with(header.clone());
+        let packet = up(udp(GUEST6, 40000, SERVER6, 80)).with(header.clone());
         Fixture::new(
             format!("type {kind}"),
             "port_ingress",
@@ -150,7 +149,7 @@ fn p43_multicast_and_neighbour_discovery_pass_untouched() {
         let mut data = target.to_vec();
         data.extend([1, 1]);
         data.extend(GUEST_MAC);
-        icmp6(src, dst, 135, 0, [0; 4], data).hops(255)
+        icmp(src, dst, 135, 0, [0; 4], data).ttl(255)
     };
     for (name, packet) in [
         (
@@ -163,54 +162,54 @@ fn p43_multicast_and_neighbour_discovery_pass_untouched() {
         ),
         (
             "unicast solicitation",
-            up6(solicitation(GUEST6, NAT_GW6, NAT_GW6)),
+            up(solicitation(GUEST6, NAT_GW6, NAT_GW6)),
         ),
         (
             "solicitation of a link-local address",
-            up6(solicitation(link_local, router, router)),
+            up(solicitation(link_local, router, router)),
         ),
         (
             "advertisement",
-            up6(icmp6(GUEST6, NAT_GW6, 136, 0, [0x60, 0, 0, 0], GUEST6.to_vec()).hops(255)),
+            up(icmp(GUEST6, NAT_GW6, 136, 0, [0x60, 0, 0, 0], GUEST6.to_vec()).ttl(255)),
         ),
         (
             "router solicitation",
-            icmp6(link_local, all(2), 133, 0, [0; 4], vec![])
-                .hops(255)
+            icmp(link_local, all(2), 133, 0, [0; 4], vec![])
+                .ttl(255)
                 .macs(group(2), GUEST_MAC),
         ),
         (
             "multicast listener report",
-            icmp6(link_local, all(0x16), 143, 0, [0; 4], vec![])
-                .hops(1)
+            icmp(link_local, all(0x16), 143, 0, [0; 4], vec![])
+                .ttl(1)
                 .with(extension(HOP_BY_HOP, 1))
                 .macs(group(0x16), GUEST_MAC),
         ),
         (
             "DHCPv6",
-            udp6(link_local, 546, all(2), 547).macs(group(2), GUEST_MAC),
+            udp(link_local, 546, all(2), 547).macs(group(2), GUEST_MAC),
         ),
         (
             "multicast in a unicast frame",
-            up6(udp6(GUEST6, 5353, all(0xfb), 5353)),
+            up(udp(GUEST6, 5353, all(0xfb), 5353)),
         ),
         (
             "to the gateway's link-local address",
-            up6(udp6(link_local, 9, router, 9)),
+            up(udp(link_local, 9, router, 9)),
         ),
-        ("to the gateway", up6(udp6(GUEST6, 9, NAT_GW6, 53))),
+        ("to the gateway", up(udp(GUEST6, 9, NAT_GW6, 53))),
         (
             "to the host's address outside",
-            up6(udp6(GUEST6, 9, UP0_6, 53)),
+            up(udp(GUEST6, 9, UP0_6, 53)),
         ),
         (
             "to a sibling by the gateway",
-            up6(udp6(GUEST6, 9, GUEST2_6, 53)),
+            up(udp(GUEST6, 9, GUEST2_6, 53)),
         ),
-        ("no way there", up6(udp6(GUEST6, 9, NOWHERE6, 53))),
+        ("no way there", up(udp(GUEST6, 9, NOWHERE6, 53))),
         (
             "loopback",
-            up6(udp6(
+            up(udp(
                 GUEST6,
                 9,
                 {
@@ -230,28 +229,28 @@ fn p43_multicast_and_neighbour_discovery_pass_untouched() {
     }
     // From outside.
     for (name, packet) in [
-        ("to the host", udp6(SERVER6, 9, UP0_6, 22)),
-        ("through the host", udp6(SERVER6, 9, PEER1_6, 22)),
+        ("to the host", udp(SERVER6, 9, UP0_6, 22)),
+        ("through the host", udp(SERVER6, 9, PEER1_6, 22)),
         (
             "solicitation",
-            icmp6(ROUTER6, UP0_6, 135, 0, [0; 4], UP0_6.to_vec()).hops(255),
+            icmp(ROUTER6, UP0_6, 135, 0, [0; 4], UP0_6.to_vec()).ttl(255),
         ),
     ] {
-        Fixture::new(name, "uplink_ingress", "up0", down6(packet).bytes())
+        Fixture::new(name, "uplink_ingress", "up0", down(packet).bytes())
             .flows6([])
             .run(&mut lab);
     }
     // What the host itself sends.
     for (name, packet) in [
-        ("own", udp6(UP0_6, 9, SERVER6, 22)),
+        ("own", udp(UP0_6, 9, SERVER6, 22)),
         (
             "own solicitation",
-            icmp6(UP0_6, ROUTER6, 135, 0, [0; 4], ROUTER6.to_vec()).hops(255),
+            icmp(UP0_6, ROUTER6, 135, 0, [0; 4], ROUTER6.to_vec()).ttl(255),
         ),
-        ("own multicast", udp6(UP0_6, 5353, all(0xfb), 5353)),
+        ("own multicast", udp(UP0_6, 5353, all(0xfb), 5353)),
         (
             "own, link-local",
-            icmp6(link_local, all(0x16), 143, 0, [0; 4], vec![]).hops(1),
+            icmp(link_local, all(0x16), 143, 0, [0; 4], vec![]).ttl(1),
         ),
     ] {
         let packet = packet.macs(ROUTER_MAC, UP0_MAC);

@@ -3,25 +3,26 @@
 use netd_common::Reason;
 use netd_common::state::State;
 
+use crate::family::Address;
 use crate::fixture::Fixture;
 use crate::flows::{AT_NAT1, guest_to_server};
 use crate::lab::lab;
 use crate::names::*;
 use crate::packet::{
-    ACK, ICMP, Packet, SCTP, SYN, TCP, UDP, echo, echo_reply, icmp, raw, sctp, tcp, udp,
+    ACK, ICMP, Packet, SCTP, SYN, TCP, UDP, Version, echo, echo_reply, icmp, raw, sctp, tcp, udp,
     udp_without_checksum,
 };
 
 /// From the guest's port to its gateway.
-pub fn up(packet: Packet) -> Packet {
+pub fn up<A: Version>(packet: Packet<A>) -> Packet<A> {
     packet.macs(NAT_MAC, GUEST_MAC)
 }
 
 /// The same as it leaves by the router.
-pub fn out(packet: Packet, port: u16) -> Vec<u8> {
+pub fn out<A: Address>(packet: Packet<A>, port: u16) -> Vec<u8> {
     let ttl = packet.ttl - 1;
     packet
-        .src(UP0)
+        .src(A::UP0)
         .sport(port)
         .ttl(ttl)
         .macs(ROUTER_MAC, UP0_MAC)
@@ -29,15 +30,15 @@ pub fn out(packet: Packet, port: u16) -> Vec<u8> {
 }
 
 /// From the router to the host.
-pub fn down(packet: Packet) -> Packet {
+pub fn down<A: Version>(packet: Packet<A>) -> Packet<A> {
     packet.macs(UP0_MAC, ROUTER_MAC)
 }
 
 /// The same as the guest gets it.
-pub fn home(packet: Packet, port: u16) -> Vec<u8> {
+pub fn home<A: Address>(packet: Packet<A>, port: u16) -> Vec<u8> {
     let ttl = packet.ttl - 1;
     packet
-        .dst(GUEST)
+        .dst(A::GUEST)
         .dport(port)
         .ttl(ttl)
         .macs(GUEST_MAC, NAT_MAC)

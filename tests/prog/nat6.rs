@@ -8,42 +8,11 @@ use crate::fixture::{Fixture, Verdict, run};
 use crate::flows::{FromGuest, guest_to_server6};
 use crate::lab::{Lab, lab};
 use crate::names::*;
-use crate::packet::{ACK, ETH, ICMPV6, SCTP, SYN, TCP, UDP};
-use crate::packet6::{
-    AUTHENTICATION, Packet6, echo_reply6, echo6, extension, prohibited6, raw6, sctp6, tcp6, udp6,
+use crate::nat::{down, home, out, up};
+use crate::packet::{
+    ACK, ETH, ICMPV6, SCTP, SYN, TCP, UDP, echo, echo_reply, prohibited, raw, sctp, tcp, udp,
 };
-
-/// From the guest's port to its gateway.
-pub fn up6(packet: Packet6) -> Packet6 {
-    packet.macs(NAT_MAC, GUEST_MAC)
-}
-
-/// The same as it leaves by the router.
-pub fn out6(packet: Packet6, port: u16) -> Vec<u8> {
-    let hops = packet.hops - 1;
-    packet
-        .src(UP0_6)
-        .sport(port)
-        .hops(hops)
-        .macs(ROUTER_MAC, UP0_MAC)
-        .bytes()
-}
-
-/// From the router to the host.
-pub fn down6(packet: Packet6) -> Packet6 {
-    packet.macs(UP0_MAC, ROUTER_MAC)
-}
-
-/// The same as the guest gets it.
-pub fn home6(packet: Packet6, port: u16) -> Vec<u8> {
-    let hops = packet.hops - 1;
-    packet
-        .dst(GUEST6)
-        .dport(port)
-        .hops(hops)
-        .macs(GUEST_MAC, NAT_MAC)
-        .bytes()
-}
+use crate::packet6::{AUTHENTICATION, Packet6, extension};
 
 /// Packets of the flow of the guest's port 40000 to the server's port 80, there and back with the
 /// shown port.
@@ -52,26 +21,26 @@ fn pairs(shown: u16) -> [(&'static str, u8, Packet6, Packet6); 4] {
         (
             "TCP",
             TCP,
-            tcp6(GUEST6, 40000, SERVER6, 80, ACK),
-            tcp6(SERVER6, 80, UP0_6, shown, ACK),
+            tcp(GUEST6, 40000, SERVER6, 80, ACK),
+            tcp(SERVER6, 80, UP0_6, shown, ACK),
         ),
         (
             "UDP",
             UDP,
-            udp6(GUEST6, 40000, SERVER6, 80),
-            udp6(SERVER6, 80, UP0_6, shown),
+            udp(GUEST6, 40000, SERVER6, 80),
+            udp(SERVER6, 80, UP0_6, shown),
         ),
         (
             "SCTP",
             SCTP,
-            sctp6(GUEST6, 40000, SERVER6, 80, 0),
-            sctp6(SERVER6, 80, UP0_6, shown, 0),
+            sctp(GUEST6, 40000, SERVER6, 80, 0),
+            sctp(SERVER6, 80, UP0_6, shown, 0),
         ),
         (
             "echo",
             ICMPV6,
-            echo6(GUEST6, SERVER6, 40000),
-            echo_reply6(SERVER6, UP0_6, shown),
+            echo(GUEST6, SERVER6, 40000),
+            echo_reply(SERVER6, UP0_6, shown),
         ),
     ]
 }
@@ -81,16 +50,16 @@ fn pairs(shown: u16) -> [(&'static str, u8, Packet6, Packet6); 4] {
 fn first_packets_leave_masqueraded_with_their_own_port() {
     let mut lab = lab();
     for (name, proto, packet) in [
-        ("TCP", TCP, tcp6(GUEST6, 40000, SERVER6, 80, SYN)),
-        ("UDP", UDP, udp6(GUEST6, 40000, SERVER6, 80)),
-        ("SCTP", SCTP, sctp6(GUEST6, 40000, SERVER6, 80, 1)),
-        ("echo", ICMPV6, echo6(GUEST6, SERVER6, 40000)),
+        ("TCP", TCP, tcp(GUEST6, 40000, SERVER6, 80, SYN)),
+        ("UDP", UDP, udp(GUEST6, 40000, SERVER6, 80)),
+        ("SCTP", SCTP, sctp(GUEST6, 40000, SERVER6, 80, 1)),
+        ("echo", ICMPV6, echo(GUEST6, SERVER6, 40000)),
     ] {
-        let packet = up6(packet);
+        let packet = up(packet);
         let flows = guest_to_server6(proto, 40000, 80).after_first(&lab, packet.bytes().len());
         lab.clear_flows();
         Fixture::new(name, "port_ingress", "nat1", packet.bytes())
-            .redirect(out6(packet, 40000))
+            .redirect(out(packet, 40000))
             .flows6(flows)
             .run(&mut lab);
     }
@@ -100,12 +69,12 @@ fn first_packets_leave_masqueraded_with_their_own_port() {
 #[ignore = "needs root: cargo xtask test"]
 fn the_bridge_does_the_same_as_its_port() {
     let mut lab = lab();
-    let packet = up6(udp6(GUEST6, 40000, SERVER6, 80));
+    let packet = up(udp(GUEST6, 40000, SERVER6, 80));
     let mut flow = guest_to_server6(UDP, 40000, 80);
     flow.near.device = "br-nat";
     let flows = flow.after_first(&lab, packet.bytes().len());
     Fixture::new("by the bridge", "bridge_ingress", "br-nat", packet.bytes())
-        .redirect(out6(packet, 40000))
+        .redirect(out(packet, 40000))
         .flows6(flows)
         .run(&mut lab);
 }
@@ -122,12 +91,12 @@ fn established_flows_need_their_own_entry_only() {
         let mut flows = flow.entries(&lab);
         lab.set_flows(&flows);
         lab.clear_records();
-        let (there, back) = (up6(there), down6(back));
+        let (there, back) = (up(there), down(back));
 
         flows[0].1.packets = 1;
         flows[0].1.bytes = there.bytes().len() as u64;
         Fixture::new(format!("{name} out"), "port_ingress", "nat1", there.bytes())
-            .redirect(out6(there, 50000))
+            .redirect(out(there, 50000))
             .flows6(flows.clone())
             .run(&mut lab);
 
@@ -139,7 +108,7 @@ fn established_flows_need_their_own_entry_only() {
             "up0",
             back.bytes(),
         )
-        .redirect(home6(back, 40000))
+        .redirect(home(back, 40000))
         .flows6(flows)
         .run(&mut lab);
     }
@@ -154,7 +123,7 @@ fn what_the_stack_forwards_is_translated_by_its_flow() {
         let mut flow = guest_to_server6(proto, 40000, 80).established();
         flow.shown = Some((UP0_6, 50000));
         flow.only(&mut lab);
-        let packet = there.hops(63).macs(ROUTER_MAC, UP0_MAC);
+        let packet = there.ttl(63).macs(ROUTER_MAC, UP0_MAC);
         Fixture::new(name, "uplink_egress", "up0", packet.bytes())
             .came_from("br-nat")
             .pass_as(packet.clone().src(UP0_6).sport(50000).bytes())
@@ -177,13 +146,13 @@ fn p28_a_udp_checksum_that_becomes_zero_is_sent_as_all_ones() {
         assert_eq!(field(&translate(packet.clone())), [0xff, 0xff]);
         packet
     };
-    let there = with_zero_sum(up6(udp6(GUEST6, 40000, SERVER6, 80)), &|p| out6(p, 40000));
+    let there = with_zero_sum(up(udp(GUEST6, 40000, SERVER6, 80)), &|p| out(p, 40000));
     Fixture::new("out", "port_ingress", "nat1", there.bytes())
-        .redirect(out6(there, 40000))
+        .redirect(out(there, 40000))
         .run(&mut lab);
-    let back = with_zero_sum(down6(udp6(SERVER6, 80, UP0_6, 40000)), &|p| home6(p, 40000));
+    let back = with_zero_sum(down(udp(SERVER6, 80, UP0_6, 40000)), &|p| home(p, 40000));
     Fixture::new("back", "uplink_ingress", "up0", back.bytes())
-        .redirect(home6(back, 40000))
+        .redirect(home(back, 40000))
         .run(&mut lab);
 
     // Without (RFC 6935, of tunnels): nothing to make right, so it stays; its receiver says no.
@@ -192,8 +161,8 @@ fn p28_a_udp_checksum_that_becomes_zero_is_sent_as_all_ones() {
         bytes[ETH + 46..ETH + 48].fill(0);
         bytes
     };
-    let none = up6(udp6(GUEST6, 40000, SERVER6, 80));
-    let after = none.clone().src(UP0_6).hops(63).macs(ROUTER_MAC, UP0_MAC);
+    let none = up(udp(GUEST6, 40000, SERVER6, 80));
+    let after = none.clone().src(UP0_6).ttl(63).macs(ROUTER_MAC, UP0_MAC);
     Fixture::new("none", "port_ingress", "nat1", without(none))
         .redirect(without(after))
         .run(&mut lab);
@@ -207,7 +176,7 @@ fn p34_the_last_hop_is_the_stacks() {
         guest_to_server6(UDP, 40000, 80)
             .established()
             .only(&mut lab);
-        let packet = up6(udp6(GUEST6, 40000, SERVER6, 80)).hops(hops);
+        let packet = up(udp(GUEST6, 40000, SERVER6, 80)).ttl(hops);
         Fixture::new(
             format!("out, {hops}"),
             "port_ingress",
@@ -215,7 +184,7 @@ fn p34_the_last_hop_is_the_stacks() {
             packet.bytes(),
         )
         .run(&mut lab);
-        let back = down6(udp6(SERVER6, 80, UP0_6, 40000)).hops(hops);
+        let back = down(udp(SERVER6, 80, UP0_6, 40000)).ttl(hops);
         Fixture::new(
             format!("back, {hops}"),
             "uplink_ingress",
@@ -232,12 +201,12 @@ fn p34_the_last_hop_is_the_stacks() {
 fn p33_packets_larger_than_the_path_are_the_stacks() {
     let mut lab = lab();
     // The path to this host is 1300 bytes wide: 40 + 8 + data.
-    let of = |data: usize| up6(udp6(GUEST6, 40000, NARROW6, 80)).data(vec![7; data]);
+    let of = |data: usize| up(udp(GUEST6, 40000, NARROW6, 80)).data(vec![7; data]);
     Fixture::new("1301 bytes", "port_ingress", "nat1", of(1253).bytes())
         .any_flows()
         .run(&mut lab);
     Fixture::new("1300 bytes", "port_ingress", "nat1", of(1252).bytes())
-        .redirect(out6(of(1252), 40000))
+        .redirect(out(of(1252), 40000))
         .run(&mut lab);
 }
 
@@ -245,7 +214,7 @@ fn p33_packets_larger_than_the_path_are_the_stacks() {
 #[ignore = "needs root: cargo xtask test"]
 fn p54_unknown_neighbours_are_the_stacks_to_find() {
     let mut lab = lab();
-    let packet = up6(udp6(GUEST6, 40000, SILENT6, 80));
+    let packet = up(udp(GUEST6, 40000, SILENT6, 80));
     Fixture::new("unknown", "port_ingress", "nat1", packet.bytes())
         .any_flows()
         .run(&mut lab);
@@ -256,7 +225,7 @@ fn p54_unknown_neighbours_are_the_stacks_to_find() {
     let after = packet
         .clone()
         .src(UP0_6)
-        .hops(63)
+        .ttl(63)
         .macs([2, 0, 0, 0, 9, 9], UP0_MAC);
     Fixture::new("now known", "port_ingress", "nat1", packet.bytes())
         .redirect(after.bytes())
@@ -275,10 +244,10 @@ fn shown(lab: &Lab, key: &FlowKey<Addr6>) -> (Flow<Addr6>, u16) {
 fn two_guests_with_the_same_port_get_two() {
     let mut lab = lab();
     for (proto, packet) in [
-        (TCP, tcp6(GUEST2_6, 40000, SERVER6, 80, SYN)),
-        (UDP, udp6(GUEST2_6, 40000, SERVER6, 80)),
-        (SCTP, sctp6(GUEST2_6, 40000, SERVER6, 80, 1)),
-        (ICMPV6, echo6(GUEST2_6, SERVER6, 40000)),
+        (TCP, tcp(GUEST2_6, 40000, SERVER6, 80, SYN)),
+        (UDP, udp(GUEST2_6, 40000, SERVER6, 80)),
+        (SCTP, sctp(GUEST2_6, 40000, SERVER6, 80, 1)),
+        (ICMPV6, echo(GUEST2_6, SERVER6, 40000)),
     ] {
         let first = guest_to_server6(proto, 40000, 80);
         first.only(&mut lab);
@@ -292,7 +261,7 @@ fn two_guests_with_the_same_port_get_two() {
         let (_, moved) = shown(&lab, &second.key());
         assert!(moved != 40000 && moved >= 1024, "{moved}");
         assert_eq!(outcome.verdict, Verdict::Redirect);
-        assert_eq!(outcome.packet, out6(packet, moved));
+        assert_eq!(outcome.packet, out(packet, moved));
         assert_eq!(lab.v6.flows().len(), 4);
         assert_eq!(lab.faults(), Vec::<String>::new());
     }
@@ -312,12 +281,9 @@ fn p16_exhausted_ports_are_answered() {
             lab.set_flow(entry);
         }
     }
-    let packet = up6(udp6(GUEST6, 40000, SERVER6, 9));
+    let packet = up(udp(GUEST6, 40000, SERVER6, 9));
     Fixture::new("none free", "port_ingress", "nat1", packet.bytes())
-        .reject(
-            Reason::PortsExhausted,
-            prohibited6(NAT_GW6, &packet).bytes(),
-        )
+        .reject(Reason::PortsExhausted, prohibited(NAT_GW6, &packet).bytes())
         .run(&mut lab);
 }
 
@@ -328,9 +294,9 @@ fn p44_other_protocols_are_masqueraded_by_address() {
     let mut lab = lab();
     for protocol in [4, 41, 47, 50] {
         lab.clear_flows();
-        let packet = up6(raw6(GUEST6, SERVER6, protocol));
+        let packet = up(raw(GUEST6, SERVER6, protocol));
         let flows = guest_to_server6(protocol, 0, 0).after_first(&lab, packet.bytes().len());
-        let after = packet.clone().src(UP0_6).hops(63).macs(ROUTER_MAC, UP0_MAC);
+        let after = packet.clone().src(UP0_6).ttl(63).macs(ROUTER_MAC, UP0_MAC);
         Fixture::new(
             format!("protocol {protocol}"),
             "port_ingress",
@@ -340,19 +306,19 @@ fn p44_other_protocols_are_masqueraded_by_address() {
         .redirect(after.bytes())
         .flows6(flows)
         .run(&mut lab);
-        let other = raw6(GUEST2_6, SERVER6, protocol).macs(NAT_MAC, GUEST2_MAC);
+        let other = raw(GUEST2_6, SERVER6, protocol).macs(NAT_MAC, GUEST2_MAC);
         Fixture::new(
             format!("protocol {protocol} of another guest"),
             "port_ingress",
             "nat2",
             other.bytes(),
         )
-        .reject(Reason::ProtocolTaken, prohibited6(NAT_GW6, &other).bytes())
+        .reject(Reason::ProtocolTaken, prohibited(NAT_GW6, &other).bytes())
         .run(&mut lab);
     }
     // An authentication header covers the addresses: it cannot be translated.
     lab.clear_flows();
-    let packet = up6(udp6(GUEST6, 1, SERVER6, 2)).with(extension(AUTHENTICATION, 2));
+    let packet = up(udp(GUEST6, 1, SERVER6, 2)).with(extension(AUTHENTICATION, 2));
     let device = lab.ifindex("nat1");
     let outcome = run(&lab, "port_ingress", device, device, 0, 1, &packet.bytes());
     assert_ne!(outcome.verdict, Verdict::Pass);
@@ -366,9 +332,9 @@ fn p58_keys_of_either_side_hit() {
     for (name, proto, there, _) in pairs(40000) {
         let flow = guest_to_server6(proto, 40000, 80).in_state(State::Established);
         flow.only(&mut lab);
-        let there = up6(there);
+        let there = up(there);
         Fixture::new(name, "port_ingress", "nat1", there.bytes())
-            .redirect(out6(there, 40000))
+            .redirect(out(there, 40000))
             .run(&mut lab);
         assert_eq!(
             lab.flow(&flow.key()).expect("the flow").packets,

@@ -8,9 +8,7 @@ use crate::flows::{FromGuest, guest_to_server, guest_to_server6};
 use crate::lab::{Lab, lab};
 use crate::names::*;
 use crate::nat::{down, up};
-use crate::nat6::{down6, up6};
 use crate::packet::{ACK, GRE, SYN, TCP, UDP, icmp, prohibited, raw, tcp, udp};
-use crate::packet6::udp6;
 
 const FIRST: Addr4 = [198, 51, 100, 32];
 const LAST: Addr4 = [198, 51, 100, 39];
@@ -119,8 +117,8 @@ fn answers_find_their_guest_and_others_nobody() {
     assert!(pool6.is_empty());
     let mut first6 = UP0_6;
     first6[15] = FIRST[3];
-    let packet = up6(udp6(GUEST6, 40000, SERVER6, 80));
-    let after = packet.clone().src(first6).hops(63);
+    let packet = up(udp(GUEST6, 40000, SERVER6, 80));
+    let after = packet.clone().src(first6).ttl(63);
     Fixture::new("IPv6", "port_ingress", "nat1", packet.bytes())
         .redirect(after.macs(ROUTER_MAC, UP0_MAC).bytes())
         .any_flows()
@@ -131,7 +129,7 @@ fn answers_find_their_guest_and_others_nobody() {
         "IPv6, unknown",
         "uplink_ingress",
         "up0",
-        down6(udp6(SERVER6, 80, first6, 1)).bytes(),
+        down(udp(SERVER6, 80, first6, 1)).bytes(),
     )
     .drop(Reason::NoMapping)
     .run(&mut lab);

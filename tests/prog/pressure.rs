@@ -116,9 +116,9 @@ fn p01_a_table_full_of_connections_refuses_by_name() {
             .run(&mut lab);
     }
     // The other family has its own table.
-    let packet = crate::nat6::up6(crate::packet6::udp6(GUEST6, 40000, SERVER6, 9));
+    let packet = up(udp(GUEST6, 40000, SERVER6, 9));
     Fixture::new("IPv6", "port_ingress", "nat1", packet.bytes())
-        .redirect(crate::nat6::out6(packet, 40000))
+        .redirect(out(packet, 40000))
         .any_flows()
         .run(&mut lab);
     // A routed packet needs no flow.
@@ -186,9 +186,9 @@ fn p01_a_network_keeps_to_its_limit() {
         .redirect(after.bytes())
         .any_flows()
         .run(&mut lab);
-    let packet = crate::nat6::up6(crate::packet6::udp6(GUEST6, 40000, SERVER6, 9));
+    let packet = up(udp(GUEST6, 40000, SERVER6, 9));
     Fixture::new("IPv6", "port_ingress", "nat1", packet.bytes())
-        .redirect(crate::nat6::out6(packet, 40000))
+        .redirect(out(packet, 40000))
         .any_flows()
         .run(&mut lab);
     assert_eq!(lab.usage("br-nat"), Usage { flows: [100, 1] });

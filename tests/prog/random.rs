@@ -83,8 +83,8 @@ fn packet_of(body: impl Strategy<Value = Body>) -> impl Strategy<Value = Packet>
     )
         .prop_map(|(src, dst, body, ttl, tos, fragment, options)| {
             let mut packet = Packet::new(src, dst, body).ttl(ttl).fragment(fragment);
-            packet.tos = tos;
-            packet.options = options;
+            packet.header.tos = tos;
+            packet.header.options = options;
             packet
         })
 }

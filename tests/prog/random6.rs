@@ -94,8 +94,8 @@ fn packet_of(body: impl Strategy<Value = Body>) -> impl Strategy<Value = Packet6
     ];
     (address(), address(), body, any::<u8>(), piece, headers).prop_map(
         |(src, dst, body, hops, piece, headers)| {
-            let mut packet = Packet6::new(src, dst, body).hops(hops);
-            (packet.piece, packet.extensions) = (piece, headers);
+            let mut packet = Packet6::new(src, dst, body).ttl(hops);
+            (packet.header.piece, packet.header.extensions) = (piece, headers);
             packet
         },
     )
@@ -285,7 +285,7 @@ fn likely_packets_of_known_flows() {
         (SERVER6, ROUTE_GUEST6),
     ]);
     let plain = (ends.clone(), body, 0u8..4)
-        .prop_map(|((src, dst), body, hops)| Packet6::new(src, dst, body).hops(hops))
+        .prop_map(|((src, dst), body, hops)| Packet6::new(src, dst, body).ttl(hops))
         .boxed();
     let error =
         (ends, plain.clone(), 0usize..60, 1u8..5).prop_map(|((src, dst), inner, quoted, kind)| {

@@ -1,21 +1,23 @@
 //! Routed networks: addresses stay, both sides may begin.
 
-use netd_common::abi::FLOW_REPLY;
+use netd_common::abi::{Addr4, FLOW_REPLY};
 use netd_common::state::State;
 
+use crate::family::Address;
 use crate::fixture::Fixture;
 use crate::flows::{AT_ROUTE1, BY_ROUTER, FromGuest};
 use crate::lab::lab;
 use crate::names::*;
+use crate::nat::down;
 use crate::packet::{
-    ACK, FIN, MORE_FRAGMENTS, Packet, RST, SYN, TCP, UDP, echo, echo_reply, raw, tcp, udp,
+    ACK, FIN, MORE_FRAGMENTS, Packet, RST, SYN, TCP, UDP, Version, echo, echo_reply, raw, tcp, udp,
 };
 
-fn routed(proto: u8) -> FromGuest {
+pub fn routed<A: Address>(proto: u8) -> FromGuest<A> {
     FromGuest {
         proto,
-        guest: (ROUTE_GUEST, 40000),
-        peer: (SERVER, 80),
+        guest: (A::ROUTE_GUEST, 40000),
+        peer: (A::SERVER, 80),
         shown: None,
         near: AT_ROUTE1,
         far: BY_ROUTER,
@@ -23,20 +25,16 @@ fn routed(proto: u8) -> FromGuest {
     }
 }
 
-fn up(packet: Packet) -> Packet {
+pub fn up<A: Version>(packet: Packet<A>) -> Packet<A> {
     packet.macs(ROUTE_MAC, ROUTE_GUEST_MAC)
 }
 
-fn out(packet: Packet) -> Vec<u8> {
+pub fn out<A: Version>(packet: Packet<A>) -> Vec<u8> {
     let ttl = packet.ttl - 1;
     packet.ttl(ttl).macs(ROUTER_MAC, UP0_MAC).bytes()
 }
 
-fn down(packet: Packet) -> Packet {
-    packet.macs(UP0_MAC, ROUTER_MAC)
-}
-
-fn home(packet: Packet) -> Vec<u8> {
+pub fn home<A: Version>(packet: Packet<A>) -> Vec<u8> {
     let ttl = packet.ttl - 1;
     packet.ttl(ttl).macs(ROUTE_GUEST_MAC, ROUTE_MAC).bytes()
 }
@@ -46,7 +44,7 @@ fn home(packet: Packet) -> Vec<u8> {
 fn a_guest_begins() {
     let mut lab = lab();
     let packet = up(tcp(ROUTE_GUEST, 40000, SERVER, 80, SYN));
-    let flows = routed(TCP).after_first(&lab, packet.bytes().len());
+    let flows = routed::<Addr4>(TCP).after_first(&lab, packet.bytes().len());
     Fixture::new("SYN", "port_ingress", "route1", packet.bytes())
         .redirect(out(packet))
         .flows(flows)

@@ -2,58 +2,27 @@
 
 use netd_common::Reason;
 use netd_common::abi::{Addr6, MacAddr};
-use netd_common::state::State;
 
 use crate::fixture::Fixture;
-use crate::flows::{AT_ROUTE1, BY_ROUTER, FromGuest};
 use crate::lab::lab;
 use crate::names::*;
-use crate::packet::{ACK, RST, SYN, TCP, UDP};
-use crate::packet6::{
-    Packet6, echo_reply6, echo6, port_unreachable6, raw6, sctp6, tcp6, time_exceeded6, udp6,
+use crate::nat::down;
+use crate::packet::{
+    ACK, RST, SYN, TCP, UDP, echo, echo_reply, port_unreachable, raw, sctp, tcp, time_exceeded, udp,
 };
-
-fn routed(proto: u8) -> FromGuest<Addr6> {
-    FromGuest {
-        proto,
-        guest: (ROUTE_GUEST6, 40000),
-        peer: (SERVER6, 80),
-        shown: None,
-        near: AT_ROUTE1,
-        far: BY_ROUTER,
-        state: State::New,
-    }
-}
-
-fn up(packet: Packet6) -> Packet6 {
-    packet.macs(ROUTE_MAC, ROUTE_GUEST_MAC)
-}
-
-fn out(packet: Packet6) -> Vec<u8> {
-    let hops = packet.hops - 1;
-    packet.hops(hops).macs(ROUTER_MAC, UP0_MAC).bytes()
-}
-
-fn down(packet: Packet6) -> Packet6 {
-    packet.macs(UP0_MAC, ROUTER_MAC)
-}
-
-fn home(packet: Packet6) -> Vec<u8> {
-    let hops = packet.hops - 1;
-    packet.hops(hops).macs(ROUTE_GUEST_MAC, ROUTE_MAC).bytes()
-}
+use crate::route::{home, out, routed, up};
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_guest_begins() {
     let mut lab = lab();
-    let packet = up(tcp6(ROUTE_GUEST6, 40000, SERVER6, 80, SYN));
-    let flows = routed(TCP).after_first(&lab, packet.bytes().len());
+    let packet = up(tcp(ROUTE_GUEST6, 40000, SERVER6, 80, SYN));
+    let flows = routed::<Addr6>(TCP).after_first(&lab, packet.bytes().len());
     Fixture::new("SYN", "port_ingress", "route1", packet.bytes())
         .redirect(out(packet))
         .flows6(flows)
         .run(&mut lab);
-    let back = down(tcp6(SERVER6, 80, ROUTE_GUEST6, 40000, SYN | ACK));
+    let back = down(tcp(SERVER6, 80, ROUTE_GUEST6, 40000, SYN | ACK));
     Fixture::new("SYN-ACK", "uplink_ingress", "up0", back.bytes())
         .redirect(home(back))
         .run(&mut lab);
@@ -65,10 +34,10 @@ fn outside_begins_towards_a_guest_whose_port_is_known() {
     let mut lab = lab();
     lab.set_endpoint(ROUTE_GUEST6, "route1", ROUTE_GUEST_MAC);
     for packet in [
-        tcp6(SERVER6, 999, ROUTE_GUEST6, 22, SYN),
-        udp6(SERVER6, 999, ROUTE_GUEST6, 22),
-        sctp6(SERVER6, 999, ROUTE_GUEST6, 22, 1),
-        echo6(SERVER6, ROUTE_GUEST6, 22),
+        tcp(SERVER6, 999, ROUTE_GUEST6, 22, SYN),
+        udp(SERVER6, 999, ROUTE_GUEST6, 22),
+        sctp(SERVER6, 999, ROUTE_GUEST6, 22, 1),
+        echo(SERVER6, ROUTE_GUEST6, 22),
     ] {
         let packet = down(packet);
         Fixture::new("first", "uplink_ingress", "up0", packet.bytes())
@@ -77,7 +46,7 @@ fn outside_begins_towards_a_guest_whose_port_is_known() {
             .run(&mut lab);
     }
     assert_eq!(lab.v6.flows().len(), 8);
-    let back = up(tcp6(ROUTE_GUEST6, 22, SERVER6, 999, SYN | ACK));
+    let back = up(tcp(ROUTE_GUEST6, 22, SERVER6, 999, SYN | ACK));
     Fixture::new("answer", "port_ingress", "route1", back.bytes())
         .redirect(out(back.clone()))
         .run(&mut lab);
@@ -91,16 +60,16 @@ fn what_opens_no_flow_is_the_stacks() {
     for (name, packet) in [
         (
             "later fragment",
-            raw6(ROUTE_GUEST6, SERVER6, UDP).piece(7, 100, false),
+            raw(ROUTE_GUEST6, SERVER6, UDP).piece(7, 100, false),
         ),
-        ("RST", tcp6(ROUTE_GUEST6, 1, SERVER6, 2, RST)),
-        ("echo reply", echo_reply6(ROUTE_GUEST6, SERVER6, 3)),
+        ("RST", tcp(ROUTE_GUEST6, 1, SERVER6, 2, RST)),
+        ("echo reply", echo_reply(ROUTE_GUEST6, SERVER6, 3)),
         (
             "error",
-            time_exceeded6(
+            time_exceeded(
                 ROUTE_GUEST6,
                 SERVER6,
-                udp6(SERVER6, 9, ROUTE_GUEST6, 9).quote(8),
+                udp(SERVER6, 9, ROUTE_GUEST6, 9).quote(8),
             ),
         ),
     ] {
@@ -167,13 +136,13 @@ fn refused_packets_are_answered_by_the_gateway() {
         (OPEN, ISOLATED_GUEST6, IntoIsolated),
     ] {
         for packet in [
-            tcp6(from.address, 40000, to, 80, SYN),
-            udp6(from.address, 40000, to, 80),
-            udp6(from.address, 40000, to, 80).data(vec![]),
-            udp6(from.address, 40000, to, 80).data(vec![3; 1400]),
-            sctp6(from.address, 40000, to, 80, 1),
-            echo6(from.address, to, 9),
-            raw6(from.address, to, 47),
+            tcp(from.address, 40000, to, 80, SYN),
+            udp(from.address, 40000, to, 80),
+            udp(from.address, 40000, to, 80).data(vec![]),
+            udp(from.address, 40000, to, 80).data(vec![3; 1400]),
+            sctp(from.address, 40000, to, 80, 1),
+            echo(from.address, to, 9),
+            raw(from.address, to, 47),
         ] {
             let packet = packet.macs(from.macs.0, from.macs.1);
             Fixture::new(
@@ -182,7 +151,7 @@ fn refused_packets_are_answered_by_the_gateway() {
                 from.port,
                 packet.bytes(),
             )
-            .reject(reason, port_unreachable6(from.gateway, &packet).bytes())
+            .reject(reason, port_unreachable(from.gateway, &packet).bytes())
             .flows6([])
             .run(&mut lab);
         }
@@ -195,11 +164,11 @@ fn spoofed_sources_are_refused() {
     let mut lab = lab();
     for from in [NAT, DEV, ROUTE] {
         for source in [SERVER6, OPEN_GUEST6, UP0_6] {
-            let packet = udp6(source, 40000, ROUTER6, 80).macs(from.macs.0, from.macs.1);
+            let packet = udp(source, 40000, ROUTER6, 80).macs(from.macs.0, from.macs.1);
             Fixture::new(from.port, "port_ingress", from.port, packet.bytes())
                 .reject(
                     Reason::ForeignSource,
-                    port_unreachable6(from.gateway, &packet).bytes(),
+                    port_unreachable(from.gateway, &packet).bytes(),
                 )
                 .flows6([])
                 .run(&mut lab);
@@ -215,9 +184,9 @@ fn outside_is_refused_too() {
         (GUEST6, Reason::IntoNat),
         (ISOLATED_GUEST6, Reason::IntoIsolated),
     ] {
-        let packet = down(tcp6(SERVER6, 999, to, 80, SYN));
+        let packet = down(tcp(SERVER6, 999, to, 80, SYN));
         Fixture::new("from outside", "uplink_ingress", "up0", packet.bytes())
-            .reject(reason, port_unreachable6(UP0_6, &packet).bytes())
+            .reject(reason, port_unreachable(UP0_6, &packet).bytes())
             .flows6([])
             .run(&mut lab);
     }
@@ -227,11 +196,11 @@ fn outside_is_refused_too() {
 #[ignore = "needs root: cargo xtask test"]
 fn open_networks_are_the_hosts_to_judge() {
     let mut lab = lab();
-    let packet = udp6(OPEN_GUEST6, 40000, SERVER6, 80).macs(OPEN_MAC, OPEN_GUEST_MAC);
+    let packet = udp(OPEN_GUEST6, 40000, SERVER6, 80).macs(OPEN_MAC, OPEN_GUEST_MAC);
     Fixture::new("out", "port_ingress", "open1", packet.bytes())
         .flows6([])
         .run(&mut lab);
-    let packet = down(udp6(SERVER6, 40000, OPEN_GUEST6, 80));
+    let packet = down(udp(SERVER6, 40000, OPEN_GUEST6, 80));
     Fixture::new("in", "uplink_ingress", "up0", packet.bytes())
         .flows6([])
         .run(&mut lab);
@@ -245,12 +214,12 @@ fn modes_are_each_familys_own() {
     lab.change_network("br-nat", |network| {
         network.v6.mode = netd_common::abi::Mode::Route as u8;
     });
-    let packet = udp6(GUEST6, 40000, SERVER6, 80).macs(NAT_MAC, GUEST_MAC);
+    let packet = udp(GUEST6, 40000, SERVER6, 80).macs(NAT_MAC, GUEST_MAC);
     Fixture::new("IPv6", "port_ingress", "nat1", packet.bytes())
         .redirect(out(packet))
         .any_flows()
         .run(&mut lab);
-    let packet = crate::nat::up(crate::packet::udp(GUEST, 40000, SERVER, 80));
+    let packet = crate::nat::up(udp(GUEST, 40000, SERVER, 80));
     Fixture::new("IPv4", "port_ingress", "nat1", packet.bytes())
         .redirect(crate::nat::out(packet, 40000))
         .any_flows()

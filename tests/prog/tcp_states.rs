@@ -11,11 +11,9 @@ use crate::flows::{FromGuest, guest_to_server, guest_to_server6};
 use crate::lab::{Lab, lab};
 use crate::names::*;
 use crate::nat::{down, home, out, up};
-use crate::nat6::{down6, home6, out6, up6};
 use crate::packet::{
     ACK, FIN, ICMP, Packet, RST, SCTP, SYN, TCP, UDP, echo_reply, port_unreachable, sctp, tcp, udp,
 };
-use crate::packet6::tcp6;
 
 const GUEST_SENDS: bool = true;
 const SERVER_SENDS: bool = false;
@@ -386,18 +384,18 @@ fn states_of_ipv6() {
     {
         let name = format!("packet {i}");
         if from_guest {
-            let packet = up6(tcp6(GUEST6, 40000, SERVER6, 80, control));
+            let packet = up(tcp(GUEST6, 40000, SERVER6, 80, control));
             let syn = u32::from(control & SYN != 0);
             let packet = packet.tcp(|tcp| (tcp.seq, tcp.ack) = (1001 - syn, 2001));
             Fixture::new(&name, "port_ingress", "nat1", packet.bytes())
-                .redirect(out6(packet, 40000))
+                .redirect(out(packet, 40000))
                 .any_flows()
                 .run(&mut lab);
         } else {
-            let packet = down6(tcp6(SERVER6, 80, UP0_6, 40000, control));
+            let packet = down(tcp(SERVER6, 80, UP0_6, 40000, control));
             let packet = packet.tcp(|tcp| (tcp.seq, tcp.ack) = (2001 - u32::from(i == 1), 1001));
             Fixture::new(&name, "uplink_ingress", "up0", packet.bytes())
-                .redirect(home6(packet, 40000))
+                .redirect(home(packet, 40000))
                 .any_flows()
                 .run(&mut lab);
         }

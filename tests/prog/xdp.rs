@@ -7,9 +7,8 @@ use crate::flows::{AT_ROUTE1, BY_ROUTER, FromGuest, guest_to_server, guest_to_se
 use crate::lab::{Lab, lab};
 use crate::names::*;
 use crate::nat::{down, home, out, up};
-use crate::nat6::{down6, home6, out6, up6};
 use crate::packet::{ACK, ETH, UDP, echo, tcp, udp, udp_without_checksum};
-use crate::packet6::{extension, udp6};
+use crate::packet6::extension;
 
 /// Where an IPv4 frame has its UDP checksum.
 const CHECKSUM: usize = ETH + 20 + 6;
@@ -71,13 +70,13 @@ fn datagrams_of_settled_flows_go_from_driver_to_driver() {
     let mut flow = guest_to_server6(UDP, 40000, 80);
     flow.shown = Some((UP0_6, 50000));
     settled(&mut lab, flow);
-    let there = up6(udp6(GUEST6, 40000, SERVER6, 80));
+    let there = up(udp(GUEST6, 40000, SERVER6, 80));
     Fixture::new("IPv6", "port_xdp", "nat1", there.bytes())
-        .redirect(out6(there, 50000))
+        .redirect(out(there, 50000))
         .run(&mut lab);
-    let back = down6(udp6(SERVER6, 80, UP0_6, 50000));
+    let back = down(udp(SERVER6, 80, UP0_6, 50000));
     Fixture::new("IPv6", "uplink_xdp", "up0", back.bytes())
-        .redirect(home6(back, 40000))
+        .redirect(home(back, 40000))
         .run(&mut lab);
 }
 
@@ -166,12 +165,12 @@ fn all_else_is_passed_on_untouched() {
     for (name, frame) in packets {
         Fixture::new(name, "port_xdp", "nat1", frame).run(&mut lab);
     }
-    let six = || up6(udp6(GUEST6, 40000, SERVER6, 80));
+    let six = || up(udp(GUEST6, 40000, SERVER6, 80));
     let mut none = six().bytes();
     none[ETH + 40 + 6..ETH + 40 + 8].fill(0);
     settled(&mut lab, guest_to_server6(UDP, 40000, 80));
     for (name, frame) in [
-        ("IPv6: the last hop", six().hops(1).bytes()),
+        ("IPv6: the last hop", six().ttl(1).bytes()),
         ("IPv6: an extension", six().with(extension(60, 1)).bytes()),
         ("IPv6: no checksum", none),
     ] {
