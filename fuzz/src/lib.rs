@@ -13,13 +13,14 @@ mod text;
 pub use flows::{port_range, tcp_states};
 pub use rpc::rpc_message;
 pub use sums::{checksum, sctp_checksum};
-pub use text::{leases, network_update, network_xml, settings};
+pub use text::{leases, network_port, network_update, network_xml, settings};
 
 /// A function that is fuzzed.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its directory in `corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("network_port", network_port),
     ("network_xml", network_xml),
     ("network_update", network_update),
     ("rpc_message", rpc_message),

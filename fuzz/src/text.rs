@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use netd::config::{Config, FLOWS, SECONDS};
 use netd::dnsmasq::{NetworkFiles, addnhosts, conf, hostsfile, lease_helper, leases as lease_file};
 use netd::model::{
-    FormatOptions, Network, Section, Update, UpdateCommand, check_define, check_start, format,
-    parse,
+    FormatOptions, Network, NetworkPorts, Section, Update, UpdateCommand, check_define,
+    check_start, format, format_port, parse, parse_port,
 };
 use netd_common::clock::ticks;
 
@@ -19,6 +19,41 @@ fn shown(error: &impl std::fmt::Display) {
     let text = error.to_string();
     assert!(!text.is_empty() && text.len() <= MESSAGE, "{text:?}");
     assert!(!text.contains(['\0', '\x1b', '\u{9b}']), "{text:?}");
+}
+
+/// Input: a guest's port.
+pub fn network_port(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let port = match parse_port(text) {
+        Ok(parsed) => parsed.port,
+        Err(error) => return shown(&error),
+    };
+    let canonical = format_port(&port);
+    // Some characters can be read and not written.
+    if let Ok(again) = parse_port(&canonical) {
+        assert_eq!(format_port(&again.port), canonical, "printed twice");
+    }
+    let network = |text: &str| parse(text).expect("a network");
+    let mut ports = NetworkPorts::default();
+    for network in [
+        network(
+            "<network><name>n</name><bridge name='b'/><portgroup name='g' default='yes'/>\
+                 <bandwidth><inbound average='100'/></bandwidth></network>",
+        ),
+        network("<network><name>d</name><forward mode='passthrough' dev='e'/></network>"),
+    ] {
+        for made in [
+            port.clone().allocate(&network, &ports),
+            port.clone().reclaim(&network, &ports),
+        ] {
+            match made {
+                Ok(made) => ports.insert(made),
+                Err(error) => shown(&error),
+            }
+        }
+    }
 }
 
 /// Input: a definition.

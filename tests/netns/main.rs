@@ -27,6 +27,7 @@ mod limits;
 mod modes;
 mod nat;
 mod nd;
+mod network_ports;
 mod networks;
 mod offloads;
 mod path_errors;

@@ -384,8 +384,8 @@ fn what_fails_changes_nothing() {
             ("add dns-txt --live --config", &long, "makes a line of"),
             (
                 "add portgroup --live --config",
-                "<portgroup name='a'/>",
-                "<portgroup>",
+                "<portgroup name='a'><virtualport type='midonet'/></portgroup>",
+                "<virtualport>",
             ),
             (
                 "add ip --live",

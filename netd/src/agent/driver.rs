@@ -93,12 +93,15 @@ impl Driver for Agent {
         let network = stored
             .or(entry.network())
             .ok_or_else(|| ApiError::internal(format_args!("network {uuid} has no definition")))?;
-        let ports = entry.live.as_ref().map(|live| live.network_ports.len());
+        let live = entry.live.as_ref().filter(|_| !inactive);
+        if let Some(live) = live {
+            return Ok(model::format_live(&live.network, &live.network_ports));
+        }
         Ok(model::format(
             network,
             FormatOptions {
                 inactive,
-                connections: ports.and_then(|count| count.try_into().ok()),
+                connections: None,
             },
         ))
     }

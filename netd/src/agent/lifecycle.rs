@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use uuid::Uuid;
 
 use super::controller::Controller;
+use super::network_ports::warn_of_group_limits;
 use super::reconcile::keep;
 use super::steps::check_forwarding;
 use crate::api::{ApiError, ErrorCode, Lifecycle, Result};
@@ -196,6 +197,7 @@ impl Controller {
         let ports = ports.cloned().unwrap_or_default();
         let network_ports = self.host.returning_ports(&network, &ports, snapshot);
         let live = self.live(network, ports, network_ports)?;
+        warn_of_group_limits(&live.network);
         let uuid = live.network.uuid;
         self.networks.entry(uuid).live = Some(live);
         Ok(())
@@ -325,7 +327,11 @@ fn has_bridge(network: &Network, known: Option<u32>, snapshot: &Snapshot) -> boo
 
 /// May the network start on this host as it is now?
 pub(super) fn check_host(network: &Network, snapshot: &Snapshot) -> Result<()> {
-    let name = network.bridge.name.as_deref().unwrap_or_default();
+    let name = match network.bridge.name.as_deref() {
+        // Guests' macvtap and PCI devices are made by those who run the guests.
+        None if !network.is_managed() => return Ok(()),
+        name => name.unwrap_or_default(),
+    };
     if network.mode() == ForwardMode::Bridge {
         return match snapshot.by_name(name) {
             Some(link) if link.bridge.is_some() => Ok(()),

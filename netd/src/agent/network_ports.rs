@@ -14,7 +14,8 @@ use super::registry::Live;
 use crate::api::{ApiError, ErrorCode, PortId, PortPurpose, Result, Unknown};
 use crate::link::Snapshot;
 use crate::model::{
-    self, Bandwidth, MAX_PORTS, Mac, Network, NetworkPort, NetworkPorts, ParsedPort, format_port,
+    self, Bandwidth, MAX_PORTS, Mac, Network, NetworkPort, NetworkPorts, ParsedPort, PortGroup,
+    format_port,
 };
 use crate::plan::Port;
 
@@ -55,6 +56,23 @@ fn check_purpose(port: &NetworkPort, purpose: PortPurpose) -> Result<()> {
         _ => return Ok(()),
     };
     Err(ApiError::new(ErrorCode::InvalidArg, detail))
+}
+
+/// What it means that libvirt polices what a guest sends where it comes in at the tap.
+const NOT_HELD: &str = "is not held for connections that netd forwards: they leave before the tap's \
+    policing sees them";
+
+/// Tell of a limit that nobody keeps.
+fn warn_of_limits(network: &Network, port: &NetworkPort) {
+    let outbound = port.bandwidth.as_ref().and_then(|b| b.outbound);
+    if network.is_managed() && outbound.is_some() {
+        tracing::warn!(
+            network = network.name,
+            guest = port.owner.name,
+            port = %port.uuid,
+            "<outbound> of the guest's <bandwidth> {NOT_HELD}"
+        );
+    }
 }
 
 fn no_port(port: Uuid) -> ApiError {
@@ -138,6 +156,7 @@ impl Controller {
     fn put(&mut self, network: Uuid, port: NetworkPort) -> Result<()> {
         let live = self.active(network)?;
         self.host.store.save_port(&live.network.name, &port)?;
+        warn_of_limits(&live.network, &port);
         if let Some(live) = &mut self.networks.entry(network).live {
             live.network_ports.insert(port);
         }
@@ -155,6 +174,24 @@ impl Controller {
         }
         self.host.wake.notify_one();
         Ok(())
+    }
+}
+
+/// Tell of limits of port groups that nobody keeps.
+pub(super) fn warn_of_group_limits(network: &Network) {
+    let limits = |group: &&PortGroup| {
+        group
+            .bandwidth
+            .as_ref()
+            .is_some_and(|b| b.outbound.is_some())
+    };
+    let groups = network.portgroups.iter().filter(limits);
+    for group in groups.filter(|_| network.is_managed()) {
+        tracing::warn!(
+            network = network.name,
+            portgroup = group.name,
+            "<outbound> of the port group's <bandwidth> {NOT_HELD}"
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! Commands and their arguments.
 
+mod ports;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -10,6 +12,8 @@ use crate::cli::events::EventArgs;
 use crate::cli::libvirt::LibvirtCommand;
 use crate::config::{Config, ConfigError, FLOWS};
 use crate::paths::{DEFAULT_SOCKET, Paths};
+
+pub use ports::{PortArgs, PortCreateArgs, PortListArgs};
 
 /// Heading of the options that every command takes.
 const GLOBAL: &str = "Global options";
@@ -449,40 +453,6 @@ pub struct LeasesArgs {
     /// Only leases of this MAC address
     #[arg(long)]
     pub mac: Option<String>,
-}
-
-/// Arguments of `net-port-list`.
-#[derive(Debug, Args)]
-pub struct PortListArgs {
-    /// Name or UUID of the network
-    pub network: String,
-    /// Print only UUIDs
-    #[arg(long)]
-    pub uuid: bool,
-    /// Print a table (the default)
-    #[arg(long)]
-    pub table: bool,
-}
-
-/// Arguments of `net-port-create`.
-#[derive(Debug, Args)]
-pub struct PortCreateArgs {
-    /// Name or UUID of the network
-    pub network: String,
-    /// XML file of the port; - for standard input
-    pub file: PathBuf,
-    /// Refuse elements and attributes that netd does not know, instead of ignoring them
-    #[arg(long)]
-    pub validate: bool,
-}
-
-/// A port of a network.
-#[derive(Debug, Args)]
-pub struct PortArgs {
-    /// Name or UUID of the network
-    pub network: String,
-    /// UUID of the port
-    pub port: String,
 }
 
 /// Commands on port forwards.

@@ -295,28 +295,38 @@ impl Checker<'_> {
             stp: _,
             delay: _,
         } = &network.bridge;
-        let direct = match network.mode() {
-            ForwardMode::Bridge => name
-                .is_none()
-                .then_some("<forward mode='bridge'> without a host's <bridge>"),
-            ForwardMode::Private => Some("<forward mode='private'>"),
-            ForwardMode::Vepa => Some("<forward mode='vepa'>"),
-            ForwardMode::Passthrough => Some("<forward mode='passthrough'>"),
-            ForwardMode::Hostdev => Some("<forward mode='hostdev'>"),
+        let managed = network.is_managed();
+        let on_bridge = managed || name.is_some();
+        let has_pool = forward
+            .is_some_and(|f| !f.interfaces.is_empty() || !f.addresses.is_empty() || f.pf.is_some());
+        let poolless = match network.mode() {
+            _ if on_bridge || has_pool => None,
+            ForwardMode::Bridge => {
+                Some("<forward mode='bridge'> without a host's <bridge> or an <interface>")
+            }
+            ForwardMode::Private => Some("<forward mode='private'> without an <interface>"),
+            ForwardMode::Vepa => Some("<forward mode='vepa'> without an <interface>"),
+            ForwardMode::Passthrough => Some("<forward mode='passthrough'> without an <interface>"),
+            ForwardMode::Hostdev => Some("<forward mode='hostdev'> without an <address>"),
             _ => None,
         };
+        let has_virtual_port = network.virtualport.is_some()
+            || network.portgroups.iter().any(|g| g.virtualport.is_some());
         let lone_bootp = |ip: &Ip| {
             ip.dhcp.bootp.is_some() && ip.dhcp.ranges.is_empty() && ip.dhcp.hosts.is_empty()
         };
         let dhcp_v6 = |ip: &Ip| ip.address.is_ipv6() && ip.dhcp != Dhcp::default();
         let optional = [
             (
-                network.trust_guest_rx_filters == Some(true),
-                "<network trustGuestRxFilters>",
-            ),
-            (
-                forward.is_some_and(|f| f.driver.is_some()),
+                network.mode() != ForwardMode::Hostdev
+                    && forward.is_some_and(|f| f.driver.is_some()),
                 "<forward><driver>",
+            ),
+            (forward.is_some_and(|f| f.pf.is_some()), "<forward><pf>"),
+            // Nobody keeps macvtap devices and PCI devices apart.
+            (
+                !on_bridge && network.port_isolated == Some(true),
+                "<port isolated='yes'> of guests that are on no bridge",
             ),
             (zone.is_some(), "<bridge zone>"),
             (
@@ -330,7 +340,6 @@ impl Checker<'_> {
                     .is_some_and(|d| d.register == Some(true)),
                 "<domain register>",
             ),
-            (network.vlan.is_some(), "<vlan>"),
             (network.bandwidth.is_some(), "<bandwidth>"),
             (
                 network.ips.iter().any(dhcp_v6),
@@ -340,11 +349,10 @@ impl Checker<'_> {
                 network.ips.iter().any(lone_bootp),
                 "<bootp> without a <range> or <host>",
             ),
-            (network.virtualport.is_some(), "<virtualport>"),
-            (!network.portgroups.is_empty(), "<portgroup>"),
+            (managed && has_virtual_port, "<virtualport>"),
         ];
         let optional = optional.into_iter().filter(|(given, _)| *given);
-        direct
+        poolless
             .into_iter()
             .chain(optional.map(|(_, name)| name))
             .collect()

@@ -7,6 +7,7 @@ use super::element::ip::{write_ip, write_route};
 use super::element::port::{write_bandwidth, write_port_group, write_virtual_port, write_vlan};
 use super::namespace::DNSMASQ_NAMESPACE;
 use super::network::Network;
+use super::network_port::NetworkPorts;
 use super::write::{Tag, Writer};
 
 /// What the text is for.
@@ -24,6 +25,20 @@ pub struct FormatOptions {
 /// that was not chosen yet.
 #[must_use]
 pub fn format(network: &Network, options: FormatOptions) -> String {
+    text(network, options, &NetworkPorts::default())
+}
+
+/// Prints the canonical text of an active network with these ports.
+#[must_use]
+pub fn format_live(network: &Network, ports: &NetworkPorts) -> String {
+    let options = FormatOptions {
+        inactive: false,
+        connections: u32::try_from(ports.len()).ok(),
+    };
+    text(network, options, ports)
+}
+
+fn text(network: &Network, options: FormatOptions, ports: &NetworkPorts) -> String {
     let mut w = Writer::default();
     head(&mut w, network, options);
     if let Some(f) = network
@@ -31,7 +46,9 @@ pub fn format(network: &Network, options: FormatOptions) -> String {
         .as_ref()
         .filter(|f| f.mode != ForwardMode::None)
     {
-        write_forward(&mut w, f, options.inactive);
+        write_forward(&mut w, f, options.inactive, &|device| {
+            ports.users_of(device)
+        });
     }
     write_bridge(&mut w, &network.bridge, network.is_managed());
     if let Some(mtu) = network.mtu {

@@ -28,7 +28,7 @@ pub use address::{in_subnet, network_address};
 pub use check::{check_define, check_start};
 pub use element::*;
 pub use error::{UpdateError, XmlError};
-pub use format::{FormatOptions, format};
+pub use format::{FormatOptions, format, format_live};
 pub use metadata::MetadataElement;
 pub use name::{check_interface_name, check_name};
 pub use namespace::NETD_NAMESPACE;

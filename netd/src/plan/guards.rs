@@ -159,4 +159,77 @@ mod tests {
             assert_eq!(port.mac, if known { mac } else { [0; 6] });
         }
     }
+
+    /// A tap, and the ports that lead to it.
+    fn guest(xml: &[&str]) -> (NetworkPorts, Link) {
+        let mut ports = NetworkPorts::default();
+        for (number, more) in xml.iter().enumerate() {
+            let xml = format!(
+                "<networkport><uuid>22222222-2222-3333-4444-55555555555{number}</uuid>\
+                 <owner><name>vm</name><uuid>33333333-2222-3333-4444-555555555555</uuid></owner>\
+                 <mac address='56:11:22:00:00:01'/>{more}</networkport>"
+            );
+            ports.insert(crate::model::parse_port(&xml).unwrap().port);
+        }
+        let link = Link {
+            mac: Some(Mac([0xfe, 0x11, 0x22, 0, 0, 1])),
+            ..Link::default()
+        };
+        (ports, link)
+    }
+
+    fn network(more: &str) -> Network {
+        parse(&format!(
+            "<network><name>n</name>{more}<ip address='10.0.0.1' prefix='24'/></network>"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_port_tells_whose_a_tap_is() {
+        let guarded = network("<metadata><n:antispoof xmlns:n='urn:netd:network:1'/></metadata>");
+        let (ports, link) = guest(&[""]);
+        let known = port(&guarded, &ports, 7, &link);
+        assert_eq!(known.mac, [0x56, 0x11, 0x22, 0, 0, 1]);
+        assert_eq!(known.flags & PORT_ISOLATED, 0);
+        let unknown = port(&guarded, &NetworkPorts::default(), 7, &link);
+        assert_eq!(unknown.mac, [0; 6], "the tap alone does not tell");
+        let other = Link {
+            mac: Some(Mac([0xfe, 0x11, 0x22, 0, 0, 2])),
+            ..Link::default()
+        };
+        assert_eq!(port(&guarded, &ports, 7, &other).mac, [0; 6]);
+        // Nobody looks at MAC addresses where nobody is guarded.
+        assert_eq!(port(&network(""), &ports, 7, &link).mac, [0; 6]);
+    }
+
+    #[test]
+    fn what_is_said_of_the_guest_goes_before_what_is_said_of_its_network() {
+        let (yes, no) = ("<port isolated='yes'/>", "<port isolated='no'/>");
+        for (of_network, of_ports, isolated) in [
+            ("", &[][..], false),
+            ("", &[yes], true),
+            ("", &[no, yes], true),
+            (yes, &[], true),
+            (yes, &[""], true),
+            (yes, &[no], false),
+            (yes, &[no, ""], true),
+        ] {
+            let network = network(of_network);
+            let (ports, link) = guest(of_ports);
+            let record = port(&network, &ports, 7, &link);
+            let context = format!("{of_network} {of_ports:?}");
+            assert_eq!(record.flags & PORT_ISOLATED != 0, isolated, "{context}");
+            assert_eq!(is_to_be_isolated(&network, &ports, &link), isolated);
+            // What somebody else has isolated stays so.
+            let link = Link {
+                isolated: true,
+                ..link
+            };
+            assert_ne!(port(&network, &ports, 7, &link).flags & PORT_ISOLATED, 0);
+            let everybody = network_flags(&network, &ports) & NETWORK_PORTS_ISOLATED != 0;
+            let exempt = of_ports.contains(&no);
+            assert_eq!(everybody, of_network == yes && !exempt, "{context}");
+        }
+    }
 }

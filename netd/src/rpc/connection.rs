@@ -14,9 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::api::{ApiError, Driver, ErrorCode, ErrorDomain, Lagged};
+use crate::rpc::answer::{Answer, arguments, result};
 use crate::rpc::budget::Budget;
 use crate::rpc::crowd::{Place, Slot};
-use crate::rpc::dispatch::{self, Answer, arguments, result};
+use crate::rpc::dispatch;
 use crate::rpc::events::Registrations;
 use crate::rpc::limits::Limits;
 use crate::rpc::message::{

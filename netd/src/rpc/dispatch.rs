@@ -9,7 +9,7 @@ use crate::api::{
     Affect, ApiError, Driver, ErrorCode, Metadata, NetworkInfo, NewMetadata, Unknown,
 };
 use crate::model::{Section, Update, UpdateCommand};
-use crate::rpc::message::{HEADER_LEN, MESSAGE_MAX};
+use crate::rpc::answer::{Answer, arguments, not_supported, only_flags, result};
 use crate::rpc::procedures::{
     AFFECT_CONFIG, AFFECT_LIVE, Access, AutostartArgs, GetMetadataArgs, LEASES_MAX, LIST_ACTIVE,
     LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE, LIST_NO_AUTOSTART, LIST_PERSISTENT,
@@ -19,32 +19,10 @@ use crate::rpc::procedures::{
     XmlDescArgs,
 };
 use crate::rpc::remote_error::RemoteError;
-use crate::rpc::xdr::{self, Decode, Encode, List};
-
-/// The payload of a good reply, or the error of a bad one.
-pub(super) type Answer = Result<Bytes, RemoteError>;
+use crate::rpc::xdr::{self, List};
 
 /// Most steps in a plan.
 pub const PLAN_MAX: usize = 65_536;
-
-/// Decodes the arguments of a call.
-pub(super) fn arguments<T: Decode>(payload: Bytes) -> Result<T, RemoteError> {
-    xdr::from_bytes(payload)
-        .map_err(|error| RemoteError::rpc(format!("Unable to decode message payload: {error}")))
-}
-
-/// Encodes the result of a call.
-pub(super) fn result<T: Encode + ?Sized>(value: &T) -> Answer {
-    let payload = xdr::to_bytes(value)
-        .map_err(|error| RemoteError::rpc(format!("Unable to encode message payload: {error}")))?;
-    if payload.len() > MESSAGE_MAX - HEADER_LEN {
-        return Err(RemoteError::rpc(format!(
-            "Unable to encode message payload: {} bytes are more than a message holds",
-            payload.len()
-        )));
-    }
-    Ok(payload)
-}
 
 /// Answers a call about networks.
 pub(super) async fn network<D: Driver>(driver: &D, procedure: Procedure, payload: Bytes) -> Answer {
@@ -224,22 +202,11 @@ async fn netd_change<D: Driver>(driver: &D, procedure: NetdProcedure, payload: B
     }
 }
 
-fn not_supported(function: &str) -> Answer {
-    Err(ApiError::new(ErrorCode::NoSupport, function).into())
-}
-
 /// A result that goes as JSON.
 fn json<T: Serialize>(value: &T) -> Answer {
     let text = serde_json::to_string(value)
         .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))?;
     result(&text)
-}
-
-fn only_flags(flags: u32, known: u32, function: &'static str) -> Result<(), ApiError> {
-    match flags & !known {
-        0 => Ok(()),
-        unknown => Err(ApiError::unknown_flags(unknown, function)),
-    }
 }
 
 /// What a definition may hold that nobody knows.

@@ -8,7 +8,7 @@ use crate::api::{
     ApiError, Driver, ErrorCode, ErrorDomain, EventKind, Lagged, Lifecycle, Metadata, NetworkEvent,
     Subscription,
 };
-use crate::rpc::dispatch::{Answer, result};
+use crate::rpc::answer::{Answer, result};
 use crate::rpc::message::{Header, Message, PROGRAM_REMOTE, STATUS_OK, TYPE_MESSAGE, VERSION};
 use crate::rpc::procedures::{
     EVENT_ID_LIFECYCLE, EVENT_ID_METADATA_CHANGE, EVENT_LIFECYCLE, EVENT_METADATA_CHANGE,

@@ -3,6 +3,7 @@
 //!
 //! [`crate::api::Driver`] is what the server asks of the agent; nothing below knows how networks work.
 
+mod answer;
 pub mod budget;
 pub mod client;
 mod connection;

@@ -152,6 +152,14 @@ fn round(message: &Message) -> Option<Result<Bytes, XdrError>> {
         (P::NetworkSetMetadata, true) => again::<SetMetadataArgs>(payload),
         (P::NetworkGetMetadata, true) => again::<GetMetadataArgs>(payload),
         (P::NetworkGetMetadata, false) => again::<String>(payload),
+        (procedure, call) => round_of_ports(procedure, call, payload),
+    })
+}
+
+/// The same for what is about ports, and for what carries nothing.
+fn round_of_ports(procedure: Procedure, call: bool, payload: &Bytes) -> Result<Bytes, XdrError> {
+    use Procedure as P;
+    match (procedure, call) {
         (P::NetworkListAllPorts, true) => again::<ListPortsArgs>(payload),
         (P::NetworkListAllPorts, false) => again::<ListPortsReply>(payload),
         (P::NetworkPortLookupByUuid, true) => again::<LookupPortArgs>(payload),
@@ -163,7 +171,7 @@ fn round(message: &Message) -> Option<Result<Bytes, XdrError>> {
         (P::NetworkPortGetXmlDesc | P::NetworkPortDelete, true) => again::<PortArgs>(payload),
         (P::NetworkPortGetXmlDesc, false) => again::<String>(payload),
         _ => again::<()>(payload),
-    })
+    }
 }
 
 #[test]

@@ -79,6 +79,15 @@ impl MacvtapMode {
     }
 }
 
+/// A device out of the pool of a `<forward>`.
+#[derive(Clone, Copy, Debug)]
+pub enum PoolDevice<'a> {
+    /// `<interface dev>`.
+    Interface(&'a str),
+    /// `<address type='pci'>`.
+    Pci(PciAddress),
+}
+
 /// `<forward>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forward {
@@ -316,6 +325,8 @@ fn addresses(element: Element<'_>) -> Result<Vec<PciAddress>, XmlError> {
     let mut seen = HashSet::new();
     let mut list = Vec::new();
     for child in element.children("address") {
+        // What libvirt prints of a network that runs.
+        child.attr("connections");
         if child.required("type")? != "pci" {
             return Err(child.bad("type", "'pci'"));
         }
@@ -422,7 +433,14 @@ pub fn write_forward_driver(w: &mut Writer, driver: &ForwardDriver) {
     );
 }
 
-pub fn write_forward(w: &mut Writer, forward: &Forward, inactive: bool) {
+/// Writes `<forward>`; `users` says how many guests use a device.
+pub fn write_forward(
+    w: &mut Writer,
+    forward: &Forward,
+    inactive: bool,
+    users: &dyn Fn(PoolDevice<'_>) -> usize,
+) {
+    let connections = |device| Some(users(device)).filter(|users| *users > 0);
     let Forward {
         mode,
         interfaces,
@@ -469,7 +487,12 @@ pub fn write_forward(w: &mut Writer, forward: &Forward, inactive: bool) {
     }
     if show_pool {
         for dev in interfaces {
-            w.empty(Tag::new("interface").attr("dev", dev));
+            let users = connections(PoolDevice::Interface(dev));
+            w.empty(
+                Tag::new("interface")
+                    .attr("dev", dev)
+                    .opt("connections", users),
+            );
         }
         for a in addresses {
             w.empty(
@@ -478,7 +501,8 @@ pub fn write_forward(w: &mut Writer, forward: &Forward, inactive: bool) {
                     .attr("domain", format_args!("0x{:04x}", a.domain))
                     .attr("bus", format_args!("0x{:02x}", a.bus))
                     .attr("slot", format_args!("0x{:02x}", a.slot))
-                    .attr("function", format_args!("0x{:x}", a.function)),
+                    .attr("function", format_args!("0x{:x}", a.function))
+                    .opt("connections", connections(PoolDevice::Pci(*a))),
             );
         }
     }

@@ -10,7 +10,8 @@ pub(super) mod port;
 pub use bridge::{Bridge, Mac, MacError, MacTableManager};
 pub use dns::{Dns, DnsForwarder, DnsHost, DnsSrv, DnsTxt, Domain};
 pub use forward::{
-    AddressRange, Forward, ForwardDriver, ForwardMode, MacvtapMode, Nat, PciAddress, PortRange,
+    AddressRange, Forward, ForwardDriver, ForwardMode, MacvtapMode, Nat, PciAddress, PoolDevice,
+    PortRange,
 };
 pub use ip::{
     Bootp, Dhcp, DhcpHost, DhcpRange, Family, Ip, IpMask, LeaseTime, LeaseUnit, Route, subnet_of,

@@ -4,10 +4,11 @@
 use super::virtual_port::{complete, merge};
 use super::{BridgePlug, NetworkPort, NetworkPorts, Plug, PortError};
 use crate::model::element::{
-    Bandwidth, Forward, ForwardMode, MacvtapMode, PciAddress, PortGroup, Rate,
+    Bandwidth, Forward, ForwardMode, MacvtapMode, PciAddress, PoolDevice, PortGroup, Rate,
 };
 use crate::model::error::XmlError;
 use crate::model::network::Network;
+use crate::model::xml::shown;
 
 impl NetworkPort {
     /// What is guaranteed to it, in kilobytes per second.
@@ -68,12 +69,14 @@ impl NetworkPort {
             Some(Plug::Direct { dev, .. }) => {
                 let forward = network.forward.as_ref();
                 if !forward.is_some_and(|forward| forward.interfaces.contains(dev)) {
+                    let dev = shown(dev);
                     return refuse(format!(
                         "network '{name}' doesn't have dev='{dev}' in use by network port '{}'",
                         self.uuid
                     ));
                 }
-                if self.needs_own_device(network) && ports.users_of(dev) > 0 {
+                if self.needs_own_device(network) && ports.users_of(PoolDevice::Interface(dev)) > 0
+                {
                     return refuse(format!(
                         "network '{name}' claims dev='{dev}' is already in use by a different port"
                     ));
@@ -93,7 +96,7 @@ impl NetworkPort {
                          {domain:04x}:{bus:02x}:{slot:02x}.{function:x} in use by network port"
                     ));
                 }
-                if ports.has_pci(*address) {
+                if ports.users_of(PoolDevice::Pci(*address)) > 0 {
                     return refuse(format!(
                         "network '{name}' claims the PCI device at domain={domain} bus={bus} \
                          slot={slot} function={function} is already in use by a different network \
@@ -206,7 +209,9 @@ impl NetworkPort {
     /// The least used device of the pool, or one that nobody uses where it cannot be shared.
     fn choose_device(&self, network: &Network, ports: &NetworkPorts) -> Result<String, PortError> {
         let devices = network.forward.iter().flat_map(|f| &f.interfaces);
-        let used: Vec<(usize, &String)> = devices.map(|dev| (ports.users_of(dev), dev)).collect();
+        let used: Vec<(usize, &String)> = devices
+            .map(|dev| (ports.users_of(PoolDevice::Interface(dev)), dev))
+            .collect();
         // Of several that are used alike the first one.
         let Some((users, device)) = used.into_iter().min_by_key(|(users, _)| *users) else {
             return Err(PortError::Internal(format!(
@@ -251,7 +256,9 @@ fn none_available(network: &Network) -> PortError {
 fn hostdev_plug(network: &Network, ports: &NetworkPorts) -> Result<Plug, PortError> {
     let pool = |forward: &Forward| {
         let mut addresses = forward.addresses.iter();
-        addresses.find(|address| !ports.has_pci(**address)).copied()
+        addresses
+            .find(|address| ports.users_of(PoolDevice::Pci(**address)) == 0)
+            .copied()
     };
     let forward = network.forward.as_ref();
     let free = forward.and_then(|forward| Some((forward, pool(forward)?)));

@@ -10,6 +10,8 @@ mod format;
 mod parse;
 mod ports;
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
 mod virtual_port;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::{NetworkPort, Plug};
-use crate::model::element::{Mac, PciAddress};
+use crate::model::element::{Mac, PoolDevice};
 
 /// Most ports of a network: libvirt's protocol holds no longer list.
 pub const MAX_PORTS: usize = 16_384;
@@ -148,15 +148,12 @@ impl NetworkPorts {
 
     /// How many ports use this device of the host.
     #[must_use]
-    pub fn users_of(&self, device: &str) -> usize {
-        let uses = |port: &&NetworkPort| matches!(&port.plug, Some(Plug::Direct { dev, .. }) if dev == device);
+    pub fn users_of(&self, device: PoolDevice<'_>) -> usize {
+        let uses = |port: &&NetworkPort| match (&port.plug, device) {
+            (Some(Plug::Direct { dev, .. }), PoolDevice::Interface(name)) => dev == name,
+            (Some(Plug::HostdevPci { address, .. }), PoolDevice::Pci(pci)) => *address == pci,
+            _ => false,
+        };
         self.iter().filter(uses).count()
-    }
-
-    /// Does a port have this PCI device?
-    pub(super) fn has_pci(&self, wanted: PciAddress) -> bool {
-        self.iter().any(
-            |port| matches!(&port.plug, Some(Plug::HostdevPci { address, .. }) if *address == wanted),
-        )
     }
 }

@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::api::{ApiError, ErrorCode};
-use crate::model::element::{NativeVlan, Rate, VlanTag};
+use crate::model::element::Rate;
 use crate::model::network::Network;
 use crate::model::parse;
 
@@ -558,118 +557,18 @@ fn a_tap_leads_to_its_guest() {
     assert_eq!(all.retain_taps(&[].into()).len(), 1);
 }
 
-fn any_port() -> impl Strategy<Value = NetworkPort> {
-    let text = "[a-zé][a-z0-9<>&'\" é\t\n\r]{0,12}";
-    let rate = |floor: bool| {
-        let positive = || prop::option::of(1_u64..1 << 40);
-        let floor = positive().prop_map(move |value| value.filter(|_| floor));
-        (0_u64..1 << 40, positive(), positive(), floor).prop_map(|(average, peak, burst, floor)| {
-            Rate {
-                average,
-                peak,
-                burst,
-                floor,
-            }
-        })
-    };
-    let bandwidth = (prop::option::of(rate(true)), prop::option::of(rate(false)));
-    let bandwidth = bandwidth.prop_map(|(inbound, outbound)| {
-        let bandwidth = Bandwidth { inbound, outbound };
-        (bandwidth != Bandwidth::default()).then_some(bandwidth)
-    });
-    let native = prop_oneof![
-        Just(None),
-        Just(Some(NativeVlan::Tagged)),
-        Just(Some(NativeVlan::Untagged))
-    ];
-    let tag = (0_u16..4096, native).prop_map(|(id, native)| VlanTag { id, native });
-    let vlan = prop::option::of(tag).prop_map(|tag| {
-        tag.map(|tag| Vlan {
-            trunk: true,
-            tags: vec![
-                tag,
-                VlanTag {
-                    id: 7,
-                    native: None,
-                },
-            ],
-        })
-    });
-    let plug = prop_oneof![
-        Just(None),
-        "[a-z]{1,15}".prop_map(|bridge| Some(Plug::Network(on_bridge(&bridge)))),
-        "[a-z]{1,15}".prop_map(|dev| Some(Plug::Direct {
-            dev,
-            mode: MacvtapMode::Private
-        })),
-        any::<(u32, u8)>().prop_map(|(domain, bus)| Some(Plug::HostdevPci {
-            managed: Some(bus % 2 == 0),
-            driver: None,
-            address: PciAddress {
-                domain,
-                bus,
-                slot: 1,
-                function: 7
-            },
-        })),
-    ];
-    let of = || prop::option::of(any::<bool>());
-    let names = (text, prop::option::of(text), any::<[u8; 6]>());
-    (
-        names,
-        any::<(u128, u128)>(),
-        bandwidth,
-        vlan,
-        of(),
-        of(),
-        plug,
-    )
-        .prop_map(
-            |((name, group, mut mac), (uuid, owner), bandwidth, vlan, isolated, trust, plug)| {
-                mac[0] &= 0xfe;
-                NetworkPort {
-                    uuid: Uuid::from_u128(uuid),
-                    owner: Owner {
-                        name,
-                        uuid: Uuid::from_u128(owner),
-                    },
-                    group,
-                    mac: Mac(mac),
-                    virtualport: None,
-                    class_id: bandwidth.as_ref().map(|_| 3),
-                    bandwidth,
-                    vlan,
-                    isolated,
-                    trust_guest_rx_filters: trust,
-                    plug,
-                }
-            },
-        )
-}
-
-proptest! {
-    #[test]
-    fn what_is_written_is_read_again(port in any_port()) {
-        let text = format_port(&port);
-        let parsed = parse_port(&text);
-        prop_assert_eq!(parsed.map(|p| (p.port, p.unknown)), Ok((port, Vec::new())));
-    }
-
-    #[test]
-    fn floors_never_exceed_what_the_network_has(floors in prop::collection::vec(1_u64..700, 1..12)) {
-        let limited = nat("<bandwidth><inbound average='1000'/></bandwidth>");
-        let mut granted = NetworkPorts::default();
-        for (number, floor) in (0..).zip(floors) {
-            let more = format!("<bandwidth><inbound floor='{floor}'/></bandwidth>");
-            let fits = granted.floor_sum() + floor <= 1000;
-            let port = numbered(number, &more).allocate(&limited, &granted);
-            prop_assert_eq!(port.is_ok(), fits);
-            if let Ok(port) = port {
-                granted.insert(port);
-            }
-            let classes: std::collections::BTreeSet<_> = granted.iter().map(|p| p.class_id).collect();
-            prop_assert_eq!(classes.len(), granted.len());
-        }
-        prop_assert!(granted.floor_sum() <= 1000);
-    }
+#[test]
+fn a_network_tells_how_many_use_it() {
+    let direct = network_of_devices();
+    let first = numbered(1, "").allocate(&direct, &NetworkPorts::default());
+    let text = crate::model::format_live(&direct, &ports(&[first.unwrap()]));
+    assert!(text.starts_with("<network connections='1'>"), "{text}");
+    assert!(
+        text.contains("<interface dev='e0' connections='1'/>"),
+        "{text}"
+    );
+    assert!(text.contains("<interface dev='e1'/>"), "{text}");
+    assert_eq!(parse(&text).as_ref(), Ok(&direct));
+    let unused = crate::model::format_live(&direct, &NetworkPorts::default());
+    assert!(!unused.contains("connections"), "{unused}");
 }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::model::element::VirtualPort;
 use crate::model::element::port::PARAMETERS;
 use crate::model::error::XmlError;
+use crate::model::xml::shown;
 
 /// Merges what the port asks for with what the network and the port group give. They may complete each
 /// other; where they contradict each other there is no port.
@@ -54,7 +55,7 @@ fn merge_parameter(
         Some(old) if old != new => {
             let both = match name {
                 "managerid" | "typeid" | "typeidversion" => format!("({old} and {new})"),
-                _ => format!("('{old}' and '{new}')"),
+                _ => format!("('{}' and '{}')", shown(old), shown(new)),
             };
             Err(XmlError::Invalid(format!(
                 "attempt to merge virtualports with mismatched {name}s {both}"

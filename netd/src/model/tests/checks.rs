@@ -250,10 +250,6 @@ fn start_names_what_is_missing() {
                  <host name='a' ip='fd00::2'/></dhcp></ip>"),
             "<dhcp> in <ip family='ipv6'>",
         ),
-        (
-            nat("").replace("<network>", "<network trustGuestRxFilters='yes'>"),
-            "<network trustGuestRxFilters>",
-        ),
         (with_nat("<driver name='vfio'/>"), "<forward><driver>"),
         (
             nat("").replace("name='br0'", "name='br0' zone='z'"),
@@ -268,21 +264,27 @@ fn start_names_what_is_missing() {
             "<domain register>",
         ),
         (
-            mode("bridge", "<bridge name='b'/><vlan><tag id='1'/></vlan>"),
-            "<vlan>",
-        ),
-        (
             nat("<bandwidth><inbound average='1'/></bandwidth>"),
             "<bandwidth>",
         ),
         (nat("<virtualport type='openvswitch'/>"), "<virtualport>"),
-        (nat("<portgroup name='g'/>"), "<portgroup>"),
+        (
+            nat("<portgroup name='g'><virtualport type='midonet'/></portgroup>"),
+            "<virtualport>",
+        ),
+        (
+            mode("passthrough", "").replace("'/>", "'><pf dev='e0'/></forward>"),
+            "<forward><pf>",
+        ),
+        (
+            mode("vepa", "<port isolated='yes'/>").replace("'vepa'", "'vepa' dev='e0'"),
+            "<port isolated='yes'>",
+        ),
         (nat_dhcp("<bootp file='f'/>"), "<bootp> without"),
         (mode("bridge", ""), "without a host's <bridge>"),
-        (mode("private", ""), "<forward mode='private'>"),
-        (mode("vepa", ""), "<forward mode='vepa'>"),
-        (mode("passthrough", ""), "<forward mode='passthrough'>"),
-        (mode("hostdev", ""), "<forward mode='hostdev'>"),
+        (mode("private", ""), "<forward mode='private'> without"),
+        (mode("vepa", ""), "<forward mode='vepa'> without"),
+        (mode("hostdev", ""), "<forward mode='hostdev'> without"),
     ];
     for (text, element) in cases {
         let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -296,11 +298,41 @@ fn start_names_what_is_missing() {
             "more than {element}: {error}"
         );
     }
-    let several = nat("<virtualport type='openvswitch'/><portgroup name='g'/>");
+    let several =
+        nat("<virtualport type='openvswitch'/><domain name='d' register='yes' localOnly='yes'/>");
     let error = check_start(&parse(&several).unwrap())
         .unwrap_err()
         .to_string();
-    assert!(error.contains("<virtualport>, <portgroup>"), "{error}");
+    assert!(
+        error.contains("<domain register>, <virtualport>"),
+        "{error}"
+    );
+}
+
+/// What guests' ports hand on to whoever runs the guests.
+#[test]
+fn what_ports_get_can_be_started() {
+    let vlan = "<vlan><tag id='1'/></vlan>";
+    for text in [
+        nat("").replace("<network>", "<network trustGuestRxFilters='yes'>"),
+        nat(
+            "<portgroup name='g' default='yes'><bandwidth><inbound average='1'/></bandwidth>\
+             </portgroup>",
+        ),
+        mode("bridge", &format!("<bridge name='b'/>{vlan}")),
+        mode("private", "").replace("'private'", "'private' dev='e0'"),
+        mode("vepa", "<virtualport type='802.1Qbh'/>").replace("'vepa'", "'vepa' dev='e0'"),
+        mode("bridge", "").replace("'bridge'", "'bridge' dev='e0'"),
+        mode("passthrough", vlan).replace("'passthrough'", "'passthrough' dev='e0'"),
+        mode("hostdev", vlan).replacen(
+            "'/>",
+            "'><driver name='vfio'/><address type='pci' bus='1'/></forward>",
+            1,
+        ),
+    ] {
+        let network = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(check_start(&network), Ok(()), "{text}");
+    }
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{Answer, arguments, not_supported, only_flags, result};
 use crate::api::{ApiError, Driver, ErrorCode, PortId, PortPurpose, Unknown};
 use crate::model::{Bandwidth, Rate};
+use crate::rpc::answer::{Answer, arguments, not_supported, only_flags, result};
 use crate::rpc::procedures::{
     CreatePortArgs, GetPortParametersArgs, ListPortsArgs, ListPortsReply, LookupPortArgs,
     PORT_RECLAIM, PORT_VALIDATE, PortArgs, PortParametersReply, PortRef, Procedure,
