@@ -242,6 +242,46 @@ fn entries_are_changed_alike() {
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
+fn ports_are_made_and_deleted_alike() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::default())?;
+        let uuid = "aaaaaaaa-0000-0000-0000-000000000001";
+        let xml = |more: &str| {
+            format!(
+                "<networkport><uuid>{uuid}</uuid><owner><name>vm</name><uuid>{uuid}</uuid></owner>\
+                 <mac address='52:54:00:00:00:01'/>{more}</networkport>"
+            )
+        };
+        let file = lab.agent.file("port.xml", &xml(""))?;
+        let plugged = xml("<plug type='network' bridge='virbr1'/>");
+        let plugged = lab.agent.file("plugged.xml", &plugged)?;
+        let create: &[&str] = &["net-port-create", "default", &file];
+        let delete: &[&str] = &["net-port-delete", "default", uuid];
+        well(lab, &[], &["net-port-list", "default"])?;
+        well(lab, &[delete], create)?;
+        ill(lab, &[], create)?;
+        ill(lab, &[], &["net-port-create", "default", &plugged])?;
+        ill(lab, &[], &["net-port-create", "nobody", &file])?;
+        well(lab, &[], &["net-port-list", "default"])?;
+        well(lab, &[], &["net-port-list", "default", "--uuid"])?;
+        well(lab, &[], &["net-port-dumpxml", "default", uuid])?;
+        well(lab, &[], &["net-dumpxml", "default"])?;
+        well(lab, &[create], delete)?;
+        well(
+            lab,
+            &[create, &["net-destroy", "default"]],
+            &["net-start", "default"],
+        )?;
+        well(lab, &[], &["net-port-list", "default"])?;
+        lab.agent.ok(["net-destroy", "default"])?;
+        ill(lab, &[], &["net-port-list", "default"])?;
+        ill(lab, &[], create).map(drop)
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
 fn net_edit_changes_what_the_editor_changed() {
     check(|lab| {
         let editor = lab.agent.script(
