@@ -3,12 +3,7 @@
 //! `smoke` is for every day, with the machine's own libvirt. What is below `heavy` has hosts of Debian
 //! 12, 13 and sid, and is run by `cargo xtask test --clients`.
 
+mod heavy;
 mod scenario;
 mod smoke;
 mod switch;
-
-/// What takes minutes, for each libvirt.
-mod heavy {
-    mod module;
-    mod stock;
-}

@@ -9,6 +9,28 @@ use netd_tests::libvirt::{Domain, Host, PATIENCE, nic};
 /// Where guests of the network `default` have their gateway and name server.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 122, 1);
 
+/// libvirt's stock network.
+const DEFAULT: &str = include_str!("../../dist/default.xml");
+
+/// netd, libvirtd with netd's module, and the network `default` running.
+pub fn up(host: &mut Host) -> Result<()> {
+    host.start_netd()?;
+    host.use_module()?;
+    host.libvirtd.start()?;
+    host.virsh(["net-define", host.file("/guest/default.xml", DEFAULT)?])?;
+    host.virsh(["net-start", "default"])?;
+    Ok(())
+}
+
+/// The same with guest number 1, which has its lease and reaches everything.
+pub fn up_with_guest(host: &mut Host) -> Result<Domain> {
+    up(host)?;
+    let mut guest = guest_with_lease(host, 1)?;
+    reaches_everything(&mut guest)?;
+    ensure_ports(host, 1)?;
+    Ok(guest)
+}
+
 /// A guest of the network `default` that has booted and has its lease, which libvirt shows.
 pub fn guest_with_lease(host: &Host, number: u8) -> Result<Domain> {
     let name = format!("vm{number}");
@@ -33,7 +55,7 @@ pub fn guest_with_lease(host: &Host, number: u8) -> Result<Domain> {
     Ok(guest)
 }
 
-/// The guest knows its own name by DNS, and reaches host and outside.
+/// The guest's name is known, and it reaches host and outside.
 pub fn reaches_everything(guest: &mut Domain) -> Result<()> {
     guest.reaches(&GATEWAY.to_string())?;
     guest.reaches(&OUTSIDE.to_string())?;
@@ -41,4 +63,25 @@ pub fn reaches_everything(guest: &mut Domain) -> Result<()> {
     let answer = guest.run(&format!("nslookup -type=a {name}. {GATEWAY}"))?;
     ensure!(answer.contains("Address: 192.168.122."), "{answer}");
     Ok(())
+}
+
+/// The UUIDs of the ports of the network `default`.
+pub fn ports(host: &Host) -> Result<Vec<String>> {
+    let list = host.virsh(["net-port-list", "default"])?;
+    let uuids = list.lines().map(str::trim).filter(|line| line.len() == 36);
+    Ok(uuids.map(str::to_owned).collect())
+}
+
+/// The network `default` has that many ports.
+pub fn ensure_ports(host: &Host, wanted: usize) -> Result<()> {
+    let ports = ports(host)?;
+    ensure!(ports.len() == wanted, "{wanted} ports wanted: {ports:?}");
+    Ok(())
+}
+
+/// The host's devices that belong to a bridge.
+pub fn members(host: &Host, bridge: &str) -> Result<Vec<String>> {
+    let shown = host.run(["ip", "-o", "link", "show", "master", bridge])?;
+    let name = |line: &str| Some(line.split(": ").nth(1)?.to_owned());
+    Ok(shown.lines().filter_map(name).collect())
 }

@@ -2,18 +2,15 @@
 
 use netd_tests::libvirt::{Root, check};
 
-use crate::scenario::{guest_with_lease, reaches_everything};
+use crate::scenario::{ensure_ports, members, up_with_guest};
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
-fn a_guest_gets_its_lease_and_reaches_the_outside() {
+fn a_guest_gets_its_network_from_netd() {
     check(Root::Machine, |host| {
-        host.define_default()?;
-        host.libvirtd.start()?;
-        host.virsh(["net-start", "default"])?;
-        let mut guest = guest_with_lease(host, 1)?;
-        reaches_everything(&mut guest)?;
+        let guest = up_with_guest(host)?;
+        assert_eq!(members(host, "virbr0")?, [guest.port("default")?]);
         host.virsh(["destroy", "vm1"])?;
-        Ok(())
+        ensure_ports(host, 0)
     });
 }

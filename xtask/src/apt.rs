@@ -80,6 +80,18 @@ impl Archive {
     }
 }
 
+/// What this machine's apt is told about fetching, for an apt that does not read its settings.
+pub fn settings() -> Result<Vec<String>> {
+    let output = Command::new("apt-config")
+        .args(["dump", "--format", "%F \"%v\";%n"])
+        .args(["Acquire::Check-Valid-Until", "Acquire::Check-Date"])
+        .args(["Acquire::http::Proxy", "Acquire::https::Proxy"])
+        .output()
+        .context("asking apt-config for the machine's settings")?;
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(listed.lines().map(str::to_owned).collect())
+}
+
 /// Where this machine gets Debian's packages from: it has the other suites as well.
 pub fn mirror() -> Result<String> {
     let output = Command::new("apt-get")

@@ -1,6 +1,7 @@
 //! A guest that libvirtd starts.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -14,6 +15,18 @@ pub struct Domain {
     pub name: String,
     inside: Inside,
     console: Console,
+}
+
+/// Seconds between the packets of [`Domain::stream`].
+const INTERVAL: f64 = 0.05;
+
+/// What a stream lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    /// Packets without an answer.
+    pub packets: u32,
+    /// The longest row of them.
+    pub longest: Duration,
 }
 
 /// `<interface>` in a network; the MAC address is 52:54:00:00:00 and `number`.
@@ -130,6 +143,46 @@ impl Domain {
         let (said, status) = self.output(&format!("ping -c 1 -W 1 {address}"))?;
         ensure!(status == 1, "{} reaches {address}:\n{said}", self.name);
         Ok(())
+    }
+
+    /// Begins to ping an address twenty times a second.
+    ///
+    /// # Errors
+    /// No answer comes at first.
+    pub fn stream(&mut self, address: &str) -> Result<()> {
+        self.reaches(address)?;
+        let ping = format!("ping -i {INTERVAL} -W 1 {address}");
+        self.run(&format!(
+            "{ping} > /tmp/stream 2>&1 & echo $! > /tmp/stream.pid"
+        ))?;
+        crate::eventually(SOON, || self.run("grep -q seq=20 /tmp/stream")).map(drop)
+    }
+
+    /// Ends it and tells what was lost, in either direction, and for how long at most.
+    ///
+    /// # Errors
+    /// The guest does not answer.
+    pub fn end_stream(&mut self) -> Result<Lost> {
+        // What was asked last gets its time.
+        self.run(
+            "n=$(wc -l < /tmp/stream); for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.2; \
+                  [ $(wc -l < /tmp/stream) -gt $n ] && break; done; \
+                  kill -INT $(cat /tmp/stream.pid); sleep 0.2",
+        )?;
+        let said = self.run("cat /tmp/stream")?;
+        let number = |line: &str| {
+            let (_, rest) = line.split_once("seq=")?;
+            rest.split_whitespace().next()?.parse::<u32>().ok()
+        };
+        let mut answered: Vec<u32> = said.lines().filter_map(number).collect();
+        answered.sort_unstable();
+        answered.dedup();
+        let (first, last) = answered.first().zip(answered.last()).context("no answer")?;
+        let gap = answered.windows(2).map(|pair| pair[1] - pair[0] - 1).max();
+        Ok(Lost {
+            packets: last - first + 1 - u32::try_from(answered.len())?,
+            longest: Duration::from_secs_f64(INTERVAL) * gap.unwrap_or(0),
+        })
     }
 
     /// The host's device of its first interface that is of that network.

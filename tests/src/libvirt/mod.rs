@@ -22,7 +22,7 @@ mod root;
 mod service;
 
 pub use console::Console;
-pub use domain::{Domain, nic};
+pub use domain::{Domain, Lost, nic};
 pub use frame::check;
 pub use host::Host;
 pub use inside::Inside;

@@ -64,6 +64,11 @@ fn make_one(suite: &str, part: &Path) -> Result<()> {
     succeed(
         command
             .args(["--mode=root", "--variant=apt", "--quiet"])
+            .args(
+                apt::settings()?
+                    .iter()
+                    .map(|line| format!("--aptopt={line}")),
+            )
             .arg(format!("--include={}", PACKAGES.join(",")))
             .args([suite, text(part)?, &apt::mirror()?]),
     )
