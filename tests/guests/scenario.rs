@@ -10,7 +10,7 @@ use netd_tests::libvirt::{Domain, Host, PATIENCE, nic};
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 122, 1);
 
 /// libvirt's stock network.
-const DEFAULT: &str = include_str!("../../dist/default.xml");
+pub const DEFAULT: &str = include_str!("../../dist/default.xml");
 
 /// netd, libvirtd with netd's module, and the network `default` running.
 pub fn up(host: &mut Host) -> Result<()> {

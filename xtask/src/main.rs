@@ -52,7 +52,7 @@ enum Task {
   cargo xtask test --clients
   cargo xtask test --clients life::")]
     Test {
-        /// The tests with guests of every libvirt instead: Debian 12, 13 and sid are fetched, 0.4 GB each
+        /// The tests with guests of every libvirt instead: Debian 12, 13 and sid are fetched, 2 GB in all
         #[arg(long)]
         clients: bool,
         /// Arguments of `cargo test`

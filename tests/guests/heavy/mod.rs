@@ -20,7 +20,9 @@ macro_rules! on_each {
 }
 
 mod life;
+mod migration;
 mod module;
 mod plugs;
 mod restarts;
 mod stock;
+mod third_parties;

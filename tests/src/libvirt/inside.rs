@@ -25,7 +25,9 @@ impl Inside {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--target={}", self.init))
-            .args(["--mount", "--net", "--pid", "--uts", "--wd=/", "--"])
+            .args(["--mount", "--net", "--pid", "--uts", "--"])
+            // The working directory of the machine has no name inside.
+            .args(["env", "--chdir=/"])
             .arg(program)
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "/root")

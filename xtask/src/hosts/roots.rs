@@ -10,7 +10,9 @@ use crate::root;
 use crate::tools::{online, succeed, target, text};
 
 /// libvirt 9.0, 11.3, and the newest.
-const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
+const SUITES: [&str; 3] = ["bookworm", "trixie", NEWEST];
+/// Where other programs are tried too.
+const NEWEST: &str = "sid";
 
 /// A hypervisor as its administrator has it.
 const PACKAGES: [&str; 9] = [
@@ -23,6 +25,15 @@ const PACKAGES: [&str; 9] = [
     "iptables",
     "busybox",
     "procps",
+];
+
+/// Programs of others that know libvirt, and what they need.
+const OTHERS: [&str; 5] = [
+    "ansible",
+    "dbus-daemon",
+    "libvirt-dbus",
+    "python3-libvirt",
+    "virtinst",
 ];
 
 /// Makes those that are missing. One that is to be made anew is removed by hand.
@@ -50,6 +61,10 @@ pub fn make(place: &Path) -> Result<()> {
 }
 
 fn make_one(suite: &str, part: &Path) -> Result<()> {
+    let mut packages = PACKAGES.to_vec();
+    if suite == NEWEST {
+        packages.extend(OTHERS);
+    }
     // Left by a run that was killed; what that run had mounted in it is not ours to remove.
     succeed(
         root::command("rm")
@@ -69,7 +84,7 @@ fn make_one(suite: &str, part: &Path) -> Result<()> {
                     .iter()
                     .map(|line| format!("--aptopt={line}")),
             )
-            .arg(format!("--include={}", PACKAGES.join(",")))
+            .arg(format!("--include={}", packages.join(",")))
             .args([suite, text(part)?, &apt::mirror()?]),
     )
 }
