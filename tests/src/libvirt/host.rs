@@ -263,6 +263,16 @@ impl Host {
         Ok(fs::rename(&new, &to)?)
     }
 
+    /// Has libvirt's stock network `default` defined, as Debian's packages define it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn define_default(&self) -> Result<()> {
+        let xml = include_str!("../../../dist/default.xml");
+        self.file("/etc/libvirt/qemu/networks/default.xml", xml)?;
+        Ok(())
+    }
+
     /// Installs the netd under test and starts it.
     ///
     /// # Errors
