@@ -9,6 +9,9 @@ use netd_tests::libvirt::{Domain, Host, PATIENCE, nic};
 /// Where guests of the network `default` have their gateway and name server.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 122, 1);
 
+/// What libvirtd's unit gives it as its environment.
+pub const DEFAULTS: &str = "/etc/default/libvirtd";
+
 /// libvirt's stock network.
 pub const DEFAULT: &str = include_str!("../../dist/default.xml");
 
@@ -84,4 +87,18 @@ pub fn members(host: &Host, bridge: &str) -> Result<Vec<String>> {
     let shown = host.run(["ip", "-o", "link", "show", "master", bridge])?;
     let name = |line: &str| Some(line.split(": ").nth(1)?.to_owned());
     Ok(shown.lines().filter_map(name).collect())
+}
+
+/// libvirtd anew, with the environment that its unit gives it.
+pub fn restart_libvirtd(host: &mut Host) -> Result<()> {
+    host.libvirtd.stop()?;
+    let defaults = host.read(DEFAULTS).unwrap_or_default();
+    let setting = defaults
+        .lines()
+        .find_map(|line| line.strip_prefix("LIBVIRT_DRIVER_DIR="));
+    match setting {
+        Some(dir) => host.libvirtd.set_env("LIBVIRT_DRIVER_DIR", dir),
+        None => host.libvirtd.unset_env("LIBVIRT_DRIVER_DIR"),
+    }
+    host.libvirtd.start()
 }

@@ -13,13 +13,10 @@ use netd_tests::libvirt::{Host, PATIENCE, Root, check};
 use netd_tests::traffic::{Load, Server, connect};
 use netd_tests::{Guest, Netns, TcpPool, eventually};
 
-use crate::scenario::GATEWAY;
+use crate::scenario::{DEFAULTS, GATEWAY, restart_libvirtd};
 
 /// What a switch may cost a guest's stream.
 const OUTAGE: Duration = Duration::from_secs(1);
-
-/// What libvirtd's unit gives it as its environment.
-const DEFAULTS: &str = "/etc/default/libvirtd";
 
 const PORT_UUID: &str = "9ba75e30-2d0a-4c2e-8b16-4c1f6e3cd0a1";
 const PORT: &str = "<networkport><uuid>9ba75e30-2d0a-4c2e-8b16-4c1f6e3cd0a1</uuid><owner><name>vm7</name>\
@@ -183,20 +180,6 @@ fn renews(guest: &Guest, leases: &str) -> Result<()> {
         "another address, {address}:\n{leases}"
     );
     Ok(())
-}
-
-/// libvirtd anew, with the environment that its unit gives it.
-fn restart_libvirtd(host: &mut Host) -> Result<()> {
-    host.libvirtd.stop()?;
-    let defaults = host.read(DEFAULTS).unwrap_or_default();
-    let setting = defaults
-        .lines()
-        .find_map(|line| line.strip_prefix("LIBVIRT_DRIVER_DIR="));
-    match setting {
-        Some(dir) => host.libvirtd.set_env("LIBVIRT_DRIVER_DIR", dir),
-        None => host.libvirtd.unset_env("LIBVIRT_DRIVER_DIR"),
-    }
-    host.libvirtd.start()
 }
 
 fn rules(host: &Host) -> Result<bool> {

@@ -25,4 +25,5 @@ mod module;
 mod plugs;
 mod restarts;
 mod stock;
+mod switch;
 mod third_parties;
