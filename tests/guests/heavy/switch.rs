@@ -69,7 +69,8 @@ fn a_running_guest_changes_hands_and_back(root: Root) {
         let released = std::thread::spawn(move || inside.run(["netd", "libvirt", "release"]));
         netd_tests::eventually(PATIENCE, || {
             let defaults = host.read(DEFAULTS).unwrap_or_default();
-            ensure!(!defaults.contains("\nLIBVIRT_DRIVER_DIR="), "{defaults}");
+            let set = |line: &str| line.starts_with("LIBVIRT_DRIVER_DIR=");
+            ensure!(!defaults.lines().any(set), "{defaults}");
             Ok(())
         })?;
         restart_libvirtd(host)?;
