@@ -38,6 +38,7 @@ fn goes_on(host: &Host, guest: &mut Domain) -> Result<()> {
     let mut another = guest_with_lease(host, 2)?;
     reaches_everything(&mut another)?;
     host.virsh(["destroy", "vm2"])?;
+    host.virsh(["undefine", "vm2"])?;
     for state in ["down", "up"] {
         host.virsh(["domif-setlink", "vm1", "52:54:00:00:00:01", state])?;
     }
