@@ -2,32 +2,35 @@
 
 use std::fmt::Debug;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use netd::rpc::budget::Budget;
+use netd::rpc::identity::Identity;
 use netd::rpc::message::{HEADER_LEN, Message};
 use netd::rpc::procedures::{
     AutostartArgs, IdentityArgs, LeasesArgs, LeasesReply, ListArgs, ListReply, NetdProcedure,
     NetworkRef, OpenArgs, Procedure, UpdateArgs, XmlArgs, XmlDescArgs,
 };
-use netd::rpc::reader::Reader;
+use netd::rpc::reader::{Reader, Received, SMALL};
 use netd::rpc::remote_error::RemoteError;
 use netd::rpc::xdr::{Decode, Encode, STRING_MAX, from_bytes, to_bytes};
+
+/// What a client may send that has not opened yet, here.
+const LIMIT: usize = 300;
 
 /// Input: what a client sends, any number of messages.
 pub fn rpc_message(data: &[u8]) {
     let mut reader = Reader::new(data);
+    let mut limited = Reader::new(data).with_share(Arc::new(Budget::new(0)).share());
+    limited.set_limit(LIMIT);
     let mut read = 0;
     loop {
-        // A slice never lets one wait.
-        let outcome = {
-            let mut context = Context::from_waker(Waker::noop());
-            pin!(reader.next()).poll(&mut context)
-        };
-        let Poll::Ready(outcome) = outcome else {
-            panic!("the reader waits for bytes that are there");
-        };
-        let Ok(Some(received)) = outcome else {
+        let received = next(&mut reader);
+        compare(received.as_ref(), next(&mut limited));
+        assert!(limited.capacity() <= 2 * SMALL, "{}", limited.capacity());
+        let Some(received) = received else {
             break;
         };
         let message = received.message;
@@ -48,6 +51,39 @@ pub fn rpc_message(data: &[u8]) {
     }
 }
 
+/// The next message of a slice, which never lets one wait.
+fn next(reader: &mut Reader<&[u8]>) -> Option<Received> {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(reader.next()).poll(&mut context) {
+        Poll::Ready(outcome) => outcome.ok().flatten(),
+        Poll::Pending => panic!("the reader waits for bytes that are there"),
+    }
+}
+
+/// A reader with a limit sees the same messages, the large ones without what they carry.
+fn compare(whole: Option<&Received>, limited: Option<Received>) {
+    assert_eq!(whole.is_some(), limited.is_some());
+    let (Some(whole), Some(limited)) = (whole, limited) else {
+        return;
+    };
+    let bytes = HEADER_LEN + whole.message.payload.len();
+    assert_eq!(limited.too_large, bytes > LIMIT);
+    assert_eq!(limited.message.header, whole.message.header);
+    match limited.too_large {
+        true => assert!(limited.message.payload.is_empty()),
+        false => assert_eq!(limited.message, whole.message),
+    }
+}
+
+/// Whom a client claims to speak for makes no line of its own in the log.
+fn identity(bytes: &Bytes) {
+    let args = from_bytes::<IdentityArgs>(bytes.clone());
+    if let Ok(Ok(identity)) = args.map(Identity::new) {
+        let line = identity.to_string();
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+}
+
 /// Whatever the procedure: nothing that arrives may hurt any decoder.
 fn payload(bytes: &Bytes) {
     decode::<OpenArgs>(bytes);
@@ -59,6 +95,7 @@ fn payload(bytes: &Bytes) {
     decode::<UpdateArgs>(bytes);
     decode::<LeasesArgs>(bytes);
     decode::<IdentityArgs>(bytes);
+    identity(bytes);
     decode::<String>(bytes);
     decode::<i32>(bytes);
     // What the client reads.

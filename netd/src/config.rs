@@ -33,6 +33,55 @@ pub struct Config {
     pub xdp: Xdp,
     /// `[datapath]`.
     pub datapath: Datapath,
+    /// `[sockets]`.
+    pub sockets: Sockets,
+}
+
+/// Most clients that may be set.
+pub const CLIENTS: RangeInclusive<u32> = 50..=100_000;
+
+/// `[sockets]`: who may talk to the agent, and how many.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sockets {
+    /// Does netd serve the sockets of libvirt's network daemon?
+    pub libvirt: bool,
+    /// Where those are.
+    pub directory: PathBuf,
+    /// Members of this group may change networks over them.
+    pub group: String,
+    /// What others may do over them.
+    pub others: Others,
+    /// Clients at one time, within [`CLIENTS`].
+    #[serde(deserialize_with = "max_clients")]
+    pub max_clients: u32,
+}
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self {
+            libvirt: false,
+            directory: PathBuf::from("/run/libvirt"),
+            group: "libvirt".to_owned(),
+            others: Others::Auto,
+            max_clients: 5000,
+        }
+    }
+}
+
+/// What users may do over libvirt's sockets who are neither root nor in the group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Others {
+    /// Look; where the group does not exist but a system bus does, what polkit says.
+    #[default]
+    Auto,
+    /// What polkit says.
+    Polkit,
+    /// Look.
+    Read,
+    /// Nothing.
+    Nothing,
 }
 
 /// `[datapath]`: how netd comes to the packets.
@@ -244,6 +293,10 @@ fn max_per_network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
     within(deserializer, &(0..=*FLOWS.end()), "flows, 0 for no limit")
 }
 
+fn max_clients<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    within(deserializer, &CLIENTS, "clients")
+}
+
 fn within<'de, D: Deserializer<'de>>(
     deserializer: D,
     range: &RangeInclusive<u32>,
@@ -356,6 +409,16 @@ mod tests {
                 "line 2, column 10",
                 "unknown variant `tc`, expected one of `auto`, `tcx`, `clsact`",
             ),
+            (
+                "[sockets]\nmax_clients = 49",
+                "line 2, column 15",
+                "49 is not within 50 to 100000 clients",
+            ),
+            (
+                "[sockets]\nothers = 'all'",
+                "line 2, column 10",
+                "unknown variant `all`, expected one of `auto`, `polkit`, `read`, `nothing`",
+            ),
             ("[timeouts]\nudp = '5s'", "line 2, column 7", "string"),
             ("[timeouts]\nudp = 1.5", "line 2, column 7", "float"),
             (
@@ -387,7 +450,7 @@ mod tests {
             .collect();
         assert_eq!(parse(&uncommented), Ok(Config::default()), "{uncommented}");
         let settings = uncommented.lines().filter(|line| line.contains('='));
-        assert_eq!(settings.count(), 24);
+        assert_eq!(settings.count(), 29);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod programs;
 mod reconcile;
 mod registry;
 mod reload;
+mod sockets;
 mod status;
 mod steps;
 mod teardown;
@@ -155,10 +156,15 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
         controller: Mutex::new(controller),
     });
 
-    let listener = rpc::bind(&socket)?;
+    let mut doors = sockets::open(&config.sockets, &socket)?;
+    let files: Vec<_> = doors
+        .iter_mut()
+        .filter_map(|door| door.file.take())
+        .collect();
     let (stop, stopped) = watch::channel(false);
-    let limits = rpc::descriptors::provide(rpc::Limits::default());
-    let server = tokio::spawn(rpc::serve(listener, Arc::clone(&agent), limits, stopped));
+    let limits = rpc::Limits::for_clients(config.sockets.max_clients as usize);
+    let limits = rpc::descriptors::provide(limits);
+    let server = tokio::spawn(rpc::serve(doors, Arc::clone(&agent), limits, stopped));
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), "ready");
     let loading = tokio::spawn(load_programs(Arc::clone(&agent)));
@@ -172,8 +178,10 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
     // The receiver is gone only if the server has ended already.
     let _ = stop.send(true);
     server.await.context("the server ended badly")?;
-    if let Err(error) = std::fs::remove_file(&socket) {
-        tracing::warn!(socket = %socket.display(), %error, "cannot remove the socket");
+    for file in files {
+        if let Err(error) = file.remove() {
+            tracing::warn!(socket = %file.path().display(), %error, "cannot remove the socket");
+        }
     }
     Ok(())
 }

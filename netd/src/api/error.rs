@@ -33,18 +33,28 @@ pub enum ErrorCode {
     NoNetwork = 43,
     /// VIR_ERR_INVALID_MAC
     InvalidMac = 44,
+    /// VIR_ERR_AUTH_FAILED
+    AuthFailed = 45,
     /// VIR_ERR_OPERATION_INVALID
     OperationInvalid = 55,
     /// VIR_ERR_CONFIG_UNSUPPORTED
     ConfigUnsupported = 67,
+    /// VIR_ERR_ARGUMENT_UNSUPPORTED
+    ArgumentUnsupported = 74,
+    /// VIR_ERR_AUTH_CANCELLED
+    AuthCancelled = 79,
     /// VIR_ERR_OPERATION_UNSUPPORTED
     OperationUnsupported = 84,
+    /// VIR_ERR_ACCESS_DENIED
+    AccessDenied = 88,
+    /// VIR_ERR_XML_INVALID_SCHEMA: an element or attribute that nobody knows
+    XmlInvalidSchema = 92,
+    /// VIR_ERR_AUTH_UNAVAILABLE: nobody is there who could be asked
+    AuthUnavailable = 94,
     /// VIR_ERR_NETWORK_PORT_EXIST
     NetworkPortExist = 106,
     /// VIR_ERR_NO_NETWORK_PORT
     NoNetworkPort = 107,
-    /// VIR_ERR_XML_INVALID_SCHEMA: an element or attribute that nobody knows
-    XmlInvalidSchema = 92,
     /// VIR_ERR_NO_NETWORK_METADATA
     NoNetworkMetadata = 111,
 }
@@ -63,6 +73,10 @@ pub enum ErrorDomain {
     Network = 19,
     /// "Not supported by the connection driver" comes from here.
     Domain = 20,
+    /// What decides about access.
+    Access = 55,
+    /// What asks polkit.
+    Polkit = 60,
 }
 
 /// What went wrong, on which object, and what to do, in one sentence.
@@ -99,6 +113,11 @@ impl ErrorCode {
             Self::NoNetworkMetadata => "metadata not found: ",
             Self::NoNetworkPort => "network port not found: ",
             Self::NetworkPortExist => "network port ",
+            Self::ArgumentUnsupported => "argument unsupported: ",
+            Self::AuthFailed => "authentication failed: ",
+            Self::AuthCancelled => "authentication cancelled: ",
+            Self::AuthUnavailable => "authentication unavailable: ",
+            Self::AccessDenied => "access denied: ",
             Self::InvalidMac => "invalid MAC address: ",
             Self::NoName => "missing name information",
             Self::XmlDetail | Self::System | Self::Rpc => "",
@@ -112,6 +131,7 @@ impl ErrorCode {
             Self::XmlInvalidSchema => ErrorDomain::Xml,
             Self::NoConnect => ErrorDomain::None,
             Self::NoSupport => ErrorDomain::Domain,
+            Self::AccessDenied => ErrorDomain::Access,
             _ => ErrorDomain::Network,
         }
     }

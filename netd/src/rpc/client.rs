@@ -15,7 +15,6 @@ use crate::api::{
     Status,
 };
 use crate::model::Update;
-use crate::rpc::connection::URI;
 use crate::rpc::dispatch::PLAN_MAX;
 use crate::rpc::events;
 use crate::rpc::message::{
@@ -30,6 +29,7 @@ use crate::rpc::procedures::{
 };
 use crate::rpc::reader::Reader;
 use crate::rpc::remote_error::RemoteError;
+use crate::rpc::session::URI;
 use crate::rpc::xdr::{self, Decode, Encode, List, XdrError};
 
 /// Why a call failed.

@@ -11,9 +11,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::api::{ApiError, Driver, ErrorCode, ErrorDomain, Lagged};
+use crate::rpc::access::Action;
 use crate::rpc::answer::{Answer, arguments, result};
 use crate::rpc::budget::Budget;
 use crate::rpc::crowd::{Place, Slot};
@@ -21,27 +23,22 @@ use crate::rpc::dispatch;
 use crate::rpc::events::Registrations;
 use crate::rpc::limits::Limits;
 use crate::rpc::message::{
-    Header, KEEPALIVE_PING, KEEPALIVE_PONG, MESSAGE_MAX, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
+    Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_KEEPALIVE, PROGRAM_NETD,
     PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_CALL_WITH_FDS, TYPE_MESSAGE, VERSION,
 };
-use crate::rpc::peer::Peer;
+use crate::rpc::polkit;
 use crate::rpc::procedures::{
-    Access, FEATURE_CLOSE_CALLBACK, FEATURE_EVENT_CALLBACKS, FEATURE_KEEPALIVE,
-    FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, IdentityArgs, NetdProcedure,
-    OPEN_READ_ONLY, OpenArgs, Procedure, Scope,
+    FEATURE_CLOSE_CALLBACK, FEATURE_EVENT_CALLBACKS, FEATURE_KEEPALIVE,
+    FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, NetdProcedure, Procedure, Scope,
 };
 use crate::rpc::reader::{Patience, Reader, Received};
 use crate::rpc::remote_error::RemoteError;
+use crate::rpc::session::{Session, URI};
+use crate::rpc::sparingly::Sparingly;
 use crate::rpc::xdr::List;
-
-/// The one URI that is opened here.
-pub const URI: &str = "network:///system";
 
 /// What GET_LIB_VERSION answers: the release of libvirt whose answers these are, 12.8.0.
 const LIB_VERSION: u64 = 12_008_000;
-
-/// AUTH_LIST: no authentication; the socket's permissions decide who may connect.
-const AUTH_NONE: i32 = 0;
 
 /// What all connections of one server share.
 pub(super) struct Shared<D> {
@@ -53,6 +50,8 @@ pub(super) struct Shared<D> {
     pub root_memory: Arc<Budget>,
     /// Memory for large messages of others.
     pub users_memory: Arc<Budget>,
+    /// Lines about refused calls.
+    pub refusals: Sparingly,
 }
 
 /// A message to send, and the call it ends.
@@ -70,26 +69,29 @@ enum End {
 }
 
 struct Connection<D> {
-    peer: Peer,
+    session: Session,
     shared: Arc<Shared<D>>,
     slot: Arc<Slot>,
     calls: Arc<Semaphore>,
     outbox: mpsc::Sender<Outgoing>,
-    opened: Option<Opened>,
+    asking: Option<Asking>,
     keepalive: bool,
     events: Registrations,
 }
 
-/// State after OPEN.
-#[derive(Clone, Copy)]
-struct Opened {
-    read_only: bool,
+/// A call that polkit, or a person whom that asks, has to answer.
+struct Asking {
+    header: Header,
+    call: Option<OwnedSemaphorePermit>,
+    action: Action,
+    /// One task, which ends with this.
+    answer: JoinSet<Result<(), ApiError>>,
 }
 
 /// Serves one client until it leaves or `shutdown` turns true.
 pub(super) async fn run<D: Driver>(
     stream: UnixStream,
-    peer: Peer,
+    session: Session,
     shared: Arc<Shared<D>>,
     mut place: Place,
     alive: mpsc::Sender<()>,
@@ -101,7 +103,7 @@ pub(super) async fn run<D: Driver>(
     let (read, write) = stream.into_split();
     let (outbox, queue) = mpsc::channel(limits.calls);
     let writer = tokio::spawn(write_all(write, queue, limits.write, Arc::clone(&slot)));
-    let memory = match peer.is_owner() {
+    let memory = match session.peer().is_owner() {
         true => &shared.root_memory,
         false => &shared.users_memory,
     };
@@ -114,11 +116,11 @@ pub(super) async fn run<D: Driver>(
     reader.set_limit(limits.before_open);
     let mut connection = Connection {
         calls: Arc::new(Semaphore::new(limits.calls)),
-        peer,
+        session,
         shared,
         slot,
         outbox,
-        opened: None,
+        asking: None,
         keepalive: false,
         events: Registrations::default(),
     };
@@ -190,16 +192,21 @@ impl<D: Driver> Connection<D> {
                     None => continue,
                 },
                 () = self.outbox.closed() => return End::Drop,
-                () = sleep_until(handshake_ends), if self.opened.is_none() => {
+                () = sleep_until(handshake_ends), if !self.session.is_open() && self.asking.is_none() =>
+                {
                     tracing::info!(
-                        peer = %self.peer,
+                        client = %self.session,
                         "a client did not open the connection in time: disconnected"
                     );
                     return End::Drop;
                 }
-                () = &mut give_way, if self.opened.is_none() => {
-                    tracing::debug!(peer = %self.peer, "a client that says nothing gives way");
+                () = &mut give_way, if !self.session.is_open() => {
+                    tracing::debug!(client = %self.session, "a client that says nothing gives way");
                     return End::Drop;
+                }
+                answer = answered(&mut self.asking) => {
+                    self.authenticate(answer).await;
+                    continue;
                 }
                 () = sleep_until(heard + limits.keepalive_interval * (pings + 1)),
                     if self.keepalive =>
@@ -226,16 +233,7 @@ impl<D: Driver> Connection<D> {
             if let Some(end) = self.receive(received, &mut call).await {
                 return end;
             }
-            reader.set_limit(self.limit());
-        }
-    }
-
-    /// The longest message that this client may send now.
-    fn limit(&self) -> usize {
-        match self.opened {
-            None => self.shared.limits.before_open,
-            Some(Opened { read_only: true }) => self.shared.limits.read_only,
-            Some(Opened { read_only: false }) => MESSAGE_MAX,
+            reader.set_limit(self.session.limit(&limits));
         }
     }
 
@@ -260,7 +258,7 @@ impl<D: Driver> Connection<D> {
             }
             Err(error) => {
                 tracing::warn!(
-                    peer = %self.peer,
+                    client = %self.session,
                     %error,
                     "a client does not read its events: disconnected"
                 );
@@ -297,13 +295,7 @@ impl<D: Driver> Connection<D> {
         let call = call.take();
         let answer = match self.target(&header) {
             Err(error) => Err(error),
-            Ok(_) if received.too_large => {
-                let limit = self.limit();
-                Err(RemoteError::rpc(format!(
-                    "the arguments of this call are larger than {limit} bytes, which a client \
-                     may send before it opens a connection, or over a read-only one"
-                )))
-            }
+            Ok(_) if received.too_large => Err(self.too_large()),
             Ok(Target::Close) => {
                 drop(call);
                 // What was asked before is answered before.
@@ -315,6 +307,13 @@ impl<D: Driver> Connection<D> {
                 self.send(reply(header, Ok(Bytes::new())), None).await;
                 return Some(End::Flush);
             }
+            Ok(Target::Polkit) => match self.may_ask() {
+                Err(error) => Err(error.into()),
+                Ok(action) => {
+                    self.ask_polkit(action, header, call);
+                    return None;
+                }
+            },
             Ok(Target::Connection(procedure)) => {
                 self.connection_call(procedure, received.message.payload)
             }
@@ -339,8 +338,71 @@ impl<D: Driver> Connection<D> {
                 return None;
             }
         };
+        self.note_refusal(header.procedure, &answer);
         self.send(reply(header, answer), call).await;
         None
+    }
+
+    /// Why the arguments of a call were not kept.
+    fn too_large(&self) -> RemoteError {
+        let limit = self.session.limit(&self.shared.limits);
+        RemoteError::rpc(format!(
+            "the arguments of this call are larger than {limit} bytes, which a client may send \
+             before it opens a connection, or over a read-only one"
+        ))
+    }
+
+    /// What polkit is to be asked for.
+    fn may_ask(&self) -> Result<Action, ApiError> {
+        let action = self.session.asks()?;
+        if self.asking.is_some() {
+            let detail = "polkit is being asked about this client already";
+            return Err(ApiError::new(ErrorCode::AuthFailed, detail).in_domain(ErrorDomain::Rpc));
+        }
+        Ok(action)
+    }
+
+    /// Asks polkit about this client.
+    fn ask_polkit(&mut self, action: Action, header: Header, call: Option<OwnedSemaphorePermit>) {
+        let peer = self.session.peer().clone();
+        let mut answer = JoinSet::new();
+        answer.spawn(async move { polkit::ask(&peer, action).await });
+        self.asking = Some(Asking {
+            header,
+            call,
+            action,
+            answer,
+        });
+    }
+
+    /// polkit has answered.
+    async fn authenticate(&mut self, answer: Result<(), ApiError>) {
+        let Some(asking) = self.asking.take() else {
+            return;
+        };
+        let answer = match answer {
+            Ok(()) => {
+                self.session.grant(asking.action);
+                // The authentication is complete.
+                result(&1_i32)
+            }
+            Err(error) => Err(error.into()),
+        };
+        self.note_refusal(asking.header.procedure, &answer);
+        self.send(reply(asking.header, answer), asking.call).await;
+    }
+
+    /// Tells the administrator of a call that somebody may not make.
+    fn note_refusal(&self, procedure: i32, answer: &Answer) {
+        let Err(error) = answer else {
+            return;
+        };
+        if is_refusal(error) {
+            self.shared.refusals.warn(|left_out| {
+                let text = error.text();
+                tracing::warn!(client = %self.session, procedure, left_out, "refused: {text}");
+            });
+        }
     }
 
     /// Who answers a call, or why nobody does.
@@ -366,38 +428,16 @@ impl<D: Driver> Connection<D> {
         let unknown = || RemoteError::rpc(format!("unknown procedure: {procedure}"));
         if program == PROGRAM_NETD {
             let procedure = NetdProcedure::from_number(procedure).ok_or_else(unknown)?;
-            self.admit(procedure.scope(), procedure.access(), procedure.function())?;
+            self.session.admit_netd(procedure)?;
             return Ok(Target::Netd(procedure));
         }
         let procedure = Procedure::from_number(procedure).ok_or_else(unknown)?;
-        self.admit(procedure.scope(), procedure.access(), procedure.function())?;
+        self.session.admit(procedure)?;
         Ok(match (procedure, procedure.scope()) {
             (Procedure::Close, _) => Target::Close,
+            (Procedure::AuthPolkit, _) => Target::Polkit,
             (_, Scope::Agent) => Target::Network(procedure),
             (_, Scope::Handshake | Scope::Connection) => Target::Connection(procedure),
-        })
-    }
-
-    /// May this client make such a call now?
-    fn admit(&self, scope: Scope, access: Access, function: &str) -> Result<(), RemoteError> {
-        let read_only = match scope {
-            Scope::Handshake => false,
-            Scope::Connection | Scope::Agent => self.opened()?.read_only,
-        };
-        match access {
-            Access::Write if read_only => {
-                let detail = format!("read only access prevents {function}");
-                Err(ApiError::new(ErrorCode::OperationDenied, detail).into())
-            }
-            Access::Read | Access::Write => Ok(()),
-        }
-    }
-
-    fn opened(&self) -> Result<Opened, RemoteError> {
-        self.opened.ok_or_else(|| {
-            ApiError::internal("connection not open")
-                .in_domain(ErrorDomain::Rpc)
-                .into()
         })
     }
 
@@ -430,15 +470,19 @@ impl<D: Driver> Connection<D> {
     /// Calls about the connection itself, answered at once and in order.
     fn connection_call(&mut self, procedure: Procedure, payload: Bytes) -> Answer {
         match procedure {
-            Procedure::AuthList => result(&List::<_, 1>(vec![AUTH_NONE])),
-            Procedure::Open => self.open(arguments(payload)?),
+            Procedure::AuthList => result(&List::<_, 1>(vec![self.session.auth_list()])),
+            Procedure::Open => {
+                self.session.open(arguments(payload)?)?;
+                self.slot.place().opened();
+                result(&())
+            }
             Procedure::SupportsFeature => {
                 let feature = arguments(payload)?;
                 if feature == FEATURE_KEEPALIVE {
                     // Only a client that asks can answer pings.
                     self.keepalive = true;
                 } else {
-                    self.opened()?;
+                    self.session.check_open()?;
                 }
                 result(&i32::from(matches!(
                     feature,
@@ -454,8 +498,7 @@ impl<D: Driver> Connection<D> {
             Procedure::IsSecure => result(&1_i32),
             Procedure::GetLibVersion => result(&LIB_VERSION),
             Procedure::SetIdentity => {
-                // Whom a daemon in front speaks for changes nothing: the socket is root's.
-                let IdentityArgs { .. } = arguments(payload)?;
+                self.session.set_identity(arguments(payload)?)?;
                 result(&())
             }
             Procedure::NetworkEventRegisterAny => {
@@ -467,43 +510,39 @@ impl<D: Driver> Connection<D> {
             other => Err(ApiError::new(ErrorCode::NoSupport, other.function()).into()),
         }
     }
-
-    fn open(&mut self, args: OpenArgs) -> Answer {
-        if self.opened.is_some() {
-            return Err(ApiError::internal("connection already open")
-                .in_domain(ErrorDomain::Rpc)
-                .into());
-        }
-        let no_driver = |uri: &str| Err(ApiError::new(ErrorCode::NoConnect, uri).into());
-        let Some(uri) = args.name.filter(|name| !name.is_empty()) else {
-            return no_driver("<null>");
-        };
-        // Clients leave parameters they do not know in the URI.
-        let without_query = uri.split_once('?').map_or(uri.as_str(), |(uri, _)| uri);
-        let Some(path) = without_query.strip_prefix("network://") else {
-            return no_driver(&uri);
-        };
-        if without_query != URI {
-            return Err(ApiError::internal(format_args!(
-                "unexpected network URI path '{path}', try {URI}"
-            ))
-            .in_domain(ErrorDomain::None)
-            .into());
-        }
-        self.opened = Some(Opened {
-            read_only: args.flags & OPEN_READ_ONLY != 0,
-        });
-        self.slot.place().opened();
-        result(&())
-    }
 }
 
 /// Who answers a call.
 enum Target {
     Close,
+    Polkit,
     Connection(Procedure),
     Network(Procedure),
     Netd(NetdProcedure),
+}
+
+/// Waits for polkit's answer; for ever where it is not asked.
+async fn answered(asking: &mut Option<Asking>) -> Result<(), ApiError> {
+    match asking {
+        Some(asking) => match asking.answer.join_next().await {
+            Some(Ok(answer)) => answer,
+            _ => Err(ApiError::internal("asking polkit failed; see the log")),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Does this error say that the client may not do that?
+fn is_refusal(error: &RemoteError) -> bool {
+    [
+        ErrorCode::OperationDenied,
+        ErrorCode::AccessDenied,
+        ErrorCode::AuthFailed,
+        ErrorCode::AuthCancelled,
+        ErrorCode::AuthUnavailable,
+    ]
+    .iter()
+    .any(|code| *code as i32 == error.code)
 }
 
 /// The reply to a call. An error too large to send becomes a smaller one.

@@ -3,6 +3,8 @@
 //!
 //! [`crate::api::Driver`] is what the server asks of the agent; nothing below knows how networks work.
 
+pub mod access;
+mod activation;
 mod answer;
 pub mod budget;
 pub mod client;
@@ -11,18 +13,22 @@ mod crowd;
 pub mod descriptors;
 mod dispatch;
 pub mod events;
+pub mod identity;
 mod limits;
 pub mod message;
 pub mod peer;
+mod polkit;
 pub mod procedures;
 pub mod reader;
 pub mod remote_error;
 pub mod server;
+mod session;
 pub mod socket;
 mod sparingly;
 pub mod xdr;
 
+pub use activation::inherited;
 pub use client::{Client, ClientError};
 pub use limits::Limits;
 pub use server::serve;
-pub use socket::bind;
+pub use socket::{Door, SocketFile, bind};

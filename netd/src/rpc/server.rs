@@ -3,23 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
+use futures_util::future::join_all;
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::api::Driver;
+use crate::rpc::access::Access;
 use crate::rpc::budget::Budget;
 use crate::rpc::connection::{self, Shared};
 use crate::rpc::crowd::{Admission, Crowd};
 use crate::rpc::limits::Limits;
 use crate::rpc::peer::Peer;
+use crate::rpc::session::Session;
+use crate::rpc::socket::Door;
 use crate::rpc::sparingly::Sparingly;
 
-/// Serves clients on `listener` until `shutdown` turns true or its sender is gone. Calls being
+/// Serves clients who come in by these doors until `shutdown` turns true or its sender is gone. Calls being
 /// worked on then are finished and answered first. A call whose client disconnects is finished,
 /// too: nothing is half-done because somebody pressed Ctrl-C.
 pub async fn serve<D: Driver>(
-    listener: UnixListener,
+    doors: Vec<Door>,
     driver: Arc<D>,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
@@ -32,16 +36,17 @@ pub async fn serve<D: Driver>(
             limits,
             root_memory: Arc::new(Budget::new(limits.memory)),
             users_memory: Arc::new(Budget::new(limits.memory)),
+            refusals: Sparingly::default(),
         }),
         stop: shutdown.clone(),
         alive,
-        refusals: Sparingly::default(),
+        turned_away: Sparingly::default(),
     };
     tokio::select! {
-        () = server.accept(&listener) => {}
+        _ = join_all(doors.iter().map(|door| server.accept(door))) => {}
         _ = shutdown.wait_for(|stop| *stop) => {}
     }
-    drop(listener);
+    drop(doors);
     drop(server);
     if timeout(limits.shutdown, all_gone.recv()).await.is_err() {
         tracing::warn!("stopping while calls are still running");
@@ -54,14 +59,14 @@ struct Server<D> {
     crowd: Arc<Crowd>,
     stop: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
-    refusals: Sparingly,
+    turned_away: Sparingly,
 }
 
 impl<D: Driver> Server<D> {
-    async fn accept(&self, listener: &UnixListener) {
+    async fn accept(&self, door: &Door) {
         loop {
-            match listener.accept().await {
-                Ok((stream, _)) => self.come(stream),
+            match door.listener.accept().await {
+                Ok((stream, _)) => self.come(stream, door.access),
                 Err(error) => {
                     // Out of file descriptors, most likely: the next attempt fails at once, too.
                     tracing::warn!(%error, "cannot accept a client");
@@ -72,7 +77,7 @@ impl<D: Driver> Server<D> {
     }
 
     /// Serves a client, now or when there is a place for it.
-    fn come(&self, stream: UnixStream) {
+    fn come(&self, stream: UnixStream, access: Access) {
         let peer = match Peer::of(&stream) {
             Ok(peer) => peer,
             Err(error) => {
@@ -80,17 +85,19 @@ impl<D: Driver> Server<D> {
                 return;
             }
         };
+        let admission = self.crowd.admit(&peer);
+        let session = Session::new(peer, access);
         let shared = Arc::clone(&self.shared);
         let alive = self.alive.clone();
         let mut stop = self.stop.clone();
-        match self.crowd.admit(&peer) {
+        match admission {
             Admission::Now(place) => {
-                let run = connection::run(stream, peer, shared, place, alive, stop);
+                let run = connection::run(stream, session, shared, place, alive, stop);
                 tokio::spawn(run);
             }
             Admission::Later(place) => {
-                self.refusals.warn(|more| {
-                    tracing::warn!(%peer, more, "no room for another client; it waits");
+                self.turned_away.warn(|more| {
+                    tracing::warn!(client = %session, more, "no room for another client; it waits");
                 });
                 tokio::spawn(async move {
                     let place = tokio::select! {
@@ -99,12 +106,12 @@ impl<D: Driver> Server<D> {
                     };
                     // Without a place in time it is disconnected.
                     if let Ok(Ok(place)) = place {
-                        connection::run(stream, peer, shared, place, alive, stop).await;
+                        connection::run(stream, session, shared, place, alive, stop).await;
                     }
                 });
             }
-            Admission::Never => self.refusals.warn(|more| {
-                tracing::warn!(%peer, more, "too many clients wait already: disconnected");
+            Admission::Never => self.turned_away.warn(|more| {
+                tracing::warn!(client = %session, more, "too many clients wait already: disconnected");
             }),
         }
     }

@@ -2,23 +2,76 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode};
+use rustix::fs::{CWD, FlockOperation, Gid, Mode};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::UnixListener;
+
+use crate::rpc::access::Access;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Listens on `path`, where only this user may connect. A socket file nobody answers on any more
-/// is replaced; one that is answered, or a file that is no socket, is an error.
+/// A socket that is listened on, and who may come in.
+#[derive(Debug)]
+pub struct Door {
+    /// The socket.
+    pub listener: UnixListener,
+    /// Who may do what over it.
+    pub access: Access,
+    /// Its file, where it is netd's to remove: a service manager keeps those that it made.
+    pub file: Option<SocketFile>,
+}
+
+/// The file of a socket.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and number of the file.
+    number: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            number: number(path)?,
+        })
+    }
+
+    /// Removes it, unless somebody else's has taken its place.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self) -> io::Result<()> {
+        match number(&self.path) {
+            Ok(number) if number == self.number => std::fs::remove_file(&self.path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn number(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = path.symlink_metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Listens on `path`, where those may connect whom `access` lets. A socket file nobody answers on any
+/// more is replaced; one that is answered, or a file that is no socket, is an error.
 ///
 /// Must be called inside a tokio runtime.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    bind_std(path).map_err(|error| {
+pub fn bind(path: &Path, access: Access) -> io::Result<Door> {
+    bind_std(path, access).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("cannot listen on {}: {error}", path.display()),
@@ -26,7 +79,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     })
 }
 
-fn bind_std(path: &Path) -> io::Result<UnixListener> {
+fn bind_std(path: &Path, access: Access) -> io::Result<Door> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -50,11 +103,50 @@ fn bind_std(path: &Path) -> io::Result<UnixListener> {
         None,
     )?;
     // The kernel gives the file the mode of the socket, so there is no moment at which the file
-    // exists with another one, whatever the umask.
+    // exists with a wider one, whatever the umask.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &address)?;
+    if let Some(group) = access.group {
+        rustix::fs::chownat(
+            CWD,
+            path,
+            None,
+            Some(Gid::from_raw(group)),
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+    }
+    rustix::fs::chmod(path, access.mode())?;
     rustix::net::listen(&socket, BACKLOG)?;
-    UnixListener::from_std(socket.into())
+    Ok(Door {
+        listener: UnixListener::from_std(socket.into())?,
+        access,
+        file: Some(SocketFile::new(path)?),
+    })
+}
+
+/// A socket that a service manager listens on already.
+///
+/// Must be called inside a tokio runtime.
+///
+/// # Errors
+/// It is none that clients could connect to.
+pub fn inherited(socket: OwnedFd, access: Access) -> io::Result<Door> {
+    let suits = sockopt::socket_domain(&socket)? == AddressFamily::UNIX
+        && sockopt::socket_type(&socket)? == SocketType::STREAM
+        && sockopt::socket_acceptconn(&socket)?;
+    if !suits {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no stream socket in the file system that is listened on (ListenStream=/…)",
+        ));
+    }
+    let socket = std::os::unix::net::UnixListener::from(socket);
+    socket.set_nonblocking(true)?;
+    Ok(Door {
+        listener: UnixListener::from_std(socket)?,
+        access,
+        file: None,
+    })
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {
@@ -66,7 +158,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            "a file that is not a socket is in the way; move it, or choose another --socket",
+            "a file that is not a socket is in the way; move it, or choose another path",
         ));
     }
     // A full backlog answers EAGAIN on a non-blocking socket: somebody listens, if slowly.
@@ -79,10 +171,10 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     match rustix::net::connect(&probe, &SocketAddrUnix::new(path)?) {
         Ok(()) | Err(Errno::AGAIN) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            "another agent answers there; stop it, or choose another --socket",
+            "another daemon answers there; stop it, or choose another path",
         )),
         Err(Errno::CONNREFUSED) => {
-            tracing::info!(path = %path.display(), "replacing the socket of an agent that has stopped");
+            tracing::info!(path = %path.display(), "replacing the socket of a daemon that has stopped");
             std::fs::remove_file(path)
         }
         Err(error) => Err(error.into()),
@@ -94,14 +186,66 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::rpc::access::Others;
+
+    fn bind(path: &Path) -> io::Result<Door> {
+        super::bind(path, Access::ROOT)
+    }
 
     #[tokio::test]
-    async fn the_socket_is_its_owners_alone() {
+    async fn a_socket_has_the_mode_of_its_rule() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("new/netd-sock");
-        let _listener = bind(&path).unwrap();
-        let mode = path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let gid = rustix::process::getgid().as_raw();
+        for (number, others) in [Others::Nothing, Others::Read, Others::Polkit]
+            .into_iter()
+            .enumerate()
+        {
+            for (read_only, group) in [(false, None), (true, None), (false, Some(gid))] {
+                let access = Access {
+                    read_only,
+                    group,
+                    others,
+                };
+                let path = dir
+                    .path()
+                    .join(format!("new/{number}-{read_only}-{group:?}"));
+                let _door = super::bind(&path, access).unwrap();
+                let metadata = path.metadata().unwrap();
+                let mode = metadata.permissions().mode() & 0o777;
+                assert_eq!(mode, access.mode().bits(), "{access:?}");
+                assert_eq!(metadata.gid(), gid);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_its_own_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = bind(&path).unwrap();
+        first.file.unwrap().remove().unwrap();
+        assert!(path.exists(), "it is the second's");
+        let file = second.file.unwrap();
+        assert_eq!(file.path(), path);
+        file.remove().unwrap();
+        assert!(!path.exists());
+        file.remove().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_can_connect_to_is_not_taken() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let error = inherited(one.into(), Access::ROOT).unwrap_err();
+        assert!(error.to_string().contains("ListenStream"), "{error}");
+        let udp = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        inherited(udp.into(), Access::ROOT).unwrap_err();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let door = inherited(listener.into(), Access::ROOT).unwrap();
+        assert!(door.file.is_none(), "it is not netd's to remove");
     }
 
     #[tokio::test]

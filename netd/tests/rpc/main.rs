@@ -5,6 +5,7 @@
     reason = "a test's job is to panic when something is not as it should be"
 )]
 
+mod access;
 mod captures;
 mod clients;
 mod crowd;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netd::rpc::Limits;
+use netd::rpc::access::Access;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -54,13 +56,21 @@ impl Server {
             .enable_all()
             .build()
             .unwrap();
-        let listener = {
+        let doors = {
             let _inside = runtime.enter();
-            netd::rpc::bind(&socket).unwrap()
+            let read_only = Access {
+                read_only: true,
+                ..Access::ROOT
+            };
+            let at = |path, access| netd::rpc::bind(path, access).unwrap();
+            vec![
+                at(&socket, Access::ROOT),
+                at(&read_only_socket(&socket), read_only),
+            ]
         };
         let (stop, stopped) = watch::channel(false);
         let task = runtime.spawn(netd::rpc::serve(
-            listener,
+            doors,
             Arc::clone(&driver),
             limits,
             stopped,
@@ -87,6 +97,11 @@ impl Server {
         self.stop.send(true).unwrap();
         self.runtime.block_on(self.task.take().unwrap()).unwrap();
     }
+}
+
+/// The server's other socket, over which nobody changes anything.
+fn read_only_socket(socket: &Path) -> PathBuf {
+    socket.with_extension("ro")
 }
 
 /// What a program printed, and how it ended.

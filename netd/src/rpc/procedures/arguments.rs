@@ -333,6 +333,22 @@ pub enum TypedValue {
     String(String),
 }
 
+impl TypedValue {
+    /// libvirt's name of its type.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Int(_) => "int",
+            Self::Uint(_) => "uint",
+            Self::Llong(_) => "llong",
+            Self::Ullong(_) => "ullong",
+            Self::Double(_) => "double",
+            Self::Boolean(_) => "boolean",
+            Self::String(_) => "string",
+        }
+    }
+}
+
 impl Encode for TypedValue {
     fn encode(&self, out: &mut Encoder) {
         let (tag, value): (i32, &dyn Encode) = match self {

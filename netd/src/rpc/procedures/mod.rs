@@ -127,6 +127,8 @@ procedures! {
         SupportsFeature = 60 "virConnectSupportsFeature" Handshake Read,
         /// `() → i32[]`
         AuthList = 66 "virConnectAuthList" Handshake Read,
+        /// `() → i32`
+        AuthPolkit = 70 "virConnectAuthPolkit" Handshake Read,
         /// `() → str`
         GetUri = 110 "virConnectGetURI" Connection Read,
         /// `() → i32`
