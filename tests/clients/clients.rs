@@ -178,6 +178,9 @@ fn verbs_that_only_ask_say_the_same() {
             &["net-uuid", "nobody"],
             &["net-name", "00000000-0000-0000-0000-000000000000"],
             &["net-dhcp-leases", "nobody"],
+            &["net-event"],
+            &["net-event", "--event", "nothing"],
+            &["net-event", "--event", "lifecycle", "--timeout", "1"],
         ] {
             ill(lab, &[], command)?;
         }

@@ -9,6 +9,7 @@ mod dhcp_dns;
 mod differential;
 mod drops;
 mod enforcement;
+mod events;
 mod floods;
 mod forward_changes;
 mod forward_load;

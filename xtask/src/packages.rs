@@ -65,6 +65,10 @@ pub const TEST: &[Needed] = &[
     needed("bpftool", "bpftool"),
     needed("nft", "nftables"),
     needed("virsh", "libvirt-clients"),
+    needed(
+        "/usr/lib/python3/dist-packages/libvirt.py",
+        "python3-libvirt",
+    ),
     needed("ping", "iputils-ping"),
     needed("traceroute", "traceroute"),
     needed("ethtool", "ethtool"),

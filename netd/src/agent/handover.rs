@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::controller::Controller;
 use super::lifecycle::{check_host, check_subnets};
 use super::reconcile::{intent, keep, tell};
-use crate::api::{ApiError, ErrorCode, Handover, Result, StockService};
+use crate::api::{ApiError, ErrorCode, Handover, Lifecycle, Result, StockService};
 use crate::dnsmasq::{NetworkFiles, leases, process, wants_dnsmasq};
 use crate::link::{Snapshot, track};
 use crate::model::{self, Network};
@@ -28,7 +28,14 @@ impl Controller {
                 self.take_service_back(&model::parse(xml)?, service).await
             }
             Handover::LetGo { network } => match self.networks.uuid_of(network) {
-                Some(uuid) => self.let_go(uuid).await,
+                Some(uuid) => {
+                    let ran = self.networks.get(uuid)?.live.is_some();
+                    let gone = self.let_go(uuid).await;
+                    if ran {
+                        self.tell(uuid, network, Lifecycle::Stopped);
+                    }
+                    gone
+                }
                 None => Ok(()),
             },
         }
@@ -63,6 +70,7 @@ impl Controller {
         };
         let Err(error) = taken else {
             self.warn_of_port_conflicts(uuid, None);
+            self.tell(uuid, &name, Lifecycle::Started);
             tracing::info!(network = name, "taken over from libvirt");
             return Ok(());
         };

@@ -21,6 +21,9 @@ use crate::rpc::procedures::{
 use crate::rpc::remote_error::RemoteError;
 use crate::rpc::xdr::{self, List};
 
+/// Longest namespace of a metadata element in a call, in bytes.
+const NAMESPACE_MAX: usize = 4096;
+
 /// Most steps in a plan.
 pub const PLAN_MAX: usize = 65_536;
 
@@ -235,6 +238,11 @@ fn metadata(kind: i32, uri: Option<String>) -> Result<Metadata, ApiError> {
         (METADATA_DESCRIPTION | METADATA_TITLE, Some(_)) => {
             Err(refuse("a title or description has no uri".to_owned()))
         }
+        // Whoever listens to events is sent it, and what is not taken yet is kept.
+        (METADATA_ELEMENT, Some(uri)) if uri.len() > NAMESPACE_MAX => Err(refuse(format!(
+            "the uri of a metadata element has {} bytes; {NAMESPACE_MAX} is the most",
+            uri.len()
+        ))),
         (METADATA_ELEMENT, Some(uri)) => Ok(Metadata::Element(uri)),
         (METADATA_ELEMENT, None) => Err(refuse("a metadata element needs a uri".to_owned())),
         (other, _) => Err(refuse(format!("unknown metadata type '{other}'"))),

@@ -65,6 +65,10 @@ fn strange_metadata_calls_are_refused() {
             (get(METADATA_ELEMENT, None, 0), "needs a uri"),
             (get(METADATA_ELEMENT, Some(""), 0), "is not present"),
             (get(METADATA_DESCRIPTION, Some(URI), 0), "has no uri"),
+            (
+                get(METADATA_ELEMENT, Some(&"u".repeat(4097)), 0),
+                "4097 bytes; 4096 is the most",
+            ),
             (get(METADATA_DESCRIPTION, None, 8), "unsupported flags"),
         ] {
             let error = raw.fails(GET, &args).await;
