@@ -1,5 +1,6 @@
 //! Commands and their arguments.
 
+mod events;
 mod ports;
 
 use std::ffi::OsString;
@@ -8,11 +9,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::cli::events::EventArgs;
 use crate::cli::libvirt::LibvirtCommand;
 use crate::config::{Config, ConfigError, FLOWS};
 use crate::paths::{DEFAULT_SOCKET, Paths};
 
+pub use events::EventArgs;
 pub use ports::{PortArgs, PortCreateArgs, PortListArgs};
 
 /// Heading of the options that every command takes.

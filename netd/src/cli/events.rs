@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::Args;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{EventKind, Lifecycle, Metadata, NetworkEvent};
+use crate::cli::args::EventArgs;
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
 use crate::rpc::procedures::{EVENT_ID_LIFECYCLE, EVENT_ID_METADATA_CHANGE};
@@ -17,29 +17,6 @@ const KINDS: [(&str, i32); 2] = [
     ("lifecycle", EVENT_ID_LIFECYCLE),
     ("metadata-change", EVENT_ID_METADATA_CHANGE),
 ];
-
-/// Arguments of `net-event`.
-#[derive(Debug, Args)]
-pub struct EventArgs {
-    /// Only events of this network (name or UUID)
-    #[arg(long)]
-    pub network: Option<String>,
-    /// Which events: lifecycle or metadata-change
-    #[arg(long)]
-    pub event: Option<String>,
-    /// Go on until Ctrl-C or the timeout; without it the first event ends the command
-    #[arg(long = "loop")]
-    pub repeat: bool,
-    /// End after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub timeout: Option<u32>,
-    /// List the kinds of events
-    #[arg(long)]
-    pub list: bool,
-    /// Print the time of each event
-    #[arg(long)]
-    pub timestamp: bool,
-}
 
 /// Why no more events are waited for.
 enum End {
