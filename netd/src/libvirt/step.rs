@@ -200,7 +200,10 @@ impl fmt::Display for Step {
             ),
             Self::AwaitDaemon { kind, .. } => {
                 let program = kind.program();
-                write!(f, "wait until {program} was restarted and has the networks")
+                write!(
+                    f,
+                    "wait until {program} was restarted (systemctl restart {program}) and has the networks"
+                )
             }
             Self::LetGo(n) => write!(
                 f,
