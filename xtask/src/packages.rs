@@ -72,6 +72,8 @@ pub const TEST: &[Needed] = &[
     needed("ping", "iputils-ping"),
     needed("traceroute", "traceroute"),
     needed("ethtool", "ethtool"),
+    needed("dbus-daemon", "dbus-daemon"),
+    needed("pkcheck", "polkitd"),
 ];
 
 /// A libvirt with guests. These packages start no daemon: that is what libvirt-daemon-system is for.
