@@ -1,13 +1,13 @@
 //! Text that is meant to hurt: refused quickly and with a clear error.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::api::{ApiError, ErrorCode};
 
 /// Refused as unreadable, in a time that shows the limits are checked before the work is done.
 fn unreadable(text: &str, words: &str) {
-    let start = Instant::now();
+    let start = Processor::now();
     let error = parse(text).expect_err(words);
     let shown = error.to_string();
     assert!(matches!(error, XmlError::Malformed(_)), "{shown}");
@@ -19,6 +19,20 @@ fn unreadable(text: &str, words: &str) {
         start.elapsed()
     );
     assert_eq!(ApiError::from(error).code, ErrorCode::XmlDetail);
+}
+
+/// Time that this thread has had a processor for: how long a busy machine takes says nothing.
+struct Processor(Duration);
+
+impl Processor {
+    fn now() -> Self {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Self(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    }
+
+    fn elapsed(&self) -> Duration {
+        Self::now().0 - self.0
+    }
 }
 
 #[test]
@@ -99,7 +113,7 @@ fn wide() {
 
 #[test]
 fn many_elements_are_read_in_time() {
-    let start = Instant::now();
+    let start = Processor::now();
     let interfaces: String = (0..40_000)
         .map(|i| format!("<interface dev='e{i}'/>"))
         .collect();
