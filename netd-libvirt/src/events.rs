@@ -18,9 +18,6 @@ use crate::abi::{Conn, EventCallback, FreeCallback, Opaque, Uuid};
 use crate::connection::Connection;
 use crate::libvirt::Libvirt;
 
-/// How long to wait before netd is looked for again.
-const AGAIN: Duration = Duration::from_millis(250);
-
 /// The events of a network, by libvirt's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -199,12 +196,12 @@ impl Events {
         self.changed.notify_all();
     }
 
-    /// Has a thread make the connection again whenever it was lost. `link` does that and says whether
-    /// it is there.
+    /// Has a thread make the connection again whenever it was lost. `link` does that; where it fails, it
+    /// says how long to wait before the next try.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn watch(&'static self, link: fn() -> bool) -> std::io::Result<()> {
+    pub fn watch(&'static self, link: fn() -> Option<Duration>) -> std::io::Result<()> {
         let mut state = self.state();
         if state.watched {
             return Ok(());
@@ -215,8 +212,8 @@ impl Events {
                 let state = self.state();
                 let waiting = self.changed.wait_while(state, |state| !state.lost);
                 waiting.unwrap_or_else(PoisonError::into_inner).lost = false;
-                while !link() {
-                    thread::sleep(AGAIN);
+                while let Some(pause) = link() {
+                    thread::sleep(pause);
                 }
             }
         })?;

@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 use std::ptr::null_mut;
+use std::time::Duration;
 
 use crate::abi::{
     Conn, EventCallback, FreeCallback, LifecycleCallback, MetadataCallback, Net, Opaque, Text,
@@ -11,6 +12,11 @@ use crate::error::{Error, checked};
 use crate::events::{Kind, Registration, Wanted};
 use crate::memory::Owned;
 use crate::module::{Module, answer, told};
+
+/// How long to wait before a netd that is not there is looked for again.
+const AWAY: Duration = Duration::from_millis(250);
+/// How long, where it is there and does not tell of events.
+const REFUSED: Duration = Duration::from_secs(10);
 
 pub unsafe extern "C" fn register(
     conn: Conn,
@@ -92,10 +98,18 @@ fn open(module: &'static Module) -> Result<Connection, Error> {
     kept.ok_or_else(|| Error::internal("a connection was given up while in use"))
 }
 
-/// Makes the connection again; says whether it is there.
-fn relink() -> bool {
-    let linked: c_int = answer(|m| m.events.link(|| open(m)).map(|()| 0));
-    linked == 0
+/// Makes the connection again; says how long to wait before the next try where it is not there.
+fn relink() -> Option<Duration> {
+    let mut pause = Some(REFUSED);
+    told(|m| {
+        pause = match m.events.link(|| open(m)) {
+            Ok(()) => None,
+            Err(Error::Away(_)) => Some(AWAY),
+            // libvirt has logged it.
+            Err(_) => Some(REFUSED),
+        };
+    });
+    pause
 }
 
 /// The connection to netd ended.
