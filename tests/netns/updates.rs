@@ -411,6 +411,14 @@ fn what_fails_changes_nothing() {
         refused(lab, "delete ip-dhcp-host --live", HOST_ENTRY)?;
         update(lab, "delete ip-dhcp-host", HOST_ENTRY)?;
         update(lab, "add portgroup", "<portgroup name='a'/>")?;
+        lab.agent.ok(["net-start", "default"])?;
+        update(
+            lab,
+            "add portgroup --live",
+            "<portgroup name='b' default='yes'/>",
+        )?;
+        update(lab, "modify portgroup --live", "<portgroup name='b'/>")?;
+        update(lab, "delete portgroup --live", "<portgroup name='b'/>")?;
         let xml = lab.agent.ok(["net-dumpxml", "default"])?;
         ensure!(
             xml.contains("<portgroup name='a'>") && !xml.contains("<host"),

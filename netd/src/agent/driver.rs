@@ -14,6 +14,9 @@ use crate::model::{self, Bandwidth, FormatOptions, Network, Update};
 
 /// Reads a client's definition.
 fn read(xml: &str, unknown: Unknown) -> Result<Network> {
+    if unknown == Unknown::Refuse {
+        model::validate(xml)?;
+    }
     let parsed = model::parse_whole(xml)?;
     let name = &parsed.network.name;
     if unknown == Unknown::Refuse && !parsed.unknown.is_empty() {
@@ -89,16 +92,21 @@ impl Driver for Agent {
         let controller = self.controller.lock().await;
         let entry = controller.networks.get(uuid)?;
         // A transient network has no other definition than its live one.
-        let stored = entry.config.as_ref().filter(|_| inactive);
+        let stored = entry
+            .config
+            .as_ref()
+            .filter(|_| inactive || entry.live.is_none());
+        let live = || entry.live.as_ref().map(|live| live.network.as_running());
         let network = stored
-            .or(entry.network())
+            .cloned()
+            .or_else(live)
             .ok_or_else(|| ApiError::internal(format_args!("network {uuid} has no definition")))?;
         let live = entry.live.as_ref().filter(|_| !inactive);
         if let Some(live) = live {
-            return Ok(model::format_live(&live.network, &live.network_ports));
+            return Ok(model::format_live(&network, &live.network_ports));
         }
         Ok(model::format(
-            network,
+            &network,
             FormatOptions {
                 inactive,
                 connections: None,

@@ -187,12 +187,21 @@ impl ApiError {
 
 impl From<XmlError> for ApiError {
     fn from(error: XmlError) -> Self {
-        let code = match error {
-            XmlError::Malformed(_) => ErrorCode::XmlDetail,
-            XmlError::Invalid(_) => ErrorCode::Xml,
-            XmlError::Unsupported(_) => ErrorCode::ConfigUnsupported,
+        let (code, domain) = match error {
+            XmlError::Malformed(_) | XmlError::Record(_) => {
+                (ErrorCode::XmlDetail, ErrorDomain::Network)
+            }
+            XmlError::Invalid(_) => (ErrorCode::Xml, ErrorDomain::Network),
+            XmlError::Unsupported(_) => (ErrorCode::ConfigUnsupported, ErrorDomain::Network),
+            XmlError::Value(_) => (ErrorCode::Xml, ErrorDomain::Xml),
+            XmlError::Range(_) => (ErrorCode::Internal, ErrorDomain::None),
+            XmlError::Address(_) => (ErrorCode::System, ErrorDomain::None),
+            XmlError::Schema(_) => (ErrorCode::XmlInvalidSchema, ErrorDomain::Xml),
+            XmlError::NoName => (ErrorCode::NoName, ErrorDomain::Network),
+            XmlError::Name(_) => (ErrorCode::XmlDetail, ErrorDomain::Xml),
+            XmlError::Uuid => (ErrorCode::Internal, ErrorDomain::Network),
         };
-        Self::new(code, error)
+        Self::new(code, error).in_domain(domain)
     }
 }
 

@@ -168,7 +168,8 @@ impl Checker<'_> {
         } else {
             return Ok(());
         };
-        Err(self.refuse("<forward>", detail))
+        let error = self.refuse("<forward>", detail);
+        Err(error.of_kind(XmlError::Unsupported))
     }
 
     /// What has no meaning where the bridge, if any, is the host's.
@@ -193,20 +194,22 @@ impl Checker<'_> {
         ];
         match given.into_iter().find(|(given, _)| *given) {
             None => Ok(()),
-            Some((_, element)) => Err(self.refuse(
-                element,
-                format!("has no place beside forward mode='{mode}'"),
-            )),
+            Some((_, element)) => {
+                let detail = format!("has no place beside forward mode='{mode}'");
+                Err(self.refuse(element, detail).of_kind(XmlError::Unsupported))
+            }
         }
     }
 
     fn dhcp(&self) -> Result<(), XmlError> {
-        let has_dhcp = |ip: &&Ip| !ip.dhcp.ranges.is_empty() || !ip.dhcp.hosts.is_empty();
+        let has_dhcp = |ip: &&Ip| ip.dhcp.serves();
         for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
             let of_family = self.0.ips.iter().filter(|ip| ip.address.is_ipv4() == is_v4);
             if of_family.filter(has_dhcp).count() > 1 {
-                let detail = format!("only one {family} <ip> of a network may have DHCP");
-                return Err(self.refuse("<dhcp>", detail));
+                return Err(XmlError::Unsupported(format!(
+                    "Multiple {family} dhcp sections found -- dhcp is supported only for a \
+                     single {family} address on each network"
+                )));
             }
         }
         for ip in &self.0.ips {
@@ -224,10 +227,12 @@ impl Checker<'_> {
         let mut names = HashSet::new();
         if let Some(group) = groups.iter().find(|g| !names.insert(&g.name)) {
             let detail = format!("name '{}' is used twice", group.name.escape_debug());
-            return Err(self.refuse("<portgroup>", detail));
+            let error = self.refuse("<portgroup>", detail);
+            return Err(error.of_kind(XmlError::Unsupported));
         }
         if groups.iter().filter(|g| g.default).count() > 1 {
-            return Err(self.refuse("<portgroup>", "only one may be the default"));
+            let error = self.refuse("<portgroup>", "only one may be the default");
+            return Err(error.of_kind(XmlError::Unsupported));
         }
         Ok(())
     }
@@ -277,11 +282,12 @@ impl Checker<'_> {
         if used.into_iter().all(|(_, port)| allowed(port)) {
             return Ok(());
         }
-        Err(self.refuse(
+        let error = self.refuse(
             "<vlan>",
             "is for hostdev and passthrough networks and for bridge networks on a host bridge or \
              Open vSwitch only",
-        ))
+        );
+        Err(error.of_kind(XmlError::Unsupported))
     }
 
     /// Names of the elements that are understood, but have no effect in this version.
@@ -312,9 +318,7 @@ impl Checker<'_> {
         };
         let has_virtual_port = network.virtualport.is_some()
             || network.portgroups.iter().any(|g| g.virtualport.is_some());
-        let lone_bootp = |ip: &Ip| {
-            ip.dhcp.bootp.is_some() && ip.dhcp.ranges.is_empty() && ip.dhcp.hosts.is_empty()
-        };
+        let lone_bootp = |ip: &Ip| ip.dhcp.bootp.is_some() && !ip.dhcp.serves();
         let dhcp_v6 = |ip: &Ip| ip.address.is_ipv6() && ip.dhcp != Dhcp::default();
         let optional = [
             (

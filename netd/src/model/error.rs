@@ -10,9 +10,41 @@ pub enum XmlError {
     /// The XML says something that is wrong or contradictory.
     #[error("{0}")]
     Invalid(String),
-    /// The definition is right, but asks for what this version does not do.
+    /// The definition contradicts itself, or asks for what this version does not do.
     #[error("{0}")]
     Unsupported(String),
+    /// An attribute has a value that its kind does not have, or the root is another element.
+    #[error("{0}")]
+    Value(String),
+    /// A DNS record, or ports for translation, that nobody can use.
+    #[error("{0}")]
+    Record(String),
+    /// A range of addresses that is none, or is not within its subnet.
+    #[error("{0}")]
+    Range(String),
+    /// What should be an address is none.
+    #[error("{0}")]
+    Address(String),
+    /// `<network>` has no `<name>`.
+    #[error("")]
+    NoName,
+    /// A name that cannot be that of a file, by the character in it.
+    #[error("invalid char in name: {0}")]
+    Name(char),
+    /// libvirt's schema has no such definition (`--validate`).
+    #[error("{0}")]
+    Schema(String),
+    /// What should be a UUID is none.
+    #[error("malformed uuid element")]
+    Uuid,
+}
+
+impl XmlError {
+    /// The same, told as an error of another kind: those with a text alone can be.
+    #[must_use]
+    pub fn of_kind(self, kind: fn(String) -> Self) -> Self {
+        kind(self.to_string())
+    }
 }
 
 /// A change that cannot be made.

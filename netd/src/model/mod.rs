@@ -18,6 +18,7 @@ mod network;
 mod network_port;
 mod parse;
 mod read;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -46,5 +47,6 @@ pub use network_port::{
 };
 pub use parse::{Parsed, parse, parse_whole};
 pub use read::UnknownPiece;
+pub use schema::validate;
 pub use update::{Section, Update, UpdateCommand};
 pub use xml::fits;

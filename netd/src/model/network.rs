@@ -100,6 +100,20 @@ impl Network {
         self.nat().and_then(|nat| nat.port).unwrap_or_default()
     }
 
+    /// The definition as libvirt shows it of a network that runs: translation names the ports that it
+    /// takes, given or not.
+    #[must_use]
+    pub fn as_running(&self) -> Self {
+        let mut running = self.clone();
+        let ports = self.nat_ports();
+        if let Some(forward) = running.forward.as_mut()
+            && forward.mode == ForwardMode::Nat
+        {
+            forward.nat.get_or_insert_default().port = Some(ports);
+        }
+        running
+    }
+
     /// Does the bridge have an address of this family?
     #[must_use]
     pub fn has(&self, family: Family) -> bool {

@@ -48,12 +48,7 @@ pub fn parse(text: &str) -> Result<Network, XmlError> {
 pub fn parse_whole(text: &str) -> Result<Parsed, XmlError> {
     let document = xml::open(text)?;
     let root = document.root_element();
-    if root.tag_name().name() != "network" {
-        return Err(XmlError::Invalid(format!(
-            "the root element is <{}>, not <network>",
-            root.tag_name().name()
-        )));
-    }
+    expect_root(root)?;
     let metadata = root.children().filter(|n| n.has_tag_name("metadata"));
     let metadata: usize = metadata.map(|node| node.range().len()).sum();
     if text.len() - metadata > MAX_WITHOUT_METADATA {
@@ -66,13 +61,24 @@ pub fn parse_whole(text: &str) -> Result<Parsed, XmlError> {
         .child("name")
         .map(Element::text)
         .filter(|name| !name.is_empty())
-        .ok_or_else(|| XmlError::Invalid("<network> has no <name>".to_owned()))?;
+        .ok_or(XmlError::NoName)?;
     let reading = Reading::new(&name);
     let network = network(Element::new(root, &reading))?;
     Ok(Parsed {
         network,
         unknown: reading.unknown(&document)?,
     })
+}
+
+/// The root of every definition is `<network>`.
+pub fn expect_root(root: roxmltree::Node<'_, '_>) -> Result<(), XmlError> {
+    match root.tag_name().name() {
+        "network" => Ok(()),
+        other => Err(XmlError::Value(format!(
+            "expecting root element of 'network', not '{}'",
+            xml::shown(other)
+        ))),
+    }
 }
 
 fn network(root: Element<'_>) -> Result<Network, XmlError> {
@@ -83,7 +89,7 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
     };
     let name = root.child("name").map(Element::text).unwrap_or_default();
     if name.contains('/') {
-        return Err(root.error("<name> must not contain '/'"));
+        return Err(XmlError::Name('/'));
     }
     let title = filled("title");
     if title.as_ref().is_some_and(|title| title.contains('\n')) {
@@ -102,7 +108,10 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
         description: filled("description"),
         metadata,
         netd,
-        ipv6: root.yes_no("ipv6")?.unwrap_or(false),
+        ipv6: root
+            .yes_no("ipv6")
+            .map_err(|error| error.of_kind(XmlError::Invalid))?
+            .unwrap_or(false),
         trust_guest_rx_filters: root.yes_no("trustGuestRxFilters")?,
         forward: root
             .child("forward")
@@ -116,7 +125,10 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
             .unwrap_or_default(),
         mac: root.child("mac").map(read_mac).transpose()?.flatten(),
         mtu: match root.child("mtu") {
-            Some(mtu) => mtu.number("size")?.filter(|size| *size != 0),
+            Some(mtu) => mtu
+                .number("size")
+                .map_err(|error| error.of_kind(XmlError::Invalid))?
+                .filter(|size| *size != 0),
             None => None,
         },
         domain: root.child("domain").map(read_domain).transpose()?.flatten(),
@@ -186,12 +198,7 @@ fn uuid(root: Element<'_>) -> Result<Uuid, XmlError> {
     if text.is_empty() {
         return Ok(Uuid::nil());
     }
-    parse_uuid(&text).ok_or_else(|| {
-        element.error(format!(
-            "'{}' is not 32 hexadecimal digits",
-            text.escape_debug()
-        ))
-    })
+    parse_uuid(&text).ok_or(XmlError::Uuid)
 }
 
 /// What must, or must not, stand beside each forward mode.
@@ -269,7 +276,8 @@ fn check_gateways(root: Element<'_>, network: &Network) -> Result<(), XmlError> 
             .iter()
             .any(|ip| in_subnet(route.gateway, ip.address, ip.prefix_len()));
         if !reachable {
-            return Err(element.bad("gateway", "within the subnet of an <ip> of this network"));
+            let error = element.bad("gateway", "within the subnet of an <ip> of this network");
+            return Err(error.of_kind(XmlError::Unsupported));
         }
     }
     Ok(())

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::element::{DhcpHost, Dns, DnsSrv, Forward, Ip, Mac};
+use super::element::{DhcpHost, Dns, DnsSrv, Forward, Ip, Mac, PortGroup};
 use super::element::{dns, forward, ip, port};
 use super::error::{UpdateError, XmlError};
 use super::network::Network;
@@ -189,7 +189,7 @@ impl Update {
                 return Err(UpdateError::Unsupported(format!(
                     "can't update '{}' section of network '{}'; change the definition (net-edit) \
                      and start the network again",
-                    self.section.name(),
+                    self.section.name().replace('-', " "),
                     network.name.escape_debug()
                 )));
             }
@@ -203,13 +203,22 @@ impl Update {
         expect(element, "host", network)?;
         let ip = self.parent(network, new)?;
         let host = ip::read_host(element, ip, self.command.extent())?;
-        let entries = Entries::new("dhcp host entry", network, &mut ip.dhcp.hosts);
-        let shown = format!(
-            "<host mac='{}' name='{}' ip='{}'/>",
-            host.mac.as_deref().unwrap_or_default(),
+        let of_other_family = |own: IpAddr| own.is_ipv4() != ip.address.is_ipv4();
+        if host.ip.is_some_and(of_other_family) {
+            return Err(UpdateError::Invalid(
+                "the address family of a host entry IP must match the address family of the dhcp \
+                 element's parent"
+                    .to_owned(),
+            ));
+        }
+        let list = &mut ip.dhcp.hosts;
+        let within = format!("in network '{}'", network.name.escape_debug());
+        let given = (
+            short(host.mac.as_deref().unwrap_or_default()),
             short(host.name.as_deref().unwrap_or_default()),
             host.ip.map(|ip| ip.to_string()).unwrap_or_default(),
         );
+        let (mac_text, name_text, ip_text) = &given;
         let (has_mac, has_ip, has_name) = (
             |other: &DhcpHost| mac(&host).is_some_and(|own| mac(other) == Some(own)),
             |other: &DhcpHost| host.ip.is_some() && other.ip == host.ip,
@@ -219,11 +228,14 @@ impl Update {
             UpdateCommand::Modify => {
                 // Guests of several cards share a name, so that tells least.
                 let by: [&dyn Fn(&DhcpHost) -> bool; 3] = [&has_mac, &has_ip, &has_name];
-                let place = by
-                    .iter()
-                    .find_map(|same| entries.list.iter().position(same));
-                let place = place.ok_or_else(|| entries.missing(&shown))?;
-                entries.list[place] = host;
+                let place = by.iter().find_map(|same| list.iter().position(same));
+                let place = place.ok_or_else(|| {
+                    UpdateError::Invalid(format!(
+                        "couldn't locate an existing dhcp host entry with \"mac='{mac_text}'\" \
+                         \"name='{name_text}'\" \"ip='{ip_text}'\" {within}"
+                    ))
+                })?;
+                list[place] = host;
                 Ok(())
             }
             UpdateCommand::Delete => {
@@ -233,16 +245,24 @@ impl Update {
                         && (host.name.is_none() || has_name(other))
                         && (host.id.is_none() || other.id == host.id)
                 };
-                let place = entries.list.iter().position(fits);
-                entries
-                    .list
-                    .remove(place.ok_or_else(|| entries.missing(&shown))?);
+                let place = list.iter().position(fits);
+                let missing = || {
+                    let detail = format!("couldn't locate a matching dhcp host entry {within}");
+                    UpdateError::Invalid(detail)
+                };
+                list.remove(place.ok_or_else(missing)?);
                 Ok(())
             }
             UpdateCommand::AddFirst | UpdateCommand::AddLast => {
                 let clashes = |other: &DhcpHost| has_mac(other) || has_ip(other) || has_name(other);
-                let taken = entries.list.iter().any(clashes);
-                entries.add(self.command, host, taken, &shown)
+                if list.iter().any(clashes) {
+                    return Err(UpdateError::Invalid(format!(
+                        "there is an existing dhcp host entry {within} that matches \
+                         \"<host mac='{mac_text}' name='{name_text}' ip='{ip_text}'/>\""
+                    )));
+                }
+                insert(self.command, list, host);
+                Ok(())
             }
         }
     }
@@ -251,10 +271,18 @@ impl Update {
         expect(element, "range", network)?;
         let ip = self.parent(network, new)?;
         let range = ip::read_range(element, ip)?;
-        let entries = Entries::new("dhcp range entry", network, &mut ip.dhcp.ranges);
-        let shown = format!("<range start='{}' end='{}'/>", range.start, range.end);
         let (start, end) = (range.start, range.end);
-        entries.by_key(self.command, range, &shown, false, |other| {
+        let within = format!("in network '{}'", network.name.escape_debug());
+        let words = Words {
+            taken: format!(
+                "there is an existing dhcp range entry {within} that matches \
+                 \"<range start='{start}' end='{end}'/>\""
+            ),
+            missing: format!("couldn't locate a matching dhcp range entry {within}"),
+            several: format!("multiple matching dhcp range entries were found {within}"),
+            fixed: Some("dhcp ranges cannot be modified, only added or deleted"),
+        };
+        words.change(self.command, &mut ip.dhcp.ranges, range, |other| {
             (other.start, other.end) == (start, end)
         })
     }
@@ -274,83 +302,124 @@ impl Update {
                 network.name.escape_debug()
             ))
         })?;
-        let entries = Entries::new("interface entry", network, &mut forward.interfaces);
+        let within = format!("in network '{}'", network.name.escape_debug());
         let shown = format!("<interface dev='{}'>", short(&dev));
-        entries.by_key(self.command, dev.clone(), &shown, false, |other| {
-            *other == dev
-        })
+        let words = Words {
+            taken: format!(
+                "there is an existing interface entry {within} that matches \"{shown}\""
+            ),
+            missing: format!("couldn't find an interface entry {within} matching {shown}"),
+            several: format!("multiple interface entries {within} match {shown}"),
+            fixed: Some("forward interface entries cannot be modified, only added or deleted"),
+        };
+        let list = &mut forward.interfaces;
+        words.change(self.command, list, dev.clone(), |other| *other == dev)
     }
 
     fn port_group(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "portgroup", network)?;
         let group = port::read_port_group(element)?;
-        let entries = Entries::new("portgroup entry", network, &mut new.portgroups);
         let name = group.name.clone();
+        let within = format!("in network '{}'", network.name.escape_debug());
         let shown = format!("<portgroup name='{}'>", short(&name));
-        entries.by_key(self.command, group, &shown, true, |other| {
-            other.name == name
-        })
+        let words = Words {
+            taken: format!(
+                "there is an existing portgroup entry {within} that matches \"{shown}\""
+            ),
+            missing: format!("couldn't find a portgroup entry {within} matching {shown}"),
+            several: format!("multiple portgroup entries {within} match {shown}"),
+            fixed: None,
+        };
+        let is_other_default = |other: &PortGroup| other.default && other.name != name;
+        let defaults = group.default && self.command != UpdateCommand::Delete;
+        if defaults && network.portgroups.iter().any(is_other_default) {
+            return Err(UpdateError::Invalid(format!(
+                "a different portgroup entry {within} is already set as the default. Only one \
+                 default is allowed."
+            )));
+        }
+        let list = &mut new.portgroups;
+        words.change(self.command, list, group, |other| other.name == name)
     }
 
     fn dns_host(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "host", network)?;
         let hosts = &mut new.dns.get_or_insert_default().hosts;
-        let entries = Entries::new("DNS HOST record", network, hosts);
+        let within = format!("in network {}", network.name.escape_debug());
+        let words = Words {
+            taken: format!(
+                "there is already at least one DNS HOST record with a matching field {within}"
+            ),
+            missing: format!("couldn't locate a matching DNS HOST record {within}"),
+            several: format!("multiple matching DNS HOST records were found {within}"),
+            fixed: None,
+        };
         if self.command != UpdateCommand::Delete {
             let host = dns::read_host(element)?;
             let address = host.ip;
             // One name may have several addresses.
-            return entries.by_key(self.command, host, &at(Some(address)), true, |other| {
-                other.ip == address
-            });
+            return words.change(self.command, hosts, host, |other| other.ip == address);
         }
         let (address, names) = dns::read_host_fields(element)?;
         if address.is_none() && names.is_empty() {
-            return Err(element.error("give its ip or a <hostname>").into());
+            let error = element.error("give its ip or a <hostname>");
+            return Err(error.of_kind(XmlError::Record).into());
         }
         let names: HashSet<String> = names.into_iter().collect();
-        entries.remove_only(&at(address), |other| {
+        words.remove_only(hosts, |other| {
             Some(other.ip) == address || other.hostnames.iter().any(|name| names.contains(name))
         })
     }
 
     fn dns_txt(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "txt", network)?;
+        let within = format!("in network {}", network.name.escape_debug());
+        if self.command == UpdateCommand::Modify && element.attr("value").is_none() {
+            let detail = format!("missing value of modifying DNS TXT record {within}");
+            return Err(UpdateError::Invalid(detail));
+        }
         let txt = dns::read_txt(element, self.command.extent())?;
         let texts = &mut new.dns.get_or_insert_default().txts;
         let name = txt.name.clone();
-        let shown = format!("<txt name='{}'/>", short(&name));
-        let entries = Entries::new("DNS TXT record", network, texts);
-        entries.by_key(self.command, txt, &shown, true, |other| other.name == name)
+        let words = Words {
+            taken: format!(
+                "there is already a DNS TXT record with name '{}' {within}",
+                short(&name)
+            ),
+            missing: format!("couldn't locate a matching DNS TXT record {within}"),
+            several: format!("multiple matching DNS TXT records were found {within}"),
+            fixed: None,
+        };
+        words.change(self.command, texts, txt, |other| other.name == name)
     }
 
     fn dns_srv(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "srv", network)?;
         let srv = dns::read_srv(element, self.command.extent())?;
         let services = &mut new.dns.get_or_insert_default().srvs;
-        let shown = format!(
-            "<srv service='{}' protocol='{}'/>",
-            short(&srv.service),
-            short(&srv.protocol)
-        );
-        let entries = Entries::new("DNS SRV record", network, services);
-        let fits = |other: &DnsSrv| is_part_of(&srv, other);
-        match self.command {
-            UpdateCommand::Modify => Err(entries.fixed()),
-            UpdateCommand::Delete => entries.remove_only(&shown, fits),
-            UpdateCommand::AddFirst | UpdateCommand::AddLast => {
-                let taken = entries.list.iter().any(fits);
-                entries.add(self.command, srv, taken, &shown)
-            }
-        }
+        let within = format!("in network {}", network.name.escape_debug());
+        let words = Words {
+            taken: format!(
+                "there is already at least one DNS SRV record matching all specified fields \
+                 {within}"
+            ),
+            missing: format!("couldn't locate a matching DNS SRV record {within}"),
+            several: format!(
+                "multiple DNS SRV records matching all specified fields were found {within}"
+            ),
+            fixed: Some("DNS SRV records cannot be modified, only added or deleted"),
+        };
+        let part = srv.clone();
+        words.change(self.command, services, srv, |other| {
+            is_part_of(&part, other)
+        })
     }
 
     /// The `<ip>` whose DHCP changes.
     fn parent<'n>(&self, network: &Network, new: &'n mut Network) -> Result<&'n mut Ip> {
-        let serves = |ip: &Ip| !ip.dhcp.ranges.is_empty() || !ip.dhcp.hosts.is_empty();
         let ips = &network.ips;
         let place = self.parent_index.or_else(|| {
-            let serving = ips.iter().position(serves);
+            let serving = ips.iter().position(|ip| ip.dhcp.serves());
             let first_v4 = || ips.iter().position(|ip| ip.address.is_ipv4());
             serving.or_else(first_v4)
         });
@@ -365,92 +434,60 @@ impl Update {
     }
 }
 
-/// One list of a definition, and what its entries are called.
-struct Entries<'a, T> {
-    what: &'static str,
-    network: &'a str,
-    list: &'a mut Vec<T>,
+/// What is said of one list of a definition, in libvirt's words: tools look for them.
+struct Words {
+    /// What is to be added is there already.
+    taken: String,
+    /// Nothing fits.
+    missing: String,
+    /// More than one fits what is to be deleted.
+    several: String,
+    /// Entries are never modified.
+    fixed: Option<&'static str>,
 }
 
-impl<'a, T> Entries<'a, T> {
-    fn new(what: &'static str, network: &'a Network, list: &'a mut Vec<T>) -> Self {
-        Self {
-            what,
-            network: &network.name,
-            list,
-        }
-    }
-
-    /// Change a list whose entries are told by something that each has once. Not all of them can be
-    /// modified.
-    fn by_key(
+impl Words {
+    /// Change a list whose entries are told apart by `same`.
+    fn change<T>(
         self,
         command: UpdateCommand,
+        list: &mut Vec<T>,
         entry: T,
-        shown: &str,
-        modifiable: bool,
         same: impl Fn(&T) -> bool,
     ) -> Result<()> {
-        match command {
-            UpdateCommand::Modify if !modifiable => Err(self.fixed()),
-            UpdateCommand::Modify => {
-                let place = self.list.iter().position(same);
-                let place = place.ok_or_else(|| self.missing(shown))?;
-                self.list[place] = entry;
+        match (command, self.fixed) {
+            (UpdateCommand::Modify, Some(fixed)) => Err(UpdateError::Unsupported(fixed.to_owned())),
+            (UpdateCommand::Modify, None) => {
+                let place = list.iter().position(same);
+                list[place.ok_or(UpdateError::Invalid(self.missing))?] = entry;
                 Ok(())
             }
-            UpdateCommand::Delete => self.remove_only(shown, same),
-            UpdateCommand::AddFirst | UpdateCommand::AddLast => {
-                let taken = self.list.iter().any(same);
-                self.add(command, entry, taken, shown)
+            (UpdateCommand::Delete, _) => self.remove_only(list, same),
+            (UpdateCommand::AddFirst | UpdateCommand::AddLast, _) => {
+                if list.iter().any(same) {
+                    return Err(UpdateError::Invalid(self.taken));
+                }
+                insert(command, list, entry);
+                Ok(())
             }
         }
     }
 
-    fn add(self, command: UpdateCommand, entry: T, taken: bool, shown: &str) -> Result<()> {
-        if taken {
-            return Err(UpdateError::Invalid(format!(
-                "there is an existing {} in network '{}' that matches \"{shown}\"",
-                self.what,
-                self.network.escape_debug()
-            )));
-        }
-        match command {
-            UpdateCommand::AddFirst => self.list.insert(0, entry),
-            _ => self.list.push(entry),
-        }
-        Ok(())
-    }
-
-    fn remove_only(self, shown: &str, fits: impl Fn(&T) -> bool) -> Result<()> {
-        let mut places = (0..self.list.len()).filter(|place| fits(&self.list[*place]));
-        let place = places.next().ok_or_else(|| self.missing(shown))?;
+    fn remove_only<T>(self, list: &mut Vec<T>, fits: impl Fn(&T) -> bool) -> Result<()> {
+        let mut places = (0..list.len()).filter(|place| fits(&list[*place]));
+        let place = places.next().ok_or(UpdateError::Invalid(self.missing))?;
         if places.next().is_some() {
-            return Err(UpdateError::Invalid(format!(
-                "multiple matching {}s were found in network '{}' for \"{shown}\"; give more of the \
-                 one that is to go",
-                self.what,
-                self.network.escape_debug()
-            )));
+            return Err(UpdateError::Invalid(self.several));
         }
-        self.list.remove(place);
+        list.remove(place);
         Ok(())
     }
+}
 
-    fn missing(&self, shown: &str) -> UpdateError {
-        UpdateError::Invalid(format!(
-            "couldn't locate a matching {} in network '{}' for \"{shown}\"",
-            self.what,
-            self.network.escape_debug()
-        ))
-    }
-
-    fn fixed(&self) -> UpdateError {
-        UpdateError::Unsupported(format!(
-            "a {} cannot be modified, only added or deleted: network '{}'",
-            self.what,
-            self.network.escape_debug()
-        ))
+fn insert<T>(command: UpdateCommand, list: &mut Vec<T>, entry: T) {
+    match command {
+        UpdateCommand::AddFirst => list.insert(0, entry),
+        _ => list.push(entry),
     }
 }
 
@@ -482,10 +519,6 @@ fn is_part_of(part: &DnsSrv, whole: &DnsSrv) -> bool {
         && same(&part.port, &whole.port)
         && same(&part.priority, &whole.priority)
         && same(&part.weight, &whole.weight)
-}
-
-fn at(address: Option<IpAddr>) -> String {
-    address.map_or_else(|| "<host>".to_owned(), |ip| format!("<host ip='{ip}'>"))
 }
 
 /// A client's text for a message.

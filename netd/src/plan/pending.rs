@@ -24,6 +24,8 @@ pub fn pending(config: &Network, live: &Network) -> Vec<String> {
 
 /// The elements, by name, that differ and wait for the next start.
 fn changed(config: &Network, live: &Network) -> Vec<&'static str> {
+    // The same ports for translation may be given or implied.
+    let (config, live) = (&config.as_running(), &live.as_running());
     let elements = [
         ("ipv6='yes'", config.ipv6 != live.ipv6),
         ("<forward>", config.forward != live.forward),

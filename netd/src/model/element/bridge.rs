@@ -101,7 +101,10 @@ pub fn read_bridge(element: Element<'_>) -> Result<Bridge, XmlError> {
         name: element.non_empty("name").map(str::to_owned),
         zone: element.non_empty("zone").map(str::to_owned),
         stp: element.attr("stp") != Some("off"),
-        delay: element.number("delay")?.unwrap_or(0),
+        delay: element
+            .number("delay")
+            .map_err(|error| error.of_kind(XmlError::Invalid))?
+            .unwrap_or(0),
         mac_table_manager: read_mac_table_manager(element)?,
     })
 }

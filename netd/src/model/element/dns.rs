@@ -87,7 +87,8 @@ pub fn read_domain(element: Element<'_>) -> Result<Option<Domain>, XmlError> {
         register: element.yes_no("register")?,
     };
     if domain.register == Some(true) && domain.local_only != Some(true) {
-        return Err(element.error("register='yes' needs localOnly='yes'"));
+        let error = element.error("register='yes' needs localOnly='yes'");
+        return Err(error.of_kind(XmlError::Unsupported));
     }
     Ok(domain.name.is_some().then_some(domain))
 }
@@ -127,6 +128,11 @@ pub fn read_dns(element: Element<'_>) -> Result<Option<Dns>, XmlError> {
     Ok((dns != Dns::default()).then_some(dns))
 }
 
+/// Whatever is wrong with a record is told as that.
+fn record<T>(read: Result<T, XmlError>) -> Result<T, XmlError> {
+    read.map_err(|error| error.of_kind(XmlError::Record))
+}
+
 fn read_forwarder(element: Element<'_>) -> Result<DnsForwarder, XmlError> {
     let forwarder = DnsForwarder {
         domain: element.non_empty("domain").map(str::to_owned),
@@ -140,6 +146,10 @@ fn read_forwarder(element: Element<'_>) -> Result<DnsForwarder, XmlError> {
 
 /// Reads `<txt>`; a part of it is its name.
 pub fn read_txt(element: Element<'_>, extent: Extent) -> Result<DnsTxt, XmlError> {
+    record(txt(element, extent))
+}
+
+fn txt(element: Element<'_>, extent: Extent) -> Result<DnsTxt, XmlError> {
     let name = element.required("name")?;
     if name.is_empty() || name.contains([' ', ',']) {
         return Err(element.bad("name", "a name without blanks and commas"));
@@ -155,6 +165,10 @@ pub fn read_txt(element: Element<'_>, extent: Extent) -> Result<DnsTxt, XmlError
 
 /// Reads `<srv>`; in a part of it service and protocol may be empty.
 pub fn read_srv(element: Element<'_>, extent: Extent) -> Result<DnsSrv, XmlError> {
+    record(srv(element, extent))
+}
+
+fn srv(element: Element<'_>, extent: Extent) -> Result<DnsSrv, XmlError> {
     let is_one_of = |text: &str, more: &[u8]| {
         text.bytes()
             .all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
@@ -198,6 +212,10 @@ pub fn read_srv(element: Element<'_>, extent: Extent) -> Result<DnsSrv, XmlError
 
 /// Reads `<host>` of `<dns>`.
 pub fn read_host(element: Element<'_>) -> Result<DnsHost, XmlError> {
+    record(host(element))
+}
+
+fn host(element: Element<'_>) -> Result<DnsHost, XmlError> {
     element.required("ip")?;
     let (ip, hostnames) = read_host_fields(element)?;
     let ip = ip.ok_or_else(|| element.bad("ip", "an IP address"))?;
@@ -209,6 +227,10 @@ pub fn read_host(element: Element<'_>) -> Result<DnsHost, XmlError> {
 
 /// Reads what is given of `<host>` of `<dns>`: its address and its names.
 pub fn read_host_fields(element: Element<'_>) -> Result<(Option<IpAddr>, Vec<String>), XmlError> {
+    record(host_fields(element))
+}
+
+fn host_fields(element: Element<'_>) -> Result<(Option<IpAddr>, Vec<String>), XmlError> {
     let ip = element.ip("ip")?;
     let hostnames: Vec<String> = element.children("hostname").map(Element::text).collect();
     if hostnames.iter().any(String::is_empty) {

@@ -7,6 +7,7 @@ use crate::model::address::{broadcast_address, check_range, network_address};
 use crate::model::error::XmlError;
 use crate::model::read::Element;
 use crate::model::write::{Tag, Writer};
+use crate::model::xml::shown;
 
 /// `<forward mode>`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -266,7 +267,7 @@ pub fn read_forward(element: Element<'_>) -> Result<Option<Forward>, XmlError> {
 
 fn mode(element: Element<'_>) -> Result<ForwardMode, XmlError> {
     Ok(match element.attr("mode") {
-        None | Some("nat") => ForwardMode::Nat,
+        None | Some("" | "nat") => ForwardMode::Nat,
         Some("none") => ForwardMode::None,
         Some("route") => ForwardMode::Route,
         Some("open") => ForwardMode::Open,
@@ -276,10 +277,10 @@ fn mode(element: Element<'_>) -> Result<ForwardMode, XmlError> {
         Some("passthrough") => ForwardMode::Passthrough,
         Some("hostdev") => ForwardMode::Hostdev,
         Some(_) => {
-            return Err(element.bad(
-                "mode",
-                "nat, route, open, none, bridge, private, vepa, passthrough or hostdev",
-            ));
+            return Err(XmlError::Unsupported(format!(
+                "unknown forwarding type '{}'",
+                shown(element.attr("mode").unwrap_or_default())
+            )));
         }
     })
 }
@@ -328,7 +329,7 @@ fn addresses(element: Element<'_>) -> Result<Vec<PciAddress>, XmlError> {
         // What libvirt prints of a network that runs.
         child.attr("connections");
         if child.required("type")? != "pci" {
-            return Err(child.bad("type", "'pci'"));
+            return Err(child.bad("type", "'pci'").of_kind(XmlError::Unsupported));
         }
         let address = read_pci_address(child)?;
         if !seen.insert(address) {
@@ -376,7 +377,8 @@ fn pci_number(element: Element<'_>, name: &str, max: u32) -> Result<u32, XmlErro
 pub fn read_forward_driver(element: Element<'_>) -> Result<Option<ForwardDriver>, XmlError> {
     let name = element.attr("name");
     if name.is_some_and(|name| !matches!(name, "kvm" | "vfio" | "xen")) {
-        return Err(element.bad("name", "kvm, vfio or xen"));
+        let error = element.bad("name", "kvm, vfio or xen");
+        return Err(error.of_kind(XmlError::Value));
     }
     let driver = ForwardDriver {
         name: name.map(str::to_owned),
@@ -395,7 +397,12 @@ fn nat(element: Element<'_>, mode: ForwardMode) -> Result<Option<Nat>, XmlError>
     let nat = Nat {
         ipv6: child.yes_no("ipv6")?,
         address: child.single("address")?.map(nat_address).transpose()?,
-        port: child.single("port")?.map(nat_port).transpose()?,
+        port: match child.single("port")? {
+            // Nobody can use port 0, and libvirt takes it for none.
+            Some(port) => Some(nat_port(port).map_err(|error| error.of_kind(XmlError::Record))?)
+                .filter(|ports| ports.end != 0),
+            None => None,
+        },
     };
     Ok((nat != Nat::default()).then_some(nat))
 }
@@ -408,7 +415,7 @@ fn nat_address(element: Element<'_>) -> Result<AddressRange, XmlError> {
     };
     let (start, end) = (end_of("start")?, end_of("end")?);
     check_range(IpAddr::V4(start), IpAddr::V4(end))
-        .map_err(|why| element.error(format!("the range {start} - {end} {why}")))?;
+        .map_err(|why| XmlError::Range(format!("range {start} - {end} {why}")))?;
     Ok(AddressRange { start, end })
 }
 

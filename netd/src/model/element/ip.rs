@@ -59,6 +59,14 @@ pub struct Dhcp {
     pub bootp: Option<Bootp>,
 }
 
+impl Dhcp {
+    /// Is anything leased? A lone `<bootp>` is nothing that libvirt prints.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        !self.ranges.is_empty() || !self.hosts.is_empty()
+    }
+}
+
 /// `<range>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DhcpRange {
@@ -242,10 +250,12 @@ fn address(element: Element<'_>) -> Result<(Option<Family>, IpAddr), XmlError> {
     match (family.unwrap_or(Family::Ipv4), address) {
         (Family::Ipv4, IpAddr::V4(_)) | (Family::Ipv6, IpAddr::V6(_)) => Ok((family, address)),
         (Family::Ipv4, IpAddr::V6(_)) => {
-            Err(element.bad("address", "an IPv4 address, or given with family='ipv6'"))
+            let error = element.bad("address", "an IPv4 address, or given with family='ipv6'");
+            Err(error.of_kind(XmlError::Unsupported))
         }
         (Family::Ipv6, IpAddr::V4(_)) => {
-            Err(element.bad("address", "an IPv6 address, as family='ipv6' says"))
+            let error = element.bad("address", "an IPv6 address, as family='ipv6' says");
+            Err(error.of_kind(XmlError::Unsupported))
         }
     }
 }
@@ -253,17 +263,18 @@ fn address(element: Element<'_>) -> Result<(Option<Family>, IpAddr), XmlError> {
 fn mask(element: Element<'_>, address: IpAddr) -> Result<IpMask, XmlError> {
     let max = if address.is_ipv4() { 32 } else { 128 };
     let prefix: Option<u8> = element.number("prefix")?;
+    let refuse = |error: XmlError| Err(error.of_kind(XmlError::Unsupported));
     if prefix.is_some_and(|prefix| prefix > max) {
-        return Err(element.bad("prefix", &format!("at most {max}")));
+        return refuse(element.bad("prefix", &format!("at most {max}")));
     }
     let Some(netmask) = element.attr("netmask") else {
         return Ok(prefix.map_or(IpMask::Implied, IpMask::Prefix));
     };
     if address.is_ipv6() {
-        return Err(element.error("an IPv6 address takes a prefix, not a netmask"));
+        return refuse(element.error("an IPv6 address takes a prefix, not a netmask"));
     }
     if prefix.is_some_and(|prefix| prefix > 0) {
-        return Err(element.error("give either netmask or prefix, not both"));
+        return refuse(element.error("give either netmask or prefix, not both"));
     }
     match netmask.parse::<Ipv4Addr>() {
         Ok(mask) if netmask_len(mask).is_some() => Ok(IpMask::Netmask(mask)),
@@ -276,7 +287,8 @@ fn tftp_root(element: Element<'_>, address: IpAddr) -> Result<Option<String>, Xm
         return Ok(None);
     };
     if address.is_ipv6() {
-        return Err(tftp.error("stands only in an IPv4 <ip>"));
+        let error = tftp.error("stands only in an IPv4 <ip>");
+        return Err(error.of_kind(XmlError::Unsupported));
     }
     Ok(tftp.non_empty("root").map(str::to_owned))
 }
@@ -307,12 +319,13 @@ fn read_dhcp(element: Element<'_>, ip: &Ip) -> Result<Dhcp, XmlError> {
 pub fn read_range(element: Element<'_>, ip: &Ip) -> Result<DhcpRange, XmlError> {
     let end_of = |name| -> Result<IpAddr, XmlError> {
         element.required(name)?;
-        element
-            .ip(name)?
+        let address = element.ip(name);
+        address
+            .map_err(|error| error.of_kind(XmlError::Address))?
             .ok_or_else(|| element.bad(name, "an IP address"))
     };
     let (start, end) = (end_of("start")?, end_of("end")?);
-    let refuse = |why: &str| Err(element.error(format!("the range {start} - {end} {why}")));
+    let refuse = |why: &str| Err(XmlError::Range(format!("range {start} - {end} {why}")));
     if start.is_ipv4() != ip.address.is_ipv4() {
         return refuse("is not of the family of its <ip>");
     }
@@ -322,8 +335,8 @@ pub fn read_range(element: Element<'_>, ip: &Ip) -> Result<DhcpRange, XmlError> 
     let prefix = ip.prefix_len();
     if !in_subnet(start, ip.address, prefix) || !in_subnet(end, ip.address, prefix) {
         return refuse(&format!(
-            "is not within {}/{prefix}",
-            network_address(ip.address, prefix)
+            "is not entirely within network {}/{prefix}",
+            ip.address
         ));
     }
     if let IpAddr::V4(address) = ip.address {
@@ -398,7 +411,10 @@ fn read_lease(parent: Element<'_>) -> Result<Option<LeaseTime>, XmlError> {
         None | Some("minutes") => LeaseUnit::Minutes,
         Some("seconds") => LeaseUnit::Seconds,
         Some("hours") => LeaseUnit::Hours,
-        Some(_) => return Err(element.bad("unit", "seconds, minutes or hours")),
+        Some(_) => {
+            let error = element.bad("unit", "seconds, minutes or hours");
+            return Err(error.of_kind(XmlError::Value));
+        }
     };
     match (expiry, unit) {
         // Infinite: the unit has no meaning.
@@ -407,7 +423,8 @@ fn read_lease(parent: Element<'_>) -> Result<Option<LeaseTime>, XmlError> {
             unit: LeaseUnit::default(),
         })),
         (1..120, LeaseUnit::Seconds) | (1, LeaseUnit::Minutes) => {
-            Err(element.error("a lease lasts at least two minutes"))
+            let error = element.error("a lease lasts at least two minutes");
+            Err(error.of_kind(XmlError::Unsupported))
         }
         _ => Ok(Some(LeaseTime { expiry, unit })),
     }
@@ -415,8 +432,14 @@ fn read_lease(parent: Element<'_>) -> Result<Option<LeaseTime>, XmlError> {
 
 fn read_bootp(element: Element<'_>) -> Result<Bootp, XmlError> {
     Ok(Bootp {
-        file: element.required("file")?.to_owned(),
-        server: element.ip("server")?.map(|server| server.to_string()),
+        file: element
+            .required("file")
+            .map_err(|error| error.of_kind(XmlError::Value))?
+            .to_owned(),
+        server: element
+            .ip("server")
+            .map_err(|error| error.of_kind(XmlError::Address))?
+            .map(|server| server.to_string()),
     })
 }
 
@@ -436,7 +459,8 @@ pub fn read_route(element: Element<'_>) -> Result<Route, XmlError> {
         metric: element.number("metric")?,
     };
     if route.metric == Some(0) {
-        return Err(element.bad("metric", "at least 1"));
+        let error = element.bad("metric", "at least 1");
+        return Err(error.of_kind(XmlError::Value));
     }
     // A destination without a size counts as the default route here.
     let prefix = match route.mask {
@@ -452,7 +476,13 @@ pub fn read_route(element: Element<'_>) -> Result<Route, XmlError> {
 }
 
 pub fn write_ip(w: &mut Writer, ip: &Ip) {
-    w.start(sized(Tag::new("ip"), ip.family, ip.address, ip.mask).yes_no("localPtr", ip.local_ptr));
+    let tag = sized(Tag::new("ip"), ip.family, ip.address, ip.mask);
+    let tag = tag.yes_no("localPtr", ip.local_ptr);
+    if ip.tftp_root.is_none() && !ip.dhcp.serves() {
+        w.empty(tag);
+        return;
+    }
+    w.start(tag);
     if let Some(root) = &ip.tftp_root {
         w.empty(Tag::new("tftp").attr("root", root));
     }
@@ -475,14 +505,14 @@ fn sized(tag: Tag, family: Option<Family>, address: IpAddr, mask: IpMask) -> Tag
 }
 
 fn write_dhcp(w: &mut Writer, dhcp: &Dhcp) {
+    if !dhcp.serves() {
+        return;
+    }
     let Dhcp {
         ranges,
         hosts,
         bootp,
     } = dhcp;
-    if ranges.is_empty() && hosts.is_empty() {
-        return;
-    }
     w.start(Tag::new("dhcp"));
     for range in ranges {
         let tag = Tag::new("range")

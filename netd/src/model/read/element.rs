@@ -110,7 +110,7 @@ impl<'a> Element<'a> {
             None => Ok(None),
             Some("yes") => Ok(Some(true)),
             Some("no") => Ok(Some(false)),
-            Some(_) => Err(self.bad(name, "'yes' or 'no'")),
+            Some(_) => Err(self.bad(name, "'yes' or 'no'").of_kind(XmlError::Value)),
         }
     }
 
@@ -119,7 +119,7 @@ impl<'a> Element<'a> {
         self.attr(name)
             .map(|text| text.trim().parse())
             .transpose()
-            .map_err(|_| self.bad(name, "a number in range"))
+            .map_err(|_| self.bad(name, "a number in range").of_kind(XmlError::Value))
     }
 
     /// An IP address of either family.

@@ -95,11 +95,11 @@ fn dhcp_ranges() {
         ),
         (
             dhcp("<range start='10.0.0.9' end='10.0.1.9'/>"),
-            "not within 10.0.0.0/24",
+            "range 10.0.0.9 - 10.0.1.9 is not entirely within network 10.0.0.1/24",
         ),
         (
             dhcp("<range start='10.1.0.8' end='10.1.0.9'/>"),
-            "not within",
+            "not entirely within",
         ),
         (
             dhcp("<range start='10.0.0.0' end='10.0.0.9'/>"),
@@ -117,7 +117,7 @@ fn dhcp_ranges() {
         ),
         (
             dhcp6("<range start='fd01::1' end='fd01::2'/>"),
-            "not within",
+            "not entirely within",
         ),
         (
             dhcp("<range start='10.0.0.2' end='10.0.0.9'/>")

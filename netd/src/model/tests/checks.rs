@@ -18,7 +18,8 @@ fn define_refuses_names() {
     let long_name = "n".repeat(201);
     let named = |name: &str| format!("<network><name>{name}</name></network>");
     define_refuses(&[
-        (named("a\nb"), "control character"),
+        (named("a\nb"), "invalid char in name: \n"),
+        (named("a\tb"), "control character"),
         (named("."), "name of a file"),
         (named(".."), "name of a file"),
         (named(&long_name), "longer than 200"),
@@ -88,14 +89,14 @@ fn define_refuses_dns_and_dhcp() {
                 "<ip address='10.0.0.1' prefix='24'>{dhcp}</ip>\
                  <ip address='10.0.0.1' prefix='24'>{dhcp}</ip>"
             )),
-            "only one IPv4",
+            "Multiple IPv4 dhcp sections found",
         ),
         (
             network(
                 "<ip family='ipv6' address='fd00::1'><dhcp><host name='a' ip='fd00::2'/></dhcp></ip>\
                  <ip family='ipv6' address='fd00::1'><dhcp><host name='a' ip='fd00::2'/></dhcp></ip>",
             ),
-            "only one IPv6",
+            "Multiple IPv6 dhcp sections found",
         ),
     ]);
 }

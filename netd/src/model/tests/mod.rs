@@ -4,6 +4,7 @@ mod addresses;
 mod checks;
 mod generate;
 mod hostile;
+mod numbers;
 mod peer;
 mod port_forward;
 mod port_forward_refusals;

@@ -40,6 +40,24 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// A definition as 11.3 prints it, as 12.8 does: an `<ip>` without content ends in itself.
+fn of_12_8(text: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let opened = lines
+            .last()
+            .is_some_and(|last| last.trim_start().starts_with("<ip "));
+        match lines.last_mut() {
+            Some(last) if opened && line.trim() == "</ip>" => {
+                last.truncate(last.len() - 1);
+                last.push_str("/>");
+            }
+            _ => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
 #[test]
 fn canonical_cases() {
     let Some(peer) = peer_data() else { return };
@@ -62,7 +80,8 @@ fn canonical_cases() {
         };
         let network = parsed.unwrap_or_else(|error| panic!("{name}: {error}"));
         let text = format(&network, options);
-        assert_eq!(text, read(&dir.join(format!("out/{name}.xml"))), "{name}");
+        let expected = of_12_8(&read(&dir.join(format!("out/{name}.xml"))));
+        assert_eq!(text, expected, "{name}");
         assert_eq!(parse(&text).as_ref(), Ok(&network), "{name}");
     }
     assert!(cases >= 32, "only {cases} cases were found");
@@ -97,7 +116,7 @@ fn update_cases() {
         }
         let network = result.unwrap_or_else(|error| panic!("{case}: {error}"));
         let text = format(&network, FormatOptions::default());
-        let expected = file("expected", expected);
+        let expected = of_12_8(&file("expected", expected));
         assert_eq!(text.trim_end(), expected.trim_end(), "{case}");
     }
     assert!(cases >= 30, "only {cases} cases were found");
@@ -162,7 +181,7 @@ fn published_networks_start() {
 fn update_results_are_canonical() {
     let Some(peer) = peer_data() else { return };
     for path in xml_files(&peer.join("libvirt-11.3.0/update/expected")) {
-        let text = read(&path);
+        let text = of_12_8(&read(&path));
         assert_eq!(
             canonical(&text).trim_end(),
             text.trim_end(),

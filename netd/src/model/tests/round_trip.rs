@@ -60,8 +60,7 @@ lines</description>
       <bootp file='f' server='10.0.0.4'/>
     </dhcp>
   </ip>
-  <ip family='ipv6' address='fd00::1' prefix='64'>
-  </ip>
+  <ip family='ipv6' address='fd00::1' prefix='64'/>
   <route address='10.9.0.0' prefix='16' gateway='10.0.0.2' metric='5'/>
   <virtualport type='openvswitch'>
     <parameters interfaceid='09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f' profileid='p'/>

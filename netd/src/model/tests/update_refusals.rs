@@ -2,7 +2,7 @@
 
 use super::updates::update;
 use super::*;
-use crate::api::ErrorCode::{OperationInvalid, OperationUnsupported, Xml, XmlDetail};
+use crate::api::ErrorCode::{Internal, OperationInvalid, OperationUnsupported, Xml, XmlDetail};
 use crate::api::{ApiError, ErrorCode};
 
 /// Every change must be refused with this number and these words.
@@ -76,13 +76,20 @@ fn dhcp_hosts_are_refused_by_libvirts_numbers() {
             "modify ip-dhcp-host",
             "<host mac='52:54:00:00:00:03' name='x' ip='10.0.0.13'/>",
             OperationInvalid,
-            "couldn't locate a matching dhcp host entry",
+            "couldn't locate an existing dhcp host entry with \"mac='52:54:00:00:00:03'\" \
+             \"name='x'\" \"ip='10.0.0.13'\" in network 'net'",
         ),
         (
             "delete ip-dhcp-host",
             "<host mac='52:54:00:00:00:01' ip='10.0.0.12'/>",
             OperationInvalid,
-            "couldn't locate",
+            "couldn't locate a matching dhcp host entry in network 'net'",
+        ),
+        (
+            "add-last ip-dhcp-host",
+            "<host mac='52:54:00:00:00:01' ip='fd00::1'/>",
+            OperationInvalid,
+            "the address family of a host entry IP must match",
         ),
     ]);
 }
@@ -105,14 +112,14 @@ fn ranges_devices_and_port_groups_are_refused_by_libvirts_numbers() {
         (
             "add-last ip-dhcp-range",
             "<range start='10.1.0.2' end='10.1.0.3'/>",
-            Xml,
-            "not within",
+            Internal,
+            "range 10.1.0.2 - 10.1.0.3 is not entirely within network 10.0.0.1/24",
         ),
         (
             "delete ip-dhcp-range",
             "<range start='10.0.0.100' end='10.0.0.151'/>",
             OperationInvalid,
-            "couldn't locate",
+            "couldn't locate a matching dhcp range entry in network 'net'",
         ),
         (
             "modify forward-interface",
@@ -130,7 +137,7 @@ fn ranges_devices_and_port_groups_are_refused_by_libvirts_numbers() {
             "delete forward-interface",
             "<interface dev='eth1'/>",
             OperationInvalid,
-            "locate",
+            "couldn't find an interface entry in network 'net' matching <interface dev='eth1'>",
         ),
         (
             "add-last forward-interface",
@@ -145,16 +152,22 @@ fn ranges_devices_and_port_groups_are_refused_by_libvirts_numbers() {
             "existing",
         ),
         (
+            "add-last portgroup",
+            "<portgroup name='green' default='yes'/>",
+            OperationInvalid,
+            "a different portgroup entry in network 'net' is already set as the default",
+        ),
+        (
             "modify portgroup",
             "<portgroup name='green'/>",
             OperationInvalid,
-            "locate",
+            "couldn't find a portgroup entry in network 'net' matching <portgroup name='green'>",
         ),
         (
             "delete portgroup",
             "<portgroup name='green'/>",
             OperationInvalid,
-            "locate",
+            "couldn't find a portgroup entry in network 'net' matching <portgroup name='green'>",
         ),
     ]);
 }
@@ -166,37 +179,37 @@ fn dns_hosts_are_refused_by_libvirts_numbers() {
             "add-last dns-host",
             "<host ip='10.0.0.8'><hostname>z</hostname></host>",
             OperationInvalid,
-            "existing DNS HOST record",
+            "there is already at least one DNS HOST record with a matching field in network net",
         ),
         (
             "add-last dns-host",
             "<host ip='10.0.0.7'/>",
-            Xml,
+            XmlDetail,
             "at least one <hostname>",
         ),
         (
             "modify dns-host",
             "<host><hostname>p</hostname></host>",
-            Xml,
+            XmlDetail,
             "'ip' is missing",
         ),
         (
             "modify dns-host",
             "<host ip='10.0.0.7'><hostname>p</hostname></host>",
             OperationInvalid,
-            "locate",
+            "couldn't locate a matching DNS HOST record in network net",
         ),
         (
             "delete dns-host",
             "<host/>",
-            Xml,
+            XmlDetail,
             "give its ip or a <hostname>",
         ),
         (
             "delete dns-host",
             "<host><hostname>q</hostname></host>",
             OperationInvalid,
-            "multiple matching DNS HOST records",
+            "multiple matching DNS HOST records were found in network net",
         ),
         (
             "delete dns-host",
@@ -214,13 +227,13 @@ fn dns_records_are_refused_by_libvirts_numbers() {
             "add-last dns-txt",
             "<txt name='a' value='9'/>",
             OperationInvalid,
-            "existing",
+            "there is already a DNS TXT record with name 'a' in network net",
         ),
         (
             "modify dns-txt",
             "<txt name='a'/>",
-            Xml,
-            "'value' is missing",
+            OperationInvalid,
+            "missing value of modifying DNS TXT record in network net",
         ),
         (
             "modify dns-txt",
@@ -237,7 +250,7 @@ fn dns_records_are_refused_by_libvirts_numbers() {
         (
             "delete dns-txt",
             "<txt value='1'/>",
-            Xml,
+            XmlDetail,
             "'name' is missing",
         ),
         (
@@ -250,13 +263,13 @@ fn dns_records_are_refused_by_libvirts_numbers() {
             "add-last dns-srv",
             "<srv service='ldap' protocol='tcp' target='x' port='389'/>",
             OperationInvalid,
-            "existing",
+            "there is already at least one DNS SRV record matching all specified fields",
         ),
         (
             "delete dns-srv",
             "<srv service='ldap'/>",
             OperationInvalid,
-            "multiple matching",
+            "multiple DNS SRV records matching all specified fields were found in network net",
         ),
         (
             "delete dns-srv",
@@ -267,7 +280,7 @@ fn dns_records_are_refused_by_libvirts_numbers() {
         (
             "add-last dns-srv",
             "<srv service='ldap'/>",
-            Xml,
+            XmlDetail,
             "'protocol' is missing",
         ),
     ]);
@@ -280,6 +293,7 @@ fn some_sections_can_never_be_changed() {
             let error = update(&format!("{command} {section}"), "<x/>").unwrap_err();
             let error = ApiError::from(error);
             assert_eq!(error.code, OperationUnsupported, "{section}");
+            let section = section.replace('-', " ");
             let words = format!("Operation not supported: can't update '{section}' section");
             assert!(error.message.starts_with(&words), "{error}");
         }

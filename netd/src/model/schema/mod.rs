@@ -1,0 +1,167 @@
+//! What `--validate` holds a definition to: which elements and attributes there are, how often, and what
+//! their values look like. libvirt has this as a RELAX NG schema; here it is rules in a table.
+//!
+//! Reading a definition ([`super::parse()`]) is more forgiving, as libvirt's is: it takes `on` for what
+//! is not `off`, and passes over what it does not know.
+
+mod kind;
+mod shapes;
+
+use roxmltree::{Document, Node};
+
+use super::error::XmlError;
+use super::xml::{self, shown};
+use kind::Kind;
+
+/// An attribute, what its value looks like, and whether it has to be there.
+struct Attribute(&'static str, Kind, Needed);
+
+/// Does something have to be there?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needed {
+    Always,
+    Optional,
+}
+
+/// How often a child may stand in its parent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Often {
+    /// Once, always.
+    Once,
+    /// Once at most.
+    Maybe,
+    /// Any number of times.
+    Any,
+    /// One at least.
+    AtLeastOne,
+}
+
+/// A child, how often it may stand there, and what it looks like.
+struct Child(&'static str, Often, &'static Shape);
+
+type Rule = fn(Node<'_, '_>) -> Result<(), &'static str>;
+
+/// What an element looks like.
+struct Shape {
+    attributes: &'static [Attribute],
+    content: Content,
+    /// What attributes and children say about each other; the words are for the user.
+    rule: Option<Rule>,
+}
+
+/// What stands in an element.
+enum Content {
+    /// Other elements, in any order.
+    Children(&'static [Child]),
+    /// Text.
+    Text(Kind),
+    /// Whatever somebody put there.
+    Anything,
+}
+
+/// Is the definition within libvirt's schema?
+///
+/// # Errors
+/// The text is no XML, is no network, or holds what the schema has not; the error names the element.
+pub fn validate(text: &str) -> Result<(), XmlError> {
+    let document = xml::open(text)?;
+    let root = document.root_element();
+    super::parse::expect_root(root)?;
+    let checked = match root.tag_name().namespace() {
+        Some(_) => Err("stands in a namespace".to_owned()),
+        None => Ok(()),
+    };
+    checked
+        .map_err(|what| (root, what))
+        .and_then(|()| check(root, &shapes::NETWORK))
+        .map_err(|(node, what)| XmlError::Schema(place(&document, node, &what)))
+}
+
+/// Where in the text something is wrong, and what.
+fn place(document: &Document<'_>, node: Node<'_, '_>, what: &str) -> String {
+    let line = document.text_pos_at(node.range().start).row;
+    let name = shown(node.tag_name().name());
+    match node.parent_element() {
+        Some(parent) => {
+            let parent = shown(parent.tag_name().name());
+            format!("line {line}: element {name} in {parent} {what}")
+        }
+        None => format!("line {line}: element {name} {what}"),
+    }
+}
+
+type Checked<'a, 'i> = Result<(), (Node<'a, 'i>, String)>;
+
+fn check<'a, 'i>(node: Node<'a, 'i>, shape: &'static Shape) -> Checked<'a, 'i> {
+    let wrong = |what: String| Err((node, what));
+    if let Content::Anything = shape.content {
+        return Ok(());
+    }
+    for attribute in node.attributes() {
+        let name = attribute.name();
+        let is_it = |known: &&Attribute| known.0 == name && attribute.namespace().is_none();
+        let Some(Attribute(_, kind, _)) = shape.attributes.iter().find(is_it) else {
+            return wrong(format!("has no attribute '{}'", shown(name)));
+        };
+        if !kind.takes(attribute.value()) {
+            let value = shown(attribute.value());
+            return wrong(format!("has {name}='{value}', which should be {kind}"));
+        }
+    }
+    let given = |name: &str| node.attribute(name).is_some();
+    let missing = |known: &&Attribute| known.2 == Needed::Always && !given(known.0);
+    if let Some(Attribute(name, ..)) = shape.attributes.iter().find(missing) {
+        return wrong(format!("lacks attribute '{name}'"));
+    }
+    if let Some(rule) = shape.rule {
+        rule(node).map_err(|what| (node, what.to_owned()))?;
+    }
+    match &shape.content {
+        Content::Anything => Ok(()),
+        Content::Text(kind) => {
+            if let Some(child) = node.children().find(Node::is_element) {
+                return Err((child, "is not known".to_owned()));
+            }
+            let text = xml::content(node);
+            if kind.takes(&text) {
+                return Ok(());
+            }
+            wrong(format!("is '{}', which should be {kind}", shown(&text)))
+        }
+        Content::Children(children) => check_children(node, children),
+    }
+}
+
+fn check_children<'a, 'i>(node: Node<'a, 'i>, children: &'static [Child]) -> Checked<'a, 'i> {
+    let mut seen = vec![0_usize; children.len()];
+    for child in node.children() {
+        if child.is_text() && child.text().is_some_and(|text| !text.trim().is_empty()) {
+            return Err((node, "holds text".to_owned()));
+        }
+        if !child.is_element() {
+            continue;
+        }
+        let tag = child.tag_name();
+        let namespace = shapes::namespace(tag.name());
+        let is_it = |known: &Child| known.0 == tag.name() && tag.namespace() == namespace;
+        let Some(place) = children.iter().position(is_it) else {
+            return Err((child, "is not known".to_owned()));
+        };
+        let Child(_, often, shape) = &children[place];
+        seen[place] += 1;
+        if seen[place] > 1 && matches!(often, Often::Once | Often::Maybe) {
+            return Err((child, "is given a second time".to_owned()));
+        }
+        check(child, shape)?;
+    }
+    let lacking = |(Child(_, often, _), seen): &(&Child, &usize)| {
+        **seen == 0 && matches!(often, Often::Once | Often::AtLeastOne)
+    };
+    match children.iter().zip(&seen).find(lacking) {
+        Some((Child(name, ..), _)) => Err((node, format!("lacks element {name}"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
