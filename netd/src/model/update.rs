@@ -187,8 +187,7 @@ impl Update {
             | Section::Forward
             | Section::ForwardPf => {
                 return Err(UpdateError::Unsupported(format!(
-                    "can't update '{}' section of network '{}'; change the definition (net-edit) \
-                     and start the network again",
+                    "can't update '{}' section of network '{}'",
                     self.section.name().replace('-', " "),
                     network.name.escape_debug()
                 )));
@@ -425,9 +424,10 @@ impl Update {
         });
         let place = place.unwrap_or(0);
         new.ips.get_mut(place).ok_or_else(|| {
+            let at = self.parent_index.map(|index| format!(" at index {index}"));
             UpdateError::Invalid(format!(
-                "couldn't update dhcp host entry - no <ip> element found at index {place} in \
-                 network '{}'",
+                "couldn't update dhcp host entry - no <ip> element found{} in network '{}'",
+                at.unwrap_or_default(),
                 network.name.escape_debug()
             ))
         })

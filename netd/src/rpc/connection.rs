@@ -29,7 +29,7 @@ use crate::rpc::message::{
 use crate::rpc::polkit;
 use crate::rpc::procedures::{
     FEATURE_CLOSE_CALLBACK, FEATURE_EVENT_CALLBACKS, FEATURE_KEEPALIVE,
-    FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, NetdProcedure, Procedure, Scope,
+    FEATURE_NETWORK_UPDATE_ORDER, FEATURE_TYPED_STRINGS, NetdProcedure, Procedure, Scope, not_here,
 };
 use crate::rpc::reader::{Patience, Reader, Received};
 use crate::rpc::remote_error::RemoteError;
@@ -424,14 +424,13 @@ impl<D: Driver> Connection<D> {
                 "Unexpected message status {status} of a call"
             )));
         }
-        // Clients take the first two words for "not supported".
-        let unknown = || RemoteError::rpc(format!("unknown procedure: {procedure}"));
         if program == PROGRAM_NETD {
+            let unknown = || RemoteError::rpc(format!("unknown procedure: {procedure}"));
             let procedure = NetdProcedure::from_number(procedure).ok_or_else(unknown)?;
             self.session.admit_netd(procedure)?;
             return Ok(Target::Netd(procedure));
         }
-        let procedure = Procedure::from_number(procedure).ok_or_else(unknown)?;
+        let procedure = Procedure::from_number(procedure).ok_or_else(|| not_here(procedure))?;
         self.session.admit(procedure)?;
         Ok(match (procedure, procedure.scope()) {
             (Procedure::Close, _) => Target::Close,

@@ -182,8 +182,18 @@ fn connection_calls_answer_as_libvirts_daemon_does() {
                 "{error:?}"
             );
         }
-        // Not spoken yet: clients turn these words into "not supported".
-        for procedure in [403, 411] {
+        // Another driver's: its function is named.
+        for (procedure, domain, function) in [
+            (6, 20, "virNodeGetInfo"),
+            (403, 18, "virConnectGetStoragePoolCapabilities"),
+            (411, 69, "virDomainCheckpointCreateXML"),
+        ] {
+            let error = raw.fails(procedure, &()).await;
+            assert_eq!(numbers(&error), (3, domain));
+            assert!(error.text().ends_with(function), "{error:?}");
+        }
+        // Nobody's: clients turn these words into "not supported".
+        for procedure in [315, 469] {
             let error = raw.fails(procedure, &()).await;
             assert_eq!(numbers(&error), (39, 7));
             assert_eq!(error.level, 2);

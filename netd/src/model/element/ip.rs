@@ -445,7 +445,12 @@ fn read_bootp(element: Element<'_>) -> Result<Bootp, XmlError> {
 
 /// Reads `<route>`, all but whether its gateway can be reached.
 pub fn read_route(element: Element<'_>) -> Result<Route, XmlError> {
-    let (family, address) = address(element)?;
+    // libvirt calls the same mistakes wrong here and unsupported in an `<ip>`.
+    let wrong = |error: XmlError| match error {
+        XmlError::Unsupported(text) => XmlError::Invalid(text),
+        other => other,
+    };
+    let (family, address) = address(element).map_err(wrong)?;
     element.required("gateway")?;
     let gateway = element
         .ip("gateway")?
@@ -454,7 +459,7 @@ pub fn read_route(element: Element<'_>) -> Result<Route, XmlError> {
     let route = Route {
         family,
         address,
-        mask: mask(element, address)?,
+        mask: mask(element, address).map_err(wrong)?,
         gateway,
         metric: element.number("metric")?,
     };

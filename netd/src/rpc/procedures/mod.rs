@@ -2,9 +2,11 @@
 //! they do. What they carry is in `arguments.rs`.
 
 mod arguments;
+mod elsewhere;
 mod ports;
 
 pub use arguments::*;
+pub use elsewhere::not_here;
 pub use ports::*;
 
 /// When a procedure may be called, and who answers.
