@@ -1,6 +1,7 @@
 //! A host is switched from libvirt's own network driver to netd and back, while its guests go on.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,8 +90,44 @@ impl Pushed {
     }
 }
 
+/// A connection on which nobody says anything, until outside does.
+struct Idle {
+    stream: TcpStream,
+    speak: Arc<AtomicBool>,
+    _server: Server,
+}
+
+impl Idle {
+    fn start(host: &Host, guest: &Netns) -> Result<Self> {
+        let speak = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&speak);
+        let server = Server::tcp(&host.wan, at(OUTSIDE, 10), move |mut stream| {
+            stream.write_all(b"hello")?;
+            while !asked.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            stream.write_all(b"still")
+        })?;
+        let mut stream = connect(guest, at(OUTSIDE, 10))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.read_exact(&mut [0; 5])?;
+        Ok(Self {
+            stream,
+            speak,
+            _server: server,
+        })
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.speak.store(true, Ordering::Relaxed);
+        let read = self.stream.read_exact(&mut [0; 5]);
+        read.context("an idle connection of a guest's broke")
+    }
+}
+
 /// The streams of a guest, and their servers outside.
 struct Streams {
+    idle: Option<Idle>,
     _servers: [Server; 2],
     datagrams: Load,
     pool: TcpPool,
@@ -115,6 +152,7 @@ impl Streams {
         let since = Instant::now();
         datagrams.reach(500)?;
         Ok(Self {
+            idle: None,
             _servers: [echo, push],
             datagrams,
             pool,
@@ -131,6 +169,7 @@ impl Streams {
         let report = self.datagrams.finish()?;
         let longest = self.pushed.finish()?;
         self.pool.finish()?.ensure_whole()?;
+        self.idle.map_or(Ok(()), Idle::finish)?;
         let lost = report.lost.len() as f64 / report.sent as f64 * lasted.as_secs_f64();
         println!(
             "{what}: {} of {} datagrams lost ({lost:.3} s), pushed data late by {longest:?}",
@@ -189,21 +228,72 @@ fn rules(host: &Host) -> Result<bool> {
         .contains("LIBVIRT_"))
 }
 
+/// What libvirt's other backend makes, as far as its removal goes; and rules of somebody else's, beside
+/// libvirt's and in tables of their own.
+const RULES: &[&str] = &[
+    "add table ip libvirt_network",
+    "add chain ip libvirt_network guest_output",
+    "add chain ip libvirt_network forward { type filter hook forward priority 0 ; }",
+    "add rule ip libvirt_network forward counter jump guest_output",
+    "add table ip foreign",
+    "add chain ip foreign LIBVIRT_FWX",
+    "add rule ip foreign LIBVIRT_FWX ip saddr 10.9.0.0/16 accept",
+    "add rule ip filter FORWARD ip saddr 10.9.0.0/16 accept",
+    "add rule ip6 filter FORWARD ip6 saddr fd09::/16 accept",
+];
+
+fn foreign_rules(host: &Host) -> Result<Vec<String>> {
+    let mut rules = Vec::new();
+    for chain in [
+        "ip foreign LIBVIRT_FWX",
+        "ip filter FORWARD",
+        "ip6 filter FORWARD",
+    ] {
+        let words = ["nft", "list", "chain"].into_iter().chain(chain.split(' '));
+        let listed = host.hv.run(words)?;
+        let own = listed
+            .lines()
+            .filter(|line| !line.contains("jump LIBVIRT_"));
+        rules.extend(own.map(str::to_owned));
+    }
+    let found = rules.iter().filter(|rule| rule.contains("saddr")).count();
+    ensure!(found == 3, "{rules:?}");
+    Ok(rules)
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn a_host_is_switched_to_netd_and_back() {
-    check(Root::Machine, |host| {
+    there_and_back(Root::Machine);
+}
+
+/// The whole way, on a host of that release.
+pub fn there_and_back(root: Root) {
+    check(root, |host| {
         let place = tempfile::tempdir()?;
         let guest = libvirt(host, place.path())?;
         install(host)?;
         let leases = host.virsh(["net-dhcp-leases", "default"])?;
         let before = devices(host, &guest)?;
+        for rule in RULES {
+            host.hv.run(["nft"].into_iter().chain(rule.split(' ')))?;
+        }
+        let foreign = foreign_rules(host)?;
 
         let streams = Streams::start(host, &guest)?;
         host.run(["netd", "libvirt", "adopt"])?;
         streams.finish("to netd")?;
         ensure!(devices(host, &guest)? == before, "other devices");
-        ensure!(!rules(host)?, "libvirt's rules are left");
+        let left = host.hv.run(["nft", "list", "ruleset"])?;
+        let left = left.replace("chain LIBVIRT_FWX", "");
+        ensure!(
+            !left.contains("LIBVIRT_") && !left.contains("libvirt_network"),
+            "libvirt's rules are left:\n{left}"
+        );
+        ensure!(
+            foreign_rules(host)? == foreign,
+            "other rules are not what they were"
+        );
         let listed = host.run(["netd", "net-list"])?;
         ensure!(
             listed.contains("default   active   yes         yes"),
@@ -222,7 +312,8 @@ fn a_host_is_switched_to_netd_and_back() {
         );
 
         let leases = host.virsh(["net-dhcp-leases", "default"])?;
-        let streams = Streams::start(host, &guest)?;
+        let mut streams = Streams::start(host, &guest)?;
+        streams.idle = Some(Idle::start(host, guest.netns())?);
         let inside = host.inside();
         let released = std::thread::spawn(move || inside.run(["netd", "libvirt", "release"]));
         eventually(PATIENCE, || {
