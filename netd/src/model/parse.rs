@@ -82,21 +82,15 @@ pub fn expect_root(root: roxmltree::Node<'_, '_>) -> Result<(), XmlError> {
 }
 
 fn network(root: Element<'_>) -> Result<Network, XmlError> {
-    let filled = |name| {
-        root.child(name)
-            .map(Element::text)
-            .filter(|t| !t.is_empty())
-    };
     let name = root.child("name").map(Element::text).unwrap_or_default();
     if name.contains('/') {
         return Err(XmlError::Name('/'));
     }
-    let title = filled("title");
+    let title = filled(root, "title");
     if title.as_ref().is_some_and(|title| title.contains('\n')) {
         return Err(root.error("<title> must be one line"));
     }
-    // What libvirt prints of a network that runs.
-    root.attr("connections");
+    root.attr("connections"); // What libvirt prints of a network that runs.
     let (metadata, netd) = match root.child("metadata") {
         Some(element) => metadata(element, &name)?,
         None => Default::default(),
@@ -105,7 +99,7 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
         name,
         uuid: uuid(root)?,
         title,
-        description: filled("description"),
+        description: filled(root, "description"),
         metadata,
         netd,
         ipv6: root
@@ -166,6 +160,12 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
     check_gateways(root, &network)?;
     check_mode(root, &network)?;
     Ok(network)
+}
+
+/// The text of a child; an empty one is none.
+fn filled(root: Element<'_>, name: &'static str) -> Option<String> {
+    let text = root.child(name).map(Element::text);
+    text.filter(|text| !text.is_empty())
 }
 
 /// What libvirt keeps of `<metadata>`, and what is meant for netd.

@@ -5,59 +5,14 @@
 //! is not `off`, and passes over what it does not know.
 
 mod kind;
+mod shape;
 mod shapes;
 
 use roxmltree::{Document, Node};
 
 use super::error::XmlError;
 use super::xml::{self, shown};
-use kind::Kind;
-
-/// An attribute, what its value looks like, and whether it has to be there.
-struct Attribute(&'static str, Kind, Needed);
-
-/// Does something have to be there?
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Needed {
-    Always,
-    Optional,
-}
-
-/// How often a child may stand in its parent.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Often {
-    /// Once, always.
-    Once,
-    /// Once at most.
-    Maybe,
-    /// Any number of times.
-    Any,
-    /// One at least.
-    AtLeastOne,
-}
-
-/// A child, how often it may stand there, and what it looks like.
-struct Child(&'static str, Often, &'static Shape);
-
-type Rule = fn(Node<'_, '_>) -> Result<(), &'static str>;
-
-/// What an element looks like.
-struct Shape {
-    attributes: &'static [Attribute],
-    content: Content,
-    /// What attributes and children say about each other; the words are for the user.
-    rule: Option<Rule>,
-}
-
-/// What stands in an element.
-enum Content {
-    /// Other elements, in any order.
-    Children(&'static [Child]),
-    /// Text.
-    Text(Kind),
-    /// Whatever somebody put there.
-    Anything,
-}
+use shape::{Attribute, Child, Content, Needed, Often, Shape};
 
 /// Is the definition within libvirt's schema?
 ///

@@ -3,7 +3,7 @@
 use roxmltree::Node;
 
 use super::kind::{Kind, ON_OFF, YES_NO};
-use super::{Attribute as A, Child as C, Content, Needed, Often, Shape};
+use super::shape::{Attribute as A, Child as C, Content, Needed, Often, Shape};
 use crate::model::namespace::DNSMASQ_NAMESPACE;
 use Content::{Anything, Children, Text};
 use Needed::{Always, Optional};

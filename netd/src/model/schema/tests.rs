@@ -1,5 +1,6 @@
 //! The rules beside what libvirtd 12.8 answers.
 
+use super::kind::Kind;
 use super::*;
 
 #[test]
