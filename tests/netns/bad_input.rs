@@ -62,7 +62,7 @@ fn malformed_and_contradictory_definitions_are_refused_by_element() {
             ("<network><name>a</name>".into(), &[]),
             ("<domain><name>a</name></domain>".into(), &["domain"]),
             ("<network/>".into(), &["name"]),
-            ("<network><name>a/b</name></network>".into(), &["a/b"]),
+            ("<network><name>a/b</name></network>".into(), &["name", "/"]),
             ("<network><name>..</name></network>".into(), &[".."]),
             ("<network><name>a\nb</name></network>".into(), &["name"]),
             (network("<uuid>1234</uuid>"), &["uuid"]),
