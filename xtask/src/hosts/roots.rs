@@ -28,10 +28,12 @@ const PACKAGES: [&str; 9] = [
 ];
 
 /// Programs of others that know libvirt, and what they need.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     "ansible",
     "dbus-daemon",
     "libvirt-dbus",
+    // Ansible's module needs it, which its package only recommends.
+    "python3-lxml",
     "python3-libvirt",
     "virtinst",
 ];
