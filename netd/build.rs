@@ -24,8 +24,14 @@ fn main() -> anyhow::Result<()> {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
     let built = build(&root, &out.join("ebpf"), &arch)?;
-    // The library embeds the first two, the benchmark the third.
-    for object in ["netd-ebpf", "netd-probe", "netd-bench"] {
+    // The library embeds all but the last, which is the benchmark's.
+    for object in [
+        "netd-ebpf",
+        "netd-probe",
+        "netd-relay",
+        "netd-release",
+        "netd-bench",
+    ] {
         let built = built.join(object);
         std::fs::copy(&built, out.join(object))
             .with_context(|| format!("cannot copy {}", built.display()))?;

@@ -144,8 +144,7 @@ fn files(network: &Network) {
         pid_file: None,
     };
     let written = [
-        conf(network, &paths, true),
-        conf(network, &paths, false),
+        conf(network, &paths),
         hostsfile(network),
         addnhosts(network),
     ];

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod port;
 pub mod proto;
 pub mod reason;
+pub mod relay;
 pub mod state;
 pub mod tcp;
 pub mod timeout;

@@ -95,6 +95,27 @@ reasons! {
         "guests of this network may not answer DHCP, advertise routers or redirect others";
     OtherProtocol = 30, "other_protocol",
         "a guarded port lets IP and ARP pass, not frames of other protocols or with a VLAN tag";
+    SourceMoved = 31, "source_moved",
+        "the connection's way out has another address now; its guest is told to open it anew";
+    Banned = 32, "banned",
+        "the address outside is banned (netd ban): what comes from it is dropped, and what guests send \
+         to it is refused";
+    HopLimit = 33, "hop_limit",
+        "the packet's hops are used up (TTL 1): its sender was told so, as traceroute wants it";
+    TooLarge = 34, "too_large",
+        "the packet is larger than the path's MTU and may not be fragmented: its sender was told the \
+         MTU";
+    LostInStack = 35, "lost_in_stack",
+        "a packet that the host's own stack had to carry (IP options, larger than the path's MTU, from an \
+         uplink with filters) did not come out again: the host's rules drop it, most likely";
+    Unresolved = 36, "unresolved",
+        "nobody answers for the address of the next hop, or of the guest, on its link: the sender was \
+         told so, and the address is asked for again some seconds later";
+    Incomplete = 37, "incomplete",
+        "a part of netd's programs was removed from the bpf file system; a restart of netd puts it back";
+    IpsecPolicy = 38, "ipsec_policy",
+        "an IPsec policy of the host's blocks the packet, or wants it protected once its source is \
+         translated, when the kernel's IPsec is past";
 }
 
 /// Number of entries of the `drops` map; room for reasons to come.

@@ -7,6 +7,12 @@ use netd_common::Reason;
 /// Let the next program of the hook, then the stack, have the packet.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
+/// Between the stages of a program: a fragment that is to wait for the first one of its packet.
+pub const HOLD: i32 = 1 << 8;
+/// Between the stages of a program: the flow is known, but its path is to be looked at again.
+pub const CHECK: i32 = 1 << 9;
+/// Between the stages of a program: the packet is its flow's, whose state is to follow it.
+pub const GO_ON: i32 = 1 << 10;
 /// Between the stages of a program: see whether a flow is known.
 pub const LOOKUP: i32 = 1 << 11;
 /// Between the stages of a program: no flow is known, judge the packet as a first one.

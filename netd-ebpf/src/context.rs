@@ -123,6 +123,8 @@ pub struct Ingress {
     pub bridge: u32,
     /// Device it came in by; 0 for the host itself.
     pub ifindex: u32,
+    /// `PORT_*` bits of the guest's port, where it was seen there.
+    pub port_flags: u32,
     /// Destination MAC of its frame (guests).
     pub dmac: MacAddr,
     /// Source MAC of its frame (guests).
@@ -221,6 +223,18 @@ pub struct PacketCtx<A> {
     pub ingress: Ingress,
     /// Next hop that is to be reminded that it is in use; zero for none.
     pub confirm: A,
+    /// The host's own rules are to see it (`conntrack::proof`).
+    pub by_stack: bool,
+    /// They have let one of its flow through.
+    pub proven: bool,
+    /// The path's MTU, when it is refused for that.
+    pub mtu: u16,
+    /// With [`HOLD`](crate::action::HOLD): what becomes of it where it cannot be held.
+    pub unheld: i32,
+    /// With [`HOLD`](crate::action::HOLD): it goes on, and a copy is held.
+    pub goes_on: bool,
+    /// What is decided of its flow anew: the stack of a program has no room for it there.
+    pub decision: Decision<A>,
     /// What it quotes, when it is an ICMP error.
     pub quote: Quote<A>,
     /// Length of the link-layer header.
@@ -232,6 +246,8 @@ impl<A: Default> PacketCtx<A> {
     #[inline(always)]
     pub fn keep(&mut self, ingress: Ingress, l3: usize) {
         self.confirm = A::default();
+        self.by_stack = false;
+        self.proven = false;
         self.ingress = ingress;
         self.l3 = l3 as u32;
     }
@@ -248,12 +264,29 @@ impl<A: Default> PacketCtx<A> {
 pub struct Routing<A> {
     /// Whose way.
     pub key: FlowKey<A>,
-    /// Device it came in by.
+    /// Device it came in by; where `output` is not 0, the one it is to leave by.
     pub in_ifindex: u32,
+    /// 1: only ways by that device count, as for a packet of the host's own that is bound to it.
+    pub output: u32,
     /// As [`Packet::tos`].
     pub tos: u32,
     /// The answer.
     pub route: Route<A>,
+}
+
+/// A question to the host's IPsec policies, and its answer (`filter::ipsec`).
+#[repr(C)]
+pub struct PolicyWalk<A> {
+    /// Of which packets.
+    pub key: FlowKey<A>,
+    /// Device they leave by.
+    pub out: u32,
+    /// Where the list begins.
+    pub first: u32,
+    /// Directions of which no policy has matched yet.
+    pub open: u32,
+    /// The strictest that those which have matched say.
+    pub says: u32,
 }
 
 /// A bucket of tokens.

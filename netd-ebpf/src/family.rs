@@ -3,13 +3,15 @@
 use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey, Fragment, FragmentKey,
-    Network, Slot,
+    BanKey, BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey, Fragment,
+    FragmentKey, IpsecPolicy, Network, Slot,
 };
 
-use crate::context::{Packet, PacketCtx, Routing, Scratch, Unread};
+use crate::context::{Packet, PacketCtx, PolicyWalk, Routing, Scratch, Unread};
 use crate::frame::Frame;
-use crate::maps::{Addresses, Bindings, Endpoints, Flows, Forwards, Fragments, Prefixes, Slots};
+use crate::maps::{
+    Addresses, Bans, Bindings, Endpoints, Flows, Forwards, Fragments, Policies, Prefixes, Slots,
+};
 
 /// IPv4.
 #[derive(Clone, Copy)]
@@ -29,6 +31,8 @@ pub trait Family: Copy + 'static {
     const INDEX: usize = Self::IS_IPV6 as usize;
     /// Address family of the socket interface.
     const AF: u8;
+    /// Its EtherType, as it stands in a frame.
+    const ETHER_TYPE: [u8; 2];
     /// Length of the header without options or extensions.
     const HEADER: usize;
     /// Offset of the source address.
@@ -43,9 +47,17 @@ pub trait Family: Copy + 'static {
     /// The same where the host has run out of something: administratively prohibited (RFC 5508,
     /// REQ-8).
     const PROHIBITED: [u8; 2];
+    /// ICMP's type and code for a host that its link does not know.
+    const UNREACHABLE_HOST: [u8; 2];
+    /// The same for a packet whose hops are used up.
+    const TIME_EXCEEDED: [u8; 2];
+    /// For one that is larger than the path's MTU and may not be fragmented.
+    const TOO_LARGE: [u8; 2];
     /// No address.
     const ZERO: Self::Addr;
 
+    /// Has the address the bits that the mask has set?
+    fn has_bits(address: &Self::Addr, bits: &Self::Addr, mask: &Self::Addr) -> bool;
     /// Sum of the address's 16-bit words.
     fn sum(address: &Self::Addr) -> u64;
     /// Is the address one that is not forwarded: multicast, broadcast, loopback, link-local?
@@ -68,6 +80,10 @@ pub trait Family: Copy + 'static {
     fn source(fib: &bpf_fib_lookup) -> Self::Addr;
     /// Its answer: the next hop.
     fn next_hop(fib: &bpf_fib_lookup) -> Self::Addr;
+    /// The largest packet that a route by this device lets pass, where it says so and the kernel's
+    /// answer does not: its forwarding obeys the MTU of an IPv4 route, which the helper only tells
+    /// where that is locked (`ip_mtu_from_fib_result`). For IPv6 neither heeds one that is not.
+    fn route_mtu(ifindex: u32, dst: Self::Addr) -> u16;
     /// An address as the neighbour helper wants it.
     fn next_hop_words(address: Self::Addr) -> [u32; 4];
     /// The tuple by which to look for a socket of the host's that gets packets of `key`; its
@@ -80,6 +96,8 @@ pub trait Family: Copy + 'static {
     fn parse(ctx: &TcContext, l3: usize, packet: &mut Packet<Self::Addr>) -> Result<(), Unread>;
     /// Does the packet name stations to go by (source route, routing header)?
     fn has_source_route(ctx: &TcContext, l3: usize) -> bool;
+    /// May a router cut the packet whose IP header starts at `l3`?
+    fn may_be_fragmented(ctx: &TcContext, l3: usize) -> bool;
     /// Offset of the transport header, and protocol, of the packet that an ICMP error quotes from
     /// `l3` on; `None` for a later fragment or no packet.
     fn read_quoted(ctx: &TcContext, l3: usize) -> Option<(u32, u8)>;
@@ -113,10 +131,16 @@ pub trait Family: Copy + 'static {
     fn bindings() -> &'static Bindings<BindingKey<Self::Addr>>;
     /// Published ports.
     fn forwards() -> &'static Forwards<Self::Addr>;
+    /// Who is banned.
+    fn bans() -> &'static Bans<BanKey<Self::Addr>>;
+    /// The host's IPsec policies.
+    fn policies() -> &'static Policies<IpsecPolicy<Self::Addr>>;
     /// This CPU's room for a flow that is being opened.
     fn scratch() -> Option<&'static mut Scratch<Self::Addr>>;
     /// This CPU's room for a question to routing.
     fn routing() -> Option<&'static mut Routing<Self::Addr>>;
+    /// Room for a question to the host's IPsec policies.
+    fn policy_walk() -> Option<&'static mut PolicyWalk<Self::Addr>>;
     /// This CPU's room for a packet on the slow path.
     fn packet_ctx() -> Option<&'static mut PacketCtx<Self::Addr>>;
 }
@@ -127,8 +151,8 @@ pub trait Family: Copy + 'static {
 /// programs see them as words: LLVM copies bytes one at a time.
 macro_rules! family_maps {
     ($addr:ty: $flows:ident, $slots:ident, $fragments:ident, $endpoints:ident, $addresses:ident,
-     $subnets:ident, $pools:ident, $forwards:ident, $bindings:ident, $scratch:ident,
-     $packet_ctx:ident, $routing:ident) => {
+     $subnets:ident, $pools:ident, $forwards:ident, $bindings:ident, $bans:ident, $policies:ident, $scratch:ident,
+     $packet_ctx:ident, $routing:ident, $policy_walk:ident) => {
         $crate::family::family_maps! { @shared $addr:
             flows = $flows: Flows<FlowKey<$addr>, Flow<$addr>>;
             slots = $slots: Slots<Slot<$addr>>;
@@ -139,11 +163,14 @@ macro_rules! family_maps {
             pools = $pools: Prefixes<$addr>;
             forwards = $forwards: Forwards<$addr>;
             bindings = $bindings: Bindings<BindingKey<$addr>>;
+            bans = $bans: Bans<BanKey<$addr>>;
+            policies = $policies: Policies<IpsecPolicy<$addr>>;
         }
         $crate::family::family_maps! { @own
             scratch = $scratch: Scratch<$addr>;
             packet_ctx = $packet_ctx: PacketCtx<$addr>;
             routing = $routing: Routing<$addr>;
+            policy_walk = $policy_walk: PolicyWalk<$addr>;
         }
     };
     (@shared $addr:ty: $($name:ident = $map:ident: $type:ident<$($of:ty),*>;)*) => {$(

@@ -1,6 +1,6 @@
 //! The bytes of a frame, for TC and XDP programs alike.
 
-use aya_ebpf::helpers::generated::bpf_csum_update;
+use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_skb_change_head};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use netd_common::abi::MacAddr;
 use network_types::eth::EthHdr;
@@ -99,4 +99,18 @@ pub fn set_macs(ctx: &impl Frame, to: MacAddr, from: MacAddr) -> Option<()> {
         ];
     }
     Some(())
+}
+
+/// Put an Ethernet header before a packet that has come without.
+#[inline(always)]
+pub fn put_header(ctx: &TcContext, to: MacAddr, from: MacAddr, ether_type: [u8; 2]) -> Option<()> {
+    // SAFETY: a valid context and no other pointer.
+    if unsafe { bpf_skb_change_head(ctx.skb.skb, ETH as u32, 0) } != 0 {
+        return None;
+    }
+    let mut header = [0u8; ETH];
+    header[..6].copy_from_slice(&to);
+    header[6..12].copy_from_slice(&from);
+    header[12..].copy_from_slice(&ether_type);
+    ctx.skb.store(0, &header, 0).ok()
 }

@@ -3,16 +3,21 @@
 //! | program | hook | what arrives there |
 //! |---|---|---|
 //! | `port_ingress` | TC ingress of a bridge port | every frame of one guest |
+//! | `services_ingress` | TC ingress of the host's end of a link | what a network's services send |
+//! | `shaper_ingress` | TC ingress of the end of a network's shaper | what waited for its turn there |
 //! | `bridge_ingress` | TC ingress of a managed bridge | what the bridge hands up to the host |
 //! | `bridge_egress` | TC egress of a managed bridge | what the host sends or routes to guests |
 //! | `uplink_ingress` | TC ingress of any other device | what comes from outside |
 //! | `uplink_egress` | TC egress of any other device | what the host sends or routes outside |
 //! | `port_xdp` | XDP of a bridge port that has the XDP fast path | the same frames, before `port_ingress` |
 //! | `uplink_xdp` | XDP of any other device that has it | the same packets, before `uplink_ingress` |
+//! | `from_guest` | tail call | frames of guests that the first look does not send |
+//! | `from_outside` | tail call | the same from outside |
+//! | `to_outside` | tail call | the same by the stack |
 //! | `connect4`, `sendmsg6`, … | calls of the host's own sockets | what the host sends to a published port |
 //!
 //! The `tunnel_*` pair is the uplink pair for devices whose frames have no Ethernet header. The
-//! agent runs `sweep_start` and `sweep` itself; no packet comes by them.
+//! agent runs `sweep_start`, `sweep` and `enter` itself; no packet comes by them.
 //!
 //! A program either redirects a packet, drops it by name, or returns `TC_ACT_UNSPEC`, which lets
 //! the next program of the hook and then the stack have it (`TC_ACT_OK` would end the chain).
@@ -58,13 +63,26 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use crate::conntrack::sweep;
 use crate::context::Hook;
 use crate::frame::ETH;
-use crate::hook::{egress, port_ingress, uplink_ingress, xdp};
+use crate::hook::{egress, enter, port_ingress, services_ingress, slow_path, uplink_ingress, xdp};
 use crate::reply::dhcp;
+use crate::stage::shaper;
 
 /// Frames of one guest, before its bridge sees them.
 #[classifier]
 pub fn port_ingress(ctx: TcContext) -> i32 {
     port_ingress::ingress(&ctx, Hook::Port)
+}
+
+/// Frames that a network's services send, from the namespace that they are in.
+#[classifier]
+pub fn services_ingress(ctx: TcContext) -> i32 {
+    services_ingress::ingress(&ctx)
+}
+
+/// Frames of guests that have waited for their turn.
+#[classifier]
+pub fn shaper_ingress(ctx: TcContext) -> i32 {
+    shaper::come_back(&ctx)
 }
 
 /// Frames that a managed bridge hands up to the host.
@@ -116,6 +134,25 @@ pub fn uplink_xdp(ctx: XdpContext) -> u32 {
     xdp::ingress(&ctx, false)
 }
 
+/// What guests send and the first look does not: the slow path of `port_ingress` and
+/// `bridge_ingress`.
+#[classifier]
+pub fn from_guest(ctx: TcContext) -> i32 {
+    slow_path::from_guest(&ctx)
+}
+
+/// The slow path of `uplink_ingress` and `tunnel_ingress`.
+#[classifier]
+pub fn from_outside(ctx: TcContext) -> i32 {
+    slow_path::from_outside(&ctx)
+}
+
+/// The slow path of `bridge_egress`, `uplink_egress` and `tunnel_egress`.
+#[classifier]
+pub fn to_outside(ctx: TcContext) -> i32 {
+    slow_path::to_outside(&ctx)
+}
+
 /// Set the sweep of dead flows going. Returns 0, or the kernel's error.
 #[classifier]
 pub fn sweep_start(_: TcContext) -> i32 {
@@ -126,6 +163,12 @@ pub fn sweep_start(_: TcContext) -> i32 {
 #[classifier]
 pub fn sweep(_: TcContext) -> i32 {
     sweep::run()
+}
+
+/// Enter a connection of the kernel's into the flow table. Returns `ENTERED` or `NOT_ENTERED`.
+#[classifier]
+pub fn enter(ctx: TcContext) -> i32 {
+    enter::enter(&ctx)
 }
 
 #[panic_handler]

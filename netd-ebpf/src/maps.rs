@@ -5,17 +5,20 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{
+    Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+};
 use aya_ebpf::macros::btf_map;
 use netd_common::abi::{
-    Addr4, Addr6, Binding, BindingKey, BridgePort, Control, DEFAULT_FLOWS, Device, DropCount,
-    DropEvent, Endpoint, EndpointKey, Flow, FlowKey, Forward, ForwardKey, Fragment, FragmentKey,
-    GuestMoves, MAX_NETWORKS, Network, PORTS_WORDS, Peer, PeerKey, PortMac, PortsWord, Slot,
-    Subnet, Sweeper, Usage,
+    Addr4, Addr6, BANS, Ban, BanKey, Binding, BindingKey, BridgePort, Control, DEFAULT_FLOWS,
+    Device, DropCount, DropEvent, Endpoint, EndpointKey, Flow, FlowKey, Forward, ForwardKey,
+    Fragment, FragmentKey, GuestMoves, HELD_ROOM, HeldFrame, IPSEC_POLICIES, IpsecPolicy,
+    MAX_NETWORKS, Network, PORTS_WORDS, Peer, PeerKey, PortMac, PortsWord, RouteKey, Slot,
+    SlowPath, Subnet, Sweeper, Tracked, Usage,
 };
 use netd_common::reason::DROP_ENTRIES;
 
-use crate::context::{PacketCtx, Routing, Scratch, TokenBucket, Words};
+use crate::context::{PacketCtx, PolicyWalk, Routing, Scratch, TokenBucket, Words};
 
 /// Flows of one family there is room for, unless the agent says otherwise when it loads this.
 const FLOWS: usize = DEFAULT_FLOWS as usize;
@@ -39,9 +42,19 @@ pub type Peers<K, V> = LruHashMap<K, V, 65536>;
 /// Published ports. A forward of a range is a few entries.
 pub type Forwards<A> = LpmTrie<ForwardKey<A>, Forward<A>, 262_144>;
 
+/// Who is banned.
+pub type Bans<K> = LpmTrie<K, Ban, BANS>;
+
+/// The host's IPsec policies: two lists.
+pub type Policies<P> = Array<P, { 2 * IPSEC_POLICIES as usize }>;
+
 /// Settings that change while packets flow.
 #[btf_map(name = "control")]
 pub static CONTROL: Array<Control, 1> = Array::new();
+
+/// The programs of the slow path. Each load of the programs has its own.
+#[btf_map(name = "slow_paths")]
+pub static SLOW_PATHS: ProgramArray<{ SlowPath::ALL.len() }> = ProgramArray::new();
 
 /// Managed networks by the ifindex of their bridge.
 #[btf_map(name = "networks")]
@@ -62,6 +75,10 @@ pub static PORT_MACS: HashMap<u32, PortMac, 65536> = HashMap::new();
 /// Devices that guests' traffic may leave by.
 #[btf_map(name = "devices")]
 pub static DEVICES: HashMap<u32, Device, MAX_NETWORKS> = HashMap::new();
+
+/// IPv4 routes with an MTU of their own.
+#[btf_map(name = "route_mtus")]
+pub static ROUTE_MTUS: LpmTrie<RouteKey, u32, 16384> = LpmTrie::new();
 
 /// Devices whose drivers send what another driver received, by ifindex.
 #[btf_map(name = "xdp_targets")]
@@ -104,6 +121,14 @@ pub static EVENT_LIMIT: PerCpuArray<TokenBucket, 1> = PerCpuArray::new();
 #[btf_map(name = "suppressed")]
 pub static SUPPRESSED: PerCpuArray<u32, 1> = PerCpuArray::new();
 
+/// Frames that wait for the first fragment of their packet, for the agent to take.
+#[btf_map(name = "held")]
+pub static HELD: RingBuf<HeldFrame, HELD_ROOM> = RingBuf::new();
+
+/// How many of them may still come by a device.
+#[btf_map(name = "held_limit")]
+pub static HELD_LIMIT: LruHashMap<u32, TokenBucket, 1024> = LruHashMap::new();
+
 /// How many answers of its own each CPU may still send.
 #[btf_map(name = "reply_limit")]
 pub static REPLY_LIMIT: PerCpuArray<TokenBucket, 1> = PerCpuArray::new();
@@ -140,6 +165,14 @@ pub static POOLS6: Prefixes<Addr6> = LpmTrie::new();
 pub static FORWARDS4: Forwards<Addr4> = LpmTrie::new();
 #[btf_map(name = "forwards6")]
 pub static FORWARDS6: Forwards<Addr6> = LpmTrie::new();
+#[btf_map(name = "bans4")]
+pub static BANS4: Bans<BanKey<Addr4>> = LpmTrie::new();
+#[btf_map(name = "bans6")]
+pub static BANS6: Bans<BanKey<Addr6>> = LpmTrie::new();
+#[btf_map(name = "policies4")]
+pub static POLICIES4: Policies<IpsecPolicy<Addr4>> = Array::new();
+#[btf_map(name = "policies6")]
+pub static POLICIES6: Policies<IpsecPolicy<Addr6>> = Array::new();
 #[btf_map(name = "packet_ctx4")]
 pub static PACKET_CTX4: PerCpuArray<PacketCtx<u32>, 1> = PerCpuArray::new();
 #[btf_map(name = "packet_ctx6")]
@@ -148,6 +181,10 @@ pub static PACKET_CTX6: PerCpuArray<PacketCtx<Words>, 1> = PerCpuArray::new();
 pub static ROUTING4: PerCpuArray<Routing<u32>, 1> = PerCpuArray::new();
 #[btf_map(name = "routing6")]
 pub static ROUTING6: PerCpuArray<Routing<Words>, 1> = PerCpuArray::new();
+#[btf_map(name = "policy_walk4")]
+pub static POLICY_WALK4: PerCpuArray<PolicyWalk<u32>, 1> = PerCpuArray::new();
+#[btf_map(name = "policy_walk6")]
+pub static POLICY_WALK6: PerCpuArray<PolicyWalk<Words>, 1> = PerCpuArray::new();
 #[btf_map(name = "scratch4")]
 pub static SCRATCH4: PerCpuArray<Scratch<u32>, 1> = PerCpuArray::new();
 #[btf_map(name = "scratch6")]
@@ -178,6 +215,9 @@ agree! {
     ForwardKey { port };
     Forward { bridge_ifindex };
     BindingKey { address };
+    BanKey { address };
+    IpsecPolicy { says };
     PeerKey { port };
     Peer { port };
+    Tracked { remaining };
 }

@@ -3,7 +3,11 @@
 use core::hint::black_box;
 
 use aya_ebpf::btf_maps::{Array, lpm_trie};
-use netd_common::abi::{BridgePort, Control, Device, Network, PORTS_WORDS, PortsWord};
+use netd_common::abi::{
+    BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES, Control, DEVICE_BRIDGED_RULES,
+    DEVICE_FILTERED, Device, GuestMoves, NETWORK_RESPECT, Network, PORT_BY_BRIDGE, PORT_SERVICES,
+    PORTS_WORDS, PortsWord,
+};
 use netd_common::state::State;
 use netd_common::timeout::Timeout;
 
@@ -30,16 +34,32 @@ pub fn epoch_and_validity() -> (u32, u32) {
     control().map_or((moves, 0), |c| (c.epoch.wrapping_add(moves), c.validity))
 }
 
-/// A guest is not where it was, or not who it was: let flows look again, once a tick (`now`).
+/// The epoch since which the host's own rules are what they are.
+#[inline(always)]
+pub fn rules_epoch() -> u32 {
+    control().map_or(0, |c| c.rules_epoch)
+}
+
+/// A guest is not where it was, or not who it was: let flows look again. So many guests may move in a
+/// tick (`now`), each with flows that may have looked since the one before; one that goes to and fro
+/// all the time does not cost all the others' flows a look each time.
 #[inline(always)]
 pub fn guest_moved(now: u32) {
+    const IN_A_TICK: u32 = GuestMoves::IN_A_TICK;
     if let Some(moved) = GUEST_MOVES.get_ptr_mut(0) {
-        // SAFETY: a map value; two CPUs that raise it at once raise it once.
+        let first = now.wrapping_mul(IN_A_TICK);
+        // SAFETY: a map value; two CPUs that raise it at once raise it once, when both guests have
+        // moved already.
         unsafe {
-            if (*moved).raised_at != now {
-                (*moved).raised_at = now;
-                (*moved).epoch = (*moved).epoch.wrapping_add(1);
+            let raised = (*moved).raised.wrapping_sub(first);
+            if raised >= IN_A_TICK {
+                (*moved).raised = first.wrapping_add(1);
+            } else if raised < IN_A_TICK - 1 {
+                (*moved).raised = first.wrapping_add(raised + 1);
+            } else {
+                return;
             }
+            (*moved).epoch = (*moved).epoch.wrapping_add(1);
         }
     }
 }
@@ -48,6 +68,12 @@ pub fn guest_moved(now: u32) {
 #[inline(always)]
 pub fn control_flags() -> u32 {
     control().map_or(0, |c| c.flags)
+}
+
+/// Is anything published?
+#[inline(always)]
+pub fn has_forwards() -> bool {
+    control_flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
 }
 
 /// Flows of one family that a network may have; 0 for no limit.
@@ -103,6 +129,14 @@ pub fn network(bridge: u32) -> Option<&'static Network> {
     unsafe { NETWORKS.get(bridge) }
 }
 
+/// Do the host's own rules have a say in what passes between these bridges (0: outside)? Within one
+/// network they do not: the bridge carries that.
+#[inline(always)]
+pub fn respects_rules(from: u32, to: u32) -> bool {
+    let respects = |bridge| network(bridge).is_some_and(|n| n.flags & NETWORK_RESPECT != 0);
+    from != to && (respects(from) || respects(to))
+}
+
 /// Is this one of the host's own addresses?
 #[inline(always)]
 pub fn is_own<F: Family>(address: &F::Addr) -> bool {
@@ -123,10 +157,28 @@ pub fn device(ifindex: u32) -> Option<&'static Device> {
     unsafe { DEVICES.get(ifindex) }
 }
 
+/// Has somebody filters of his own at the device's ingress?
+#[inline(always)]
+pub fn is_filtered(ifindex: u32) -> bool {
+    device(ifindex).is_some_and(|d| d.flags & DEVICE_FILTERED != 0)
+}
+
+/// Has connection tracking a packet of this device's already, as it came?
+#[inline(always)]
+pub fn has_bridged_rules(ifindex: u32) -> bool {
+    device(ifindex).is_some_and(|d| d.flags & DEVICE_BRIDGED_RULES != 0)
+}
+
 /// The bridge that a port belongs to; 0 for a device that is no port of a managed bridge.
 #[inline(always)]
 pub fn bridge_of_port(ifindex: u32) -> u32 {
     port(ifindex).map_or(0, |p| p.bridge_ifindex)
+}
+
+/// Does all that a port's guest sends and gets go by the bridge?
+#[inline(always)]
+pub fn is_by_bridge(ifindex: u32) -> bool {
+    port(ifindex).is_some_and(|p| p.flags & PORT_BY_BRIDGE != 0)
 }
 
 /// The record of a port of a managed bridge.
@@ -134,6 +186,12 @@ pub fn bridge_of_port(ifindex: u32) -> u32 {
 pub fn port(ifindex: u32) -> Option<&'static BridgePort> {
     // SAFETY: as for `network`.
     unsafe { PORTS.get(ifindex) }
+}
+
+/// Does this device lead to the namespace of a network's services?
+#[inline(always)]
+pub fn is_services_port(ifindex: u32) -> bool {
+    port(ifindex).is_some_and(|port| port.flags & PORT_SERVICES != 0)
 }
 
 /// Is the port (host order) one that is not to be handed out?

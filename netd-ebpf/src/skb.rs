@@ -1,8 +1,11 @@
 //! What the kernel says of a packet that it has made its own (`struct __sk_buff`).
 
-use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_vlan_pop};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS};
+use aya_ebpf::helpers::generated::{
+    bpf_clone_redirect, bpf_redirect, bpf_skb_load_bytes, bpf_skb_vlan_pop,
+};
 use aya_ebpf::programs::TcContext;
+use netd_common::abi::{HELD_LONG, HELD_ONCE};
 
 #[inline(always)]
 fn raw(ctx: &TcContext) -> *mut __sk_buff {
@@ -61,6 +64,115 @@ pub fn take_off_priority_tag(ctx: &TcContext) -> bool {
 pub fn has_protocol(ctx: &TcContext, ether_type: u16) -> bool {
     // SAFETY: as for `ifindex`.
     unsafe { (*raw(ctx)).protocol == u32::from(ether_type) && (*raw(ctx)).vlan_present == 0 }
+}
+
+/// By this number a later hook knows a frame of which there is a copy: "nd". Nothing in the kernel goes
+/// by it, but for filters and queues that somebody has made for it.
+const COPIED: u32 = 0x6e64;
+
+/// By what a filter before this one, or whoever put the packet into the stack, has marked it.
+#[inline(always)]
+pub fn tc_index(ctx: &TcContext) -> u32 {
+    // SAFETY: as for `ifindex`.
+    unsafe { (*raw(ctx)).tc_index }
+}
+
+/// By this number a later hook knows a frame that has waited for its turn already: "wa". `abi::held` has others.
+const WAITED: u32 = 0x7761;
+
+/// Has the frame come from where it waited for its turn? It says so once: at the bridge it is like any
+/// other from then on.
+#[inline(always)]
+pub fn take_off_waited(ctx: &TcContext) -> bool {
+    let waited = has_waited(ctx);
+    if waited {
+        // SAFETY: as for `ifindex`.
+        unsafe { (*raw(ctx)).tc_index = 0 };
+    }
+    waited
+}
+
+/// Is it on its way there, or back?
+#[inline(always)]
+pub fn has_waited(ctx: &TcContext) -> bool {
+    tc_index(ctx) == WAITED
+}
+
+/// Note that the frame goes where it waits. `false` for one of which there is a copy: that is what
+/// guests send to all, and to their network's services; and for a fragment that was held, which has waited
+/// before that and has to say so when it is looked at again.
+#[inline(always)]
+pub fn mark_waited(ctx: &TcContext) -> bool {
+    if matches!(tc_index(ctx), COPIED | HELD_ONCE | HELD_LONG) {
+        return false;
+    }
+    // SAFETY: as for `ifindex`.
+    unsafe { (*raw(ctx)).tc_index = WAITED };
+    true
+}
+
+/// By this number later hooks know a guest's packet that was looked at where it came in, and left to the host: "ho".
+const LEFT_TO_HOST: u32 = 0x686f;
+
+/// The host's stack is to have a guest's packet as it is.
+#[inline(always)]
+pub fn leave_to_host(ctx: &TcContext) {
+    // SAFETY: as for `ifindex`.
+    unsafe {
+        if (*raw(ctx)).tc_index == 0 {
+            (*raw(ctx)).tc_index = LEFT_TO_HOST;
+        }
+    }
+}
+
+/// Was the packet left to the host? If it is not addressed to the host any more, the host's own rules have translated
+/// it.
+#[inline(always)]
+pub fn is_left_to_host(ctx: &TcContext) -> bool {
+    tc_index(ctx) == LEFT_TO_HOST
+}
+
+/// By this number a device's hook knows a packet that it has translated: "tr".
+const TRANSLATED: u32 = 0x7472;
+
+/// Have the packet come in by its device once more. The kernel forgets of which connection it took it to be.
+#[inline(always)]
+pub fn come_in_again(ctx: &TcContext) -> i32 {
+    // SAFETY: as for `ifindex`; the helper takes no pointers.
+    unsafe {
+        (*raw(ctx)).tc_index = TRANSLATED;
+        bpf_redirect((*raw(ctx)).ifindex, u64::from(BPF_F_INGRESS)) as i32
+    }
+}
+
+/// Has it come in again?
+#[inline(always)]
+pub fn is_translated(ctx: &TcContext) -> bool {
+    tc_index(ctx) == TRANSLATED
+}
+
+/// Send a copy of the frame by a device, unless an earlier hook has done so. What has no room is lost,
+/// as on any wire.
+#[inline(always)]
+pub fn copy_to(ctx: &TcContext, ifindex: u32) {
+    // SAFETY: as for `ifindex`; a valid context and no other pointer.
+    unsafe {
+        if (*raw(ctx)).tc_index == COPIED {
+            return;
+        }
+        let _ = bpf_clone_redirect(raw(ctx), ifindex, 0);
+        (*raw(ctx)).tc_index = COPIED;
+    }
+}
+
+/// Take off what a frame says of itself before anybody here has looked at it: a guest in a network namespace
+/// (a container) may have filters of its own, and the number is not reset on its way.
+#[inline(always)]
+pub fn take_off_claims(ctx: &TcContext) {
+    if matches!(tc_index(ctx), COPIED | WAITED | LEFT_TO_HOST | TRANSLATED) {
+        // SAFETY: as for `ifindex`.
+        unsafe { (*raw(ctx)).tc_index = 0 };
+    }
 }
 
 /// Bring the packet's first `want` bytes, or all there are, into the linear part.

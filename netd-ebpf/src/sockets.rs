@@ -8,6 +8,7 @@ use aya_ebpf::helpers::generated::{
     bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
 };
 use netd_common::abi::FlowKey;
+use netd_common::proto;
 
 use crate::family::Family;
 
@@ -60,6 +61,31 @@ pub unsafe fn has_any_tcp<F: Family>(ctx: *mut c_void, key: &FlowKey<F::Addr>) -
     let lookup = |tuple, len, netns| {
         // SAFETY: as for `has_udp`.
         unsafe { bpf_skc_lookup_tcp(ctx, tuple, len, netns, 0) }.cast()
+    };
+    ask::<F>(key, lookup, |_| true)
+}
+
+/// Is there a socket that would get TCP segments or datagrams with this key in the network namespace
+/// that the host knows by this number? Connections that are being opened, or are over, count too.
+///
+/// # Safety
+/// As for [`has_udp`].
+#[inline(always)]
+pub unsafe fn has_in_netns<F: Family>(
+    ctx: *mut c_void,
+    key: &FlowKey<F::Addr>,
+    netns: u32,
+) -> bool {
+    let lookup = |tuple, len, _| {
+        let netns = u64::from(netns);
+        // SAFETY: as for `has_udp`.
+        unsafe {
+            if key.proto == proto::TCP {
+                bpf_skc_lookup_tcp(ctx, tuple, len, netns, 0).cast()
+            } else {
+                bpf_sk_lookup_udp(ctx, tuple, len, netns, 0)
+            }
+        }
     };
     ask::<F>(key, lookup, |_| true)
 }

@@ -83,20 +83,32 @@ impl Pool {
         let start = Instant::now();
         loop {
             let mut connection = self.any(identity, start)?;
-            if !connection.is_alive() {
-                // It was while nobody looked: netd may be on its way back.
-                self.state().seen = Some(Instant::now());
-                continue;
-            }
-            match connection.serve(identity) {
-                Ok(()) => {
-                    return Ok(Lease {
-                        pool: self,
-                        connection: Some(connection),
-                    });
+            let mut why = "it closes connections at once".to_owned();
+            if connection.is_alive() {
+                let asked = Instant::now();
+                match connection.serve(identity) {
+                    Ok(()) => {
+                        return Ok(Lease {
+                            pool: self,
+                            connection: Some(connection),
+                        });
+                    }
+                    Err(error) if connection.is_alive() => return Err(error),
+                    // It was there all the time: libvirt's client has given it up.
+                    Err(_) if asked.elapsed() > ANSWER => return Err(self.silent()),
+                    Err(error) => why = error.message(),
                 }
-                Err(error) if connection.is_alive() => return Err(error),
-                Err(_) => {}
+            }
+            if start.elapsed() > RESTART {
+                return Err(self.away(&why));
+            }
+            // It was alive while nobody looked: netd may be on its way back.
+            let mut state = self.state();
+            state.seen = Some(Instant::now());
+            let fresh = state.idle.is_empty();
+            drop(state);
+            if fresh {
+                thread::sleep(AGAIN);
             }
         }
     }

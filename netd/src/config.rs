@@ -1,15 +1,17 @@
-//! What an administrator may set: `netd.toml` in the configuration directory, read when the agent
-//! starts. Everything in it is optional, and anything it does not know is an error.
+//! What an administrator may set. Everything is optional, and anything else is an error. Which files it is
+//! read from is in [`settings`](crate::settings).
 
 use std::fmt;
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use netd_common::abi::DEFAULT_FLOWS;
 use netd_common::clock::ticks;
 use netd_common::timeout::{TIMEOUTS, Timeout};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::Firewall;
 
 /// Least and greatest size of the flow table, in flows of one family.
 pub const FLOWS: RangeInclusive<u32> = 1024..=8_388_608;
@@ -18,11 +20,8 @@ pub const FLOWS: RangeInclusive<u32> = 1024..=8_388_608;
 /// from the end of the datapath's clock.
 pub const SECONDS: RangeInclusive<u32> = 1..=2_000_000;
 
-/// Longest file that is read.
-const MAX_FILE: u64 = 1 << 20;
-
 /// All settings of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `[flows]`.
@@ -41,7 +40,7 @@ pub struct Config {
 pub const CLIENTS: RangeInclusive<u32> = 50..=100_000;
 
 /// `[sockets]`: who may talk to the agent, and how many.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sockets {
     /// Does netd serve the sockets of libvirt's network daemon?
@@ -70,7 +69,7 @@ impl Default for Sockets {
 }
 
 /// What users may do over libvirt's sockets who are neither root nor in the group.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Others {
     /// Look; where the group does not exist but a system bus does, what polkit says.
@@ -85,15 +84,17 @@ pub enum Others {
 }
 
 /// `[datapath]`: how netd comes to the packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Datapath {
     /// How programs of traffic control are attached to devices.
     pub attach: Attach,
+    /// What the host's own rules may do to networks whose definition does not say.
+    pub firewall: Firewall,
 }
 
 /// How programs of traffic control are attached to devices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Attach {
     /// By TCX where the kernel has it, else by `clsact`.
@@ -107,7 +108,7 @@ pub enum Attach {
 
 /// `[xdp]`: which devices have the XDP fast path (see docs/performance.md). None unless it is said:
 /// many drivers restart their queues for it, and it does nothing for TCP.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Xdp {
     /// Physical uplinks whose drivers redirect.
@@ -139,7 +140,7 @@ impl Xdp {
 }
 
 /// `[flows]`: how many flows there may be.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowLimits {
     /// Flows of each family, over all networks, within [`FLOWS`].
@@ -160,7 +161,7 @@ impl Default for FlowLimits {
 }
 
 /// A time in seconds, within [`SECONDS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Seconds(u32);
 
 impl Seconds {
@@ -175,7 +176,7 @@ macro_rules! declare_timeouts {
     ($($variant:ident = $setting:ident, $seconds:literal, $doc:literal;)*) => {
         /// `[timeouts]`: how long a flow in each state lives without a packet. Names and defaults
         /// are those of netfilter's `nf_conntrack_*_timeout_*`.
-        #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Timeouts {
             $(#[doc = $doc] pub $setting: Seconds,)*
@@ -227,33 +228,6 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads the file; where there is none, everything has its default.
-    ///
-    /// # Errors
-    /// It cannot be read, or something in it is wrong.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let io = |source| ConfigError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let file = match std::fs::File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(io(error)),
-        };
-        let mut text = String::new();
-        file.take(MAX_FILE + 1)
-            .read_to_string(&mut text)
-            .map_err(io)?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(io(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                format!("it is larger than {MAX_FILE} bytes"),
-            )));
-        }
-        Self::parse(&text, path)
-    }
-
     /// Reads the file's text; `path` is for messages.
     ///
     /// # Errors
@@ -267,9 +241,29 @@ impl Config {
                 path: path.to_owned(),
                 line: before.matches('\n').count() + 1,
                 column: before[line_start..].chars().count() + 1,
-                message: error.message().replace('\n', ", "),
+                message: with_hint(error.message().replace('\n', ", ")),
             }
         })
+    }
+}
+
+/// The words of an error, and what was meant, if one of the names that would do is like the one that does not.
+fn with_hint(message: String) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let unknown = message
+        .starts_with("unknown ")
+        .then(|| names.next())
+        .flatten();
+    let Some(unknown) = unknown else {
+        return message;
+    };
+    let far = |name: &&str| strsim::damerau_levenshtein(unknown, name);
+    match names
+        .min_by_key(far)
+        .filter(|name| far(name) * 3 <= unknown.len().max(3))
+    {
+        Some(name) => format!("{message}; did you mean `{name}`?"),
+        None => message,
     }
 }
 
@@ -345,6 +339,25 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(config, rest);
+    }
+
+    #[test]
+    fn errors_guess_what_was_meant() {
+        let hint = |text| {
+            let error = parse(text).unwrap_err();
+            error
+                .split_once("; did you mean ")
+                .map(|(_, hint)| hint.to_owned())
+        };
+        for (text, wanted) in [
+            ("[flow]", Some("`flows`?")),
+            ("[timeouts]\nudp_steam = 5", Some("`udp_stream`?")),
+            ("[datapath]\nattach = 'clsct'", Some("`clsact`?")),
+            ("[datapath]\nattach = 'nothing'", None),
+            ("[flows]\nmax = 1", None),
+        ] {
+            assert_eq!(hint(text).as_deref(), wanted, "{text}");
+        }
     }
 
     #[test]
@@ -450,7 +463,7 @@ mod tests {
             .collect();
         assert_eq!(parse(&uncommented), Ok(Config::default()), "{uncommented}");
         let settings = uncommented.lines().filter(|line| line.contains('='));
-        assert_eq!(settings.count(), 29);
+        assert_eq!(settings.count(), 30);
     }
 
     #[test]
@@ -471,29 +484,6 @@ mod tests {
         ] {
             assert_eq!(xdp.wants(device, physical), wanted, "{device}");
         }
-    }
-
-    #[test]
-    fn a_file_that_is_not_there_says_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("netd.toml");
-        assert_eq!(Config::load(&path).unwrap(), Config::default());
-        std::fs::write(&path, "[flows]\nmax = 4096\n").unwrap();
-        assert_eq!(Config::load(&path).unwrap().flows.max, 4096);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_read_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = Config::load(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("cannot read /"), "{error}");
-        let path = dir.path().join("netd.toml");
-        std::fs::write(&path, [0xff, 0xfe]).unwrap();
-        let error = Config::load(&path).unwrap_err().to_string();
-        assert!(error.contains("UTF-8"), "{error}");
-        std::fs::write(&path, "#".repeat(MAX_FILE as usize + 1)).unwrap();
-        let error = Config::load(&path).unwrap_err().to_string();
-        assert!(error.contains("larger than 1048576 bytes"), "{error}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::model::{self, FormatOptions, Network, XmlError};
 use crate::paths::Paths;
-use error::MAX_FILE;
+use error::{MAX_BANS_FILE, MAX_FILE};
 use file::Lasting;
 
 pub use error::{Reason, StoreError};
@@ -56,6 +56,7 @@ pub struct Store {
     active: PathBuf,
     ports: PathBuf,
     host: PathBuf,
+    bans: PathBuf,
 }
 
 impl Store {
@@ -68,6 +69,7 @@ impl Store {
             active: paths.active_dir(),
             ports: paths.ports_dir(),
             host: paths.run_dir.join("host.json"),
+            bans: paths.bans_file(),
         };
         for dir in [
             &store.networks,
@@ -79,6 +81,10 @@ impl Store {
             file::remove_leftovers(dir)?;
         }
         file::remove_leftovers(&paths.run_dir)?;
+        // Others make these, with modes of their own: dnsmasq's user has to get through.
+        for dir in [&paths.state_dir, &paths.dnsmasq_dir(), &paths.relay_dir()] {
+            file::remove_leftovers(dir)?;
+        }
         store.remove_leftovers_of_ports()?;
         Ok(store)
     }
@@ -210,6 +216,26 @@ impl Store {
         serde_json::from_str(&text).map_err(|error| file::failed("read", &self.host, error))
     }
 
+    /// Writes the list of bans; an empty one leaves no file.
+    pub fn save_bans<T: Serialize>(&self, bans: &[T]) -> Result<(), StoreError> {
+        if bans.is_empty() {
+            return file::remove(&self.bans, Lasting::Always);
+        }
+        let json =
+            serde_json::to_vec(bans).map_err(|error| file::failed("write", &self.bans, error))?;
+        file::write(&self.bans, &json, Lasting::Always)
+    }
+
+    /// Reads what [`Store::save_bans`] wrote.
+    pub fn load_bans<T: DeserializeOwned>(&self) -> Result<Vec<T>, StoreError> {
+        let there = self.bans.try_exists();
+        if !there.map_err(|error| file::failed("look at", &self.bans, error))? {
+            return Ok(Vec::new());
+        }
+        let text = file::read_at_most(&self.bans, MAX_BANS_FILE)?;
+        serde_json::from_str(&text).map_err(|error| file::failed("read", &self.bans, error))
+    }
+
     fn autostart_link(&self, name: &str) -> PathBuf {
         self.autostart.join(file_name(name, "xml"))
     }
@@ -252,7 +278,7 @@ fn write_network(dir: &Path, network: &Network, lasting: Lasting) -> Result<(), 
     let path = path(dir, &network.name, "xml", "write")?;
     let text = text(network, lasting);
     if text.len() as u64 > MAX_FILE {
-        return Err(file::failed("write", &path, Reason::TooLarge));
+        return Err(file::failed("write", &path, Reason::TooLarge(MAX_FILE)));
     }
     file::write(&path, text.as_bytes(), lasting)
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use netd::dnsmasq::process::{adopt, adopt_network, files_of, remove_files, remove_shared};
 use netd::dnsmasq::{Dnsmasq, Running, leases};
 use netd::model::{Bridge, Dhcp, DhcpHost, DhcpRange, Forward, Ip, IpMask, Network};
+use netd::netns::Netns;
 use netd::paths::Paths;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -186,10 +187,16 @@ fn network() -> Network {
     }
 }
 
+/// The namespace of the calling thread.
+fn here() -> Netns {
+    let path = Path::new("/proc/thread-self/ns/net");
+    Netns::open(path).unwrap().unwrap()
+}
+
 async fn start(network: &Network, paths: &Paths) -> Running {
     let begin = Instant::now();
     let running = Dnsmasq::new()
-        .start(network, "virbr0", paths, helper())
+        .start(network, "virbr0", paths, helper(), &here())
         .await
         .unwrap();
     eprintln!("dnsmasq started in {:?}", begin.elapsed());
@@ -219,6 +226,13 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         assert!(begin.elapsed() < SOON, "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+async fn reload(network: &Network, paths: &Paths, running: &Running) -> Running {
+    let (dnsmasq, here) = (Dnsmasq::new(), here());
+    let running = running.clone();
+    let reloaded = dnsmasq.reload(network, "virbr0", paths, helper(), &here, (running, false));
+    reloaded.await.unwrap()
 }
 
 #[test]
@@ -254,13 +268,10 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
         ip: Some("192.168.122.50".parse().unwrap()),
         ..DhcpHost::default()
     }];
-    let reload = async |network: &Network| {
-        Dnsmasq::new()
-            .reload(network, "virbr0", &paths, helper(), running.clone())
-            .await
-            .unwrap()
-    };
-    assert_eq!(topology.on_host(async || reload(&network).await.pid()), pid);
+    assert_eq!(
+        topology.on_host(async || reload(&network, &paths, &running).await.pid()),
+        pid
+    );
     eventually("the reservation is honoured", || {
         topology.lease(&[]).as_deref() == Some("192.168.122.50")
     });
@@ -311,7 +322,7 @@ fn a_refusal_is_told_in_dnsmasqs_words_and_leaves_nothing() {
     network.dnsmasq_options = vec!["no-such-option=1".into()];
     let error = topology.on_host(async || {
         Dnsmasq::new()
-            .start(&network, "virbr0", &paths, helper())
+            .start(&network, "virbr0", &paths, helper(), &here())
             .await
             .unwrap_err()
             .to_string()

@@ -46,6 +46,8 @@ fn maps() -> Vec<String> {
         names.extend(attributes.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
     }
     names.sort();
+    // One map may be several objects'.
+    names.dedup();
     names
 }
 

@@ -15,6 +15,20 @@ pub const DEFAULTS: &str = "/etc/default/libvirtd";
 /// libvirt's stock network.
 pub const DEFAULT: &str = include_str!("../../dist/default.xml");
 
+/// What Cockpit does, see there.
+pub const COCKPIT_PY: &str = include_str!("third_parties/cockpit.py");
+
+/// libvirtd, and a bus over which libvirt-dbus is reached. That runs as a user of its own, whom polkit
+/// would let in.
+pub fn start_libvirt_dbus(host: &mut Host) -> Result<()> {
+    host.run(["mkdir", "-p", "/run/dbus"])?;
+    host.run(["dbus-daemon", "--system", "--fork"])?;
+    let path = "/etc/libvirt/libvirtd.conf";
+    let open = host.read(path)? + "unix_sock_rw_perms = \"0777\"\n";
+    host.file(path, &open)?;
+    host.libvirtd.start()
+}
+
 /// netd, libvirtd with netd's module, and the network `default` running.
 pub fn up(host: &mut Host) -> Result<()> {
     host.start_netd()?;
@@ -92,6 +106,11 @@ pub fn members(host: &Host, bridge: &str) -> Result<Vec<String>> {
 /// libvirtd anew, with the environment that its unit gives it.
 pub fn restart_libvirtd(host: &mut Host) -> Result<()> {
     host.libvirtd.stop()?;
+    start_libvirtd(host)
+}
+
+/// libvirtd, with the environment that its unit gives it.
+pub fn start_libvirtd(host: &mut Host) -> Result<()> {
     let defaults = host.read(DEFAULTS).unwrap_or_default();
     let setting = defaults
         .lines()

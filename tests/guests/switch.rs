@@ -14,18 +14,22 @@ use netd_tests::libvirt::{Host, PATIENCE, Root, check};
 use netd_tests::traffic::{Load, Server, connect};
 use netd_tests::{Guest, Netns, TcpPool, eventually};
 
+use crate::echo::Echo;
 use crate::scenario::{DEFAULTS, GATEWAY, restart_libvirtd};
 
 /// What a switch may cost a guest's stream.
 const OUTAGE: Duration = Duration::from_secs(1);
 
-const PORT_UUID: &str = "9ba75e30-2d0a-4c2e-8b16-4c1f6e3cd0a1";
+/// TCP connections that a guest has open: as many that talk, and as many that are silent.
+const CONNECTIONS: usize = 20;
+
+pub const PORT_UUID: &str = "9ba75e30-2d0a-4c2e-8b16-4c1f6e3cd0a1";
 const PORT: &str = "<networkport><uuid>9ba75e30-2d0a-4c2e-8b16-4c1f6e3cd0a1</uuid><owner><name>vm7</name>\
     <uuid>11111111-2d0a-4c2e-8b16-4c1f6e3cd0a1</uuid></owner><mac address='52:54:00:00:00:07'/>\
     </networkport>";
 
 /// A running libvirt with its network `default`, and a guest that has its lease from it.
-fn libvirt(host: &mut Host, place: &Path) -> Result<Guest> {
+pub fn libvirt(host: &mut Host, place: &Path) -> Result<Guest> {
     host.define_default()?;
     host.libvirtd.start()?;
     host.virsh(["net-start", "default"])?;
@@ -49,7 +53,7 @@ fn libvirt(host: &mut Host, place: &Path) -> Result<Guest> {
     Ok(guest)
 }
 
-fn install(host: &mut Host) -> Result<()> {
+pub fn install(host: &mut Host) -> Result<()> {
     host.install_module()?;
     // Debian's packages of daemons bring it.
     std::fs::create_dir_all(host.path("/etc/default"))?;
@@ -90,15 +94,15 @@ impl Pushed {
     }
 }
 
-/// A connection on which nobody says anything, until outside does.
+/// Connections on which nobody says anything, until outside does.
 struct Idle {
-    stream: TcpStream,
+    streams: Vec<TcpStream>,
     speak: Arc<AtomicBool>,
     _server: Server,
 }
 
 impl Idle {
-    fn start(host: &Host, guest: &Netns) -> Result<Self> {
+    fn start(host: &Host, guest: &Netns, count: usize) -> Result<Self> {
         let speak = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&speak);
         let server = Server::tcp(&host.wan, at(OUTSIDE, 10), move |mut stream| {
@@ -108,26 +112,33 @@ impl Idle {
             }
             stream.write_all(b"still")
         })?;
-        let mut stream = connect(guest, at(OUTSIDE, 10))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.read_exact(&mut [0; 5])?;
+        let mut streams = Vec::new();
+        for _ in 0..count {
+            let mut stream = connect(guest, at(OUTSIDE, 10))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.read_exact(&mut [0; 5])?;
+            streams.push(stream);
+        }
         Ok(Self {
-            stream,
+            streams,
             speak,
             _server: server,
         })
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish(self) -> Result<()> {
         self.speak.store(true, Ordering::Relaxed);
-        let read = self.stream.read_exact(&mut [0; 5]);
-        read.context("an idle connection of a guest's broke")
+        for mut stream in self.streams {
+            let read = stream.read_exact(&mut [0; 5]);
+            read.context("an idle connection of a guest's broke")?;
+        }
+        Ok(())
     }
 }
 
 /// The streams of a guest, and their servers outside.
 struct Streams {
-    idle: Option<Idle>,
+    idle: Idle,
     _servers: [Server; 2],
     datagrams: Load,
     pool: TcpPool,
@@ -146,13 +157,14 @@ impl Streams {
             }
         })?;
         let netns = guest.netns();
-        let pool = TcpPool::start(netns, &host.wan, at(OUTSIDE, 8), 20)?;
+        let pool = TcpPool::start(netns, &host.wan, at(OUTSIDE, 8), CONNECTIONS)?;
+        let idle = Idle::start(host, netns, CONNECTIONS)?;
         let pushed = Pushed::start(netns)?;
         let datagrams = Load::udp(netns, at(OUTSIDE, 7))?;
         let since = Instant::now();
         datagrams.reach(500)?;
         Ok(Self {
-            idle: None,
+            idle,
             _servers: [echo, push],
             datagrams,
             pool,
@@ -169,7 +181,7 @@ impl Streams {
         let report = self.datagrams.finish()?;
         let longest = self.pushed.finish()?;
         self.pool.finish()?.ensure_whole()?;
-        self.idle.map_or(Ok(()), Idle::finish)?;
+        self.idle.finish()?;
         let lost = report.lost.len() as f64 / report.sent as f64 * lasted.as_secs_f64();
         println!(
             "{what}: {} of {} datagrams lost ({lost:.3} s), pushed data late by {longest:?}",
@@ -189,7 +201,7 @@ impl Streams {
 }
 
 /// The bridge and its port, which must stay the same devices.
-fn devices(host: &Host, guest: &Guest) -> Result<Vec<String>> {
+pub fn devices(host: &Host, guest: &Guest) -> Result<Vec<String>> {
     let device = |name: &str| -> Result<String> {
         let link = host.hv.run(["ip", "-o", "link", "show", name])?;
         let mac = link.split("link/ether ").nth(1).unwrap_or_default();
@@ -202,7 +214,7 @@ fn devices(host: &Host, guest: &Guest) -> Result<Vec<String>> {
 }
 
 /// Lease and names are as they were: who has the network tells the same of them.
-fn serves(guest: &Guest, leases: &str, before: &str) -> Result<()> {
+pub fn serves(guest: &Guest, leases: &str, before: &str) -> Result<()> {
     ensure!(
         leases.trim() == before.trim(),
         "other leases:\n{leases}instead of\n{before}"
@@ -212,7 +224,7 @@ fn serves(guest: &Guest, leases: &str, before: &str) -> Result<()> {
 }
 
 /// The guest gets its address again.
-fn renews(guest: &Guest, leases: &str) -> Result<()> {
+pub fn renews(guest: &Guest, leases: &str) -> Result<()> {
     let address = guest.dhcp()?.address.to_string();
     ensure!(
         leases.contains(&address),
@@ -261,6 +273,28 @@ fn foreign_rules(host: &Host) -> Result<Vec<String>> {
     Ok(rules)
 }
 
+/// Of a guest: GRE, an SCTP INIT, a datagram and a SYN, to where nobody answers. Nothing of it is handed
+/// over, and none of it may be in the way.
+const UNANSWERED: &str = r#"
+import socket
+def raw(protocol, data):
+    socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol).sendto(data, (outside, 0))
+outside, silent = '{OUTSIDE}', '{SILENT}'
+raw(47, bytes(4) + b'inside')
+raw(132, bytes.fromhex('1388 1389 00000000 00000000 0100 0014 00000001 00010000 0001 0001 00000001'))
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'anybody?', (silent, 4000))
+syn = socket.socket()
+syn.setblocking(False)
+syn.connect_ex((silent, 4001))
+"#;
+
+fn speak_to_nobody(guest: &Guest) -> Result<()> {
+    let script = UNANSWERED
+        .replace("{OUTSIDE}", &OUTSIDE.to_string())
+        .replace("{SILENT}", "203.0.113.254");
+    guest.netns().run(["python3", "-c", &script]).map(drop)
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn a_host_is_switched_to_netd_and_back() {
@@ -281,7 +315,10 @@ pub fn there_and_back(root: Root) {
         let foreign = foreign_rules(host)?;
 
         let streams = Streams::start(host, &guest)?;
+        speak_to_nobody(&guest)?;
+        let echo = Echo::ask(guest.netns(), &host.wan, 1001)?;
         host.run(["netd", "libvirt", "adopt"])?;
+        echo.finish(&host.wan).context("the echo, to netd")?;
         streams.finish("to netd")?;
         ensure!(devices(host, &guest)? == before, "other devices");
         let left = host.hv.run(["nft", "list", "ruleset"])?;
@@ -312,8 +349,9 @@ pub fn there_and_back(root: Root) {
         );
 
         let leases = host.virsh(["net-dhcp-leases", "default"])?;
-        let mut streams = Streams::start(host, &guest)?;
-        streams.idle = Some(Idle::start(host, guest.netns())?);
+        let streams = Streams::start(host, &guest)?;
+        speak_to_nobody(&guest)?;
+        let echo = Echo::ask(guest.netns(), &host.wan, 1002)?;
         let inside = host.inside();
         let released = std::thread::spawn(move || inside.run(["netd", "libvirt", "release"]));
         eventually(PATIENCE, || {
@@ -324,6 +362,8 @@ pub fn there_and_back(root: Root) {
         restart_libvirtd(host)?;
         let released = released.join();
         released.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        echo.finish(&host.wan)
+            .context("the echo, back to libvirt")?;
         streams.finish("back to libvirt")?;
         ensure!(devices(host, &guest)? == before, "other devices");
         ensure!(rules(host)?, "libvirt's rules are missing");
@@ -395,5 +435,66 @@ fn a_switch_that_fails_leaves_the_host_as_it_was() {
         ensure!(devices(host, &guest)? == before, "other devices");
         guest.ping(&OUTSIDE.to_string())?;
         Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn a_host_that_was_switched_is_purged_of_all() {
+    check(Root::Machine, |host| {
+        let place = tempfile::tempdir()?;
+        let _guest = libvirt(host, place.path())?;
+        install(host)?;
+        let defaults = "LIBVIRTD_ARGS=\"\"\n";
+        host.file(DEFAULTS, defaults)?;
+        host.run(["netd", "libvirt", "adopt"])?;
+        for there in [
+            "/var/lib/netd/dnsmasq/virbr0.nss",
+            "/var/lib/netd/libvirt/drivers",
+            "/var/lib/libvirt/dnsmasq/virbr0.status",
+            "/var/lib/libvirt/dnsmasq/virbr0.macs",
+        ] {
+            ensure!(
+                host.output(["test", "-e", there])?.status.success(),
+                "{there} is missing"
+            );
+        }
+        // As a host has it whose virtnetworkd was stopped.
+        host.file("/var/lib/netd/libvirt/serves", "")?;
+        host.netd.stop()?;
+        host.file("/var/lib/netd/libvirt/journal.json", "[]")?;
+        let output = host.output(["netd", "teardown", "--purge"])?;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            !output.status.success() && error.contains("interrupted"),
+            "{output:?}"
+        );
+        ensure!(host.hv.run(["ip", "link", "show", "virbr0"]).is_ok());
+        host.run(["rm", "/var/lib/netd/libvirt/journal.json"])?;
+
+        let said = host.run(["netd", "teardown", "--purge"])?;
+        for told in [
+            "systemctl restart libvirtd",
+            "systemctl unmask virtnetworkd",
+        ] {
+            ensure!(said.contains(told), "{told} is not in:\n{said}");
+        }
+        let left = host.output([
+            "find",
+            "/etc/netd",
+            "/var/lib/netd",
+            "/run/netd",
+            "/sys/fs/bpf/netd",
+        ])?;
+        ensure!(
+            left.stdout.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&left.stdout)
+        );
+        let left = host.run(["find", "/var/lib/libvirt/dnsmasq", "-name", "virbr0.[sm]*"])?;
+        ensure!(left.is_empty(), "{left}");
+        ensure!(host.read(DEFAULTS)? == defaults, "{}", host.read(DEFAULTS)?);
+        restart_libvirtd(host)?;
+        host.virsh(["net-start", "default"]).map(drop)
     });
 }

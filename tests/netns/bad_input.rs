@@ -185,10 +185,9 @@ fn start_refused(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
 fn what_is_not_acted_upon_yet_is_refused_by_name_at_start() {
     check(|lab| {
         lab.agent.start()?;
-        let bandwidth = "<bandwidth><inbound average='1000'/></bandwidth>";
-        let network = Network::default().with(bandwidth);
+        let network = Network::default().with("<virtualport type='openvswitch'/>");
         lab.agent.define(&network.xml())?;
-        start_refused(lab, "default", &["bandwidth", "default"])
+        start_refused(lab, "default", &["virtualport", "default"])
     });
 }
 
@@ -227,10 +226,10 @@ fn a_subnet_in_use_is_refused_with_the_interface() {
             .run(["ip", "route", "add", "10.10.128.0/17", "dev", "uplink"])?;
         let base = Network::default().xml();
         for (address, mask) in [
-            ("10.10.3.99", "255.255.255.0"),    // equal
-            ("10.10.3.129", "255.255.255.128"), // within
-            ("10.10.1.1", "255.255.0.0"),       // around
-            ("10.10.130.1", "255.255.255.0"),   // within a route
+            ("10.10.3.99", "255.255.255.0"),   // equal
+            ("10.10.3.99", "255.255.255.128"), // within, with the host's address
+            ("10.10.1.1", "255.255.0.0"),      // around
+            ("10.10.128.1", "255.255.128.0"),  // a route's
         ] {
             let xml = base
                 .replace("10.10.1.1", address)
@@ -267,7 +266,7 @@ fn a_missing_or_outdated_dnsmasq_is_named() {
         lab.agent.stop()?;
         for (program, words) in [
             ("/nonexistent/dnsmasq", ["dnsmasq", "/nonexistent/dnsmasq"]),
-            (old.as_str(), ["2.60", "2.67"]),
+            (old.as_str(), ["2.60", "2.81"]),
         ] {
             lab.agent.set_env("NETD_DNSMASQ", program);
             lab.agent.start()?;

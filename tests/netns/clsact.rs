@@ -313,6 +313,21 @@ fn a_port_with_the_qdisc_ingress_is_guarded_too() {
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
+fn own_filters_are_nobody_elses() {
+    check(|lab| {
+        let guest = nat_guest(lab)?;
+        let _server = Server::udp(&lab.wan, at(OUTSIDE, 7))?;
+        let load = Load::udp(guest.netns(), at(OUTSIDE, 7))?;
+        load.reach(200)?;
+        load.finish()?;
+        let log = lab.agent.log();
+        ensure!(!log.contains("filters of traffic control see"), "{log}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
 fn filters_that_somebody_deletes_come_back() {
     check(|lab| {
         let guest = nat_guest(lab)?;

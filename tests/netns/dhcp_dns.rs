@@ -86,6 +86,106 @@ fn an_isolated_guest_gets_an_address_and_no_way_out() {
     });
 }
 
+/// A network without addresses is the guests' own: nothing of the host serves there.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn t56_guests_of_a_network_without_addresses_serve_each_other() {
+    check(|lab| {
+        lab.agent.start()?;
+        let xml = "<network><name>own</name><bridge name='virbr9'/><mtu size='9000'/></network>";
+        lab.agent.up("own", xml)?;
+        ensure!(lab.dnsmasqs()?.is_empty(), "{:?}", lab.dnsmasqs()?);
+        let (guest, server) = (lab.plugged(1, "virbr9")?, lab.plugged(2, "virbr9")?);
+        for guest in [&guest, &server] {
+            lab.hv
+                .run(["ip", "link", "set", &guest.port, "mtu", "9000"])?;
+            guest
+                .netns()
+                .run(["ip", "link", "set", "eth0", "mtu", "9000"])?;
+        }
+        server.address("172.20.0.1/24", None)?;
+        let file = |name: &str| lab.directory().join(name).display().to_string();
+        server.netns().run([
+            "dnsmasq",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--interface=eth0",
+            "--bind-interfaces",
+            "--user=root",
+            "--dhcp-range=172.20.0.10,172.20.0.20,1h",
+            &format!("--pid-file={}", file("server.pid")),
+            &format!("--dhcp-leasefile={}", file("server.leases")),
+        ])?;
+        let lease = guest.dhcp()?;
+        ensure!(lease.address.octets()[..3] == [172, 20, 0], "{lease:?}");
+        let jumbo = [
+            "ping",
+            "-c",
+            "1",
+            "-W",
+            "3",
+            "-M",
+            "do",
+            "-s",
+            "8900",
+            "172.20.0.1",
+        ];
+        guest.netns().run(jumbo)?;
+        Ok(())
+    });
+}
+
+/// A tunnel stands for a network card: other hosts are behind it.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn who_puts_an_uplink_into_a_bridge_with_dhcp_is_told_whom_it_serves() {
+    check(|lab| {
+        lab.agent.start()?;
+        lab.up(&Network::default().dhcp(""))?;
+        lab.up(&Network::nat("static", 2))?;
+        let told = || {
+            lab.agent
+                .log()
+                .matches("answers in the LAN behind this port")
+                .count()
+        };
+        // Guests' devices are none of these, and neither is a port of a network without DHCP.
+        let _guest = lab.plugged(1, "virbr1")?;
+        for (number, bridge) in [("2", "virbr2"), ("1", "virbr1")] {
+            let lan = format!("lan{number}");
+            let words = [
+                "ip", "link", "add", &lan, "type", "vxlan", "dstport", "0", "id", number,
+            ];
+            lab.hv.run(words)?;
+            lab.hv
+                .run(["ip", "link", "set", &lan, "master", bridge, "up"])?;
+        }
+        netd_tests::eventually(SOON, || {
+            ensure!(told() > 0, "nobody is told:\n{}", lab.agent.log());
+            Ok(())
+        })?;
+        let log = lab.agent.log();
+        let line = log.lines().find(|line| line.contains("answers in the LAN"));
+        let line = line.unwrap_or_default();
+        ensure!(line.contains("lan1") && line.contains("default"), "{line}");
+        lab.agent.ok(["net-list"])?;
+        ensure!(told() == 1, "it is told {} times", told());
+        let found = lab.agent.cli(["doctor"])?;
+        ensure!(found.status.code() == Some(1), "{:?}", found.status);
+        let found = String::from_utf8(found.stdout)?;
+        let line = "port lan1 of bridge virbr1 leads out of the host";
+        ensure!(
+            found.matches("leads out").count() == 1 && found.contains(line),
+            "{found}"
+        );
+        for lan in ["lan1", "lan2"] {
+            lab.hv.run(["ip", "link", "del", lan])?;
+        }
+        lab.agent.ok(["doctor"])?;
+        Ok(())
+    });
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p29_replies_carry_complete_checksums() {

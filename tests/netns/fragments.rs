@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, UDP};
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Frame, Guest, Lab, Netns, Network, SOON, Sniffer, Wire, eventually};
+use netd_tests::{Frame, Guest, Lab, Netns, Network, Sniffer, Wire};
 
 const PORT: u16 = 7000;
 const LARGE: usize = 8000;
@@ -140,20 +140,6 @@ fn p25_large_pings_pass_both_ways() {
     );
 }
 
-/// Puts the fragments of a datagram on a wire, in the order given by their places.
-fn cast(wire: &Wire, datagram: &Frame, order: &[usize]) -> Result<()> {
-    let fragments = datagram.fragments(1480);
-    ensure!(
-        fragments.len() == order.len(),
-        "{} fragments",
-        fragments.len()
-    );
-    for &place in order {
-        wire.send(&fragments[place])?;
-    }
-    Ok(())
-}
-
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn p25_fragments_of_two_guests_are_told_apart() {
@@ -193,67 +179,6 @@ fn p25_fragments_of_two_guests_are_told_apart() {
                 }
                 for (_, data, _) in &senders {
                     ensure!(arrived.contains(data), "with {id:?} they were mixed");
-                }
-            }
-            Ok(())
-        },
-        |_| Ok(()),
-    );
-}
-
-#[test]
-#[ignore = "needs root and network namespaces: cargo xtask test"]
-fn p26_the_last_fragment_may_come_first_or_is_dropped_by_name() {
-    natted(
-        |lab, guest| {
-            let outside = lab.wan.udp(("0.0.0.0", PORT))?;
-            let inside = guest.netns().udp(("0.0.0.0", 5000))?;
-            let data = content(3, 4000);
-            let source = Network::default().address(11);
-            let out = Frame::udp((source, 5000), (OUTSIDE, PORT), &data)
-                .with_udp_checksum()
-                .between(guest.netns().mac("eth0")?, lab.hv.mac("virbr1")?);
-            let back = Frame::udp((OUTSIDE, PORT), (HOST, 5000), &data)
-                .with_udp_checksum()
-                .between(lab.wan.mac("wan0")?, lab.hv.mac("uplink")?);
-            let wires = [
-                Wire::new(guest.netns(), "eth0")?,
-                Wire::new(&lab.wan, "wan0")?,
-            ];
-            let ways = [
-                (&wires[0], out, &outside, "from the guest"),
-                (&wires[1], back, &inside, "from outside"),
-            ];
-            // The flow is there, and this way of sending works: nothing else is wrong below.
-            let orders: [&[usize]; 4] = [&[0, 1, 2], &[2, 1, 0], &[1, 0, 2], &[2, 0, 1]];
-            let mut id = 100;
-            for order in orders {
-                for (wire, datagram, receiver, way) in &ways {
-                    let mut datagram = datagram.clone();
-                    (datagram.id, id) = (id, id + 1);
-                    let dropped = lab.agent.dropped("frag_without_first")?;
-                    cast(wire, &datagram, order)?;
-                    let what = format!("order {order:?} {way}");
-                    receiver.set_read_timeout(Some(Duration::from_millis(100)))?;
-                    let became = eventually(SOON, || {
-                        let outcome = receive(receiver, &data, &what);
-                        let is_named = || {
-                            Ok::<_, anyhow::Error>(
-                                lab.agent.dropped("frag_without_first")? > dropped,
-                            )
-                        };
-                        if order[0] != 0 && outcome.is_err() && is_named()? {
-                            return Ok("dropped by name");
-                        }
-                        outcome.map(|_| "delivered")
-                    });
-                    let became = became.with_context(|| {
-                        format!(
-                            "{what}: neither delivered nor dropped as `frag_without_first`: {:?}",
-                            lab.agent.drops()
-                        )
-                    })?;
-                    println!("{what}: {became}");
                 }
             }
             Ok(())

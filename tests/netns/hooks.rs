@@ -6,9 +6,10 @@ use anyhow::{Context, Result};
 use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
-use netd::datapath::Kernel;
 use netd::datapath::kernel::Feature;
+use netd::datapath::{Attachment, Datapath, Hook, Kernel, Limits};
 use netd_tests::Netns;
+use netd_tests::lab::check;
 
 /// Names of the programs at both of traffic control's hooks of a device: those of TCX, and those of
 /// netd's filters.
@@ -59,4 +60,33 @@ pub fn tcx_programs(netns: &Netns, device: &str) -> Result<BTreeSet<String>> {
 pub fn filters(netns: &Netns, device: &str, side: &str) -> Result<String> {
     let output = netns.output(["tc", "filter", "show", "dev", device, side])?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The kernel lets go of a link whose pin was removed some time later, and takes no program twice: EEXIST from
+/// TCX, EBUSY from a driver.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn programs_come_back_at_once() {
+    check(|lab| {
+        let index = u32::try_from(lab.hv.ifindex("uplink")?)?;
+        let bpffs = lab.agent.bpffs();
+        let attach_and_detach = || -> Result<()> {
+            let mut datapath = Datapath::open(&bpffs, &Limits::default(), None)?;
+            for hook in [Hook::UplinkIngress, Hook::UplinkXdp] {
+                let place = Attachment {
+                    ifindex: index,
+                    hook,
+                };
+                // Of a hundred, some would be refused.
+                for round in 0..100 {
+                    datapath
+                        .attach(place, "uplink")
+                        .with_context(|| format!("round {round}"))?;
+                    datapath.detach(place)?;
+                }
+            }
+            Ok(())
+        };
+        lab.hv.enter(attach_and_detach)?
+    });
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use netd::datapath::pin_dir;
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Load, Server};
-use netd_tests::{Guest, Lab, Losses, Network, SOON, Sniffer};
+use netd_tests::{Guest, Lab, Losses, Network, SOON, Sniffer, eventually};
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
@@ -248,7 +248,7 @@ fn an_upgrade_to_another_layout_leaves_one_set_of_programs() {
         lab.agent.start()?;
         ensure!(!earlier.exists(), "the earlier pins are still there");
         // The kernel detaches what nothing pins any more in its own time (bpf_link_put).
-        netd_tests::eventually(SOON, || {
+        eventually(SOON, || {
             let status = lab.agent.ok(["status", "--json"])?;
             let status: serde_json::Value = serde_json::from_str(&status)?;
             for hook in status["hooks"].as_array().context("a list of hooks")? {
@@ -401,6 +401,45 @@ fn a_guest_plugged_in_while_no_agent_runs_is_found() {
         let status = lab.agent.ok(["status"])?;
         ensure!(status.contains("vnet1"), "{status}");
         Ok(())
+    });
+}
+
+/// What the programs call one another by is pinned; without that the kernel would empty it with the
+/// agent's end.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn new_flows_are_opened_while_no_agent_runs() {
+    check(|lab| {
+        let guest = lab.nat_guest()?;
+        lab.agent.kill()?;
+        guest.ping(&OUTSIDE.to_string())?;
+        let slow = pin_dir(&lab.agent.bpffs()).join("slow");
+        ensure!(std::fs::read_dir(&slow)?.count() == 1, "one build's");
+        // Somebody clears up: what goes on is what was open, and the rest is counted.
+        std::fs::remove_dir_all(&slow)?;
+        eventually(SOON, || {
+            let pinged = guest.try_ping(&OUTSIDE.to_string())?;
+            ensure!(
+                !pinged.status.success(),
+                "the kernel has not emptied it yet"
+            );
+            Ok(())
+        })?;
+        lab.agent.start()?;
+        guest.ping(&OUTSIDE.to_string())?;
+        ensure!(lab.agent.dropped("incomplete")? > 0, "uncounted");
+        // What another build has left goes once none of its programs is in place.
+        lab.agent.stop()?;
+        std::fs::create_dir(slow.join("0123456789abcdef"))?;
+        of_another_build(lab)?;
+        lab.agent.start()?;
+        eventually(SOON, || {
+            ensure!(
+                std::fs::read_dir(&slow)?.count() == 1,
+                "another build's is left"
+            );
+            Ok(())
+        })
     });
 }
 

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::check;
 use netd_tests::{Network, SOON, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::sockets::{open_directory, passes, refused, serve_in, sockets, virsh_as};
 
@@ -36,7 +37,17 @@ polkit.addRule(function(action, subject) {
 ";
 
 /// A process that ends with its owner.
-struct Running(Child);
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Has it end by SIGTERM, and waits for that.
+    pub(crate) fn terminate(mut self) -> Result<()> {
+        let pid = Pid::from_raw(self.0.id().try_into()?).context("a process number")?;
+        kill_process(pid, Signal::TERM)?;
+        eventually(SOON, || self.0.try_wait()?.context("it still runs"))?;
+        Ok(())
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -45,7 +56,7 @@ impl Drop for Running {
     }
 }
 
-fn spawn(command: &mut Command, log: &Path) -> Result<Running> {
+pub(crate) fn spawn(command: &mut Command, log: &Path) -> Result<Running> {
     let log = File::create(log)?;
     let child = command
         .stdin(Stdio::null())
@@ -56,7 +67,7 @@ fn spawn(command: &mut Command, log: &Path) -> Result<Running> {
 }
 
 /// A message bus at `directory/bus` on which everybody may do everything.
-fn bus(directory: &Path) -> Result<Running> {
+pub(crate) fn bus(directory: &Path) -> Result<Running> {
     let allow = ["own", "send_type", "receive_type"].map(|what| match what {
         "own" => "<allow own='*'/>".to_owned(),
         what => ["method_call", "method_return", "signal", "error"]

@@ -105,10 +105,11 @@ fn parts6(packet: &[u8]) -> Result<Parts<'_>, String> {
         start: 40,
         end,
     };
+    // What is behind an authentication header no translation can keep right, since that covers the
+    // addresses (RFC 3715, section 2.1): it is a protocol of its own, as in IPv4.
     loop {
         let words = match parts.protocol {
             0 | 43 | 60 => |len: u8| (usize::from(len) + 1) * 8,
-            51 => |len: u8| (usize::from(len) + 2) * 4,
             44 => |_| 8,
             _ => return Ok(parts),
         };

@@ -151,6 +151,23 @@ fn the_hosts_own_traffic_is_not_touched() {
     .run(&mut lab);
 }
 
+/// A guest of another network asks for something published, by a port that has no program (yet): the
+/// bridge's hook has judged it, translated it and sent it here.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_another_networks_bridge_has_sent_is_not_judged_again() {
+    let mut lab = lab();
+    let packet = tcp([10, 30, 0, 9], 4000, GUEST, 80, SYN).macs(GUEST_MAC, NAT_MAC);
+    Fixture::new("from br-open", "bridge_egress", "br-nat", packet.bytes())
+        .came_from("br-open")
+        .run(&mut lab);
+    // From a device without a program nobody has judged anything.
+    Fixture::new("from nowhere", "bridge_egress", "br-nat", packet.bytes())
+        .came_from("lo")
+        .drop(Reason::IntoNat)
+        .run(&mut lab);
+}
+
 /// The host, or another program's masquerade, takes a port that a guest's flow has: it gets
 /// another one, and its answers come back to it.
 #[test]
@@ -186,6 +203,24 @@ fn p07_a_port_that_a_guest_has_is_not_the_hosts_as_well() {
             .redirect(home.bytes())
             .run(&mut lab);
     }
+}
+
+/// A network that netd has let go of: the kernel goes on with the connections of its guests, by the ports
+/// that they had.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_flow_of_a_network_that_is_gone_has_no_port_any_more() {
+    let mut lab = lab();
+    let mut flows = guest_to_server(TCP, 40000, 80).established().entries(&lab);
+    // What a bridge that is gone had for a number.
+    flows[0].1.counted_for = 0x7fff_ffff;
+    lab.set_flows(&flows);
+    let packet = leaving(tcp(UP0, 40000, SERVER, 80, ACK));
+    Fixture::new("masqueraded", "uplink_egress", "up0", packet.bytes())
+        .came_from("up1")
+        .any_flows()
+        .run(&mut lab);
+    assert!(lab.flows().is_empty(), "the flow is left");
 }
 
 /// A packet that a port's program sent is finished, whatever its addresses.
@@ -330,4 +365,24 @@ fn tunnels_are_translated_back() {
         .drop(Reason::IntoNat)
         .run(&mut lab);
     crate::lab::ip("link set plain0 address 52:54:00:00:00:82\n");
+}
+
+/// What a NAT guest sends to a routed network by the stack, as packets with options go, is translated at
+/// that network's bridge: nobody there may see the guest's own address.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_the_stack_sends_to_a_routed_network_is_translated() {
+    let lab = lab();
+    let packet = udp(GUEST, 4000, ROUTE_GUEST, 80).ttl(63);
+    let outcome = run(
+        &lab,
+        "bridge_egress",
+        lab.ifindex("br-route"),
+        lab.ifindex("br-nat"),
+        0,
+        1,
+        &packet.bytes(),
+    );
+    assert_eq!(outcome.verdict, Verdict::Pass);
+    assert_ne!(outcome.packet[26..30], GUEST, "the source stands as it was");
 }

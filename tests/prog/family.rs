@@ -3,8 +3,9 @@
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
 use aya::{Ebpf, Pod};
 use netd_common::abi::{
-    Addr4, Addr6, BINDING_STATIC, Binding, BindingKey, Endpoint, EndpointKey, FLOW_REPLY, Flow,
-    FlowKey, Forward, ForwardKey, Fragment, FragmentKey, MacAddr, Slot, Subnet,
+    Addr4, Addr6, BINDING_STATIC, Ban, BanKey, Binding, BindingKey, Endpoint, EndpointKey,
+    FLOW_REPLY, Flow, FlowKey, Forward, ForwardKey, Fragment, FragmentKey, IpsecPolicy, MacAddr,
+    Slot, Subnet,
 };
 use netd_common::checksum::{sum4, sum6};
 
@@ -87,10 +88,12 @@ pub struct Maps<A: Address> {
     pools: LpmTrie<MapData, A, Subnet>,
     endpoints: HashMap<MapData, Plain<EndpointKey<A>>, Endpoint>,
     bindings: HashMap<MapData, Plain<BindingKey<A>>, Binding>,
+    bans: LpmTrie<MapData, Plain<BanKey<A>>, Ban>,
     forwards: LpmTrie<MapData, Plain<ForwardKey<A>>, Plain<Forward<A>>>,
     flows: HashMap<MapData, Plain<FlowKey<A>>, Plain<Flow<A>>>,
     slots: Array<MapData, Plain<Slot<A>>>,
     fragments: HashMap<MapData, Plain<FragmentKey<A>>, Fragment>,
+    policies: Array<MapData, Plain<IpsecPolicy<A>>>,
     /// The slot that the next flow of a test's gets.
     next_slot: u32,
 }
@@ -104,10 +107,12 @@ impl<A: Address> Maps<A> {
             pools: take(ebpf, &name("pools")),
             endpoints: take(ebpf, &name("endpoints")),
             bindings: take(ebpf, &name("bindings")),
+            bans: take(ebpf, &name("bans")),
             forwards: take(ebpf, &name("forwards")),
             flows: take(ebpf, &name("flows")),
             slots: take(ebpf, &name("slots")),
             fragments: take(ebpf, &name("fragments")),
+            policies: take(ebpf, &name("policies")),
             next_slot: 0,
         }
     }
@@ -135,6 +140,14 @@ impl<A: Address> Maps<A> {
         clear(&mut self.addresses);
         clear(&mut self.bindings);
         self.remove_prefixes(|_| true);
+        let keys: Vec<_> = self
+            .bans
+            .keys()
+            .map(|key| key.expect("a readable map"))
+            .collect();
+        for key in keys {
+            self.bans.remove(&key).expect("a key that is there");
+        }
         let keys: Vec<_> = self
             .forwards
             .keys()
@@ -194,6 +207,27 @@ impl<A: Address> Maps<A> {
     }
 
     /// Add a forward of one port, or of a whole address (protocol 0), or take it away.
+    /// Ban a prefix; `None`: no longer.
+    pub fn ban(&mut self, bridge: u32, address: A, len: u32, until: Option<u32>) {
+        let address = address.prefix(len);
+        let key = lpm_trie::Key::new(BanKey::<A>::SCOPE + len, Plain(BanKey { bridge, address }));
+        match until {
+            Some(until) => self.bans.insert(&key, Ban { until }, 0),
+            None => self.bans.remove(&key),
+        }
+        .expect("bans");
+    }
+
+    /// Write a list of IPsec policies from an index on.
+    pub fn set_policies(&mut self, first: u32, policies: &[IpsecPolicy<A>]) {
+        let end = [IpsecPolicy::default()];
+        for (index, policy) in (first..).zip(policies.iter().chain(&end)) {
+            self.policies
+                .set(index, Plain(*policy), 0)
+                .expect("policies");
+        }
+    }
+
     pub fn set_forward(&mut self, key: ForwardKey<A>, forward: Option<Forward<A>>) {
         let len = match key.proto {
             0 => ForwardKey::<A>::PORTLESS,

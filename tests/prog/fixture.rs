@@ -135,6 +135,12 @@ impl Fixture {
         self
     }
 
+    /// Expect that an earlier packet is counted as dropped.
+    pub fn counts(mut self, reason: Reason) -> Self {
+        self.drops = vec![reason];
+        self
+    }
+
     /// Expect a drop that is counted and answered.
     pub fn reject(mut self, reason: Reason, answer: Vec<u8>) -> Self {
         self.drops = vec![reason];
@@ -284,6 +290,12 @@ impl Fixture {
             &self.packet,
         )
     }
+}
+
+/// What `program` says of a packet that comes in at a device.
+pub fn verdict(lab: &Lab, program: &str, device: &str, packet: &[u8]) -> Verdict {
+    let device = lab.ifindex(device);
+    run(lab, program, device, device, 0, 1, packet).verdict
 }
 
 /// Give `packet` to `program`, `repeat` times (each time as the last run left it).

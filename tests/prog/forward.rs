@@ -1,12 +1,12 @@
 //! Published ports: who reaches them, by which of them, and as whom.
 
 use netd_common::Reason;
-use netd_common::abi::{Addr4, FlowKey};
+use netd_common::abi::{Addr4, CONTROL_MAPPINGS, FlowKey, NETWORK_ENDPOINT_INDEPENDENT};
 
 use crate::fixture::{Fixture, run};
 use crate::lab::{Lab, Published, lab};
 use crate::names::*;
-use crate::nat::{down, up};
+use crate::nat::{down, out, up};
 use crate::packet::{ACK, Packet, SCTP, SYN, TCP, UDP, echo, port_unreachable, sctp, tcp, udp};
 
 pub const HIDDEN: Addr4 = [198, 51, 100, 77];
@@ -118,7 +118,26 @@ fn a_published_port_is_reached_by_ipv6() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn p35_a_published_port_is_reached_from_its_own_network() {
+    is_reached_from_its_own_network(&mut lab());
+}
+
+/// The same with endpoint-independent mappings, of which this is none.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn t49_a_published_port_is_reached_beside_mappings() {
     let mut lab = lab();
+    lab.change_network("br-nat", |n| n.flags = NETWORK_ENDPOINT_INDEPENDENT);
+    lab.change_control(|c| c.flags |= CONTROL_MAPPINGS);
+    is_reached_from_its_own_network(&mut lab);
+    // The guest has one all the same, with its own port.
+    let packet = up(udp(GUEST, 6000, SERVER, 80));
+    Fixture::new("outside", "port_ingress", "nat1", packet.bytes())
+        .redirect(out(packet, 6000))
+        .any_flows()
+        .run(&mut lab);
+}
+
+fn is_reached_from_its_own_network(lab: &mut Lab) {
     lab.set_endpoint(GUEST, "nat1", GUEST_MAC);
     lab.keep_guests_still();
     for (client, mac, port, device) in [
@@ -140,13 +159,13 @@ fn p35_a_published_port_is_reached_from_its_own_network() {
             Fixture::new("there", "port_ingress", device, packet.bytes())
                 .redirect(to_guest(after).bytes())
                 .any_flows()
-                .run(&mut lab);
+                .run(lab);
             let answer = up(answer);
             let after = answer.clone().src(UP0).sport(8080).dst(client).ttl(63);
             Fixture::new("back", "port_ingress", "nat1", answer.bytes())
                 .redirect(after.macs(mac, NAT_MAC).bytes())
                 .any_flows()
-                .run(&mut lab);
+                .run(lab);
         }
     }
     assert_eq!(lab.faults(), [] as [String; 0]);

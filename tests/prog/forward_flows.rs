@@ -1,15 +1,38 @@
 //! Flows that go by a forward: their ports, their errors, and what becomes of them.
 
-use netd_common::abi::{Addr4, FLOW_DNAT, FlowKey, NETWORK_ENDPOINT_INDEPENDENT};
+use netd_common::abi::{Addr4, CONTROL_FORWARDS, FLOW_DNAT, FlowKey, NETWORK_ENDPOINT_INDEPENDENT};
 use netd_common::state::State;
 
-use crate::fixture::{Fixture, Verdict, run};
+use crate::fixture::{Fixture, Verdict, run, verdict};
 use crate::lab::{Lab, Published, lab};
 use crate::names::*;
 use crate::nat::{down, up};
 use crate::packet::{ACK, Packet, RST, SYN, TCP, UDP, echo, icmp, tcp, udp};
 
 use crate::forward::{HIDDEN, to_guest, web};
+
+/// With the last forward goes what tells the programs that there are some.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn t17_a_stream_ends_with_the_last_forward() {
+    let mut lab = lab();
+    lab.set_endpoint(GUEST, "nat1", GUEST_MAC);
+    lab.publish(web(UDP));
+    let stream = down(udp(SERVER, 5000, UP0, 8080));
+    for _ in 0..2 {
+        let action = verdict(&lab, "uplink_ingress", "up0", &stream.bytes());
+        assert_eq!(action, Verdict::Redirect);
+    }
+    lab.unpublish(web(UDP));
+    lab.change_control(|control| {
+        control.flags &= !CONTROL_FORWARDS;
+        control.epoch += 1;
+    });
+    Fixture::new("the host's", "uplink_ingress", "up0", stream.bytes())
+        .any_flows()
+        .run(&mut lab);
+    assert!(lab.flow(&stream_key(8080)).is_none());
+}
 
 /// A running stream goes to the new guest with its next packet; flows of other forwards stay.
 #[test]
@@ -129,8 +152,10 @@ fn p23_errors_of_a_published_guest_show_the_published_address() {
     let error = up(icmp(GUEST, SERVER, 3, 3, [0; 4], quote(&at_guest)));
     let quoted = packet.ttl(63);
     let after = icmp(UP0, SERVER, 3, 3, [0; 4], quote(&quoted)).macs(ROUTER_MAC, UP0_MAC);
-    // The guest has sent nothing else yet, so its flow knows no way: the stack's is taken.
-    Fixture::new("error", "port_ingress", "nat1", error.bytes()).run(&mut lab);
+    // The guest has sent nothing else yet: back to whoever handed the datagram over.
+    Fixture::new("error", "port_ingress", "nat1", error.bytes())
+        .redirect(after.clone().ttl(63).bytes())
+        .run(&mut lab);
     let routed = error.clone().ttl(63).macs(ROUTER_MAC, UP0_MAC);
     Fixture::new("error, routed", "uplink_egress", "up0", routed.bytes())
         .came_from("br-nat")

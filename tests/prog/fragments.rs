@@ -3,7 +3,7 @@
 use netd_common::Reason;
 use netd_common::timeout::{DEFAULT_TIMEOUTS, Timeout};
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, Verdict, verdict};
 use crate::flows::{guest_to_server, guest_to_server6};
 use crate::lab::{Lab, lab};
 use crate::names::*;
@@ -139,7 +139,7 @@ fn atomic_fragments_are_packets() {
     assert_eq!(lab.v6.fragments().len(), 0);
 }
 
-/// What comes before the first fragment is not held back: from a guest it is dropped by name.
+/// Where nobody holds them back, what comes before the first fragment is dropped by name from a guest.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn p26_fragments_without_their_first_are_dropped_by_name() {
@@ -206,6 +206,92 @@ fn p26_from_outside_the_host_gets_what_nobody_knows() {
     Fixture::new("second", "uplink_ingress", "up0", pieces[1].bytes())
         .redirect(home[1].bytes())
         .run(&mut lab);
+}
+
+/// What comes before the first fragment is handed to the agent, where there is one.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn p26_fragments_without_their_first_are_held() {
+    let mut lab = lab();
+    lab.hold_frames();
+    let before = lab.drops();
+    guest_to_server(UDP, 40000, 80).established().only(&mut lab);
+    let later = &whole(up(udp(GUEST, 40000, SERVER, 80))).split(SIZE)[1];
+    for (program, device) in [("port_ingress", "nat1"), ("bridge_ingress", "br-nat")] {
+        assert_eq!(
+            verdict(&lab, program, device, &later.bytes()),
+            Verdict::Drop
+        );
+        let held = lab.held();
+        assert_eq!(held, [(lab.ifindex(device), later.bytes())], "at {device}");
+    }
+    let later6 = up(raw(GUEST6, SERVER6, UDP)).piece(3, 100, false);
+    assert_eq!(
+        verdict(&lab, "port_ingress", "nat1", &later6.bytes()),
+        Verdict::Drop
+    );
+    // Routed packets are as well: they may be a flow's.
+    let routed = raw(ROUTE_GUEST, SERVER, UDP)
+        .fragment(9)
+        .macs(ROUTE_MAC, ROUTE_GUEST_MAC);
+    assert_eq!(
+        verdict(&lab, "port_ingress", "route1", &routed.bytes()),
+        Verdict::Drop
+    );
+    assert_eq!(
+        lab.held(),
+        [
+            (lab.ifindex("nat1"), later6.bytes()),
+            (lab.ifindex("route1"), routed.bytes())
+        ]
+    );
+    // None of them was lost, as far as anybody knows.
+    assert_eq!(lab.drops(), before);
+    // What is longer than a test run would take back is not held.
+    let large = up(raw(GUEST, SERVER, UDP))
+        .data(vec![1; 3600])
+        .fragment(200);
+    Fixture::new("too large", "port_ingress", "nat1", large.bytes())
+        .drop(Reason::FragWithoutFirst)
+        .run(&mut lab);
+    assert_eq!(lab.held(), []);
+}
+
+/// The host's stack gets what is addressed to the host at once; a copy is held while the first one may
+/// still show that it is a guest's.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn p26_of_what_is_addressed_to_the_host_a_copy_is_held() {
+    let mut lab = lab();
+    lab.hold_frames();
+    guest_to_server(UDP, 40000, 80).established().only(&mut lab);
+    let pieces = whole(down(udp(SERVER, 80, UP0, 40000))).split(SIZE);
+    Fixture::new("last", "uplink_ingress", "up0", pieces[5].bytes()).run(&mut lab);
+    assert_eq!(lab.held(), [(lab.ifindex("up0"), pieces[5].bytes())]);
+    // Its first one counts nothing as lost.
+    let before = lab.drops();
+    let first = verdict(&lab, "uplink_ingress", "up0", &pieces[0].bytes());
+    assert_eq!((first, lab.drops()), (Verdict::Redirect, before));
+    // From a guest, its bridge's hook sees to that.
+    let guests = up(raw(GUEST, NAT_GW, UDP)).fragment(9);
+    Fixture::new("port", "port_ingress", "nat1", guests.bytes()).run(&mut lab);
+    assert_eq!(lab.held(), []);
+    Fixture::new("bridge", "bridge_ingress", "br-nat", guests.bytes()).run(&mut lab);
+    assert_eq!(lab.held(), [(lab.ifindex("br-nat"), guests.bytes())]);
+    // What turned out to be the host's own is not looked at again.
+    let own = whole(down(udp(SERVER, 80, UP0, 99)));
+    let own: Vec<_> = own
+        .split(SIZE)
+        .into_iter()
+        .map(|mut piece| {
+            piece.header.id = 77;
+            piece
+        })
+        .collect();
+    for i in [0, 2, 1] {
+        Fixture::new("own", "uplink_ingress", "up0", own[i].bytes()).run(&mut lab);
+    }
+    assert_eq!(lab.held(), []);
 }
 
 /// A first fragment is remembered for as long as the timeout says.
@@ -363,4 +449,39 @@ fn fragments_are_translated_at_egress() {
             .pass_as(after.bytes())
             .run(&mut lab);
     }
+}
+
+/// What was held is given back by the port that it came in by, and its guest may be elsewhere by then, or
+/// another one.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn p64_a_later_fragment_moves_nobody() {
+    let mut lab = lab();
+    let whole = whole(udp(GUEST, 40000, SERVER, 80));
+    let pieces = up(whole.clone()).split(SIZE);
+    let shown = whole.src(UP0).ttl(63).macs(ROUTER_MAC, UP0_MAC).split(SIZE);
+    let piece = |at: usize| {
+        Fixture::new(format!("{at}"), "port_ingress", "nat1", pieces[at].bytes())
+            .redirect(shown[at].bytes())
+            .any_flows()
+    };
+    piece(0).run(&mut lab);
+    lab.change_control(|control| control.epoch += 1);
+    let moved = udp(GUEST, 40000, SERVER, 80).macs(NAT_MAC, GUEST2_MAC);
+    let out = moved.clone().src(UP0).ttl(63).macs(ROUTER_MAC, UP0_MAC);
+    Fixture::new("from elsewhere", "port_ingress", "nat2", moved.bytes())
+        .redirect(out.bytes())
+        .any_flows()
+        .run(&mut lab);
+    lab.change_control(|control| control.epoch += 1);
+    piece(1).run(&mut lab);
+    let endpoint = lab.endpoint(GUEST).expect("an endpoint");
+    let at = (endpoint.ifindex, endpoint.mac);
+    assert_eq!(at, (lab.ifindex("nat2"), GUEST2_MAC));
+    let back = down(udp(SERVER, 80, UP0, 40000));
+    let home = back.clone().dst(GUEST).ttl(63).macs(GUEST2_MAC, NAT_MAC);
+    Fixture::new("back", "uplink_ingress", "up0", back.bytes())
+        .redirect(home.bytes())
+        .any_flows()
+        .run(&mut lab);
 }

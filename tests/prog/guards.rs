@@ -37,7 +37,13 @@ fn at_port(lab: &mut Lab, name: &str, frame: Vec<u8>, refused: Option<Reason>) {
     }
 }
 
-fn arp(smac: MacAddr, operation: u8, hardware: MacAddr, sender: Addr4, target: Addr4) -> Vec<u8> {
+pub fn arp(
+    smac: MacAddr,
+    operation: u8,
+    hardware: MacAddr,
+    sender: Addr4,
+    target: Addr4,
+) -> Vec<u8> {
     let mut frame = [0xff; 6].to_vec();
     frame.extend(smac);
     frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);

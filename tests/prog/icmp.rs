@@ -301,3 +301,37 @@ fn errors_do_not_pass_where_nothing_else_does() {
     let error = up(time_exceeded(GUEST, UP0, quote(UP0, GUEST)));
     Fixture::new("to the host", "port_ingress", "nat1", error.bytes()).run(&mut lab);
 }
+
+/// An error goes to the sender of the packet that it quotes, and to nobody else by that packet's flow.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn errors_to_somebody_else_are_none() {
+    let mut lab = lab();
+    flow(&mut lab, UDP);
+    let quoted = received("UDP").quote(8);
+    let error = up(time_exceeded(GUEST, ROUTER, quoted));
+    Fixture::new("from the guest", "port_ingress", "nat1", error.bytes())
+        .drop(Reason::IcmpUnknown)
+        .any_flows()
+        .run(&mut lab);
+}
+
+/// An identifier of 0 is the key of an answer to the other side's identifier 0, too. An answer that
+/// nobody asked for is no packet of the query's flow, where it leaves by the stack either: it has no
+/// place for the identifier that the flow was given.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn an_answer_is_not_taken_for_a_query_of_its_identifier() {
+    let mut lab = lab();
+    let mut query = guest_to_server(ICMP, 0, 0).established();
+    query.shown = Some((UP0, SHOWN));
+    query.only(&mut lab);
+    let answer = echo_reply(GUEST, SERVER, 0)
+        .ttl(63)
+        .macs(ROUTER_MAC, UP0_MAC);
+    Fixture::new("at egress", "uplink_egress", "up0", answer.bytes())
+        .came_from("br-nat")
+        .drop(Reason::NoFlow)
+        .any_flows()
+        .run(&mut lab);
+}

@@ -18,9 +18,10 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard};
 
-use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use netd::datapath::Kernel;
@@ -48,6 +49,8 @@ pub struct Lab {
     ifindexes: BTreeMap<String, u32>,
     control: Array<MapData, Control>,
     moved: Mutex<Array<MapData, GuestMoves>>,
+    /// Do guests that move let no flow look again?
+    still: AtomicBool,
     identifications: Mutex<BTreeMap<Vec<u8>, [u8; 2]>>,
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
@@ -59,6 +62,7 @@ pub struct Lab {
     drops: PerCpuArray<MapData, DropCount>,
     answers: PerCpuArray<MapData, [u64; 2]>,
     events: netd::datapath::events::Events,
+    held: RingBuf<MapData>,
     sweeper: Array<MapData, Sweeper>,
     xdp_targets: DevMapHash<MapData>,
     slots: u32,
@@ -117,20 +121,25 @@ pub fn load(flows: u32) -> Ebpf {
             panic!("{error}");
         }
     }
+    netd::datapath::slow_paths::connect(&mut ebpf).expect("the slow paths' array takes them");
     ebpf
 }
 
 /// Run a program that is attached to nothing.
 pub fn call(ebpf: &Ebpf, name: &str) -> u32 {
+    call_on(ebpf, name, &[0; 64])
+}
+
+/// The same on a frame.
+pub fn call_on(ebpf: &Ebpf, name: &str, frame: &[u8]) -> u32 {
     let program: &SchedClassifier = ebpf
         .program(name)
         .unwrap_or_else(|| panic!("no program {name}"))
         .try_into()
         .expect("a classifier");
-    let packet = [0u8; 64];
     program
         .test_run(TestRunOptions {
-            data_in: Some(&packet),
+            data_in: Some(frame),
             ..TestRunOptions::default()
         })
         .unwrap_or_else(|error| panic!("{name}: {error:?}"))
@@ -170,6 +179,7 @@ impl Lab {
             ifindexes: BTreeMap::new(),
             control: take(&mut ebpf, "control"),
             moved: Mutex::new(take(&mut ebpf, "guest_moves")),
+            still: AtomicBool::new(true),
             identifications: Mutex::default(),
             networks: take(&mut ebpf, "networks"),
             ports: take(&mut ebpf, "ports"),
@@ -181,6 +191,7 @@ impl Lab {
             drops: take(&mut ebpf, "drops"),
             answers: take(&mut ebpf, "reply_limit"),
             events: netd::datapath::events::Events::take(&mut ebpf).expect("events"),
+            held: take(&mut ebpf, "held"),
             sweeper: take(&mut ebpf, "sweeper"),
             xdp_targets: take(&mut ebpf, "xdp_targets"),
             slots: FLOWS,
@@ -213,6 +224,8 @@ impl Lab {
     }
 
     fn reset(&mut self) {
+        *self.still.get_mut() = true;
+        while self.held.next().is_some() {}
         self.identifications
             .lock()
             .expect("no test panics with it")

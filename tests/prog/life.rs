@@ -9,10 +9,10 @@ use crate::flows::{AT_ROUTE1, FromGuest, guest_to_server};
 use crate::lab::{ip, lab, now};
 use crate::names::*;
 use crate::nat::{down, home, out, up};
-use crate::packet::{ACK, FIN, SYN, TCP, UDP, port_unreachable, tcp, udp};
+use crate::packet::{ACK, SYN, TCP, UDP, port_unreachable, tcp, udp};
 
 /// Puts the lab in order again, whatever becomes of the test.
-struct OnDrop<F: Fn()>(F);
+pub struct OnDrop<F: Fn()>(pub F);
 
 impl<F: Fn()> Drop for OnDrop<F> {
     fn drop(&mut self) {
@@ -171,63 +171,6 @@ fn a_raised_epoch_renews_the_path() {
     let key = of(&lab, new)[0].0;
     let flow = lab.flow(&key).expect("the flow");
     assert_eq!((flow.next_hop.dmac, flow.epoch), (new, 2));
-}
-
-/// The uplink's address changes: the flow ends, the next packet opens one with the new address.
-#[test]
-#[ignore = "needs root: cargo xtask test"]
-fn a_changed_address_ends_the_flow() {
-    let mut lab = lab();
-    guest_to_server(TCP, 40000, 80).established().only(&mut lab);
-    let address = [198, 51, 100, 3];
-    ip("addr add 198.51.100.3/24 dev up0\n\
-        route change default via 198.51.100.1 src 198.51.100.3\n");
-    let back_to_one_address = OnDrop(|| {
-        ip("route change default via 198.51.100.1\naddr del 198.51.100.3/24 dev up0\n");
-    });
-    lab.set_own(address, Some("up0"));
-    lab.set_epoch(2);
-    // As long as the host has the old address, it serves; new flows take the new one.
-    let old = up(tcp(GUEST, 40000, SERVER, 80, ACK));
-    let kept = old.clone().src(UP0).ttl(63).macs(ROUTER_MAC, UP0_MAC);
-    Fixture::new("data before", "port_ingress", "nat1", old.bytes())
-        .redirect(kept.bytes())
-        .any_flows()
-        .run(&mut lab);
-    lab.set_own(UP0, None);
-    lab.set_epoch(3);
-    let packet = up(tcp(GUEST, 40000, SERVER, 80, ACK));
-    let mut flow = guest_to_server(TCP, 40000, 80);
-    flow.shown = Some((address, 40000));
-    let mut flows = flow.after_first(&lab, packet.bytes().len());
-    for (_, flow) in &mut flows {
-        // How windows are scaled was agreed before: the largest scale there is.
-        flow.wscale = netd_common::tcp::MAX_WSCALE;
-    }
-    let after = packet
-        .clone()
-        .src(address)
-        .ttl(63)
-        .macs(ROUTER_MAC, UP0_MAC);
-    Fixture::new("data", "port_ingress", "nat1", packet.bytes())
-        .redirect(after.bytes())
-        .flows(flows)
-        .run(&mut lab);
-
-    drop(back_to_one_address);
-    lab.set_own(UP0, Some("up0"));
-    lab.set_own(address, None);
-    lab.set_epoch(4);
-    let packet = up(tcp(GUEST, 40000, SERVER, 80, FIN | ACK));
-    Fixture::new(
-        "its end has no flow",
-        "port_ingress",
-        "nat1",
-        packet.bytes(),
-    )
-    .drop(Reason::NoFlow)
-    .flows([])
-    .run(&mut lab);
 }
 
 #[test]

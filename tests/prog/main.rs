@@ -3,10 +3,14 @@
 //!
 //! `NETD_TIME=1` prints for every fixture how long its program takes.
 
+mod announced;
+mod answers;
+mod bans;
 mod body;
 mod checker;
 mod dhcp;
 mod egress;
+mod enter;
 mod events;
 mod family;
 mod fixture;
@@ -17,8 +21,10 @@ mod fragments;
 mod guards;
 mod headers6;
 mod host_answers;
+mod host_rules;
 mod icmp;
 mod icmp6;
+mod ipsec;
 mod lab;
 mod life;
 mod load;
@@ -35,8 +41,11 @@ mod pressure;
 mod protocols;
 mod random;
 mod random6;
+mod readdressed;
 mod route;
 mod route6;
+mod services;
+mod shaping;
 mod speed;
 mod stack;
 mod tcp_states;

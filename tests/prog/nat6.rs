@@ -10,9 +10,10 @@ use crate::lab::{Lab, lab};
 use crate::names::*;
 use crate::nat::{down, home, out, up};
 use crate::packet::{
-    ACK, ETH, ICMPV6, SCTP, SYN, TCP, UDP, echo, echo_reply, prohibited, raw, sctp, tcp, udp,
+    ACK, ETH, ICMPV6, SCTP, SYN, TCP, UDP, answer, echo, echo_reply, hops_used_up, prohibited, raw,
+    sctp, tcp, udp,
 };
-use crate::packet6::{AUTHENTICATION, Packet6, extension};
+use crate::packet6::{AUTHENTICATION, DESTINATION, Packet6, extension, packet_too_big};
 
 /// Packets of the flow of the guest's port 40000 to the server's port 80, there and back with the
 /// shown port.
@@ -170,7 +171,7 @@ fn p28_a_udp_checksum_that_becomes_zero_is_sent_as_all_ones() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn p34_the_last_hop_is_the_stacks() {
+fn p34_the_last_hop_is_told_of() {
     let mut lab = lab();
     for hops in [0, 1] {
         guest_to_server6(UDP, 40000, 80)
@@ -183,6 +184,7 @@ fn p34_the_last_hop_is_the_stacks() {
             "nat1",
             packet.bytes(),
         )
+        .reject(Reason::HopLimit, hops_used_up(NAT_GW6, &packet).bytes())
         .run(&mut lab);
         let back = down(udp(SERVER6, 80, UP0_6, 40000)).ttl(hops);
         Fixture::new(
@@ -191,31 +193,41 @@ fn p34_the_last_hop_is_the_stacks() {
             "up0",
             back.bytes(),
         )
-        .pass_as(back.dst(GUEST6).bytes())
+        .reject(Reason::HopLimit, hops_used_up(UP0_6, &back).bytes())
         .run(&mut lab);
     }
 }
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn p33_packets_larger_than_the_path_are_the_stacks() {
+fn p33_packets_larger_than_the_path_are_told_of() {
     let mut lab = lab();
     // The path to this host is 1300 bytes wide: 40 + 8 + data.
     let of = |data: usize| up(udp(GUEST6, 40000, NARROW6, 80)).data(vec![7; data]);
-    Fixture::new("1301 bytes", "port_ingress", "nat1", of(1253).bytes())
+    let large = of(1253);
+    let told = packet_too_big(NAT_GW6, GUEST6, 1300, large.quote(8));
+    Fixture::new("1301 bytes", "port_ingress", "nat1", large.bytes())
+        .reject(Reason::TooLarge, answer(told, &large).bytes())
         .any_flows()
         .run(&mut lab);
     Fixture::new("1300 bytes", "port_ingress", "nat1", of(1252).bytes())
         .redirect(out(of(1252), 40000))
         .run(&mut lab);
+    // Behind other headers the stack, which knows the path's MTU as well, tells of it.
+    let large = of(1253).with(extension(DESTINATION, 1));
+    Fixture::new("with options", "port_ingress", "nat1", large.bytes())
+        .any_flows()
+        .run(&mut lab);
 }
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn p54_unknown_neighbours_are_the_stacks_to_find() {
+fn p54_unknown_neighbours_are_asked_for() {
     let mut lab = lab();
     let packet = up(udp(GUEST6, 40000, SILENT6, 80));
+    let asked = packet.clone().src(UP0_6).ttl(63);
     Fixture::new("unknown", "port_ingress", "nat1", packet.bytes())
+        .redirect(asked.macs([0; 6], [0; 6]).bytes())
         .any_flows()
         .run(&mut lab);
     assert_eq!(lab.v6.flows().len(), 2);

@@ -48,6 +48,8 @@ pub trait Version: Copy + Debug + AsRef<[u8]> {
     fn headers(packet: &Packet<Self>, segment: &[u8]) -> Vec<u8>;
     /// The header of an error that a program makes itself.
     fn header_of_answers() -> Self::Header;
+    /// The header of a RST that a program makes itself.
+    fn header_of_resets() -> Self::Header;
 }
 
 /// A packet in an Ethernet frame. Tests change a copy's fields to say what they expect.
@@ -116,6 +118,13 @@ impl Version for Addr4 {
             id: 0,
             fragment: 0,
             options: Vec::new(),
+        }
+    }
+
+    fn header_of_resets() -> Header4 {
+        Header4 {
+            id: 0,
+            ..Header4::default()
         }
     }
 }
@@ -344,9 +353,21 @@ pub fn prohibited<A: Version>(own: A, refused: &Packet<A>) -> Packet<A> {
     unreachable(own, refused, A::UNREACHABLE.2)
 }
 
+/// The answer to a packet whose hops are used up.
+pub fn hops_used_up<A: Version>(own: A, refused: &Packet<A>) -> Packet<A> {
+    answer(time_exceeded(own, refused.src, refused.quote(8)), refused)
+}
+
+/// An ICMP error as netd answers with it, back the way the packet came.
+pub fn answer<A: Version>(mut error: Packet<A>, refused: &Packet<A>) -> Packet<A> {
+    error.header = A::header_of_answers();
+    error.macs(refused.from, refused.to)
+}
+
 fn unreachable<A: Version>(own: A, refused: &Packet<A>, code: u8) -> Packet<A> {
     let (kind, ..) = A::UNREACHABLE;
-    let mut answer = icmp(own, refused.src, kind, code, [0; 4], refused.quote(8));
-    answer.header = A::header_of_answers();
-    answer.macs(refused.from, refused.to)
+    answer(
+        icmp(own, refused.src, kind, code, [0; 4], refused.quote(8)),
+        refused,
+    )
 }

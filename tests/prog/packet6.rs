@@ -88,6 +88,10 @@ impl Version for Addr6 {
             ..Header6::default()
         }
     }
+
+    fn header_of_resets() -> Header6 {
+        Self::header_of_answers()
+    }
 }
 
 /// An extension header of `words` times eight bytes, filled with padding options (for the kinds

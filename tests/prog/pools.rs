@@ -9,6 +9,7 @@ use crate::lab::{Lab, lab};
 use crate::names::*;
 use crate::nat::{down, up};
 use crate::packet::{ACK, GRE, SYN, TCP, UDP, icmp, prohibited, raw, tcp, udp};
+use crate::readdressed::reset;
 
 const FIRST: Addr4 = [198, 51, 100, 32];
 const LAST: Addr4 = [198, 51, 100, 39];
@@ -146,18 +147,20 @@ fn a_changed_range_ends_flows() {
     flow.only(&mut lab);
     assert_ne!(flow.entries(&lab)[0].1.flags & FLOW_SNAT, 0);
     let packet = up(tcp(GUEST, 40000, SERVER, 80, ACK));
-    let of = |address| {
-        let after = packet.clone().src(address).ttl(63);
-        after.macs(ROUTER_MAC, UP0_MAC).bytes()
-    };
+    let after = packet.clone().src(FIRST).ttl(63);
     lab.set_epoch(2);
     Fixture::new("same range", "port_ingress", "nat1", packet.bytes())
-        .redirect(of(FIRST))
+        .redirect(after.macs(ROUTER_MAC, UP0_MAC).bytes())
         .run(&mut lab);
     with_pool(&mut lab, LAST, LAST);
     lab.set_epoch(3);
     Fixture::new("another", "port_ingress", "nat1", packet.bytes())
-        .redirect(of(LAST))
+        .reject(Reason::SourceMoved, reset(&packet).bytes())
+        .run(&mut lab);
+    let packet = packet.tcp(|tcp| tcp.control = SYN);
+    let after = packet.clone().src(LAST).ttl(63);
+    Fixture::new("opened anew", "port_ingress", "nat1", packet.bytes())
+        .redirect(after.macs(ROUTER_MAC, UP0_MAC).bytes())
         .any_flows()
         .run(&mut lab);
     assert_eq!(lab.flows().len(), 2);

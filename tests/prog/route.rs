@@ -159,13 +159,20 @@ fn outside_begins_towards_a_guest_whose_port_is_known() {
     assert_eq!(State::from_u8(flow.state), State::Answered);
 }
 
-/// Nobody has seen the guest: the stack asks for it.
+/// As the neighbour code gets it.
+fn asked_for(packet: Packet) -> Vec<u8> {
+    let ttl = packet.ttl - 1;
+    packet.ttl(ttl).macs([0; 6], ROUTE_MAC).bytes()
+}
+
+/// Nobody has seen the guest: the kernel's neighbour code asks for it.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn outside_begins_towards_a_guest_that_nobody_knows() {
     let mut lab = lab();
     let packet = down(udp(SERVER, 999, ROUTE_GUEST, 22));
     Fixture::new("unknown", "uplink_ingress", "up0", packet.bytes())
+        .redirect(asked_for(packet.clone()))
         .any_flows()
         .run(&mut lab);
     assert_eq!(lab.flows().len(), 2);
@@ -185,6 +192,7 @@ fn an_endpoint_must_be_a_port_of_the_network() {
     lab.set_endpoint(ROUTE_GUEST, "nat1", ROUTE_GUEST_MAC);
     let packet = down(udp(SERVER, 999, ROUTE_GUEST, 22));
     Fixture::new("a port of br-nat", "uplink_ingress", "up0", packet.bytes())
+        .redirect(asked_for(packet.clone()))
         .any_flows()
         .run(&mut lab);
     assert!(

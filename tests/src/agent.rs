@@ -55,7 +55,17 @@ impl Agent {
             directory: directory.to_owned(),
             source: source.to_owned(),
             binary: directory.join("bin/netd"),
-            environment: Vec::new(),
+            environment: vec![
+                (
+                    "NETD_NETWORKD_DIR".to_owned(),
+                    directory.join("run/networkd").display().to_string(),
+                ),
+                // The machine's own managers of networks are none of a test's business.
+                (
+                    "DBUS_SYSTEM_BUS_ADDRESS".to_owned(),
+                    format!("unix:path={}", directory.join("bus").display()),
+                ),
+            ],
             flags: Vec::new(),
             child: None,
         };
@@ -203,8 +213,9 @@ impl Agent {
             .create(true)
             .append(true)
             .open(self.directory.join("log"))?;
-        let child = self
-            .command()
+        let mut command = self.command();
+        crate::limits::confine(&mut command)?;
+        let child = command
             .arg(&self.binary)
             .arg("run")
             .args(self.directories())

@@ -151,6 +151,14 @@ impl Guest {
     /// # Errors
     /// No lease within about twenty seconds.
     pub fn dhcp(&self) -> Result<Lease> {
+        self.dhcp_with(&[])
+    }
+
+    /// The same with further words for `busybox udhcpc`.
+    ///
+    /// # Errors
+    /// As [`Guest::dhcp`].
+    pub fn dhcp_with(&self, words: &[&str]) -> Result<Lease> {
         let script = self.directory.join("dhcp.sh");
         let lease = self.directory.join("lease");
         if !script.exists() {
@@ -166,7 +174,8 @@ impl Guest {
                 .env("NETD_LEASE", &lease)
                 .args(["25", "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n"])
                 .args(["-t", "20", "-T", "1", "-x", &hostname, "-O", "mtu", "-s"])
-                .arg(&script),
+                .arg(&script)
+                .args(words),
         )?;
         ensure!(
             output.status.success(),

@@ -162,7 +162,8 @@ impl Lab {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             name.trim() == "dnsmasq"
         };
-        let all: Vec<i32> = self.hv.processes()?.into_iter().filter(named).collect();
+        let all: Vec<i32> = self.service_processes()?;
+        let all: Vec<i32> = all.into_iter().filter(named).collect();
         let parent = |pid: &i32| {
             let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
             let line = text.lines().find_map(|line| line.strip_prefix("PPid:"))?;
@@ -179,6 +180,53 @@ impl Lab {
         };
         let own = all.iter().filter(|pid| !is_child(pid) && serves(pid));
         Ok(own.copied().collect())
+    }
+
+    /// The file that stands for the namespace of the services of a bridge.
+    #[must_use]
+    pub fn services(&self, bridge: &str) -> std::path::PathBuf {
+        self.directory().join("run/netns").join(bridge)
+    }
+
+    /// Numbers of the processes in the namespaces of networks' services.
+    ///
+    /// # Errors
+    /// The processes cannot be listed.
+    pub fn service_processes(&self) -> Result<Vec<i32>> {
+        use std::os::unix::fs::MetadataExt as _;
+        let id = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        let names = std::fs::read_dir(self.directory().join("run/netns"));
+        let names = names.into_iter().flatten().flatten();
+        let ids: Vec<(u64, u64)> = names.filter_map(|name| id(&name.path()).ok()).collect();
+        let mut pids = Vec::new();
+        for process in std::fs::read_dir("/proc")? {
+            let process = process?;
+            let pid = process.file_name().to_string_lossy().parse::<i32>();
+            let netns = id(&process.path().join("ns/net"));
+            if let (Ok(pid), Ok(netns)) = (pid, netns)
+                && ids.contains(&netns)
+            {
+                pids.push(pid);
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Runs a command in the namespace of the services of a bridge and returns its stdout.
+    ///
+    /// # Errors
+    /// There is none, or the command fails.
+    pub fn in_services<'a>(
+        &self,
+        bridge: &str,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<String> {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.services(bridge).display()))
+            .args(["--", "timeout", "60"])
+            .args(arguments);
+        crate::run(&mut command)
     }
 
     /// A host two hops outside, behind a wire of that MTU.
@@ -210,14 +258,17 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.agent.end();
-        // The bpf file system is the machine's to see: nothing of it may stay mounted.
-        let pins = self.agent.bpffs();
+        // What a failed test leaves in namespaces that are none of the topology's.
+        for pid in self.service_processes().unwrap_or_default() {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        // Mounts are the machine's to see: none may stay.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        for _ in mounts
-            .lines()
-            .filter(|line| line.split(' ').nth(1) == pins.to_str())
-        {
-            if let Err(error) = crate::run(Command::new("umount").arg(&pins)) {
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        for point in points.filter(|point| Path::new(point).starts_with(self.directory.path())) {
+            if let Err(error) = crate::run(Command::new("umount").arg("-l").arg(point)) {
                 eprintln!("{error:#}");
             }
         }

@@ -12,7 +12,7 @@
 
 pub mod agent;
 pub mod capture;
-
+pub mod control;
 pub mod differential;
 pub mod flood;
 pub mod frame;
@@ -21,12 +21,14 @@ pub mod guest;
 pub mod lab;
 pub mod lab6;
 pub mod libvirt;
+pub mod limits;
 pub mod losses;
 pub mod netns;
 pub mod network;
 pub mod packet;
 pub mod packet6;
 pub mod published;
+pub mod rate;
 pub mod relay;
 pub mod snapshot;
 pub mod sniffer;
@@ -35,6 +37,7 @@ pub mod tap;
 pub mod tcp_pool;
 pub mod traffic;
 pub mod tunnel;
+pub mod two_uplinks;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -58,6 +61,7 @@ pub use sniffer::Sniffer;
 pub use tap::Tap;
 pub use tcp_pool::TcpPool;
 pub use tunnel::{Tun, Tunnel};
+pub use two_uplinks::TwoUplinks;
 
 /// Time that something may take which is sure to come: on a machine that is busy with something
 /// else, much longer than alone. What comes in time costs nothing of it.

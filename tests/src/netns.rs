@@ -193,14 +193,21 @@ impl Netns {
 
     /// Waits until all IPv6 addresses of a device can be used. The kernel sees to that in the
     /// background (`addrconf_dad_work`), even where it looks for no duplicates. Until then it
-    /// sends from the link-local address instead, and no router forwards that.
+    /// sends from the link-local address instead, and no router forwards that; and what comes for
+    /// the address is routed on for want of a local route, which it adds behind that.
     ///
     /// # Errors
-    /// One stays tentative.
+    /// One stays tentative, or is not routed to.
     pub fn wait_for_addresses(&self, device: &str) -> Result<()> {
         crate::eventually(crate::SOON, || {
             let shown = self.run(["ip", "-6", "addr", "show", "dev", device])?;
             ensure!(!shown.contains("tentative"), "not ready: {shown}");
+            let local = "ip -6 route show table all type local dev";
+            let routes = self.run(local.split(' ').chain([device]))?;
+            for address in shown.lines().filter_map(inet6) {
+                let route = format!("local {address} ");
+                ensure!(routes.contains(&route), "no {route}in: {routes}");
+            }
             Ok(())
         })
     }
@@ -324,6 +331,12 @@ impl Netns {
         crate::run(Command::new("ip").args(["netns", "del", &self.name]))?;
         Ok(())
     }
+}
+
+/// The IPv6 address in a line of `ip addr`.
+fn inet6(line: &str) -> Option<&str> {
+    let address = line.trim_start().strip_prefix("inet6 ")?;
+    address.split(['/', ' ']).next()
 }
 
 /// Moves the calling thread.

@@ -54,6 +54,18 @@ impl Tap {
     /// # Errors
     /// The name is in use, or the machine has no tun driver.
     pub fn new(netns: &Netns, name: &str) -> Result<Self> {
+        Self::with(netns, name, OFFLOADS)
+    }
+
+    /// The same of a guest that takes nothing unfinished.
+    ///
+    /// # Errors
+    /// As [`Tap::new`].
+    pub fn without_offloads(netns: &Netns, name: &str) -> Result<Self> {
+        Self::with(netns, name, 0)
+    }
+
+    fn with(netns: &Netns, name: &str, offloads: usize) -> Result<Self> {
         ensure!(name.len() < 16, "{name:?} is too long for a device");
         let mut request = Request {
             name: [0; 16],
@@ -75,7 +87,7 @@ impl Tap {
             }
             // SAFETY: TUNSETOFFLOAD takes its flags by value.
             unsafe {
-                let set = rustix::ioctl::IntegerSetter::<SET_OFFLOAD>::new_usize(OFFLOADS);
+                let set = rustix::ioctl::IntegerSetter::<SET_OFFLOAD>::new_usize(offloads);
                 rustix::ioctl::ioctl(file.as_fd(), set).context("TUNSETOFFLOAD")?;
             }
             Ok(file)

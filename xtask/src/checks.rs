@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::tools::{binary, cargo, module, succeed};
-use crate::{hosts, root, structure};
+use crate::{dist, exposure, hosts, root, structure};
 
 /// Namespace tests wait for half of their time, so more of them than processors run at a time.
 const TEST_THREADS: &str = "6";
@@ -40,6 +40,7 @@ pub fn test(clients: bool, arguments: &[String]) -> Result<()> {
         None => (arguments, [].as_slice()),
     };
     if clients {
+        command.env("NETD_DEBS", dist::folder());
         command.args(["--package", "netd-tests", "--test", "guests"]);
         command.args(["--package", "netd-libvirt", "--lib"]);
         if for_cargo.is_empty() {
@@ -107,10 +108,12 @@ pub fn lint() -> Result<()> {
         "dependencies",
         cargo().args(["deny", "--offline", "check"]).args(subjects),
     );
-    println!("lint: structure");
-    if let Err(error) = structure() {
-        eprintln!("{error:#}");
-        failed.push("structure");
+    for (name, outcome) in [("structure", structure()), ("unit", exposure::exposure())] {
+        println!("lint: {name}");
+        if let Err(error) = outcome {
+            eprintln!("{error:#}");
+            failed.push(name);
+        }
     }
     if failed.is_empty() {
         println!("lint: all well");

@@ -5,6 +5,15 @@ use clap::Args;
 use netd_tests::Netns;
 use netd_tests::differential::{self, Class, Classes, Translator, class};
 
+/// What there is to send.
+const PROTOCOLS: [Class; 5] = [
+    Class::Tcp,
+    Class::Udp,
+    Class::Echo,
+    Class::Sctp,
+    Class::Others,
+];
+
 /// What to send.
 #[derive(Args)]
 pub struct Choice {
@@ -14,7 +23,8 @@ pub struct Choice {
     /// Packets to send into each side
     #[arg(long, default_value_t = 100_000)]
     packets: u64,
-    /// The only classes of traffic, by comma; all of them unless said
+    /// The only classes of traffic, by comma; all of them unless said, and all protocols where none
+    /// is named
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Classes of traffic to leave out, by comma
@@ -31,19 +41,13 @@ impl Choice {
             let names = self.only.iter().map(|name| name.parse());
             names.collect::<Result<Classes>>()?
         };
+        if PROTOCOLS.iter().all(|protocol| !classes.contains(protocol)) {
+            classes.extend(PROTOCOLS);
+        }
         for name in &self.without {
             classes.remove(&name.parse()?);
         }
-        if ![
-            Class::Tcp,
-            Class::Udp,
-            Class::Echo,
-            Class::Sctp,
-            Class::Others,
-        ]
-        .iter()
-        .any(|protocol| classes.contains(protocol))
-        {
+        if PROTOCOLS.iter().all(|protocol| !classes.contains(protocol)) {
             bail!("without any protocol there is nothing to send");
         }
         let names = classes.iter().map(|class| class.name().to_owned());
@@ -72,9 +76,6 @@ pub fn run(words: &[String]) -> Result<()> {
         &classes,
         |progress| println!("{progress}"),
     )?;
-    for detail in &report.details {
-        println!("\n{detail}");
-    }
     print!("{}", report.summary());
     if !report.is_clean() {
         bail!("netd and the kernel do not do the same");

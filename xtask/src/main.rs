@@ -6,6 +6,8 @@ mod bench;
 mod checks;
 mod demo;
 mod differential;
+mod dist;
+mod exposure;
 mod hosts;
 mod packages;
 mod root;
@@ -96,8 +98,11 @@ enum Task {
         #[command(flatten)]
         choice: vm::Choice,
     },
-    /// Formatting, clippy (eBPF crate included), documentation, unused dependencies, structure
+    /// Formatting, clippy (eBPF crate included), documentation, unused dependencies, structure, the unit
     Lint,
+    /// Make Debian packages in target/debian: netd, and its driver for libvirtd. On Debian 12, so that they
+    /// fit every later release
+    Dist,
     /// The part of `lint` about structure: circles between modules, long files and functions
     Structure,
     /// Install what the other commands need, and nothing else
@@ -170,7 +175,10 @@ fn perform(task: Task) -> Result<()> {
             setup::build_tools()?;
             packages::install(packages::TEST)?;
             hosts::install(clients)?;
-            build()?;
+            match clients {
+                true => make_packages()?,
+                false => build()?,
+            }
             checks::test(clients, &arguments)
         }
         Task::Lint => {
@@ -179,6 +187,10 @@ fn perform(task: Task) -> Result<()> {
             checks::lint()
         }
         Task::Structure => checks::structure(),
+        Task::Dist => {
+            setup::build_tools()?;
+            make_packages()
+        }
         Task::Setup => {
             setup::build_tools()?;
             setup::lint_tools()?;
@@ -186,4 +198,11 @@ fn perform(task: Task) -> Result<()> {
             hosts::install(false)
         }
     }
+}
+
+/// Debian's packages, of what is built first.
+fn make_packages() -> Result<()> {
+    setup::dist_tools()?;
+    packages::install(packages::DIST)?;
+    dist::dist()
 }

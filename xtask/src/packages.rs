@@ -74,6 +74,11 @@ pub const TEST: &[Needed] = &[
     needed("ethtool", "ethtool"),
     needed("dbus-daemon", "dbus-daemon"),
     needed("pkcheck", "polkitd"),
+    needed("fail2ban-server", "fail2ban"),
+    needed("dhclient", "isc-dhcp-client"),
+    needed("dhcpcd", "dhcpcd-base"),
+    needed("firewalld", "firewalld"),
+    needed("ufw", "ufw"),
 ];
 
 /// A libvirt with guests. These packages start no daemon: that is what libvirt-daemon-system is for.
@@ -84,8 +89,18 @@ pub const GUESTS: &[Needed] = &[
         "libvirt-daemon-driver-qemu",
     ),
     needed("qemu-system-x86_64", "qemu-system-x86"),
+    needed("cockpit-bridge", "cockpit-bridge"),
+    needed("libvirt-dbus", "libvirt-dbus"),
     needed("dpkg-deb", "dpkg"),
     needed("xz", "xz-utils"),
+];
+
+/// Makes Debian's packages, and looks at them.
+pub const DIST: &[Needed] = &[
+    needed("dpkg-shlibdeps", "dpkg-dev"),
+    needed("lintian", "lintian"),
+    needed("objdump", "binutils"),
+    needed("gzip", "gzip"),
 ];
 
 /// Makes file systems of Debian's releases.

@@ -13,6 +13,8 @@ const BPF_LINKER: &str = "0.10.3";
 const CARGO_MACHETE: &str = "0.9.2";
 /// Looks at licences and sources of dependencies.
 const CARGO_DENY: &str = "0.20.2";
+/// Makes Debian's packages.
+const CARGO_DEB: &str = "3.8.0";
 
 /// What building netd needs.
 pub fn build_tools() -> Result<()> {
@@ -29,6 +31,11 @@ pub fn lint_tools() -> Result<()> {
     }
     cargo_tool("cargo-machete", CARGO_MACHETE)?;
     cargo_tool("cargo-deny", CARGO_DENY)
+}
+
+/// What `dist` needs besides.
+pub fn dist_tools() -> Result<()> {
+    cargo_tool("cargo-deb", CARGO_DEB)
 }
 
 /// The sources of `core`: cargo builds it for the BPF target, which has no ready-made one.

@@ -23,8 +23,9 @@ pub struct Control {
     /// For so many [`crate::clock::tick`]s after a look at policy and path a flow that is not silent for as long
     /// needs none: not more than [`crate::timeout::surely_alive`], and below 128.
     pub validity: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Raised with `epoch` when the host's own rules change: what they let through at an earlier epoch
+    /// has to show again that they do (`FLOW_PROVEN`).
+    pub rules_epoch: u32,
 }
 
 /// The one entry of `guest_moves`, which the programs keep.
@@ -34,8 +35,13 @@ pub struct GuestMoves {
     /// Added to [`Control::epoch`]: raised when a guest is seen at another port or with another
     /// MAC address, so that no packet of its flows takes the old way.
     pub epoch: u32,
-    /// [`crate::clock::tick`] when it was last raised: once a tick is enough, since flows look again then.
-    pub raised_at: u32,
+    /// How often it was raised in a [`crate::clock::tick`], added to [`Self::IN_A_TICK`] times that.
+    pub raised: u32,
+}
+
+impl GuestMoves {
+    /// It is raised less often than this in a tick.
+    pub const IN_A_TICK: u32 = 16;
 }
 
 /// Some network has endpoint-independent mappings, whose ports are nobody else's.
@@ -45,3 +51,13 @@ pub const CONTROL_MAPPINGS: u32 = 1;
 pub const CONTROL_FORWARDS: u32 = 2;
 /// Some address is published with all that reaches it.
 pub const CONTROL_WHOLE_ADDRESSES: u32 = 4;
+/// Somebody is banned.
+pub const CONTROL_BANS: u32 = 8;
+/// An agent takes the frames of `held`.
+pub const CONTROL_HOLDS: u32 = 16;
+/// There are IPsec policies.
+pub const CONTROL_POLICIES: u32 = 32;
+/// What some network's guests send is held to a rate.
+pub const CONTROL_SHAPERS: u32 = 128;
+/// The second list of them counts, not the first.
+pub const CONTROL_SECOND_POLICIES: u32 = 64;

@@ -146,6 +146,11 @@ pub const FLOW_DNAT: u8 = 32;
 /// The source address of this direction is netd's choice (masquerade, not a forward): it has to
 /// be one of the host's for as long as the flow lives.
 pub const FLOW_SNAT: u8 = 16;
+/// The host's stack was given a packet of this direction, which has not come out yet.
+pub const FLOW_IN_STACK: u8 = 128;
+/// In a network that respects the host's rules: they have let a packet of this direction through.
+/// That counts as long as the entry's epoch is not older than [`super::Control::rules_epoch`].
+pub const FLOW_PROVEN: u8 = 64;
 
 impl<A: Copy> Flow<A> {
     /// Key of the other direction's entry; `proto` is this entry's own.

@@ -19,6 +19,13 @@ pub struct FragmentKey<A> {
     pub pad: [u8; 3],
 }
 
+/// [`Fragment::whose`]: the first fragment has come, and is of a flow.
+pub const FRAGMENT_OF_FLOW: u16 = 0;
+/// Others came alone, and are the host's stack's now.
+pub const FRAGMENT_ORPHAN: u16 = 1;
+/// The first fragment has come, and is the host's.
+pub const FRAGMENT_OF_HOST: u16 = 2;
+
 /// Value of `fragments4` and `fragments6`: what the first fragment says of the others.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,9 +36,8 @@ pub struct Fragment {
     pub dport: Port,
     /// [`crate::clock::tick`] of the first fragment.
     pub seen_at: u32,
-    /// Fragments that went to the host's stack before the first one came; while there are any,
-    /// the first one has not come.
-    pub orphans: u16,
+    /// Whose packet it is: `FRAGMENT_*`.
+    pub whose: u16,
     /// Protocol of the packet.
     pub proto: u8,
     /// Zero.

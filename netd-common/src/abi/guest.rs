@@ -28,7 +28,18 @@ pub const PORT_GUARD_ARP: u32 = 8;
 pub const PORT_GUARD_ND: u32 = 16;
 /// The guest is no DHCP server and no router.
 pub const PORT_GUARD_DHCP: u32 = 32;
-/// Any of them.
+/// The bridge holds the port to more than where frames go (closed by its state or locked, VLANs), or
+/// somebody's filters of traffic control do at its ingress (a policer, say), so all that its guest sends and
+/// gets goes by the bridge.
+pub const PORT_BY_BRIDGE: u32 = 64;
+/// No guest's: it leads to the namespace of the network's services.
+pub const PORT_SERVICES: u32 = 512;
+/// No guest's: what waited for its turn in the queue of the network's comes back by it.
+pub const PORT_SHAPER: u32 = 1024;
+/// The host's rules would have their say between this guest and its siblings (br_netfilter), which it may
+/// reach: what it sends them goes past.
+pub const PORT_SIBLINGS: u32 = 128;
+/// Any of the guards.
 pub const PORT_GUARD: u32 =
     PORT_GUARD_MAC | PORT_GUARD_IP | PORT_GUARD_ARP | PORT_GUARD_ND | PORT_GUARD_DHCP;
 

@@ -3,29 +3,39 @@
 //! A change here needs a new [`VERSION`], since maps outlive the binary that made them.
 
 /// Version of the layouts below; part of the path the maps are pinned under.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 8;
 
 mod address;
+mod ban;
 mod control;
 mod drops;
 mod flow;
 mod forward;
 mod fragment;
 mod guest;
+mod held;
+mod ipsec;
 mod network;
 mod sizes;
+mod slow_path;
 mod sweep;
+mod tracked;
 
 pub use address::*;
+pub use ban::*;
 pub use control::*;
 pub use drops::*;
 pub use flow::*;
 pub use forward::*;
 pub use fragment::*;
 pub use guest::*;
+pub use held::*;
+pub use ipsec::*;
 pub use network::*;
 pub use sizes::*;
+pub use slow_path::*;
 pub use sweep::*;
+pub use tracked::*;
 
 const _: () = {
     assert!(size_of::<FlowKey4>() == 16);
@@ -38,10 +48,16 @@ const _: () = {
     assert!(size_of::<ForwardKey<Addr6>>() == 24);
     assert!(size_of::<Forward<Addr4>>() == 12);
     assert!(size_of::<Forward<Addr6>>() == 24);
+    assert!(size_of::<BanKey<Addr4>>() == 8);
+    assert!(size_of::<BanKey<Addr6>>() == 20);
+    assert!(size_of::<Ban>() == 4);
+    assert!(size_of::<IpsecPolicy<Addr4>>() == 32);
+    assert!(size_of::<IpsecPolicy<Addr6>>() == 80);
     assert!(size_of::<FragmentKey<Addr4>>() == 16);
     assert!(size_of::<FragmentKey<Addr6>>() == 40);
     assert!(size_of::<Fragment>() == 16);
-    assert!(size_of::<Network>() == 88);
+    assert!(size_of::<HeldFrame>() == HeldFrame::HEADER + HELD_BYTES);
+    assert!(size_of::<Network>() == 104);
     assert!(size_of::<BridgePort>() == 16);
     assert!(size_of::<PortMac>() == 8);
     assert!(size_of::<BindingKey<Addr4>>() == 8);
@@ -52,10 +68,13 @@ const _: () = {
     assert!(size_of::<EndpointKey<Addr6>>() == 20);
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Device>() == 32);
+    assert!(size_of::<RouteKey>() == 8);
     assert!(size_of::<DropEvent>() == 64);
     assert!(size_of::<Control>() == 104);
     assert!(size_of::<PeerKey<Addr6>>() == 32);
     assert!(size_of::<Peer<Addr6>>() == 20);
+    assert!(size_of::<Tracked<Addr4>>() == 32);
+    assert!(size_of::<Tracked<Addr6>>() == 68);
 };
 
 #[cfg(feature = "user")]
@@ -76,11 +95,16 @@ mod pod {
         Flow6,
         Slot<Addr4>,
         Slot<Addr6>,
+        BanKey<Addr4>,
+        BanKey<Addr6>,
+        Ban,
         Sweeper,
         Usage,
         FragmentKey<Addr4>,
         FragmentKey<Addr6>,
         Fragment,
+        IpsecPolicy<Addr4>,
+        IpsecPolicy<Addr6>,
         ForwardKey<Addr4>,
         ForwardKey<Addr6>,
         Forward<Addr4>,
@@ -96,6 +120,7 @@ mod pod {
         EndpointKey<Addr4>,
         EndpointKey<Addr6>,
         Device,
+        RouteKey,
         Control,
         GuestMoves,
         DropCount,

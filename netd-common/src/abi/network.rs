@@ -1,7 +1,7 @@
 //! The managed networks and the devices beside them: `networks`, `subnets4`, `pools4`, `devices` and
 //! those of IPv6.
 
-use super::address::{Addr4, Addr6, MacAddr};
+use super::address::{Addr4, Addr6, MacAddr, Port};
 
 /// Forward mode of a network, as `networks` holds it for each family.
 #[repr(u8)]
@@ -67,6 +67,17 @@ pub struct Network {
     pub last_port: u16,
     /// `NETWORK_*` bits.
     pub flags: u32,
+    /// Device (ifindex) that leads to the network namespace of its services; 0 without one.
+    pub services_ifindex: u32,
+    /// The host's number of that namespace (RTM_GETNSID).
+    pub services_netns: u32,
+    /// Device (ifindex) in whose queue what its guests send waits for its turn; 0 where it does not.
+    pub shaper_ifindex: u32,
+    /// The port of the host's loopback address by which its own programs ask the services for names;
+    /// 0 for none.
+    pub resolver_port: Port,
+    /// Zero.
+    pub pad: [u8; 2],
 }
 
 /// One outside port for all of a guest port's peers (RFC 4787, REQ-1).
@@ -83,6 +94,16 @@ pub const NETWORK_HOST_NONE: u32 = 16;
 pub const NETWORK_PORTS_ISOLATED: u32 = 32;
 /// Its ports are guarded: leases are to be remembered.
 pub const NETWORK_GUARDED: u32 = 64;
+/// Its services answer questions for names.
+pub const NETWORK_DNS: u32 = 128;
+/// They give addresses (DHCP, DHCPv6).
+pub const NETWORK_DHCP: u32 = 256;
+/// They send files (TFTP).
+pub const NETWORK_TFTP: u32 = 512;
+/// What the host's own rules refuse does not pass (`<netd:host firewall='respect'>`).
+pub const NETWORK_RESPECT: u32 = 1024;
+/// It was routed before it came to be translated: what was opened then goes on as it began.
+pub const NETWORK_WAS_ROUTED: u32 = 2048;
 
 /// Value of `subnets4`, `subnets6` (guests' prefixes) and `pools4`, `pools6` (prefixes of address
 /// ranges to masquerade with), which are LPM tries on the address.
@@ -91,6 +112,22 @@ pub const NETWORK_GUARDED: u32 = 64;
 pub struct Subnet {
     /// ifindex of the bridge of the network it belongs to.
     pub bridge_ifindex: u32,
+}
+
+/// Key of `route_mtus`, an LPM trie: IPv4 routes that hold packets to less than their device takes. The
+/// value is the largest packet in bytes (u32).
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Device (ifindex) that they lead to.
+    pub ifindex: u32,
+    /// Destination.
+    pub destination: Addr4,
+}
+
+impl RouteKey {
+    /// Bits before the destination: the prefix length of a default route.
+    pub const DEFAULT: u32 = 32;
 }
 
 /// Value of `devices`, whose key is an ifindex (u32): every device guests' traffic may leave by.
@@ -105,9 +142,14 @@ pub struct Device {
     pub flags: u32,
     /// Its MAC address; zero when it has none.
     pub mac: MacAddr,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// Its MTU in bytes.
+    pub mtu: u16,
 }
 
 /// Frames of this device have an Ethernet header.
 pub const DEVICE_ETHERNET: u32 = 1;
+/// Somebody's filters of traffic control hang at its ingress.
+pub const DEVICE_FILTERED: u32 = 2;
+/// The host's rules, and its connection tracking, see frames of this device before netd does: it is a bridge of
+/// somebody else's, and br_netfilter has its rules see what is bridged.
+pub const DEVICE_BRIDGED_RULES: u32 = 4;

@@ -1,14 +1,16 @@
 //! Fragments: only the first one of a packet says which flow it belongs to, so it is remembered
 //! for the others (RFC 4787, section 11; RFC 5508 says nothing else).
 //!
-//! What comes before the first one is not held back. From a guest it is dropped by name where it
-//! would have to be masqueraded. From outside it may be for the host itself, whose stack gets it;
-//! when the first one shows that it was a guest's, it is counted.
+//! What comes before the first one waits for it (`held`). Where it does not come in time, a guest's
+//! fragment is dropped by name if it would have to be masqueraded. One from outside may be for the host
+//! itself, whose stack has it already; when the first one shows that it was a guest's, it is counted.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{Fragment, FragmentKey};
+use netd_common::abi::{
+    FRAGMENT_OF_FLOW, FRAGMENT_OF_HOST, FRAGMENT_ORPHAN, Fragment, FragmentKey,
+};
 use netd_common::timeout::{Timeout, idle};
 
 use crate::clock::now;
@@ -43,7 +45,7 @@ pub fn note<F: Family>(ctx: &TcContext, packet: &mut Packet<F::Addr>, renumber: 
         // SAFETY: entries are shared by all CPUs; a lost update loses a count.
         let before = unsafe { &*before };
         if idle(before.seen_at, now()) <= records::timeout(Timeout::Fragment) {
-            if before.orphans != 0 {
+            if before.whose == FRAGMENT_ORPHAN {
                 drops::count(ctx, Reason::FragWithoutFirst as u32);
             } else if renumber {
                 // The same one again.
@@ -55,7 +57,7 @@ pub fn note<F: Family>(ctx: &TcContext, packet: &mut Packet<F::Addr>, renumber: 
         sport: packet.key.sport,
         dport: packet.key.dport,
         seen_at: now(),
-        orphans: 0,
+        whose: FRAGMENT_OF_FLOW,
         proto: packet.key.proto,
         pad: 0,
         id,
@@ -74,7 +76,9 @@ pub fn resolve<F: Family>(packet: &mut Packet<F::Addr>) -> bool {
     let Some(first) = (unsafe { F::fragments().get(&key) }) else {
         return false;
     };
-    if first.orphans != 0 || idle(first.seen_at, now()) > records::timeout(Timeout::Fragment) {
+    if first.whose != FRAGMENT_OF_FLOW
+        || idle(first.seen_at, now()) > records::timeout(Timeout::Fragment)
+    {
         return false;
     }
     packet.key.sport = first.sport;
@@ -86,13 +90,24 @@ pub fn resolve<F: Family>(packet: &mut Packet<F::Addr>) -> bool {
     true
 }
 
-/// Remember a fragment that the host's stack gets since its first one has not come.
+/// Remember that the host's stack has a fragment of the packet: since the first one, which this is, is
+/// the host's ([`FRAGMENT_OF_HOST`]), or has not come ([`FRAGMENT_ORPHAN`]).
 #[inline(always)]
-pub fn note_orphan<F: Family>(packet: &Packet<F::Addr>) {
-    let orphan = Fragment {
+pub fn note_in_stack<F: Family>(packet: &Packet<F::Addr>, whose: u16) {
+    let fragment = Fragment {
         seen_at: now(),
-        orphans: 1,
+        whose,
         ..Fragment::default()
     };
-    let _ = F::fragments().insert(&key::<F>(packet), &orphan, 0);
+    let _ = F::fragments().insert(&key::<F>(packet), &fragment, 0);
+}
+
+/// Has the first fragment of the packet come, and is it the host's?
+#[inline(always)]
+pub fn is_hosts<F: Family>(packet: &Packet<F::Addr>) -> bool {
+    // SAFETY: as in `resolve`.
+    unsafe { F::fragments().get(&key::<F>(packet)) }.is_some_and(|first| {
+        first.whose == FRAGMENT_OF_HOST
+            && idle(first.seen_at, now()) <= records::timeout(Timeout::Fragment)
+    })
 }

@@ -50,12 +50,14 @@ fn is_over<F: Family>(key: &FlowKey<F::Addr>) -> bool {
     let Some(flow) = flow else {
         return true;
     };
-    if flow.counted_for != 0 && records::network(flow.counted_for).is_none() {
-        return true;
-    }
     let Some(partner) = find::<F>(&flow.partner(key.proto)) else {
         return true;
     };
+    // The opener's entry knows whose flow it is.
+    let counted_for = flow.counted_for | partner.counted_for;
+    if counted_for != 0 && records::network(counted_for).is_none() {
+        return true;
+    }
     let timeout = records::timeout_of(u32::from(key.proto), u32::from(flow.state));
     partner.partner(key.proto) != *key || expired(timeout, flow.last_seen, partner.last_seen, now())
 }

@@ -1,5 +1,7 @@
 //! What may pass.
 
+pub mod bans;
 pub mod host_access;
+pub mod ipsec;
 pub mod policy;
 pub mod source_guard;

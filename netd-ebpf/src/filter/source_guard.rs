@@ -12,8 +12,9 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{
-    BINDING_FCFS, Binding, BindingKey, BridgePort, MAX_FCFS_ADDRESSES, MacAddr, PORT_GUARD,
-    PORT_GUARD_ARP, PORT_GUARD_DHCP, PORT_GUARD_IP, PORT_GUARD_MAC, PORT_GUARD_ND, PortMac,
+    BINDING_FCFS, Binding, BindingKey, BridgePort, MAX_FCFS_ADDRESSES, MacAddr, NETWORK_GUARDED,
+    PORT_GUARD, PORT_GUARD_ARP, PORT_GUARD_DHCP, PORT_GUARD_IP, PORT_GUARD_MAC, PORT_GUARD_ND,
+    PortMac,
 };
 use netd_common::proto;
 use network_types::eth::EtherType;
@@ -28,7 +29,7 @@ use crate::{maps, records};
 /// RARP, by which a hypervisor announces a guest that has moved.
 const RARP: u16 = 0x8035_u16.to_be();
 /// Ethernet and IPv4.
-const ARP_KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
+pub const ARP_KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
 
 /// First byte of the MAC address that libvirt gives a guest's tap.
 const OF_A_TAP: u8 = 0xfe;
@@ -81,6 +82,19 @@ pub trait Guards: Family {
     fn is_server(ctx: &TcContext, packet: &Packet<Self::Addr>) -> bool;
     /// If it answers for an address of the link, is that its sender's own?
     fn answers_for_itself(ctx: &TcContext, packet: &Packet<Self::Addr>, ingress: &Ingress) -> bool;
+    /// May the sender have the address? Any, where addresses are not guarded at its port. At the
+    /// bridge itself nobody knows the port.
+    #[inline(always)]
+    fn may_have(address: &Self::Addr, sender: &Ingress) -> bool {
+        let is_held = match records::port(sender.ifindex) {
+            Some(port) => port.flags & PORT_GUARD_IP != 0,
+            None => records::network(sender.bridge)
+                .is_none_or(|network| network.flags & NETWORK_GUARDED != 0),
+        };
+        !is_held || Self::is_its(address, sender)
+    }
+    /// Is the address the sender's?
+    fn is_its(address: &Self::Addr, sender: &Ingress) -> bool;
     /// Is the source address its sender's own, or none where it has none yet?
     fn has_own_address(packet: &Packet<Self::Addr>, ingress: &Ingress) -> bool;
 }
@@ -103,6 +117,11 @@ impl Guards for V4 {
     #[inline(always)]
     fn answers_for_itself(_: &TcContext, _: &Packet<u32>, _: &Ingress) -> bool {
         true
+    }
+
+    #[inline(always)]
+    fn is_its(address: &u32, sender: &Ingress) -> bool {
+        is_bound4(sender.bridge, *address, sender.smac)
     }
 
     #[inline(always)]
@@ -151,6 +170,11 @@ impl Guards for V6 {
             Ok(target) if packet.l4() as u32 + 24 <= packet.end => claims(ingress, &target),
             _ => false,
         }
+    }
+
+    #[inline(always)]
+    fn is_its(address: &Words, sender: &Ingress) -> bool {
+        claims(sender, address)
     }
 
     #[inline(always)]

@@ -2,18 +2,20 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::Mode;
+use netd_common::abi::{Mode, Network, SlowPath};
 use netd_common::policy::{PolicyEnd, Verdict, evaluate};
 
-use crate::action::{DROP, PASS, REJECT, drop};
-use crate::context::{Ingress, Unread};
+use crate::action::{PASS, drop};
+use crate::conntrack::in_stack;
+use crate::context::{Ingress, PacketCtx, Unread};
 use crate::family::{Family, V4, V6};
 use crate::filter::policy::policy_end;
 use crate::frame::read;
-use crate::hook::stages;
+use crate::hook::slow_path::{self, takes_no_port};
 use crate::records;
 use crate::report::drops;
 use crate::skb::{ifindex, ingress_ifindex};
+use crate::verified::verified;
 
 /// Egress of any device.
 #[inline(always)]
@@ -26,6 +28,32 @@ pub fn egress(ctx: &TcContext, l3: usize) -> i32 {
         PASS
     };
     drops::finish(ctx, action)
+}
+
+verified! {
+    /// Has a bridge's hook settled what becomes of a packet to guests from there?
+    fn is_settled(from: u32, bridge: u32, here: u32) -> u32
+        = has_settled, else 0, as is_settled4, is_settled6;
+}
+
+#[inline(always)]
+fn has_settled<F: Family>(from: u32, bridge: u32, here: u32) -> u32 {
+    let (Some(source), Some(to)) = (records::network(from), records::network(here)) else {
+        return 0;
+    };
+    // No guest is let through with an address that is not its network's: it is translated already.
+    let hides = is_to_hide::<F>(source, to) || records::respects_rules(bridge, here);
+    u32::from(bridge == 0 || !hides)
+}
+
+/// From one network's guest to another network: is it translated where it leaves? What guests send was
+/// judged by `bridge_ingress`, which may have led it to something published. Where the host's rules are
+/// respected, this is where its flow is opened. And what one who is to be hidden sends to a network that
+/// hides nobody the stack has, with options say, unless it was for something published there.
+#[inline(always)]
+fn is_to_hide<F: Family>(source: &Network, to: &Network) -> bool {
+    let [hides, hidden] = [source, to].map(|n| F::config(n).mode == Mode::Nat as u8);
+    hides & !hidden
 }
 
 #[inline(always)]
@@ -57,51 +85,82 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
     if bridge == here {
         return PASS;
     }
+    let is_guests = from != 0 && records::network(from).is_some();
+    // Redirected by `bridge_ingress`: no guest is let through with an address that is not its
+    // network's, so this is a translated packet, too.
+    if is_guests && bridge == 0 && to_guests.is_none() {
+        return PASS;
+    }
     if from != 0
         && to_guests.is_some()
+        && !is_guests
         && records::device(from).is_none()
         && let Some(reason) = judge_transit::<F>(ctx, l3, from, here)
     {
         return drop(reason);
     }
-    // Redirected by `bridge_ingress`: no guest is let through with an address that is not its
-    // network's, so this is a translated packet, too.
-    if from != 0 && bridge == 0 && records::network(from).is_some() {
-        return PASS;
-    }
-    let Some(packet_ctx) = F::packet_ctx() else {
-        return PASS;
-    };
-    let packet = &mut packet_ctx.packet;
-    match F::parse(ctx, l3, packet) {
-        Ok(()) => {}
-        Err(Unread::Foreign) => return PASS,
-        Err(Unread::Malformed) if bridge == 0 => return PASS,
-        Err(Unread::Malformed) => return drop(Reason::Malformed),
-    }
-    // What the host sends to guests takes no port of anybody's.
-    if bridge == 0 && to_guests.is_some() && packet.key.proto != F::ICMP {
-        return PASS;
-    }
     let ingress = Ingress {
         bridge,
         ifindex: from,
+        port_flags: 0,
         dmac: [0; 6],
         smac: [0; 6],
     };
-    packet_ctx.keep(ingress, l3);
-    let action = stages::run::<F>(
-        ctx,
-        stages::leaving_known::<F>(ctx),
-        stages::icmp_leaves::<F>,
-        stages::leaving_first::<F>,
-        stages::translate::<F>,
-    );
-    // Nobody can be answered from here.
-    if action >= REJECT {
-        return action - REJECT + DROP;
+    let parsed = {
+        let Some(packet_ctx) = F::packet_ctx() else {
+            return PASS;
+        };
+        packet_ctx.keep(ingress, l3);
+        F::parse(ctx, l3, &mut packet_ctx.packet)
+    };
+    leave::<F>(ctx, here, parsed, to_guests.is_some())
+}
+
+/// The packet's headers were read, or not.
+#[inline(always)]
+fn leave<F: Family>(
+    ctx: &TcContext,
+    here: u32,
+    parsed: Result<(), Unread>,
+    to_guests: bool,
+) -> i32 {
+    // From the map again: the verifier is to walk the headers once, whatever came before.
+    let Some(PacketCtx {
+        packet, ingress, ..
+    }) = F::packet_ctx()
+    else {
+        return PASS;
+    };
+    let Ingress {
+        bridge,
+        ifindex: from,
+        ..
+    } = *ingress;
+    match parsed {
+        Ok(()) => {}
+        Err(Unread::Foreign) => return PASS,
+        Err(Unread::Malformed) if bridge == 0 || is_settled::<F>(from, bridge, here) != 0 => {
+            return PASS;
+        }
+        Err(Unread::Malformed) => return drop(Reason::Malformed),
     }
-    action
+    if to_guests {
+        if from != 0
+            && (in_stack::take_back_to_guests::<F>(here) | is_settled::<F>(from, bridge, here)) != 0
+        {
+            return PASS;
+        }
+        // The host's own, most of all.
+        if takes_no_port::<F>(packet, ingress) && !slow_path::is_arriving(ingress, here) {
+            return PASS;
+        }
+    }
+    let otherwise = if bridge == 0 {
+        PASS
+    } else {
+        slow_path::missing()
+    };
+    slow_path::enter(ctx, SlowPath::ToOutside, otherwise)
 }
 
 /// Why a packet may not come to a network that was routed here from a device that has no program

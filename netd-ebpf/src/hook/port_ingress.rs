@@ -2,24 +2,34 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
+use netd_common::abi::SlowPath;
 
-use crate::action::{LOOKUP, PASS, REJECT, drop};
+use crate::action::{PASS, drop};
 use crate::conntrack::lookup::find;
 use crate::conntrack::validate::is_valid_for;
-use crate::context::{Hook, Ingress, Kind};
+use crate::context::{Hook, Kind};
 use crate::family::{Family, V4, V6};
 use crate::filter::source_guard;
 use crate::frame::{ETH, macs};
-use crate::hook::stages;
+use crate::hook::slow_path;
 use crate::records;
-use crate::reply::reject;
 use crate::report::drops;
-use crate::skb::{ifindex, take_off_priority_tag};
+use crate::route::next_hop::needs_stack;
+use crate::skb::{ifindex, is_left_to_host, take_off_claims, take_off_priority_tag};
+use crate::stage::shaper;
 use crate::stage::transmit::transmit;
 
 /// Ingress of a bridge port or of the bridge itself.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
+    if hook == Hook::Port {
+        take_off_claims(ctx);
+    }
+    if hook == Hook::Bridge
+        && let Some(action) = shaper::wait(ctx)
+    {
+        return action;
+    }
     // At a port tags are the guests' own business.
     if hook == Hook::Bridge && !take_off_priority_tag(ctx) {
         return drops::finish(ctx, drop(Reason::VlanTag));
@@ -29,10 +39,8 @@ pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
         packet_from_guest::<V4>(ctx, hook, here)
     } else if V6::is(ctx) {
         packet_from_guest::<V6>(ctx, hook, here)
-    } else if hook == Hook::Port {
-        source_guard::check_other(ctx, here)
     } else {
-        PASS
+        slow_path::enter(ctx, SlowPath::FromGuest, PASS)
     };
     drops::finish(ctx, action)
 }
@@ -51,7 +59,13 @@ fn packet_from_guest<F: Family>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
             PASS
         };
     }
-    let Some((dmac, smac)) = macs(ctx) else {
+    // What was for the host, or for its rules to judge, at the port may be for somebody else here: br_netfilter
+    // has the host's rules translate it on the bridge. Then the connection is the kernel's: answers are translated
+    // back only if the kernel sees all of it, and what leaves is judged there (`egress`).
+    if hook == Hook::Bridge && is_left_to_host(ctx) && !records::is_own::<F>(&packet.key.dst) {
+        return PASS;
+    }
+    let Some((dmac, _)) = macs(ctx) else {
         return PASS;
     };
     if packet.kind == Kind::Flow
@@ -59,44 +73,9 @@ fn packet_from_guest<F: Family>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
         && flow.in_ifindex == here
         && flow.in_dmac == dmac
         && is_valid_for(flow, packet)
+        && !needs_stack(packet, flow)
     {
-        return transmit::<F>(ctx, ETH, packet, flow, hook, F::ZERO);
+        return transmit::<F>(ctx, ETH, packet, flow, F::ZERO);
     }
-    let (mut bridge, mut guarded) = (here, false);
-    if hook == Hook::Port {
-        let port = records::port(here);
-        bridge = port.map_or(0, |port| port.bridge_ifindex);
-        guarded = port.is_some_and(source_guard::is_guarded);
-    }
-    let ingress = Ingress {
-        bridge,
-        ifindex: here,
-        dmac,
-        smac,
-    };
-    packet_ctx.keep(ingress, ETH);
-    let mut action = if guarded {
-        stages::guarded::<F>(ctx)
-    } else {
-        LOOKUP
-    };
-    if action == LOOKUP {
-        action = stages::guest_entry::<F>(ctx);
-    }
-    if action == LOOKUP {
-        action = stages::known_flow::<F>(ctx);
-    }
-    let first = |ctx: &TcContext| stages::dnat_or::<F>(ctx, stages::guest_first::<F>);
-    action = stages::run::<F>(
-        ctx,
-        action,
-        stages::icmp_error::<F>,
-        first,
-        stages::send::<F>,
-    );
-    if action < REJECT {
-        return action;
-    }
-    let own = records::network(bridge).map_or(F::ZERO, |n| F::config(n).gateway);
-    reject::answer::<F>(ctx, here, own, (action - REJECT) as u32)
+    slow_path::enter(ctx, SlowPath::FromGuest, slow_path::missing())
 }

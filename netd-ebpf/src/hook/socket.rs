@@ -7,6 +7,9 @@
 //! host has on its bridge. `getpeername` and the source addresses of datagrams tell the program what
 //! it expects.
 //!
+//! The same holds for the name servers of networks, which are in namespaces of their own: a question to
+//! a gateway's address goes to the relay, which waits at a port of the loopback address.
+//!
 //! 127.0.0.1 and ::1 stand for the host, too, where a port is published at all of its addresses; a
 //! service that listens there goes before it.
 
@@ -25,6 +28,9 @@ use crate::{records, sockets};
 
 /// What these programs return: the call goes on.
 const GO_ON: i32 = 1;
+
+/// The port of name servers.
+const DNS: Port = 53_u16.to_be_bytes();
 
 /// Before an IPv4 address in an IPv6 one (RFC 4291, section 2.5.5.2).
 const MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
@@ -112,7 +118,7 @@ fn redirect6(ctx: *mut bpf_sock_addr, datagram: bool) -> i32 {
     GO_ON
 }
 
-/// The guest that stands behind an address and port; `None` for the usual case that none does.
+/// Who stands behind an address and port; `None` for the usual case that none does.
 #[inline(always)]
 unsafe fn target<F: Loopback>(
     ctx: *mut bpf_sock_addr,
@@ -129,6 +135,12 @@ unsafe fn target<F: Loopback>(
     // SAFETY: a valid context.
     if unsafe { bpf_get_netns_cookie(ctx.cast()) } != records::netns() {
         return None;
+    }
+    if port == DNS
+        && let Some(network) = records::network(records::owner_of::<F>(&address))
+        && network.resolver_port != [0; 2]
+    {
+        return Some((F::LOOPBACK, network.resolver_port));
     }
     let key = FlowKey {
         src: F::ZERO,
@@ -153,11 +165,15 @@ unsafe fn target<F: Loopback>(
 
 /// Families with a loopback address.
 trait Loopback: Family {
+    /// The host's own.
+    const LOOPBACK: Self::Addr;
     /// Is it one?
     fn is_loopback(address: Self::Addr) -> bool;
 }
 
 impl Loopback for V4 {
+    const LOOPBACK: u32 = u32::from_ne_bytes([127, 0, 0, 1]);
+
     #[inline(always)]
     fn is_loopback(address: u32) -> bool {
         address.to_ne_bytes()[0] == 127
@@ -165,6 +181,8 @@ impl Loopback for V4 {
 }
 
 impl Loopback for V6 {
+    const LOOPBACK: Words = [0, 0, 0, 1_u32.to_be()];
+
     #[inline(always)]
     fn is_loopback(address: Words) -> bool {
         address == [0, 0, 0, 1_u32.to_be()]

@@ -8,13 +8,13 @@ use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::CONTROL_MAPPINGS;
 
-use crate::action::{ERROR, FIRST, OPEN, SEND, drop};
-use crate::conntrack::validate;
+use crate::action::{CHECK, ERROR, FIRST, GO_ON, HOLD, LOOKUP, OPEN, SEND, drop};
+use crate::conntrack::{held, proof, validate};
 use crate::family::{Family, V4, V6};
-use crate::filter::source_guard;
-use crate::nat::{dnat, forwards, icmp_error, mapping, open};
+use crate::filter::{bans, source_guard};
+use crate::nat::{dnat, icmp_error, mapping, open, tracked};
 use crate::records;
-use crate::stage::{from_guest, from_outside, to_outside, transmit};
+use crate::stage::{ban, from_guest, from_outside, services, to_outside, transmit};
 
 macro_rules! stages {
     ($($(#[$doc:meta])* $stage:ident ($v4:ident, $v6:ident) = $module:ident :: $body:ident;)*) => {$(
@@ -54,10 +54,20 @@ macro_rules! stages {
 
 // Each works on what [`Family::packet_ctx`] holds, and returns an action.
 stages! {
+    /// Is the address outside banned?
+    banned(banned4, banned6) = ban::check;
     /// Is the packet of a flow that exists?
     known(known4, known6) = validate::known;
+    /// The packet's flow is known: is its path still right?
+    renew_path(renew_path4, renew_path6) = validate::renew_path;
+    /// The packet goes by its flow, whose state follows it.
+    go_on(go_on4, go_on6) = validate::go_on;
+    /// Are the host's rules to see the packet, which is of a flow that exists?
+    ask_rules(ask_rules4, ask_rules6) = proof::ask;
     /// From a guarded port: does the packet carry its sender's own addresses?
     guarded(guarded4, guarded6) = source_guard::check;
+    /// From a guest: is the packet for its network's services?
+    to_services(to_services4, to_services6) = services::deliver;
     /// From a guest: is the packet for the gateway to route?
     guest_entry(guest_entry4, guest_entry6) = from_guest::entry;
     /// End the packet's flow when that goes by a forward that is no more.
@@ -68,18 +78,30 @@ stages! {
     guest_first(guest_first4, guest_first6) = from_guest::first;
     /// From outside: a packet of no known flow.
     outside_first(outside_first4, outside_first6) = from_outside::first;
+    /// To guests, by the stack, where the host's rules are respected: of which flow is the packet?
+    arrives(arrives4, arrives6) = to_outside::arrives;
     /// To outside, by the stack: is the packet of a flow that exists?
     leaving_known(leaving_known4, leaving_known6) = to_outside::known;
     /// To outside, by the stack: a packet of no known flow.
     leaving_first(leaving_first4, leaving_first6) = to_outside::first;
-    /// An ICMP error that came in.
-    icmp_error(icmp_error4, icmp_error6) = icmp_error::forward;
+    /// To outside, by the stack, where the host's rules are respected: of a flow that exists.
+    prove(prove4, prove6) = to_outside::prove;
+    /// The same of no known flow.
+    judged_first(judged_first4, judged_first6) = to_outside::judged_first;
+    /// An ICMP error that came in: of which flow is it?
+    error_belongs(error_belongs4, error_belongs6) = icmp_error::belongs;
+    /// An ICMP error that came in, of that flow.
+    error_goes_on(error_goes_on4, error_goes_on6) = icmp_error::forward;
     /// An ICMP error that leaves by the stack.
     icmp_leaves(icmp_leaves4, icmp_leaves6) = icmp_error::leave;
     /// Put the flow of the scratch map under an endpoint-independent mapping.
     put_under_mapping(put_under_mapping4, put_under_mapping6) = mapping::put_under;
+    /// Of a connection of the kernel's: make the flow of the scratch map what the connection was.
+    as_tracked(as_tracked4, as_tracked6) = tracked::prepare;
     /// Insert the flow of the scratch map: [`SEND`], or what becomes of the packet without it.
     insert(insert4, insert6) = open::insert;
+    /// A fragment that is to wait for the first one of its packet.
+    hold(hold4, hold6) = held::hold;
     /// Send the packet by its flow.
     send(send4, send6) = transmit::send;
     /// Translate the packet by its flow, where it leaves by the stack.
@@ -89,16 +111,42 @@ stages! {
 /// Is the packet of a flow that exists, and that may?
 #[inline(always)]
 pub fn known_flow<F: Family>(ctx: &TcContext) -> i32 {
-    if forwards::has_forwards() {
+    if bans::any() {
+        match banned::<F>(ctx) {
+            LOOKUP => {}
+            action => return action,
+        }
+    }
+    if records::has_forwards() {
         let _ = expire_stale_dnat::<F>(ctx);
     }
-    known::<F>(ctx)
+    // Zero before any network goes by the host's rules.
+    if records::rules_epoch() != 0 {
+        let _ = ask_rules::<F>(ctx);
+    }
+    let mut action = known::<F>(ctx);
+    if action == CHECK {
+        action = renew_path::<F>(ctx);
+    }
+    if action == GO_ON {
+        action = go_on::<F>(ctx);
+    }
+    action
+}
+
+/// What becomes of an ICMP error that came in.
+#[inline(always)]
+pub fn icmp_error<F: Family>(ctx: &TcContext) -> i32 {
+    match error_belongs::<F>(ctx) {
+        ERROR => error_goes_on::<F>(ctx),
+        action => action,
+    }
 }
 
 /// What becomes of a packet of no known flow: it is for something published, or `first` says.
 #[inline(always)]
 pub fn dnat_or<F: Family>(ctx: &TcContext, first: impl Fn(&TcContext) -> i32) -> i32 {
-    if forwards::has_forwards() {
+    if records::has_forwards() {
         match dnat::<F>(ctx) {
             FIRST => {}
             action => return action,
@@ -138,6 +186,9 @@ pub fn run<F: Family>(
     }
     if action == SEND {
         action = send(ctx);
+    }
+    if action == HOLD {
+        action = hold::<F>(ctx);
     }
     action
 }

@@ -2,17 +2,17 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
+use netd_common::abi::SlowPath;
 
-use crate::action::{PASS, REJECT, drop};
+use crate::action::{PASS, drop};
 use crate::conntrack::lookup::find;
 use crate::conntrack::validate::{is_valid_for, may_come_by};
-use crate::context::{Hook, Ingress, Kind};
+use crate::context::{Ingress, Kind};
 use crate::family::{Family, V4, V6};
 use crate::frame::{ETH, macs};
-use crate::hook::stages;
-use crate::records;
-use crate::reply::{arp, nd, reject};
+use crate::hook::slow_path;
 use crate::report::drops;
+use crate::route::next_hop::needs_stack;
 use crate::skb::{ifindex, is_for_us, take_off_priority_tag};
 use crate::stage::transmit::transmit;
 
@@ -21,12 +21,7 @@ use crate::stage::transmit::transmit;
 #[inline(always)]
 pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
     if !is_for_us(ctx) {
-        // Requests are broadcast, solicitations multicast.
-        return match l3 {
-            ETH if V6::is(ctx) => nd::answer(ctx),
-            ETH => arp::answer(ctx),
-            _ => PASS,
-        };
+        return other(ctx, l3);
     }
     if l3 == ETH && !take_off_priority_tag(ctx) {
         return drops::finish(ctx, drop(Reason::VlanTag));
@@ -36,12 +31,19 @@ pub fn ingress(ctx: &TcContext, l3: usize) -> i32 {
         packet_from_outside::<V4>(ctx, l3, here)
     } else if V6::is(ctx) {
         packet_from_outside::<V6>(ctx, l3, here)
-    } else if l3 == ETH {
-        arp::answer(ctx)
     } else {
-        PASS
+        other(ctx, l3)
     };
     drops::finish(ctx, action)
+}
+
+/// Questions for the MAC address of something that netd answers for, maybe.
+#[inline(always)]
+fn other(ctx: &TcContext, l3: usize) -> i32 {
+    if l3 != ETH {
+        return PASS;
+    }
+    slow_path::enter(ctx, SlowPath::FromOutside, PASS)
 }
 
 #[inline(always)]
@@ -58,15 +60,9 @@ fn packet_from_outside<F: Family>(ctx: &TcContext, l3: usize, here: u32) -> i32 
         && flow.in_bridge == 0
         && may_come_by(flow, here)
         && is_valid_for(flow, packet)
+        && !needs_stack(packet, flow)
     {
-        return transmit::<F>(ctx, l3, packet, flow, Hook::Uplink, F::ZERO);
-    }
-    // Neighbours ask by unicast whether somebody is still there.
-    if F::IS_IPV6 && packet.kind == Kind::Icmp && l3 == ETH {
-        match nd::answer(ctx) {
-            PASS => {}
-            answer => return answer,
-        }
+        return transmit::<F>(ctx, l3, packet, flow, F::ZERO);
     }
     let (dmac, smac) = match macs(ctx) {
         Some(macs) if l3 == ETH => macs,
@@ -75,25 +71,11 @@ fn packet_from_outside<F: Family>(ctx: &TcContext, l3: usize, here: u32) -> i32 
     let ingress = Ingress {
         bridge: 0,
         ifindex: here,
+        port_flags: 0,
         dmac,
         smac,
     };
     packet_ctx.keep(ingress, l3);
-    let first = |ctx: &TcContext| stages::dnat_or::<F>(ctx, stages::outside_first::<F>);
-    let action = stages::run::<F>(
-        ctx,
-        stages::known_flow::<F>(ctx),
-        stages::icmp_error::<F>,
-        first,
-        stages::send::<F>,
-    );
-    if action < REJECT {
-        return action;
-    }
-    // Without a frame to turn round there is no answer.
-    let own = match records::device(here) {
-        Some(device) if l3 == ETH => F::address(device),
-        _ => F::ZERO,
-    };
-    reject::answer::<F>(ctx, here, own, (action - REJECT) as u32)
+    // The host's own packets pass where the slow path is missing.
+    slow_path::enter(ctx, SlowPath::FromOutside, PASS)
 }

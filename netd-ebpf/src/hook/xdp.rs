@@ -1,13 +1,15 @@
 //! The XDP fast path: UDP datagrams of flows that need no second look go from driver to driver,
-//! before there is an skb. All other frames are passed on to the TC programs untouched.
+//! before there is an skb, and what comes from outside and is banned is dropped. All other frames are
+//! passed on to the TC programs untouched.
 //!
 //! TCP is left to them because there, segments have been put together (GRO, or by a guest that
 //! segments nothing): one of 64 kB goes faster than its 45 parts. Two things a program cannot see
 //! here, and passes on what they could be true of: whether a checksum is still to be completed by
 //! a device, and whether a frame was sent to this host.
 
-use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_REDIRECT};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use aya_ebpf::programs::XdpContext;
+use netd_common::Reason;
 use netd_common::abi::{FLOW_NAT, Flow, FlowKey};
 use netd_common::checksum::{fold, sum2};
 use netd_common::proto;
@@ -18,8 +20,10 @@ use crate::conntrack::lookup::find;
 use crate::conntrack::validate::{is_valid, may_come_by};
 use crate::context::Words;
 use crate::family::{Family, V4, V6};
+use crate::filter::bans;
 use crate::frame::{ETH, Frame as _, at, macs, read, set_macs};
-use crate::maps;
+use crate::report::drops;
+use crate::{maps, records};
 
 /// Length of the UDP header (RFC 768).
 const UDP: usize = 8;
@@ -37,10 +41,48 @@ pub fn ingress(ctx: &XdpContext, from_guest: bool) -> u32 {
     } else {
         None
     };
-    match sent {
-        Some(()) => XDP_REDIRECT,
-        None => XDP_PASS,
+    if sent.is_some() {
+        return XDP_REDIRECT;
     }
+    if !from_guest && bans::any() && is_banned(ctx, ether_type) {
+        drops::count_frame(Reason::Banned, ctx.end() - ctx.start());
+        return XDP_DROP;
+    }
+    XDP_PASS
+}
+
+/// Is the frame from one who is banned from the whole host? What is not surely so is the TC programs'
+/// to judge: frames for others' MAC addresses, and neighbour discovery.
+#[inline(always)]
+fn is_banned(ctx: &XdpContext, ether_type: u16) -> bool {
+    let Some(device) = records::device(ctx.ingress_ifindex() as u32) else {
+        return false;
+    };
+    let Some((to, _)) = macs(ctx) else {
+        return false;
+    };
+    if to != device.mac {
+        return false;
+    }
+    if ether_type == EtherType::Ipv4 as u16 {
+        let Some(src) = read::<u32>(ctx, ETH + V4::SRC) else {
+            return false;
+        };
+        return bans::holds::<V4>(0, &src) != 0;
+    }
+    if ether_type == EtherType::Ipv6 as u16 {
+        let Some(next) = read::<u8>(ctx, ETH + 6) else {
+            return false;
+        };
+        if next == proto::ICMPV6 {
+            return false;
+        }
+        let Some(src) = read::<Words>(ctx, ETH + V6::SRC) else {
+            return false;
+        };
+        return bans::holds::<V6>(0, &src) != 0;
+    }
+    false
 }
 
 /// Families as they are read here: whole UDP datagrams with nothing between the headers.

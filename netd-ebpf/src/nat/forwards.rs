@@ -6,7 +6,7 @@
 //! none.
 
 use aya_ebpf::btf_maps::lpm_trie;
-use netd_common::abi::{CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES, FlowKey, Forward, ForwardKey};
+use netd_common::abi::{CONTROL_WHOLE_ADDRESSES, FlowKey, Forward, ForwardKey};
 use netd_common::port::GATEWAY_SERVICES;
 
 use crate::family::Family;
@@ -33,7 +33,7 @@ verified! {
 /// published at a device is found by those who come by it (`by`, an ifindex; 0: not by a wire).
 #[inline(always)]
 pub fn find<F: Family>(key: &FlowKey<F::Addr>, by: u32, found: &mut Forward<F::Addr>) -> u32 {
-    if !has_forwards() {
+    if !records::has_forwards() {
         return NONE;
     }
     forward_find::<F>(key, by, found)
@@ -106,10 +106,4 @@ fn take<F: Family>(
 pub fn is_published<F: Family>(back_key: &FlowKey<F::Addr>) -> bool {
     records::is_dnat_port(u16::from_be_bytes(back_key.dport))
         && find::<F>(back_key, 0, &mut Forward::default()) != NONE
-}
-
-/// Is anything published?
-#[inline(always)]
-pub fn has_forwards() -> bool {
-    records::control_flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
 }

@@ -2,20 +2,25 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{FLOW_NAT, Flow};
+use netd_common::abi::{FLOW_NAT, FLOW_REPLY, Flow, NextHop};
 use netd_common::checksum::{difference, fold, sum2, update};
 use netd_common::proto;
 
-use crate::action::{FIRST, PASS, drop};
+use crate::action::{ERROR, FIRST, PASS, drop};
+use crate::conntrack::ipsec::{ANY_WAY, BY_STACK, way};
 use crate::conntrack::lookup::find;
-use crate::context::{Kind, Packet, PacketCtx, Quote};
+use crate::conntrack::proof;
+use crate::context::{Hook, Kind, Packet, PacketCtx, Quote};
 use crate::family::Family;
-use crate::frame::set_macs;
+use crate::filter::bans;
+use crate::filter::ipsec;
+use crate::frame::{ETH, put_header, set_macs};
 use crate::parse::icmp::{self, HEADER};
 use crate::parse::transport::has_ports;
-use crate::route::next_hop::needs_stack;
+use crate::records;
+use crate::route::next_hop::{self, needs_stack};
 use crate::route::redirect::redirect;
-use crate::skb::{ifindex, load_into};
+use crate::skb::{come_in_again, ifindex, load_into};
 
 /// Read the quote. `None` when it names no flow: cut short, a later fragment, an ICMP error.
 #[inline(always)]
@@ -65,16 +70,33 @@ fn read_quote<F: Family>(
     Some(())
 }
 
-/// Stage: forward an error that came in from the guests of `ingress.bridge` (0: from outside),
-/// translated like the flow it belongs to and by the flow's path. [`FIRST`] when it belongs to no
-/// flow.
+/// The entry of the flow that an error's sender may speak of. The error goes to whoever sent what it
+/// quotes: to anybody else, a group of hosts say, it is none. And where the identifier of a query is the
+/// number of a query, what is quoted may be one of the other side's.
 #[inline(always)]
-pub fn forward<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
-    let l3 = packet_ctx.l3();
+fn flow_of<F: Family>(
+    packet: &Packet<F::Addr>,
+    quote: &Quote<F::Addr>,
+) -> Option<&'static mut Flow<F::Addr>> {
+    let flow = find::<F>(&quote.key)?;
+    let answers = flow.flags & FLOW_REPLY != 0;
+    // One question: the verifier follows each on its own.
+    let is_other = (quote.key.proto == F::ICMP) & (quote.is_reply == answers);
+    if is_other | (packet.key.dst != quote.key.dst) {
+        return None;
+    }
+    Some(flow)
+}
+
+/// Stage: of which flow is an error that came in from the guests of `ingress.bridge` (0: from outside),
+/// and which way is that flow's? [`ERROR`] to go on with it, [`FIRST`] when it belongs to no flow.
+#[inline(always)]
+pub fn belongs<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
     let PacketCtx {
         packet,
         ingress,
         quote,
+        decision,
         ..
     } = packet_ctx;
 
@@ -85,25 +107,80 @@ pub fn forward<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) 
     if read_quote::<F>(ctx, packet, quote).is_none() {
         return FIRST;
     }
-    let Some(flow) = find::<F>(&quote.key) else {
+    let Some(flow) = flow_of::<F>(packet, quote) else {
         return FIRST;
     };
     if flow.in_bridge != ingress.bridge {
         return FIRST;
     }
-    let stack = needs_stack(l3, packet, flow);
+    if bans::any() && ingress.bridge == 0 && bans::holds::<F>(flow.out_bridge, &packet.key.src) != 0
+    {
+        return drop(Reason::Banned);
+    }
+    // The flow's own packets may not have come this far since the way has changed. Where the host's rules
+    // have a say, the stack knows it, and the flow is to find by itself that it has moved.
+    if flow.epoch != records::epoch()
+        && !proof::is_needed(flow)
+        && !next_hop::renew::<F>(ctx, &quote.key, flow, ingress.ifindex, &mut decision.route)
+    {
+        return FIRST;
+    }
+    ERROR
+}
+
+/// Stage: forward such an error, translated like its flow and by the flow's path.
+#[inline(always)]
+pub fn forward<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let l3 = packet_ctx.l3();
+    let PacketCtx {
+        packet,
+        ingress,
+        quote,
+        ..
+    } = packet_ctx;
+
+    let Some(flow) = find::<F>(&quote.key) else {
+        return FIRST;
+    };
+    let is_stale = flow.epoch != records::epoch();
+    let stack = needs_stack(packet, flow)
+        || next_hop::is_makeshift(flow)
+        || (proof::is_needed(flow) && (is_stale || !proof::is_proven(flow)))
+        || (ingress.bridge == 0 && records::is_filtered(ingress.ifindex));
+    if ipsec::any() {
+        match way::<F>(&quote.key) {
+            ANY_WAY => {}
+            // Its source is not translated, or there would be none.
+            BY_STACK => return PASS,
+            _ => return drop(Reason::IpsecPolicy),
+        }
+    }
     // A guest's error that the stack must handle is translated where it leaves: before, its source
-    // would be the host's own address, and the stack takes such a packet for a forged one.
-    if stack && ingress.bridge != 0 {
+    // would be the host's own address, and the stack takes such a packet for a forged one. One to an
+    // address that hides another network's guest would not leave; the bridge hands it up first
+    // (`stage::transmit`).
+    if stack
+        && ingress.bridge != 0
+        && (ingress.hook() == Hook::Port || flow.new_dst == quote.key.dst)
+    {
         return PASS;
     }
     if translate::<F>(ctx, l3, packet, quote, flow, !stack).is_none() {
         return drop(Reason::Rewrite);
     }
     if stack {
-        return PASS;
+        return match ingress.hook() {
+            Hook::Uplink if records::has_bridged_rules(ingress.ifindex) => come_in_again(ctx),
+            _ => PASS,
+        };
     }
-    if set_macs(ctx, flow.next_hop.dmac, flow.next_hop.smac).is_none() {
+    let NextHop { dmac, smac, .. } = flow.next_hop;
+    let framed = if l3 == ETH {
+        set_macs(ctx, dmac, smac)
+    } else {
+        put_header(ctx, dmac, smac, F::ETHER_TYPE)
+    };
+    if framed.is_none() {
         return drop(Reason::Rewrite);
     }
     redirect::<F>(flow.next_hop.ifindex, F::ZERO)
@@ -120,8 +197,13 @@ pub fn leave<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     if read_quote::<F>(ctx, packet, quote).is_none() {
         return FIRST;
     }
-    let Some(flow) = find::<F>(&quote.key) else {
-        return FIRST;
+    let Some(flow) = flow_of::<F>(packet, quote) else {
+        // Another network's guest has sent it, and it was translated where the bridge handed it up: it
+        // quotes what the guest here has sent.
+        return match find::<F>(&quote.key.reversed()) {
+            Some(flow) if flow.in_bridge == ifindex(ctx) => PASS,
+            _ => FIRST,
+        };
     };
     // Only what leaves the guest's network: an error to the guest itself shows its own packet.
     if flow.flags & FLOW_NAT == 0 || flow.new_src == quote.key.src || flow.in_bridge == ifindex(ctx)

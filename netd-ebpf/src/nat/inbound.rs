@@ -80,6 +80,9 @@ pub fn open_inbound<F: Family>(
     back.in_dmac = network.mac;
     (back.last_seen, back.validated_at) = (now, now as u8);
     back.epoch = epoch.wrapping_sub(1);
+    if ingress.bridge == 0 {
+        next_hop::note_way_back(back, ingress);
+    }
     to_sender(back, ingress, epoch);
     if key.proto == proto::TCP {
         first_segment(ctx, packet, flow, back);

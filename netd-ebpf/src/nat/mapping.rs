@@ -3,13 +3,14 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    FLOW_MAPPED, FLOW_SNAT, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS,
-    NETWORK_FILTER_NONE,
+    FLOW_DNAT, FLOW_MAPPED, FLOW_SNAT, Flow, FlowKey, NETWORK_ENDPOINT_INDEPENDENT,
+    NETWORK_FILTER_ADDRESS, NETWORK_FILTER_NONE,
 };
 use netd_common::checksum::difference;
 
 use crate::action::{OPEN, PASS};
 use crate::clock::now;
+use crate::conntrack::life;
 use crate::conntrack::mapping::{alive, filter_entry, mapping, outside_half};
 use crate::conntrack::trackable::why_no_flow;
 use crate::context::{PacketCtx, Scratch};
@@ -19,7 +20,7 @@ use crate::parse::transport::has_ports;
 use crate::records;
 
 /// Stage: a flow was prepared. If it is to be masqueraded in a network that has mappings, put it
-/// under its own. Where the mapping or the filter entry is missing, turn what was prepared into that;
+/// under its own; what goes by a forward is hidden behind the gateway for its way back alone. Where the mapping or the filter entry is missing, turn what was prepared into that;
 /// the packet is judged again once it is there.
 #[inline(always)]
 pub fn put_under<F: Family>(_: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
@@ -32,12 +33,13 @@ pub fn put_under<F: Family>(_: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) 
     };
     if network.flags & NETWORK_ENDPOINT_INDEPENDENT == 0
         || !(has_ports(protocol) || protocol == F::ICMP)
-        || scratch.flow.flags & FLOW_SNAT == 0
+        || scratch.flow.flags & (FLOW_SNAT | FLOW_DNAT) != FLOW_SNAT
     {
         return OPEN;
     }
     let key = scratch.request.key;
-    let Some(mapping) = alive::<F>(&mapping::<F>(&key)) else {
+    let address = scratch.flow.new_src;
+    let Some(mapping) = alive_behind::<F>(&mapping::<F>(&key), &address) else {
         scratch.request.key = mapping::<F>(&key);
         scratch.flow.new_dst = F::ZERO;
         scratch.flow.new_dport = [0; 2];
@@ -55,7 +57,7 @@ pub fn put_under<F: Family>(_: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) 
     scratch.back.flags |= FLOW_MAPPED;
     if network.flags & NETWORK_FILTER_ADDRESS != 0 {
         let filter_entry = filter_entry::<F>(&key);
-        if let Some(filter_entry) = alive::<F>(&filter_entry) {
+        if let Some(filter_entry) = alive_behind::<F>(&filter_entry, &mapping.new_src) {
             filter_entry.last_seen = now();
         } else {
             scratch.request.key = filter_entry;
@@ -64,6 +66,25 @@ pub fn put_under<F: Family>(_: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) 
         }
     }
     OPEN
+}
+
+/// A living entry of this key, if what goes by it is to be behind `address`. A mapping with another
+/// one ends: its guest's way out is another one now. An IPv6 address serves as long as the device has
+/// it (`route::source::keeps`).
+#[inline(always)]
+fn alive_behind<F: Family>(
+    key: &FlowKey<F::Addr>,
+    address: &F::Addr,
+) -> Option<&'static mut Flow<F::Addr>> {
+    let entry = alive::<F>(key)?;
+    let device = records::owner_of::<F>(&entry.new_src);
+    if entry.new_src == *address
+        || (F::IS_IPV6 && device != 0 && device == records::owner_of::<F>(address))
+    {
+        return Some(entry);
+    }
+    life::remove::<F>(key);
+    None
 }
 
 /// No other port will do.

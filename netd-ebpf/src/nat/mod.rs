@@ -10,3 +10,4 @@ pub mod open;
 pub mod port_alloc;
 pub mod rewrite;
 pub mod snat;
+pub mod tracked;

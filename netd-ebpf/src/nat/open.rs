@@ -2,15 +2,16 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{FLOW_NAT, FLOW_REPLY, FLOW_SNAT};
+use netd_common::abi::{FLOW_NAT, FLOW_PROVEN, FLOW_REPLY, FLOW_SNAT};
 use netd_common::policy::Verdict;
 use netd_common::proto;
 
-use crate::action::{FIRST, OPEN, PASS, SEND, reject};
+use crate::action::{FIRST, OPEN, PASS, SEND, drop, reject};
 use crate::clock::now;
-use crate::conntrack::fragment;
+use crate::conntrack::{fragment, proof};
 use crate::context::{Decision, Ingress, Packet, PacketCtx};
 use crate::family::Family;
+use crate::filter::bans;
 use crate::nat::entries::{clear, first_segment, to_sender};
 use crate::nat::port_alloc;
 use crate::nat::snat::snat;
@@ -18,15 +19,16 @@ use crate::records;
 use crate::route::next_hop;
 
 /// Prepare the flow of a packet that may pass, in the scratch map: [`OPEN`], or what becomes of
-/// the packet instead.
+/// the packet instead. `confirm` receives the next hop, where the kernel is to ask for that.
 #[inline(always)]
 pub fn prepare<F: Family>(
     ctx: &TcContext,
     packet: &Packet<F::Addr>,
     ingress: &Ingress,
     decision: &Decision<F::Addr>,
+    confirm: &mut F::Addr,
 ) -> i32 {
-    match fill::<F>(ctx, packet, ingress, decision) {
+    match fill::<F>(ctx, packet, ingress, decision, confirm) {
         Ok(()) => OPEN,
         Err(reason) => without(decision.verdict == Verdict::Masquerade, reason),
     }
@@ -42,8 +44,31 @@ fn without(masquerade: bool, reason: Reason) -> i32 {
 /// Stage: insert the flow that was prepared.
 #[inline(always)]
 pub fn insert<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
-    let PacketCtx { packet, .. } = packet_ctx;
+    let PacketCtx {
+        packet,
+        ingress,
+        by_stack,
+        ..
+    } = packet_ctx;
 
+    // Which network a published port leads to is known only now.
+    if bans::any()
+        && ingress.bridge == 0
+        && F::scratch().is_some_and(|s| bans::holds::<F>(s.flow.out_bridge, &packet.key.src) != 0)
+    {
+        return drop(Reason::Banned);
+    }
+    if let Some(scratch) = F::scratch()
+        && proof::is_needed(&scratch.flow)
+    {
+        // Until it is proven the flow is looked at with each packet.
+        let stale = records::epoch().wrapping_sub(1);
+        scratch.back.epoch = stale;
+        if scratch.flow.flags & FLOW_PROVEN == 0 {
+            scratch.flow.epoch = stale;
+            *by_stack = true;
+        }
+    }
     match port_alloc::insert::<F>(ctx) {
         // That was its mapping; now for the flow itself.
         Ok(()) if F::scratch().is_some_and(|s| s.request.key != packet.key) => FIRST,
@@ -67,6 +92,7 @@ fn fill<F: Family>(
     packet: &Packet<F::Addr>,
     ingress: &Ingress,
     decision: &Decision<F::Addr>,
+    confirm: &mut F::Addr,
 ) -> Result<(), Reason> {
     let Some(scratch) = F::scratch() else {
         return Err(Reason::NoMemory);
@@ -96,8 +122,12 @@ fn fill<F: Family>(
         if !next_hop::set_guest::<F>(ctx, flow, decision.to, ingress.ifindex) {
             return Err(Reason::ForeignDestination);
         }
+        next_hop::ask_for_guest::<F>(flow, confirm);
     } else {
         next_hop::set_outside::<F>(flow, &decision.route);
+        if next_hop::is_makeshift(flow) {
+            *confirm = decision.route.gateway;
+        }
     }
     if ingress.bridge == 0 {
         flow.in_ifindex = records::network(decision.to).map_or(0, |n| n.uplink_ifindex);

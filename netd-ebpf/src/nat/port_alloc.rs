@@ -17,6 +17,7 @@ use crate::family::Family;
 use crate::nat::forwards;
 use crate::records;
 use crate::sockets;
+use crate::verified::verified;
 
 const EEXIST: i32 = -17;
 const E2BIG: i32 = -7;
@@ -37,33 +38,46 @@ struct Search {
     result: i32,
 }
 
+/// What [`insert_entries`] returns, besides [`FAILED`] with a `Reason`.
+const INSERTED: u32 = 0;
+/// There is an entry by now where the opener's is to be.
+const MET: u32 = 1;
+/// Nothing was inserted, for the `Reason` above this number.
+const FAILED: u32 = 1 << 8;
+
+verified! {
+    /// Insert both entries of the flow of the scratch map, or none.
+    fn insert_entries(ctx: Ctx) -> u32 = put_entries, else INSERTED, as insert_entries4, insert_entries6;
+}
+
 /// Insert the flow of the scratch map, unless another CPU is faster, whose flow serves as well: the
 /// answering direction's entry first, with NOEXIST, which is the reservation of its port; then the
 /// opener's. Nothing stays behind on failure.
 #[inline(always)]
 pub fn insert<F: Family>(ctx: &TcContext) -> Result<(), Reason> {
-    let Some(scratch) = F::scratch() else {
-        return Err(Reason::NoMemory);
-    };
     if let Some(found) = meet::<F>() {
         return found;
     }
+    let Some(scratch) = F::scratch() else {
+        return Err(Reason::NoMemory);
+    };
     let slot = slots::take_slot::<F>(scratch.flow.counted_for)?;
     scratch.flow.slot = slot;
-    match insert_entries::<F>(ctx) {
-        Ok(true) => {
-            slots::occupy::<F>(slot, &scratch.request.key);
-            life::count::<F>(scratch.flow.counted_for, true);
-            Ok(())
-        }
-        Ok(false) => {
-            slots::release::<F>(slot);
-            Ok(())
-        }
-        Err(reason) => {
-            slots::release::<F>(slot);
-            Err(reason)
-        }
+    let result = insert_entries::<F>(ctx);
+    if result == INSERTED
+        && let Some(scratch) = F::scratch()
+    {
+        slots::occupy::<F>(slot, &scratch.request.key);
+        life::count::<F>(scratch.flow.counted_for, true);
+        return Ok(());
+    }
+    slots::release::<F>(slot);
+    match result {
+        INSERTED | MET => Ok(()),
+        _ if result == FAILED + Reason::ProtocolTaken as u32 => Err(Reason::ProtocolTaken),
+        _ if result == FAILED + Reason::PortsExhausted as u32 => Err(Reason::PortsExhausted),
+        _ if result == FAILED + Reason::TableFull as u32 => Err(Reason::TableFull),
+        _ => Err(Reason::NoMemory),
     }
 }
 
@@ -90,9 +104,16 @@ fn meet<F: Family>() -> Option<Result<(), Reason>> {
     Some(Err(Reason::ProtocolTaken))
 }
 
-/// `false` when there is an entry by now where the opener's is to be.
 #[inline(always)]
-fn insert_entries<F: Family>(ctx: &TcContext) -> Result<bool, Reason> {
+fn put_entries<F: Family>(ctx: &TcContext) -> u32 {
+    match try_entries::<F>(ctx) {
+        Ok(result) => result,
+        Err(reason) => FAILED + reason as u32,
+    }
+}
+
+#[inline(always)]
+fn try_entries<F: Family>(ctx: &TcContext) -> Result<u32, Reason> {
     let Some(scratch) = F::scratch() else {
         return Err(Reason::NoMemory);
     };
@@ -136,12 +157,12 @@ fn insert_entries<F: Family>(ctx: &TcContext) -> Result<bool, Reason> {
     if let Err(error) = F::flows().insert(key, &scratch.flow, u64::from(BPF_NOEXIST)) {
         let _ = F::flows().remove(&scratch.flow.partner(key.proto));
         return match error {
-            EEXIST => Ok(false),
+            EEXIST => Ok(MET),
             E2BIG => Err(Reason::TableFull),
             _ => Err(Reason::NoMemory),
         };
     }
-    Ok(true)
+    Ok(INSERTED)
 }
 
 /// One round of [`insert_entries`]; 1 ends it.

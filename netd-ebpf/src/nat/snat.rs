@@ -9,6 +9,7 @@ use crate::context::{AVOID_RESERVED, AVOID_SOCKETS, Decision, Ingress, Packet};
 use crate::family::Family;
 use crate::parse::transport::has_ports;
 use crate::records;
+use crate::route::source;
 
 /// Put the flow of the scratch map behind an address of the host's or of its network's range.
 #[inline(always)]
@@ -21,28 +22,16 @@ pub fn snat<F: Family>(
         return Err(Reason::NoMemory);
     };
     let key = &packet.key;
-    let (mut range, mut address) = (Range::new(0, 0), decision.route.own);
-    if ingress.bridge == 0 {
+    let mut range = Range::new(0, 0);
+    let address = if ingress.bridge == 0 {
         // A packet of the host's own, whose port a guest's flow has: another port will do.
-        address = key.src;
+        key.src
     } else {
-        // A device that the agent does not know yet has no program at its egress.
-        let Some(device) = records::device(decision.route.ifindex) else {
-            return Err(Reason::NoAddress);
-        };
-        // Towards a destination of the link alone routing names an address of the link.
-        if address == F::ZERO || F::never_forwarded(address) {
-            address = F::address(device);
-        }
         if let Some(network) = records::network(ingress.bridge) {
             range = Range::new(network.first_port, network.last_port);
-            let config = F::config(network);
-            if config.first != F::ZERO {
-                // The same address for all of a guest's flows (RFC 4787, REQ-2).
-                address = F::pick(config.first, config.last, F::hash(key.src));
-            }
         }
-    }
+        source::choose::<F>(key.src, ingress.bridge, &decision.route)
+    };
     if address == F::ZERO {
         return Err(Reason::NoAddress);
     }

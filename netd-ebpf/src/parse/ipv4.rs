@@ -1,10 +1,11 @@
 //! IPv4 (RFC 791).
 
 use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
+use aya_ebpf::btf_maps::lpm_trie;
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey, Fragment, FragmentKey,
-    Network, Slot,
+    BanKey, BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey, Fragment,
+    FragmentKey, IpsecPolicy, Network, RouteKey, Slot,
 };
 use netd_common::checksum::fold;
 use netd_common::proto;
@@ -14,6 +15,7 @@ use network_types::ip::Ipv4Hdr;
 use crate::context::{Kind, Packet, Unread};
 use crate::family::{Family, V4, family_maps};
 use crate::frame::{Frame, at};
+use crate::maps::ROUTE_MTUS;
 use crate::parse::transport::read_transport;
 use crate::skb::{gso_size, has_protocol, pull};
 use crate::verified::verified;
@@ -27,8 +29,17 @@ impl Family for V4 {
     const DST: usize = 16;
     const ICMP: u8 = proto::ICMP;
     const UNREACHABLE_PORT: [u8; 2] = [3, 3];
+    const ETHER_TYPE: [u8; 2] = [0x08, 0x00];
     const PROHIBITED: [u8; 2] = [3, 13];
+    const UNREACHABLE_HOST: [u8; 2] = [3, 1];
+    const TIME_EXCEEDED: [u8; 2] = [11, 0];
+    const TOO_LARGE: [u8; 2] = [3, 4];
     const ZERO: u32 = 0;
+
+    #[inline(always)]
+    fn has_bits(address: &u32, bits: &u32, mask: &u32) -> bool {
+        (address ^ bits) & mask == 0
+    }
 
     #[inline(always)]
     fn sum(address: &u32) -> u64 {
@@ -95,6 +106,18 @@ impl Family for V4 {
     fn next_hop(fib: &bpf_fib_lookup) -> u32 {
         // SAFETY: as for `source`.
         unsafe { fib.__bindgen_anon_4.ipv4_dst }
+    }
+
+    #[inline(always)]
+    fn route_mtu(ifindex: u32, dst: u32) -> u16 {
+        let key = RouteKey {
+            ifindex,
+            destination: dst.to_ne_bytes(),
+        };
+        let bits = size_of::<RouteKey>() as u32 * 8;
+        ROUTE_MTUS
+            .get(&lpm_trie::Key::new(bits, key))
+            .map_or(u16::MAX, |mtu| *mtu as u16)
     }
 
     #[inline(always)]
@@ -204,6 +227,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn may_be_fragmented(ctx: &TcContext, l3: usize) -> bool {
+        // DF (RFC 791, section 3.1).
+        ctx.load::<u8>(l3 + 6).is_ok_and(|flags| flags & 0x40 == 0)
+    }
+
+    #[inline(always)]
     fn read_quoted(ctx: &TcContext, l3: usize) -> Option<(u32, u8)> {
         let ip: [u8; 10] = ctx.load(l3).ok()?;
         let header_len = u32::from(ip[0] & 0x0f) * 4;
@@ -249,7 +278,7 @@ impl Family for V4 {
     }
 
     family_maps!(u32: FLOWS4, SLOTS4, FRAGMENTS4, ENDPOINTS4, ADDRESSES4, SUBNETS4, POOLS4,
-        FORWARDS4, BINDINGS4, SCRATCH4, PACKET_CTX4, ROUTING4);
+        FORWARDS4, BINDINGS4, BANS4, POLICIES4, SCRATCH4, PACKET_CTX4, ROUTING4, POLICY_WALK4);
 }
 
 /// What [`option_length`] says of a source route.

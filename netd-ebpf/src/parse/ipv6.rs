@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::{
-    Addr6, BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey, Fragment,
-    FragmentKey, Network, Slot,
+    Addr6, BanKey, BindingKey, Device, Endpoint, EndpointKey, FamilyConfig, Flow, FlowKey,
+    Fragment, FragmentKey, IpsecPolicy, Network, Slot,
 };
 use netd_common::checksum::{difference, sum2};
 use netd_common::proto;
@@ -49,8 +49,18 @@ impl Family for V6 {
     const DST: usize = 24;
     const ICMP: u8 = proto::ICMPV6;
     const UNREACHABLE_PORT: [u8; 2] = [1, 4];
+    const ETHER_TYPE: [u8; 2] = [0x86, 0xdd];
     const PROHIBITED: [u8; 2] = [1, 1];
+    const UNREACHABLE_HOST: [u8; 2] = [1, 3];
+    const TIME_EXCEEDED: [u8; 2] = [3, 0];
+    const TOO_LARGE: [u8; 2] = [2, 0];
     const ZERO: Words = [0; 4];
+
+    #[inline(always)]
+    fn has_bits(address: &Words, bits: &Words, mask: &Words) -> bool {
+        let other = |i: usize| (address[i] ^ bits[i]) & mask[i];
+        other(0) | other(1) | other(2) | other(3) == 0
+    }
 
     #[inline(always)]
     fn sum(address: &Words) -> u64 {
@@ -128,6 +138,11 @@ impl Family for V6 {
     fn next_hop(fib: &bpf_fib_lookup) -> Words {
         // SAFETY: as for `source`.
         unsafe { fib.__bindgen_anon_4.ipv6_dst }
+    }
+
+    #[inline(always)]
+    fn route_mtu(_: u32, _: Words) -> u16 {
+        u16::MAX
     }
 
     #[inline(always)]
@@ -226,6 +241,12 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn may_be_fragmented(_: &TcContext, _: usize) -> bool {
+        // Senders alone do that (RFC 8200, section 4.5).
+        false
+    }
+
+    #[inline(always)]
     fn read_quoted(ctx: &TcContext, l3: usize) -> Option<(u32, u8)> {
         let version: u8 = ctx.load(l3).ok()?;
         let next: u8 = ctx.load(l3 + 6).ok()?;
@@ -279,7 +300,7 @@ impl Family for V6 {
     }
 
     family_maps!(Words: FLOWS6, SLOTS6, FRAGMENTS6, ENDPOINTS6, ADDRESSES6, SUBNETS6, POOLS6,
-        FORWARDS6, BINDINGS6, SCRATCH6, PACKET_CTX6, ROUTING6);
+        FORWARDS6, BINDINGS6, BANS6, POLICIES6, SCRATCH6, PACKET_CTX6, ROUTING6, POLICY_WALK6);
 }
 
 #[inline(always)]
@@ -296,49 +317,64 @@ verified! {
     /// fragment's identification (8 bits from bit 32).
     fn extension_headers(ctx: Ctx, start: u32, next: u32) -> u64
         = walk_extension_headers, else walk::BROKEN, as extension_headers;
+
+    /// Read the extension header of type `kind` at `at`. Returns the type of the one behind it (8
+    /// bits), its own length (12 bits from bit 8), `walk` bits, `BROKEN` where it cannot be read, and
+    /// the offset of a fragment's identification as above.
+    ///
+    /// The verifier knows nothing of what it returns: else it would follow every row of headers.
+    fn extension_header(ctx: Ctx, at: u32, kind: u32) -> u64
+        = read_extension_header, else walk::BROKEN, as extension_header;
 }
 
 #[inline(always)]
 fn walk_extension_headers(ctx: &TcContext, start: u32, next: u32) -> u64 {
-    let (mut at, mut next, mut bits) = (start, next as u8, 0u64);
+    let (mut at, mut next, mut bits) = (start, next, 0u64);
     let mut i = 0;
-    while i < MAX_HEADERS {
+    while i < MAX_HEADERS && is_extension(next as u8) && at <= MAX_OFFSET {
         i += 1;
-        if !is_extension(next) || at > MAX_OFFSET {
+        let header = extension_header(ctx, at, next);
+        if header & walk::BROKEN != 0 {
             break;
         }
-        let Ok([following, length, third, fourth]) = ctx.load::<[u8; 4]>(at as usize) else {
+        bits |= header & !0x00ff_ffff;
+        at += (header >> 8) as u32 & 0xfff;
+        next = header as u32 & 255;
+        if bits & walk::LATER != 0 {
             break;
-        };
-        let kind = next;
-        next = following;
-        if kind == extension::FRAGMENT {
-            let offset = u16::from_be_bytes([third, fourth]);
-            bits |= u64::from(at + 4) << 32;
-            at += 8;
-            if offset & 0xfff8 != 0 {
-                bits |= walk::LATER;
-                break;
-            }
-            if offset & 1 != 0 {
-                bits |= walk::FIRST;
-            }
-            continue;
-        }
-        at += (u32::from(length) + 1) * 8;
-        if kind == extension::HOP_BY_HOP {
-            bits |= walk::OPTIONS;
-        }
-        // Segments left.
-        if kind == extension::ROUTING && fourth != 0 {
-            bits |= walk::ROUTED;
         }
     }
-    if at > MAX_OFFSET || (is_extension(next) && bits & walk::LATER == 0) {
+    if at > MAX_OFFSET || (is_extension(next as u8) && bits & walk::LATER == 0) {
         bits |= walk::BROKEN;
         at = start;
     }
     bits | u64::from(next) | u64::from(at & 255) << 8
+}
+
+#[inline(always)]
+fn read_extension_header(ctx: &TcContext, at: u32, kind: u32) -> u64 {
+    let Ok([next, length, third, fourth]) = ctx.load::<[u8; 4]>(at as usize) else {
+        return walk::BROKEN;
+    };
+    if kind as u8 == extension::FRAGMENT {
+        let offset = u16::from_be_bytes([third, fourth]);
+        let mut bits = u64::from(next) | 8 << 8 | u64::from(at + 4) << 32;
+        if offset & 0xfff8 != 0 {
+            bits |= walk::LATER;
+        } else if offset & 1 != 0 {
+            bits |= walk::FIRST;
+        }
+        return bits;
+    }
+    let mut bits = u64::from(next) | (((u64::from(length) + 1) * 8) << 8);
+    if kind as u8 == extension::HOP_BY_HOP {
+        bits |= walk::OPTIONS;
+    }
+    // Segments left.
+    if kind as u8 == extension::ROUTING && fourth != 0 {
+        bits |= walk::ROUTED;
+    }
+    bits
 }
 
 /// The two halves of an address as numbers (host order).

@@ -31,6 +31,8 @@ const CLIENT: [u8; 2] = 68u16.to_be_bytes();
 const CHUNK: usize = 64;
 /// 64 * 32 = 2048 bytes: more than an Ethernet frame holds.
 const CHUNKS: usize = 32;
+/// No sum of so few bytes.
+const NO_SUM: u64 = u64::MAX;
 
 /// Complete the checksum of a DHCP reply; leave every other packet alone, and this one too when
 /// it cannot be done (then it is as the stack made it).
@@ -53,6 +55,12 @@ pub fn complete_checksum(ctx: &TcContext) {
 verified! {
     /// 1 where it was done.
     fn dhcp_complete(ctx: Ctx) -> i32 = complete_reply, else 0, as dhcp_complete;
+}
+
+verified! {
+    /// Sum of the packet's bytes from `start` to `end`, [`NO_SUM`] where they cannot be read. On its own, so that
+    /// the verifier follows the loops once.
+    fn dhcp_sum(ctx: Ctx, start: u32, end: u32) -> u64 = sum_of, else NO_SUM, as dhcp_sum;
 }
 
 #[inline(always)]
@@ -101,8 +109,11 @@ fn complete(ctx: &TcContext) -> Option<()> {
             + sum2([0, proto::UDP])
             + sum2(new_udp),
     );
-    let data =
-        sum_of(ctx, udp + UdpHdr::LEN, ctx.len())? + sum2(SERVER) + sum2(CLIENT) + sum2(new_udp);
+    let sum = dhcp_sum(ctx, (udp + UdpHdr::LEN) as u32, ctx.len());
+    if sum == NO_SUM {
+        return None;
+    }
+    let data = sum + sum2(SERVER) + sum2(CLIENT) + sum2(new_udp);
     let wanted = !fold(2 * u64::from(pseudo));
     let last = difference(data, u64::from(wanted)).to_ne_bytes();
     ctx.skb.store(ctx.len() as usize - 2, &last, 0).ok()?;
@@ -116,8 +127,9 @@ fn remember_lease(ctx: &TcContext, message: usize) {
     let bridge = ifindex(ctx);
     let guarded =
         records::network(bridge).is_some_and(|network| network.flags & NETWORK_GUARDED != 0);
-    // What the host itself sends, not what it forwards.
-    if !guarded || ingress_ifindex(ctx) != 0 {
+    // What the network's services send, or the host itself, not what it forwards.
+    let from = ingress_ifindex(ctx);
+    if !guarded || (from != 0 && !records::is_services_port(from)) {
         return;
     }
     let (Ok(address), Ok(mac)) = (
@@ -145,18 +157,19 @@ fn remember_lease(ctx: &TcContext, message: usize) {
     );
 }
 
-/// Sum of the packet's bytes from `start` to `end`.
 #[inline(always)]
-fn sum_of(ctx: &TcContext, start: usize, end: u32) -> Option<u64> {
+fn sum_of(ctx: &TcContext, start: u32, end: u32) -> u64 {
     let mut sum: u64 = 0;
-    let mut offset = start;
+    let mut offset = start as usize;
     let end = end as usize;
     let mut chunk = 0;
     while chunk < CHUNKS {
         if offset + CHUNK > end {
             break;
         }
-        let bytes: [u32; CHUNK / 4] = ctx.load(offset).ok()?;
+        let Ok(bytes) = ctx.load::<[u32; CHUNK / 4]>(offset) else {
+            return NO_SUM;
+        };
         sum += sum_words(&bytes);
         offset += CHUNK;
         chunk += 1;
@@ -167,12 +180,14 @@ fn sum_of(ctx: &TcContext, start: usize, end: u32) -> Option<u64> {
         if offset + 2 > end {
             break;
         }
-        let bytes: [u8; 2] = ctx.load(offset).ok()?;
+        let Ok(bytes) = ctx.load::<[u8; 2]>(offset) else {
+            return NO_SUM;
+        };
         sum += sum2(bytes);
         offset += 2;
         word += 1;
     }
-    if offset == end { Some(sum) } else { None }
+    if offset == end { sum } else { NO_SUM }
 }
 
 #[inline(always)]

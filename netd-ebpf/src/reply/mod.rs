@@ -4,3 +4,5 @@ pub mod arp;
 pub mod dhcp;
 pub mod nd;
 pub mod reject;
+pub mod reset;
+pub mod turn;

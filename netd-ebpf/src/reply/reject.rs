@@ -1,7 +1,7 @@
-//! REJECT: an ICMP unreachable in answer to a packet that may not pass.
+//! REJECT: an ICMP error in answer to a packet that may not pass, or cannot.
 
 use aya_ebpf::bindings::TC_ACT_SHOT;
-use aya_ebpf::helpers::generated::{bpf_skb_change_head, bpf_skb_change_tail};
+use aya_ebpf::helpers::generated::bpf_skb_change_head;
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::checksum::{fold, sum2, sum4};
@@ -11,11 +11,11 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::context::{Kind, Packet, PacketCtx, Words};
 use crate::family::{Family, V4, V6};
-use crate::frame::{ETH, macs, read};
-use crate::maps;
+use crate::frame::{ETH, macs};
 use crate::parse::icmp::HEADER;
 use crate::parse::transport::has_ports;
-use crate::report::{drops, ratelimit};
+use crate::reply::turn::{change_tail, frame, may_answer};
+use crate::report::drops;
 use crate::route::redirect::redirect;
 use crate::verified::verified;
 
@@ -23,11 +23,9 @@ use crate::verified::verified;
 const ADDED4: usize = Ipv4Hdr::LEN + Icmpv4Hdr::LEN;
 const ADDED6: usize = Ipv6Hdr::LEN + HEADER;
 
-/// Answers that a CPU may send in a second (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4 f).
-const PER_SECOND: u64 = 1000;
-
 verified! {
-    /// Make the packet the answer, from `own` and with type and code of `message`; 0 when it is.
+    /// Make the packet the answer, from `own` and with type and code of `message`, above which stands the
+    /// MTU it tells of; 0 when it is.
     fn reject_answer(ctx: Ctx, own: Address, message: u32) -> i32
         = build_answer, else 1, as reject_answer4, reject_answer6;
 }
@@ -37,7 +35,8 @@ fn build_answer<F: Answers>(ctx: &TcContext, own: &F::Addr, message: u32) -> i32
     let Some(PacketCtx { packet, .. }) = F::packet_ctx() else {
         return 1;
     };
-    i32::from(F::build(ctx, packet, *own, (message as u16).to_ne_bytes()).is_none())
+    let mtu = (message >> 16) as u16;
+    i32::from(F::build(ctx, packet, *own, (message as u16).to_ne_bytes(), mtu).is_none())
 }
 
 /// The answers, which differ more than they have in common.
@@ -48,20 +47,33 @@ trait Answers: Family {
         packet: &Packet<Self::Addr>,
         own: Self::Addr,
         message: [u8; 2],
+        mtu: u16,
     ) -> Option<()>;
 }
 
 impl Answers for V4 {
     #[inline(always)]
-    fn build(ctx: &TcContext, packet: &Packet<u32>, own: u32, message: [u8; 2]) -> Option<()> {
-        build4(ctx, packet, own, message)
+    fn build(
+        ctx: &TcContext,
+        packet: &Packet<u32>,
+        own: u32,
+        message: [u8; 2],
+        mtu: u16,
+    ) -> Option<()> {
+        build4(ctx, packet, own, message, mtu)
     }
 }
 
 impl Answers for V6 {
     #[inline(always)]
-    fn build(ctx: &TcContext, packet: &Packet<Words>, own: Words, message: [u8; 2]) -> Option<()> {
-        build6(ctx, packet, own, message)
+    fn build(
+        ctx: &TcContext,
+        packet: &Packet<Words>,
+        own: Words,
+        message: [u8; 2],
+        mtu: u16,
+    ) -> Option<()> {
+        build6(ctx, packet, own, message, mtu)
     }
 }
 
@@ -82,7 +94,7 @@ pub fn answer<F: Family>(ctx: &TcContext, here: u32, own: F::Addr, reason: u32) 
         || packet.key.src == F::ZERO
         || F::never_forwarded(packet.key.src)
         || F::never_forwarded(packet.key.dst)
-        || !ratelimit::take(&maps::REPLY_LIMIT, PER_SECOND)
+        || !may_answer()
     {
         return TC_ACT_SHOT;
     }
@@ -102,7 +114,17 @@ pub fn answer<F: Family>(ctx: &TcContext, here: u32, own: F::Addr, reason: u32) 
         }
         i += 1;
     }
-    match reject_answer::<F>(ctx, &own, u32::from(u16::from_ne_bytes(message))) {
+    let mut mtu = 0;
+    if reason == Reason::Unresolved as u32 {
+        message = F::UNREACHABLE_HOST;
+    } else if reason == Reason::HopLimit as u32 {
+        message = F::TIME_EXCEEDED;
+    } else if reason == Reason::TooLarge as u32 {
+        message = F::TOO_LARGE;
+        mtu = F::packet_ctx().map_or(0, |packet_ctx| packet_ctx.mtu);
+    }
+    let message = u32::from(u16::from_ne_bytes(message)) | u32::from(mtu) << 16;
+    match reject_answer::<F>(ctx, &own, message) {
         0 => redirect::<F>(here, F::ZERO),
         _ => TC_ACT_SHOT,
     }
@@ -194,7 +216,13 @@ fn make_room_for_tunnel(
 }
 
 #[inline(always)]
-fn build4(ctx: &TcContext, packet: &Packet<u32>, own: u32, message: [u8; 2]) -> Option<()> {
+fn build4(
+    ctx: &TcContext,
+    packet: &Packet<u32>,
+    own: u32,
+    message: [u8; 2],
+    mtu: u16,
+) -> Option<()> {
     let (to, from) = macs(ctx)?;
     let mut head: [u8; Ipv4Hdr::LEN] = ctx.load(ETH).ok()?;
     let (quoted, quote_sum) = make_room(ctx, packet, Ipv4Hdr::LEN, ADDED4)?;
@@ -207,7 +235,10 @@ fn build4(ctx: &TcContext, packet: &Packet<u32>, own: u32, message: [u8; 2]) -> 
     }
     let mut icmp = [0u8; Icmpv4Hdr::LEN];
     [icmp[0], icmp[1]] = message;
-    let checksum = !fold(sum2(message) + header_sum + quote_sum);
+    // RFC 1191, section 4: zero where the message tells of none.
+    let mtu = mtu.to_be_bytes();
+    [icmp[6], icmp[7]] = mtu;
+    let checksum = !fold(sum2(message) + sum2(mtu) + header_sum + quote_sum);
     [icmp[2], icmp[3]] = checksum.to_ne_bytes();
 
     // Version, TOS with internetwork control precedence (RFC 1812, 4.3.2.5), length, TTL.
@@ -224,11 +255,17 @@ fn build4(ctx: &TcContext, packet: &Packet<u32>, own: u32, message: [u8; 2]) -> 
     head[16..20].copy_from_slice(&packet.key.src.to_ne_bytes());
     ctx.skb.store(ETH, &head, 0).ok()?;
     ctx.skb.store(ETH + Ipv4Hdr::LEN, &icmp, 0).ok()?;
-    frame(ctx, from, to, [0x08, 0x00])
+    frame(ctx, from, to, V4::ETHER_TYPE)
 }
 
 #[inline(always)]
-fn build6(ctx: &TcContext, packet: &Packet<Words>, own: Words, message: [u8; 2]) -> Option<()> {
+fn build6(
+    ctx: &TcContext,
+    packet: &Packet<Words>,
+    own: Words,
+    message: [u8; 2],
+    mtu: u16,
+) -> Option<()> {
     let (to, from) = macs(ctx)?;
     let start: [u32; 2] = ctx.load(ETH).ok()?;
     let (quoted, quote_sum) = make_room(ctx, packet, Ipv6Hdr::LEN, ADDED6)?;
@@ -237,8 +274,12 @@ fn build6(ctx: &TcContext, packet: &Packet<Words>, own: Words, message: [u8; 2])
         u64::from(start[0]) + u64::from(start[1]) + V6::sum(&src) + V6::sum(&packet.key.dst);
     let len = (HEADER + Ipv6Hdr::LEN + quoted) as u16;
     let pseudo = V6::sum(&own) + V6::sum(&src) + sum2(len.to_be_bytes()) + sum2([0, proto::ICMPV6]);
-    let checksum = !fold(u64::from(fold(pseudo)) + sum2(message) + header_sum + quote_sum);
+    // RFC 4443, section 3.2: four bytes, zero where the message tells of none.
+    let mtu = mtu.to_be_bytes();
+    let told = sum2(message) + sum2(mtu);
+    let checksum = !fold(u64::from(fold(pseudo)) + told + header_sum + quote_sum);
     let mut icmp = [0u8; HEADER];
+    [icmp[6], icmp[7]] = mtu;
     [icmp[0], icmp[1]] = message;
     [icmp[2], icmp[3]] = checksum.to_ne_bytes();
 
@@ -248,24 +289,5 @@ fn build6(ctx: &TcContext, packet: &Packet<Words>, own: Words, message: [u8; 2])
     ctx.skb.store(ETH + V6::SRC, &own, 0).ok()?;
     ctx.skb.store(ETH + V6::DST, &src, 0).ok()?;
     ctx.skb.store(ETH + Ipv6Hdr::LEN, &icmp, 0).ok()?;
-    frame(ctx, from, to, [0x86, 0xdd])
-}
-
-/// Write the Ethernet header.
-#[inline(always)]
-fn frame(ctx: &TcContext, to: [u8; 6], from: [u8; 6], ether_type: [u8; 2]) -> Option<()> {
-    ctx.skb.store(0, &to, 0).ok()?;
-    ctx.skb.store(6, &from, 0).ok()?;
-    ctx.skb.store(12, &ether_type, 0).ok()?;
-    read::<u8>(ctx, 0).map(|_| ())
-}
-
-#[inline(always)]
-fn change_tail(ctx: &TcContext, len: usize) -> Option<()> {
-    // SAFETY: a valid context and no other pointer.
-    if unsafe { bpf_skb_change_tail(ctx.skb.skb, len as u32, 0) } == 0 {
-        Some(())
-    } else {
-        None
-    }
+    frame(ctx, from, to, V6::ETHER_TYPE)
 }

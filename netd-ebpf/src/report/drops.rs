@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
+use netd_common::Reason;
 
 use crate::action::DROP;
 use crate::maps::DROPS;
@@ -25,15 +26,26 @@ verified! {
     pub fn count(ctx: Ctx, reason: u32) -> i32 = count_and_tell, else 0, as count_drop;
 }
 
+/// Count a frame that has no skb yet (XDP).
 #[inline(always)]
-fn count_and_tell(ctx: &TcContext, reason: u32) -> i32 {
+pub fn count_frame(reason: Reason, bytes: usize) {
+    add(reason as u32, bytes as u64);
+}
+
+#[inline(always)]
+fn add(reason: u32, bytes: u64) {
     if let Some(drops) = DROPS.get_ptr_mut(reason) {
-        // SAFETY: the slot belongs to this CPU, and TC programs do not interrupt each other.
+        // SAFETY: the slot belongs to this CPU, and programs of TC and XDP do not interrupt each other.
         unsafe {
             (*drops).packets += 1;
-            (*drops).bytes += u64::from(ctx.len());
+            (*drops).bytes += bytes;
         }
     }
+}
+
+#[inline(always)]
+fn count_and_tell(ctx: &TcContext, reason: u32) -> i32 {
+    add(reason, u64::from(ctx.len()));
     event::record(ctx, reason);
     // Compiled away by the verifier unless the agent loaded the programs with logging on.
     debug!(ctx, "drop reason {} on device {}", reason, ifindex(ctx));

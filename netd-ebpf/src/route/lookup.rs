@@ -13,6 +13,8 @@ use crate::verified::verified;
 const NOT_FORWARDED: i64 = 4;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: routed, but the next hop's MAC address is not known.
 const NO_NEIGH: i64 = 7;
+/// `BPF_FIB_LOOKUP_OUTPUT`: the device is the one to leave by.
+const LOOKUP_OUTPUT: u32 = 1 << 1;
 /// `BPF_FIB_LOOKUP_SRC` (Linux 6.7): answer with the source address the host itself would use.
 const LOOKUP_SRC: u32 = 1 << 4;
 const EINVAL: i64 = -22;
@@ -32,10 +34,40 @@ pub fn route<F: Family>(
     };
     routing.key = *key;
     routing.in_ifindex = in_ifindex;
+    routing.output = 0;
     routing.tos = tos;
     let forwarded = ask_routing::<F>(ctx) != 0;
     *route = routing.route;
     forwarded
+}
+
+/// Ask the kernel for the way by the device `out` of a packet of `key` that leaves with the host's
+/// address `src`. `false` when there is none.
+#[inline(always)]
+pub fn route_by<F: Family>(
+    ctx: &TcContext,
+    out: u32,
+    key: &FlowKey<F::Addr>,
+    src: &F::Addr,
+    tos: u32,
+    route: &mut Route<F::Addr>,
+) -> bool {
+    let Some(routing) = F::routing() else {
+        return false;
+    };
+    routing.key = *key;
+    routing.key.src = *src;
+    routing.in_ifindex = out;
+    routing.output = 1;
+    routing.tos = tos;
+    let found = ask_routing::<F>(ctx) != 0;
+    if found && routing.route.ifindex == out {
+        *route = routing.route;
+        return true;
+    }
+    // The kernel takes another device where this one has no way for IPv6.
+    *route = Route::default();
+    false
 }
 
 verified! {
@@ -53,6 +85,7 @@ fn ask<F: Family>(ctx: &TcContext, routing: &mut Routing<F::Addr>) -> bool {
     let Routing {
         key,
         in_ifindex,
+        output,
         tos,
         route,
     } = routing;
@@ -73,10 +106,11 @@ fn ask<F: Family>(ctx: &TcContext, routing: &mut Routing<F::Addr>) -> bool {
         // SAFETY: `fib` is as large as said and outlives the call.
         unsafe { fib_lookup(ctx.skb.skb.cast(), core::ptr::from_mut(fib), len, flags) }
     };
-    let mut answer = look_up(&mut fib, LOOKUP_SRC);
+    let output = if *output != 0 { LOOKUP_OUTPUT } else { 0 };
+    let mut answer = look_up(&mut fib, LOOKUP_SRC | output);
     let tells_own = answer != EINVAL;
     if !tells_own {
-        answer = look_up(&mut fib, 0);
+        answer = look_up(&mut fib, output);
     }
     route.resolved = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS);
     route.local = answer == NOT_FORWARDED;
@@ -89,6 +123,10 @@ fn ask<F: Family>(ctx: &TcContext, routing: &mut Routing<F::Addr>) -> bool {
     if route.resolved {
         // SAFETY: the helper wrote this field of the union.
         route.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+        let limit = F::route_mtu(route.ifindex, key.dst);
+        if limit < route.mtu {
+            route.mtu = limit;
+        }
     }
     if tells_own {
         route.own = F::source(&fib);

@@ -3,29 +3,31 @@
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::{
-    BridgePort, Endpoint, EndpointKey, Forward, Mode, NETWORK_PORTS_ISOLATED, PORT_ISOLATED,
+    BridgePort, EndpointKey, Forward, Mode, NETWORK_PORTS_ISOLATED, PORT_ISOLATED, PORT_SIBLINGS,
 };
-use netd_common::clock::ticks;
 use netd_common::policy::Verdict;
 
 use crate::action::{FIRST, LOOKUP, PASS, drop, reject};
-use crate::clock::now;
+use crate::conntrack::held;
 use crate::conntrack::trackable::why_no_flow;
-use crate::context::{Decision, Hook, Ingress, Kind, Packet, PacketCtx};
+use crate::context::{Hook, Ingress, Kind, Packet, PacketCtx};
 use crate::family::Family;
 use crate::filter::host_access;
 use crate::filter::policy::decide;
+use crate::filter::source_guard::Guards;
 use crate::nat::{forwards, open};
 use crate::records;
-use crate::skb::is_for_us;
+use crate::route::endpoint;
+use crate::route::redirect::redirect;
+use crate::skb::{is_for_us, leave_to_host};
+use crate::stage::announced;
 
-/// A guest whose packets went past the bridge for this long (30 s) sends one through it, so that
-/// the bridge goes on to know its port: entries of its table live 300 s.
-const BRIDGED: u32 = ticks(30);
+/// ICMPv6 (RFC 4861, section 4.3).
+const NEIGHBOUR_SOLICITATION: u8 = 135;
 
 /// Stage: is the packet for the gateway to route?
 #[inline(always)]
-pub fn entry<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+pub fn entry<F: Guards>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
     let l3 = packet_ctx.l3();
     let PacketCtx {
         packet, ingress, ..
@@ -35,6 +37,17 @@ pub fn entry<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     let Some(network) = records::network(ingress.bridge) else {
         return PASS;
     };
+    if hook == Hook::Port && records::is_by_bridge(ingress.ifindex) {
+        // The bridge's own hook sees what it lets through, but not whose port it came in by.
+        let apart = ingress.dmac == network.mac
+            && !records::is_own::<F>(&packet.key.dst)
+            && is_kept_apart::<F>(packet, ingress);
+        return if apart {
+            drop(Reason::PortIsolated)
+        } else {
+            PASS
+        };
+    }
     // At a port, frames for others are the bridge's. What the bridge hands up is for the host if
     // the bridge says so: it may carry the MAC address of the port's own device, too.
     let for_host = match hook {
@@ -49,8 +62,11 @@ pub fn entry<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     {
         return reject(Reason::HostAccessDenied);
     }
+    if F::IS_IPV6 && packet.kind == Kind::Icmp {
+        announced::by_advertisement::<F>(ctx, packet, ingress);
+    }
     if !for_host {
-        return PASS;
+        return to_sibling::<F>(ctx, packet, ingress, hook);
     }
     let mode = Mode::from_u8(F::config(network).mode);
     if packet.options && mode != Mode::Open && F::has_source_route(ctx, l3) {
@@ -68,7 +84,9 @@ pub fn entry<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
         return PASS;
     }
     let inside = records::bridge_of::<F>(packet.key.src) == ingress.bridge;
-    if inside && learn::<F>(&packet.key.src, ingress, hook) {
+    // A fragment that was held may come from where the guest was before.
+    let is_timely = packet.kind != Kind::Fragment;
+    if inside && is_timely && endpoint::learn::<F>(&packet.key.src, ingress, hook) {
         return PASS;
     }
     // An error whose sender claims a foreign address is judged like any other packet.
@@ -76,6 +94,43 @@ pub fn entry<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
         return FIRST;
     }
     LOOKUP
+}
+
+/// A frame for somebody else on the link. It is the bridge's, which hands it to the host's rules where
+/// br_netfilter does that. Frames that the host itself sends on the bridge pass no FORWARD, so it goes there
+/// as one of those: to the one port where its addressee is known, or to all ports. Broadcasts would come
+/// back to their sender, and stay with the bridge; but for IPv6's question for a neighbour, without which
+/// nobody would find anybody. The sender's own question whether an address is free must not come back.
+#[inline(always)]
+fn to_sibling<F: Family>(
+    ctx: &TcContext,
+    packet: &Packet<F::Addr>,
+    ingress: &Ingress,
+    hook: Hook,
+) -> i32 {
+    let among_siblings = ingress.port_flags & (PORT_SIBLINGS | PORT_ISOLATED) == PORT_SIBLINGS;
+    // The port's own device: the bridge hands that up to the host.
+    if hook != Hook::Port || !among_siblings || is_for_us(ctx) {
+        return PASS;
+    }
+    let to_many = ingress.dmac[0] & 1 != 0;
+    if to_many && !asks_for_sibling::<F>(ctx, packet) {
+        return PASS;
+    }
+    redirect::<F>(ingress.bridge, F::ZERO)
+}
+
+#[inline(always)]
+fn asks_for_sibling<F: Family>(ctx: &TcContext, packet: &Packet<F::Addr>) -> bool {
+    let l4 = packet.l4();
+    F::IS_IPV6
+        && packet.kind == Kind::Icmp
+        && packet.key.src != F::ZERO
+        && ctx.load::<u8>(l4).is_ok_and(|kind| kind == NEIGHBOUR_SOLICITATION)
+        // The host's addresses are the host's to answer for.
+        && ctx
+            .load::<F::Addr>(l4 + 8)
+            .is_ok_and(|target| !records::is_own::<F>(&target))
 }
 
 #[inline(always)]
@@ -87,7 +142,11 @@ fn is_isolated<F: Family>(bridge: u32) -> bool {
 #[inline(always)]
 pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
     let PacketCtx {
-        packet, ingress, ..
+        packet,
+        ingress,
+        confirm,
+        by_stack,
+        ..
     } = packet_ctx;
 
     // Other packets for the host are the stack's.
@@ -99,14 +158,20 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
             {
                 reject(Reason::HostAccessDenied)
             }
-            _ => PASS,
+            _ => {
+                if packet.kind == Kind::Flow {
+                    leave_to_host(ctx);
+                }
+                held::for_host::<F>(packet_ctx)
+            }
         };
     }
     if is_kept_apart::<F>(packet, ingress) {
         return reject(Reason::PortIsolated);
     }
-    let mut decision = Decision::none();
-    decide::<F>(ctx, packet, ingress, &mut decision);
+    let Some(decision) = decide::<F>(ctx) else {
+        return PASS;
+    };
     let masquerade = match decision.verdict {
         // Whatever else routing says of it (forwarding is off, an odd kind of route): a packet
         // that is not for the host itself does not leave an isolated network.
@@ -118,8 +183,25 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
         Verdict::Accept => false,
         Verdict::Masquerade => true,
     };
+    let by_rules = !*by_stack && records::respects_rules(ingress.bridge, decision.to);
+    if packet.kind == Kind::Fragment {
+        // The stack can carry it where nothing is to be translated, and where the host's rules are asked.
+        let unheld = match masquerade && !by_rules {
+            true => drop(Reason::FragWithoutFirst),
+            false => PASS,
+        };
+        return held::for_guest(packet_ctx, unheld);
+    }
+    // Opened where it leaves, if the host's rules let it (`stage::to_outside::judged_first`). One that runs
+    // already is entered (`hook::enter`).
+    if by_rules {
+        if ingress.hook() == Hook::Port {
+            leave_to_host(ctx);
+        }
+        return PASS;
+    }
     match why_no_flow(packet) {
-        None => open::prepare::<F>(ctx, packet, ingress, &decision),
+        None => open::prepare::<F>(ctx, packet, ingress, decision, confirm),
         Some(reason) if masquerade => drop(reason),
         // Routing needs no ports and no memory.
         Some(_) => PASS,
@@ -141,51 +223,8 @@ fn is_kept_apart<F: Family>(packet: &Packet<F::Addr>, ingress: &Ingress) -> bool
     if everybody || !is_isolated(ingress.ifindex) {
         return everybody;
     }
-    // Where nobody was seen yet, the guest may be at an isolated port.
+    // Where nobody was seen yet, or at the bridge alone, the guest may be at an isolated port.
     // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
     unsafe { F::endpoints().get(&EndpointKey::new(packet.key.dst)) }
-        .is_none_or(|endpoint| is_isolated(endpoint.ifindex))
-}
-
-/// Remember where a guest is. The bridge's own hook sees again what a port's program let pass, so
-/// it only speaks up when no port has done so lately. `true` when the bridge should see this
-/// packet, too.
-#[inline(always)]
-fn learn<F: Family>(address: &F::Addr, ingress: &Ingress, hook: Hook) -> bool {
-    let now = now();
-    let key = EndpointKey::new(*address);
-    if let Some(endpoint) = F::endpoints().get_ptr_mut(&key) {
-        // SAFETY: as for flows: fields are written one at a time, and a torn read sends one
-        // packet to a place that the next packet corrects.
-        let endpoint = unsafe { &mut *endpoint };
-        if hook != Hook::Port && now.wrapping_sub(endpoint.last_seen) <= 1 {
-            return false;
-        }
-        if endpoint.ifindex != ingress.ifindex || endpoint.mac != ingress.smac {
-            records::guest_moved(now);
-        }
-        endpoint.ifindex = ingress.ifindex;
-        endpoint.mac = ingress.smac;
-        endpoint.last_seen = now;
-        if hook != Hook::Port {
-            return false;
-        }
-        if now.wrapping_sub(endpoint.bridged_at) > BRIDGED {
-            endpoint.bridged_at = now;
-            return true;
-        }
-        return false;
-    }
-    let endpoint = Endpoint {
-        ifindex: ingress.ifindex,
-        last_seen: now,
-        bridged_at: now,
-        mac: ingress.smac,
-        pad: [0; 2],
-    };
-    // A full cache or a race loses nothing but a shortcut.
-    let _ = F::endpoints().insert(&key, &endpoint, 0);
-    // Somebody else may have had the address before.
-    records::guest_moved(now);
-    false
+        .is_none_or(|endpoint| endpoint.ifindex == ingress.bridge || is_isolated(endpoint.ifindex))
 }

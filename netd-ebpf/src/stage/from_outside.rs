@@ -6,9 +6,9 @@ use netd_common::abi::CONTROL_MAPPINGS;
 use netd_common::policy::Verdict;
 
 use crate::action::{PASS, drop, reject};
-use crate::conntrack::fragment;
+use crate::conntrack::held;
 use crate::conntrack::trackable::why_no_flow;
-use crate::context::{Decision, Kind, PacketCtx};
+use crate::context::{Kind, PacketCtx};
 use crate::family::Family;
 use crate::filter::policy::decide;
 use crate::nat::{mapping, open};
@@ -24,28 +24,33 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
         }
     }
     let PacketCtx {
-        packet, ingress, ..
+        packet,
+        ingress,
+        confirm,
+        ..
     } = packet_ctx;
     // The host's own traffic ends here.
     if records::is_own::<F>(&packet.key.dst) {
-        if packet.kind == Kind::Fragment {
-            fragment::note_orphan::<F>(packet);
-        }
-        return PASS;
+        return held::for_host::<F>(packet_ctx);
     }
     if records::bridge_of::<F>(packet.key.dst) == 0 {
         // An address that only guests' flows have; routing would send the packet back.
         if records::pool_of::<F>(packet.key.dst) != 0 {
+            if packet.kind == Kind::Fragment {
+                return held::for_guest(packet_ctx, drop(Reason::NoMapping));
+            }
             return drop(Reason::NoMapping);
         }
         return PASS;
     }
-    let mut decision = Decision::none();
-    decide::<F>(ctx, packet, ingress, &mut decision);
+    let Some(decision) = decide::<F>(ctx) else {
+        return PASS;
+    };
     match decision.verdict {
         Verdict::Stack | Verdict::Masquerade => PASS,
         Verdict::Reject(reason) => reject(reason),
+        Verdict::Accept if packet.kind == Kind::Fragment => held::for_guest(packet_ctx, PASS),
         Verdict::Accept if why_no_flow(packet).is_some() => PASS,
-        Verdict::Accept => open::prepare::<F>(ctx, packet, ingress, &decision),
+        Verdict::Accept => open::prepare::<F>(ctx, packet, ingress, decision, confirm),
     }
 }

@@ -1,22 +1,24 @@
 //! Packets that leave by the stack: of which flows they are, and what becomes of those of none.
 
 use aya_ebpf::programs::TcContext;
-use netd_common::abi::{FLOW_DNAT, FLOW_NAT, FLOW_SNAT, Flow, Mode};
+use netd_common::abi::{EndpointKey, FLOW_DNAT, FLOW_NAT, FLOW_PROVEN, FLOW_SNAT, Flow, Mode};
 use netd_common::policy::{PolicyEnd, Verdict, evaluate};
 use netd_common::proto;
 use netd_common::{Reason, tcp};
 
-use crate::action::{ERROR, FIRST, PASS, SEND, drop};
+use crate::action::{ERROR, FIRST, LOOKUP, OPEN, PASS, SEND, drop};
 use crate::conntrack::lookup::find;
 use crate::conntrack::trackable::why_no_flow;
-use crate::conntrack::validate::{snat_addr_valid, step};
-use crate::conntrack::{fragment, life};
-use crate::context::{Decision, Ingress, Kind, Packet, PacketCtx};
+use crate::conntrack::validate::step;
+use crate::conntrack::{fragment, life, proof};
+use crate::context::{Decision, Ingress, Kind, Packet, PacketCtx, Route};
 use crate::family::Family;
 use crate::filter::policy::policy_end;
 use crate::nat::{forwards, open};
 use crate::records;
-use crate::skb::ifindex;
+use crate::route::lookup::route;
+use crate::route::source;
+use crate::skb::{ifindex, is_left_to_host};
 
 /// Stage: a packet that the stack sends. `ingress.bridge` is the network whose address it has, or
 /// 0; `ingress.ifindex` where it came in, or 0 when the host itself sends it.
@@ -68,6 +70,18 @@ pub fn known<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     }
     match Mode::from_u8(F::config(network).mode) {
         Mode::Nat => {}
+        // Opened here, where the host's rules have let it pass, or have led it.
+        Mode::Route if is_judged(ctx, ingress) || is_led(ctx, ingress) => {
+            if packet.kind == Kind::Flow
+                && let Some(flow) = find::<F>(&packet.key)
+                && flow.in_bridge == bridge
+            {
+                return go_on::<F>(ctx, packet, flow);
+            }
+            return FIRST;
+        }
+        // It was for the host when it came in, whose rules have translated it.
+        Mode::Isolated if ingress.ifindex == bridge => return drop(Reason::Isolated),
         // Judged where it came in; what the host itself sends is the host's business.
         Mode::Isolated | Mode::Route | Mode::Open => return PASS,
     }
@@ -79,7 +93,7 @@ pub fn known<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
         && let Some(flow) = find::<F>(&packet.key)
         && flow.in_bridge == bridge
     {
-        if flow.flags & FLOW_NAT == 0 || !snat_addr_valid::<F>(&flow.new_src, bridge) {
+        if flow.flags & FLOW_NAT == 0 || !source::is_usable::<F>(&flow.new_src, bridge) {
             life::remove::<F>(&packet.key);
             return FIRST;
         }
@@ -104,14 +118,79 @@ fn go_on<F: Family>(
     SEND
 }
 
+/// Has the packet of a guest passed the host's own rules, by which its network goes?
+#[inline(always)]
+pub fn is_judged(ctx: &TcContext, ingress: &Ingress) -> bool {
+    ingress.bridge != 0
+        && ingress.ifindex != 0
+        && records::respects_rules(ingress.bridge, ifindex(ctx))
+}
+
+/// Was the packet of a guest for the host, whose own rules have translated it (a port that Docker publishes, say)?
+#[inline(always)]
+fn is_led(ctx: &TcContext, ingress: &Ingress) -> bool {
+    ingress.ifindex != 0 && is_left_to_host(ctx)
+}
+
+/// Stage: they have let a packet of a known flow pass.
+#[inline(always)]
+pub fn prove<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let PacketCtx {
+        packet, ingress, ..
+    } = packet_ctx;
+
+    if let Some(flow) = find::<F>(&packet.key) {
+        proof::prove::<F>(ctx, packet, flow, ingress.bridge);
+    }
+    SEND
+}
+
+/// Stage: a packet that the stack hands to guests, in a network that goes by the host's rules: these
+/// have let it pass. [`LOOKUP`] when it is of no flow that ends here.
+#[inline(always)]
+pub fn arrives<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let PacketCtx {
+        packet, ingress, ..
+    } = packet_ctx;
+
+    if packet.kind == Kind::Fragment {
+        fragment::resolve::<F>(packet);
+    }
+    if packet.kind != Kind::Flow {
+        return LOOKUP;
+    }
+    // It is translated already: the other direction's entry leads to its own.
+    let protocol = packet.key.proto;
+    let reversed = packet.key.reversed();
+    let here = ifindex(ctx);
+    let Some(other) = find::<F>(&reversed) else {
+        return LOOKUP;
+    };
+    if other.in_bridge != here {
+        return LOOKUP;
+    }
+    match find::<F>(&other.partner(protocol)) {
+        Some(flow) if flow.out_bridge == here && flow.partner(protocol) == reversed => {
+            proof::prove::<F>(ctx, packet, flow, ingress.ifindex);
+            PASS
+        }
+        _ => LOOKUP,
+    }
+}
+
 /// Stage: a packet that the stack sends, of no known flow.
 #[inline(always)]
 pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
     let PacketCtx {
-        packet, ingress, ..
+        packet,
+        ingress,
+        confirm,
+        ..
     } = packet_ctx;
     let here = ifindex(ctx);
     let network = records::network(ingress.bridge);
+    let is_led = is_led(ctx, ingress);
+    let mut verdict = Verdict::Masquerade;
     if ingress.bridge == 0 {
         if why_no_flow(packet).is_some() || !concerns_guests::<F>(packet, ingress) {
             return PASS;
@@ -122,32 +201,96 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
             return PASS;
         }
         // The host itself sends with the bridge's address.
-        let from = PolicyEnd {
-            network,
-            mode: network.map_or(0, |n| F::config(n).mode),
-            ifindex: ingress.bridge,
-            in_subnet: true,
-        };
-        match evaluate(from, policy_end::<F>(here, packet.key.dst)) {
-            Verdict::Masquerade => {}
-            Verdict::Reject(reason) => return drop(reason),
-            Verdict::Stack | Verdict::Accept => return PASS,
-        }
-        if let Some(reason) = why_no_flow(packet) {
-            return drop(reason);
+        verdict = judge::<F>(packet, ingress.bridge, here);
+        match (verdict, why_no_flow(packet)) {
+            (Verdict::Masquerade, Some(reason)) | (Verdict::Reject(reason), _) => {
+                return drop(reason);
+            }
+            (Verdict::Masquerade, None) => {}
+            (Verdict::Accept, None) if is_led => {}
+            (Verdict::Stack | Verdict::Accept, _) => return PASS,
         }
     }
     // By the bridge's own hook, so that answers go up the stack to whoever sent this.
     let ingress = Ingress {
         bridge: ingress.bridge,
         ifindex: 0,
+        port_flags: 0,
         dmac: network.map_or([0; 6], |n| n.mac),
         smac: [0; 6],
     };
     let mut decision = Decision::none();
-    decision.verdict = Verdict::Masquerade;
+    decision.verdict = verdict;
     decision.route.ifindex = here;
-    open::prepare::<F>(ctx, packet, &ingress, &decision)
+    let action = open::prepare::<F>(ctx, packet, &ingress, &decision, confirm);
+    // Its answers are the host's to translate back, so they go by the stack for good, like those to the host.
+    if is_led
+        && action == OPEN
+        && let Some(scratch) = F::scratch()
+    {
+        scratch.back.out_bridge = 0;
+        scratch.back.next_hop.ifindex = 0;
+    }
+    action
+}
+
+/// What policy says of a packet with an address of the bridge's network.
+#[inline(always)]
+fn judge<F: Family>(packet: &Packet<F::Addr>, bridge: u32, here: u32) -> Verdict {
+    let network = records::network(bridge);
+    let from = PolicyEnd {
+        network,
+        mode: network.map_or(0, |n| F::config(n).mode),
+        ifindex: bridge,
+        in_subnet: true,
+    };
+    evaluate(from, policy_end::<F>(here, packet.key.dst))
+}
+
+/// Stage: a guest's packet of no known flow that the host's rules have let pass. Its flow is opened as
+/// from the guest's port, by the way it really takes. Where routing would send it elsewhere (it does not
+/// know of marks), the stack goes on to carry it.
+#[inline(always)]
+pub fn judged_first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i32 {
+    let PacketCtx {
+        packet,
+        ingress,
+        confirm,
+        ..
+    } = packet_ctx;
+    let (bridge, here) = (ingress.bridge, ifindex(ctx));
+    let mut decision = Decision::none();
+    decision.verdict = judge::<F>(packet, bridge, here);
+    match (decision.verdict, why_no_flow(packet)) {
+        (Verdict::Reject(reason), _) | (Verdict::Masquerade, Some(reason)) => return drop(reason),
+        (Verdict::Stack, _) | (Verdict::Accept, Some(_)) => return PASS,
+        (Verdict::Accept | Verdict::Masquerade, None) => {}
+    }
+    let known = route::<F>(ctx, bridge, &packet.key, packet.tos, &mut decision.route)
+        && decision.route.ifindex == here;
+    if !known {
+        decision.route = Route::default();
+        decision.route.ifindex = here;
+    }
+    if records::network(here).is_some() {
+        decision.to = here;
+    }
+    // The guest's port, as it was seen there a moment ago.
+    ingress.ifindex = bridge;
+    ingress.dmac = records::network(bridge).map_or([0; 6], |n| n.mac);
+    // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
+    if let Some(guest) = unsafe { F::endpoints().get(&EndpointKey::new(packet.key.src)) } {
+        ingress.ifindex = guest.ifindex;
+        ingress.smac = guest.mac;
+    }
+    let action = open::prepare::<F>(ctx, packet, ingress, &decision, confirm);
+    if action == OPEN
+        && known
+        && let Some(scratch) = F::scratch()
+    {
+        scratch.flow.flags |= FLOW_PROVEN;
+    }
+    action
 }
 
 /// Does a packet of the host's begin something? Of protocols without queries, answers or

@@ -1,20 +1,25 @@
 //! What the agent holds, and its start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
+use super::bans::Bans;
+use super::contested::Contested;
 use super::host::{ActiveData, KernelHost};
 use super::registry::{Live, Registry};
 use crate::api::{ApiError, EventKind, Events, Lifecycle, NetworkEvent};
 use crate::config::{Attach, Config, Xdp};
 use crate::datapath::{Datapath, Limits, TcMechanism, log};
 use crate::dnsmasq;
-use crate::link::Links;
-use crate::model::{Network, NetworkPorts};
+use crate::firewall::Finding;
+use crate::link::{Links, netfilter};
+use crate::managers::firewalld::Zoned;
+use crate::managers::network_manager::Bridge;
+use crate::model::{Firewall, Network, NetworkPorts};
 use crate::paths::Paths;
 use crate::plan::Port;
 use crate::store::Store;
@@ -25,10 +30,26 @@ pub struct Controller {
     pub(super) networks: Registry,
     /// Devices that have the XDP fast path, as the administrator says.
     pub(super) xdp: Xdp,
+    /// What the host's own rules may do to networks that do not say; none where its kernel knows none.
+    pub(super) firewall: Option<Firewall>,
+    /// Bridges of networks that respect those rules, as of the last look at the host.
+    pub(super) respecting: BTreeSet<u32>,
     /// Bridges that programs guard and that no record tells of, as far as that was said.
     pub(super) orphans: BTreeSet<String>,
+    /// Rules of the host's that are passed by, as far as that was said.
+    pub(super) told_rules: Vec<Finding>,
+    /// Networks whose start nobody was told of yet: their dnsmasqs take their time.
+    pub(super) untold: BTreeSet<Uuid>,
+    /// Leases that end when their guests are gone.
+    pub(super) contested: BTreeMap<Uuid, Vec<Contested>>,
+    /// Who is kept from networks.
+    pub(super) bans: Bans,
     /// Who listens hears of changes here.
     pub(super) events: Events,
+    /// Their bridges, for who tells NetworkManager of them.
+    pub(super) bridges: watch::Sender<BTreeSet<Bridge>>,
+    /// The same with their zones, for who tells firewalld.
+    pub(super) zones: watch::Sender<BTreeSet<Zoned>>,
     /// The last [`Live::generation`].
     generation: u64,
 }
@@ -67,13 +88,22 @@ impl Controller {
             log::forward(datapath.ebpf_mut())?;
         }
         let notes = store.load_host()?;
+        let bans = Bans::load(&store);
         let host = KernelHost::new(paths, binary, store, links, Some(datapath), notes, wake);
         Ok(Self {
             host,
             networks: Registry::default(),
             xdp: config.xdp.clone(),
+            firewall: netfilter::exists().then_some(config.datapath.firewall),
+            respecting: BTreeSet::new(),
             orphans: BTreeSet::new(),
+            bans,
+            told_rules: Vec::new(),
+            untold: BTreeSet::new(),
+            contested: BTreeMap::new(),
             events: Events::default(),
+            bridges: watch::Sender::default(),
+            zones: watch::Sender::default(),
             generation: 0,
         })
     }
@@ -111,13 +141,16 @@ impl Controller {
         if let Err(error) = dnsmasq::process::link_helper(&self.host.paths, &self.host.binary) {
             tracing::warn!(%error, "leases of running networks may not be recorded");
         }
+        if let Err(error) = self.host.remove_leftovers() {
+            tracing::warn!(%error, "what an agent left unfinished stays");
+        }
         let (stored, errors) = self.host.store.load();
         for error in errors {
             tracing::error!(%error, "a definition was not loaded");
         }
         for stored in stored {
             let network = stored.network;
-            if network.uuid.is_nil() {
+            if !network.has_uuid() {
                 // Put there by hand or by a packager: complete it as net-define would.
                 self.adopt_definition(network, stored.autostart).await;
                 continue;
@@ -167,12 +200,12 @@ impl Controller {
             .collect();
         // Of two that want the same, it is always the same one that starts.
         autostart.sort_by(|a, b| a.name.cmp(&b.name));
-        for (name, result) in self.activate_all(autostart).await {
-            match result {
-                Ok(()) => tracing::info!(network = name, "started"),
-                Err(error) => tracing::error!(network = name, %error, "autostart failed"),
-            }
+        let running: Vec<Uuid> = self.networks.live().map(|live| live.network.uuid).collect();
+        for uuid in running {
+            self.note_contested(uuid);
         }
+        self.start_with_agent(autostart).await;
+        self.tell_host_rules().await;
     }
 
     async fn adopt_definition(&mut self, network: Network, autostart: bool) {

@@ -6,17 +6,25 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::controller::Controller;
-use super::lifecycle::{check_host, check_subnets};
 use super::reconcile::{intent, keep, tell};
+use super::room::{Neighbours, check_host, check_subnets};
 use crate::api::{ApiError, ErrorCode, Handover, Lifecycle, Result, StockService};
-use crate::dnsmasq::{NetworkFiles, leases, process, wants_dnsmasq};
-use crate::link::{Snapshot, track};
+use crate::dnsmasq::{NetworkFiles, leases, nss, process, wants_dnsmasq};
+use crate::link::Snapshot;
 use crate::model::{self, Network};
 use crate::plan::{self, FAMILIES, Scope, execute};
 
 impl Controller {
     /// One part of the switch.
     pub(super) async fn hand_over(&mut self, handover: &Handover) -> Result<()> {
+        // What comes after it builds upon what runs.
+        self.host.waits_for_services = true;
+        let done = self.hand_over_one(handover).await;
+        self.host.waits_for_services = false;
+        done
+    }
+
+    async fn hand_over_one(&mut self, handover: &Handover) -> Result<()> {
         match handover {
             Handover::TakeOver { xml, service } => {
                 self.take_over(model::parse(xml)?, service).await
@@ -27,6 +35,8 @@ impl Controller {
             Handover::TakeService { xml, service } => {
                 self.take_service_back(&model::parse(xml)?, service).await
             }
+            // Of no network's; `driver.rs` has done it.
+            Handover::Serve { .. } => Ok(()),
             Handover::LetGo { network } => match self.networks.uuid_of(network) {
                 Some(uuid) => {
                     let ran = self.networks.get(uuid)?.live.is_some();
@@ -53,22 +63,13 @@ impl Controller {
             let detail = format!("network '{name}' is active in netd already");
             return Err(ApiError::new(ErrorCode::OperationInvalid, detail));
         }
-        model::check_start(&network)?;
+        model::check_take_over(&network)?;
         let snapshot = self.snapshot().await?;
         check_bridge(&network, &snapshot)?;
         self.prepare(network.clone(), &snapshot).await?;
-        let taken = match self.take_service(&network, from).await {
-            Ok(()) => {
-                let mut failures = self.converge(Scope::Host).await.failures;
-                keep(&mut failures, &[uuid]);
-                failures
-                    .into_iter()
-                    .next()
-                    .map_or(Ok(()), |failure| Err(failure.error))
-            }
-            Err(error) => Err(error),
-        };
-        let Err(error) = taken else {
+        let bridge = bridge(&network).and_then(|name| snapshot.by_name(name));
+        let bridge = bridge.map(|link| link.index);
+        let Err(error) = self.take_bridge_and_service(&network, bridge, from).await else {
             self.warn_of_port_conflicts(uuid, None);
             self.tell(uuid, &name, Lifecycle::Started);
             tracing::info!(network = name, "taken over from libvirt");
@@ -84,16 +85,61 @@ impl Controller {
         Err(error)
     }
 
+    /// The bridge first: what guests have open goes on before anybody opens something new, and libvirt's
+    /// dnsmasq answers meanwhile. Its leases are there before the network's record, which an agent that is
+    /// killed leaves to the next one.
+    async fn take_bridge_and_service(
+        &mut self,
+        network: &Network,
+        bridge: Option<u32>,
+        from: &StockService,
+    ) -> Result<()> {
+        let uuid = network.uuid;
+        let service = match &mut self.networks.get_mut(uuid)?.live {
+            Some(live) => live.service.take(),
+            None => None,
+        };
+        self.take_leases(network, from)?;
+        self.must_converge(Scope::Host, uuid).await?;
+        if let Some(bridge) = bridge {
+            self.take_connections(network, bridge);
+        }
+        self.take_service(network, from).await?;
+        if let Some(live) = &mut self.networks.get_mut(uuid)?.live {
+            live.service = service;
+        }
+        // What leases say of guests is known by now, too.
+        self.must_converge(Scope::Host, uuid).await
+    }
+
+    /// One pass over the host, which has to succeed as far as it concerns a network.
+    async fn must_converge(&mut self, scope: Scope, uuid: Uuid) -> Result<()> {
+        let mut failures = self.converge(scope).await.failures;
+        keep(&mut failures, &[uuid]);
+        let first = failures.into_iter().next();
+        first.map_or(Ok(()), |failure| Err(failure.error))
+    }
+
     /// End libvirt's dnsmasq of a network and take its leases.
     async fn take_service(&self, network: &Network, from: &StockService) -> Result<()> {
-        let Some(bridge) = bridge(network) else {
-            return Ok(());
-        };
         let files = files(network, from);
         let pid_file = from.pid_file(network);
         if let Some(running) = process::adopt(&pid_file, &files.conf(&network.name)) {
-            running.stop(&pid_file).await?;
+            let bridge = bridge(network).unwrap_or_default();
+            process::stop(&running, &files, bridge).await?;
         }
+        self.take_leases(network, from)?;
+        match bridge(network) {
+            Some(bridge) => nss::begin(&self.host.paths.dnsmasq_dir(), bridge, &from.dir)
+                .map_err(|error| no_leases(network, &error)),
+            None => Ok(()),
+        }
+    }
+
+    fn take_leases(&self, network: &Network, from: &StockService) -> Result<()> {
+        let Some(bridge) = bridge(network) else {
+            return Ok(());
+        };
         let to = self.host.paths.dnsmasq_dir();
         leases::carry(bridge, &from.dir, &to).map_err(|error| no_leases(network, &error))
     }
@@ -103,20 +149,21 @@ impl Controller {
         let Some(bridge) = bridge(network) else {
             return Ok(());
         };
+        let files = files(network, to);
+        let runs = process::adopt(&to.pid_file(network), &files.conf(&network.name)).is_some();
         if let Ok(entry) = self.networks.get_mut(network.uuid)
             && let Some(live) = &mut entry.live
         {
             live.service = None;
-            let mut failures = self.converge(Scope::Service(network.uuid)).await.failures;
-            keep(&mut failures, &[network.uuid]);
-            if let Some(failure) = failures.into_iter().next() {
-                return Err(failure.error);
+            // The programs send guests to the host again, since the namespace goes.
+            self.must_converge(Scope::Host, network.uuid).await?;
+            let own = self.host.paths.dnsmasq_dir();
+            nss::end(&own, bridge).map_err(|error| no_leases(network, &error))?;
+            // One that was not stopped knows best.
+            if !runs {
+                leases::carry(bridge, &own, &to.dir).map_err(|error| no_leases(network, &error))?;
             }
-            let from = self.host.paths.dnsmasq_dir();
-            leases::carry(bridge, &from, &to.dir).map_err(|error| no_leases(network, &error))?;
         }
-        let files = files(network, to);
-        let runs = process::adopt(&to.pid_file(network), &files.conf(&network.name)).is_some();
         if wants_dnsmasq(network) && !runs {
             let starting = self
                 .host
@@ -142,12 +189,7 @@ impl Controller {
                 live.service = service;
             }
         }
-        let mut failures = self.converge(Scope::Service(network.uuid)).await.failures;
-        keep(&mut failures, &[network.uuid]);
-        failures
-            .into_iter()
-            .next()
-            .map_or(Ok(()), |failure| Err(failure.error))
+        self.must_converge(Scope::Host, network.uuid).await
     }
 
     /// Leave a network's bridge as it is and without programs, and forget that it runs.
@@ -164,9 +206,9 @@ impl Controller {
         let name = live.network.bridge.name.as_deref();
         let link = name.and_then(|name| snapshot.by_name(name));
         if let Some(link) = link {
-            self.track_flows(link.index);
+            self.give_connections(link.index);
         }
-        let mut intent = intent(&self.networks, &self.xdp, Scope::Host);
+        let mut intent = intent(&self.networks, &self.xdp, self.firewall, Scope::Host);
         intent.let_go = link
             .map(|link| link.index)
             .into_iter()
@@ -187,42 +229,15 @@ impl Controller {
     }
 }
 
-impl Controller {
-    /// The kernel's connection tracking is to go on with what guests have opened. Without it their
-    /// peers' packets would be the host's, which would refuse them.
-    fn track_flows(&self, bridge: u32) {
-        let flows = match self
-            .host
-            .datapath()
-            .map(|datapath| datapath.translated(bridge))
-        {
-            Ok(Ok(flows)) => flows,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "connections of guests may break");
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "connections of guests may break");
-                return;
-            }
-        };
-        match track(&flows) {
-            Ok(()) => tracing::info!(
-                flows = flows.len(),
-                "given to the kernel's connection tracking"
-            ),
-            Err(error) => tracing::warn!(%error, "connections of guests may break"),
-        }
-    }
-}
-
 /// Is the bridge there that the network runs on?
 fn check_bridge(network: &Network, snapshot: &Snapshot) -> Result<()> {
     let Some(spec) = plan::bridge_spec(network) else {
-        return check_host(network, snapshot);
+        return check_host(network, snapshot, &Neighbours::default());
     };
     match snapshot.by_name(&spec.name) {
-        Some(link) if spec.is(link, None) => check_subnets(network, snapshot),
+        Some(link) if spec.is(link, None) => {
+            check_subnets(network, snapshot, &Neighbours::default())
+        }
         Some(_) => Err(ApiError::internal(format_args!(
             "device {} is not the bridge that network '{}' runs on: that is a bridge with MAC \
              address {}",

@@ -1,18 +1,16 @@
 //! Defining, starting and stopping networks.
 
-use std::net::IpAddr;
-
 use uuid::Uuid;
 
 use super::controller::Controller;
-use super::network_ports::warn_of_group_limits;
 use super::reconcile::keep;
-use super::steps::check_forwarding;
+use super::room::warn_of_subnets_around;
 use crate::api::{ApiError, ErrorCode, Lifecycle, Result};
 use crate::dnsmasq;
-use crate::link::{Snapshot, subnet_in_use, sysctl};
-use crate::model::{self, Family, ForwardMode, Network};
-use crate::plan::{self, Failure, Scope, needs_forwarding};
+use crate::link::Snapshot;
+use crate::managers::firewalld;
+use crate::model::{self, Network};
+use crate::plan::{self, Failure, Scope};
 use crate::store;
 
 fn invalid(detail: impl std::fmt::Display) -> ApiError {
@@ -135,8 +133,12 @@ impl Controller {
             let failed = failures.iter().find(|failure| failure.concerns(uuid));
             let Some(Failure { error, .. }) = failed else {
                 have_ports |= self.host.notes.detached.remove(&name).is_some();
+                self.networks.entry(uuid).waiting = None;
                 self.warn_of_port_conflicts(uuid, None);
-                self.tell(uuid, &name, Lifecycle::Started);
+                match self.host.starting.contains_key(&uuid) {
+                    true => drop(self.untold.insert(uuid)),
+                    false => self.tell(uuid, &name, Lifecycle::Started),
+                }
                 outcomes.push((name, Ok(())));
                 continue;
             };
@@ -150,6 +152,16 @@ impl Controller {
             self.host.save_notes();
         }
         outcomes
+    }
+
+    /// Take a start back whose dnsmasq did not start in the end; returns that error.
+    pub(super) async fn undo_start(&mut self, uuid: Uuid, error: ApiError) -> ApiError {
+        self.untold.remove(&uuid);
+        for error in self.deactivate(uuid).await {
+            tracing::error!(%error, "not removed after the failed start");
+        }
+        self.networks.prune(uuid);
+        error
     }
 
     /// Start networks one by one that do not start together: one of them is too much for the host, a
@@ -175,7 +187,10 @@ impl Controller {
     /// is taken in `snapshot` from then on.
     async fn prepare_new(&mut self, network: Network, snapshot: &mut Snapshot) -> Result<()> {
         model::check_start(&network)?;
-        check_host(&network, snapshot)?;
+        self.check_room(&network, snapshot)?;
+        let zone = firewalld::check(&network).await;
+        zone.map_err(|why| ApiError::new(ErrorCode::OperationFailed, why))?;
+        warn_of_subnets_around(&network, snapshot);
         let spec = plan::bridge_spec(&network);
         self.prepare(network, snapshot).await?;
         if let Some(spec) = spec {
@@ -197,7 +212,6 @@ impl Controller {
         let ports = ports.cloned().unwrap_or_default();
         let network_ports = self.host.returning_ports(&network, &ports, snapshot);
         let live = self.live(network, ports, network_ports)?;
-        warn_of_group_limits(&live.network);
         let uuid = live.network.uuid;
         self.networks.entry(uuid).live = Some(live);
         Ok(())
@@ -210,6 +224,7 @@ impl Controller {
             return Vec::new();
         };
         live.stopping = true;
+        self.untold.remove(&uuid);
         let network = live.network.clone();
         let known = self.host.noted.get(&uuid).and_then(|noted| noted.bridge);
         let mut failures = self.converge(Scope::Host).await.failures;
@@ -312,6 +327,7 @@ impl Controller {
         };
         self.host.store.set_autostart(&network.name, on)?;
         entry.autostart = on;
+        entry.waiting = entry.waiting.take().filter(|_| on);
         Ok(())
     }
 }
@@ -323,63 +339,6 @@ fn has_bridge(network: &Network, known: Option<u32>, snapshot: &Snapshot) -> boo
         let link = snapshot.by_name(&spec.name);
         link.is_some_and(|link| spec.is(link, known))
     })
-}
-
-/// May the network start on this host as it is now?
-pub(super) fn check_host(network: &Network, snapshot: &Snapshot) -> Result<()> {
-    let name = match network.bridge.name.as_deref() {
-        // Guests' macvtap and PCI devices are made by those who run the guests.
-        None if !network.is_managed() => return Ok(()),
-        name => name.unwrap_or_default(),
-    };
-    if network.mode() == ForwardMode::Bridge {
-        return match snapshot.by_name(name) {
-            Some(link) if link.bridge.is_some() => Ok(()),
-            Some(_) => Err(ApiError::internal(format_args!(
-                "network '{}' needs the host's bridge '{name}', but that device is no bridge",
-                network.name
-            ))),
-            None => Err(ApiError::internal(format_args!(
-                "network '{}' needs the host's bridge '{name}', which does not exist; create it \
-                 first",
-                network.name
-            ))),
-        };
-    }
-    if snapshot.by_name(name).is_some() {
-        return Err(ApiError::internal(format_args!(
-            "bridge name '{name}' already in use: a device of that name exists; choose another \
-             <bridge name> for network '{}' or remove the device",
-            network.name
-        )));
-    }
-    check_subnets(network, snapshot)
-}
-
-/// Are a network's addresses free, but for its own bridge, and may the host forward for it?
-pub(super) fn check_subnets(network: &Network, snapshot: &Snapshot) -> Result<()> {
-    let name = network.bridge.name.as_deref().unwrap_or_default();
-    let v4 = network.ipv4_subnets().map(|(a, len)| (IpAddr::V4(a), len));
-    let v6 = network.ipv6_subnets().map(|(a, len)| (IpAddr::V6(a), len));
-    let behind = network.routes.iter().map(|r| (r.address, r.prefix_len()));
-    for subnet in v4.chain(v6).chain(behind) {
-        if let Some(in_use) = subnet_in_use(subnet, Some(name), snapshot) {
-            return Err(ApiError::internal(in_use));
-        }
-    }
-    if network.has(Family::Ipv6) {
-        if !sysctl::has_ipv6().map_err(ApiError::internal)? {
-            return Err(ApiError::internal(format_args!(
-                "network '{}' has an IPv6 <ip>, but this kernel runs without IPv6; boot it \
-                 without ipv6.disable=1 or remove the element",
-                network.name
-            )));
-        }
-        if needs_forwarding(network, Family::Ipv6) {
-            check_forwarding(Family::Ipv6, snapshot)?;
-        }
-    }
-    Ok(())
 }
 
 /// One error out of many; `Ok` when there are none.

@@ -4,23 +4,19 @@
 use uuid::Uuid;
 
 use super::controller::Controller;
-use super::guests::guests;
 use super::port_conflicts;
-use super::reconcile::intent;
 use crate::api::{
     Affect, ApiError, Changed, ErrorCode, EventKind, ForwardChange, Metadata, NetworkEvent,
     NetworkForwards, NewMetadata, Result,
 };
 use crate::datapath::ports::Ports;
-use crate::model::{
-    self, ForwardAction, ForwardGuest, MetadataElement, NETD_NAMESPACE, Network, PortForward,
-};
-use crate::plan::{self, Failure, Scope};
+use crate::model::{self, ForwardAction, MetadataElement, NETD_NAMESPACE, Network};
+use crate::plan::{self, Failure};
 use crate::store;
 
 impl Controller {
     /// Which definitions a call is about.
-    fn affected(&self, uuid: Uuid, affect: Affect) -> Result<Affect> {
+    pub(super) fn affected(&self, uuid: Uuid, affect: Affect) -> Result<Affect> {
         let entry = self.networks.get(uuid)?;
         let invalid = |detail| Err(ApiError::new(ErrorCode::OperationInvalid, detail));
         if affect.live && entry.live.is_none() {
@@ -79,7 +75,7 @@ impl Controller {
     }
 
     /// Let an active network run with another definition, which differs in what needs no restart.
-    async fn apply_live(&mut self, uuid: Uuid, new: Network) -> Result<()> {
+    pub(super) async fn apply_live(&mut self, uuid: Uuid, new: Network) -> Result<()> {
         let old = self.swap_live(uuid, new.clone())?;
         let failures = self.apply_change(uuid, &old).await;
         if failures.is_empty() {
@@ -104,8 +100,7 @@ impl Controller {
         for Failure { error, .. } in without {
             tracing::error!(%error, "not removed after the change");
         }
-        let message = format!("{error}; the change was taken back");
-        Err(ApiError::verbatim(error.code, message))
+        Err(taken_back(&error))
     }
 
     /// Put a definition in the place of the one that an active network runs with; returns that.
@@ -188,41 +183,23 @@ impl Controller {
             })
             .await?;
         self.tell_metadata(uuid, Metadata::Element(NETD_NAMESPACE.to_owned()));
-        let warnings = match &change.action {
-            ForwardAction::Add(forward) if affect.live => {
-                let added = std::slice::from_ref(forward);
-                let mut warnings = port_conflicts::warnings(added, &[], &self.dnsmasq_pids());
-                warnings.extend(self.unresolved(uuid, forward).await);
-                warnings
-            }
-            _ => Vec::new(),
-        };
-        Ok(Changed { affect, warnings })
-    }
-
-    /// What a forward of a running network names that is not there now. It works once it is.
-    pub(super) async fn unresolved(&self, uuid: Uuid, forward: &PortForward) -> Vec<String> {
         let mut warnings = Vec::new();
-        let live = self.networks.live().find(|live| live.network.uuid == uuid);
-        if let (Some(live), ForwardGuest::Host(name)) = (live, &forward.guest) {
-            let intent = intent(&self.networks, &self.xdp, Scope::Service(uuid));
-            let guests = guests(&intent, &self.host.paths);
-            if guests.addresses(&live.network, name).is_empty() {
-                warnings.push(format!(
-                    "no <host> and no lease of the network has the name '{name}' now; the forward \
-                     works once one has"
-                ));
+        if let ForwardAction::Add(forward) = &change.action {
+            let entry = self.networks.get(uuid)?;
+            let live = entry.live.as_ref().map(|live| &live.network);
+            let network = live.filter(|_| affect.live).or(entry.config.as_ref());
+            if affect.live {
+                let added = std::slice::from_ref(forward);
+                warnings.extend(port_conflicts::warnings(added, &[], &self.dnsmasq_pids()));
+            }
+            if let Some(network) = network {
+                warnings.extend(self.absent_of(network, forward).await);
+            }
+            if affect.live {
+                warnings.extend(self.rules_about_ports(&change.network).await);
             }
         }
-        // A kernel that does not answer is no reason to warn of a device.
-        if let Some(dev) = &forward.dev
-            && matches!(self.host.links.index_of(dev).await, Ok(None))
-        {
-            warnings.push(format!(
-                "there is no interface '{dev}' now; the forward works once there is"
-            ));
-        }
-        warnings
+        Ok(Changed { affect, warnings })
     }
 
     /// The forwards of one network or of all.
@@ -293,6 +270,12 @@ impl Controller {
             });
         }
     }
+}
+
+/// An error of a change of which nothing is left.
+pub(super) fn taken_back(error: &ApiError) -> ApiError {
+    let message = format!("{error}; the change was taken back");
+    ApiError::verbatim(error.code, message)
 }
 
 /// A definition whose forwards were changed. These are checked and can be written, so that all that

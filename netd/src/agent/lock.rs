@@ -70,11 +70,7 @@ fn lock_all(paths: &Paths, taken: impl Fn(&Path) -> String) -> anyhow::Result<Lo
 /// otherwise lock them themselves; not the ones around them, in which the socket may lie and be
 /// locked while it is made.
 fn places(paths: &Paths) -> [PathBuf; 3] {
-    [
-        paths.networks_dir(),
-        paths.state_dir.join("lock"),
-        paths.active_dir(),
-    ]
+    [paths.networks_dir(), paths.lock_dir(), paths.active_dir()]
 }
 
 /// How long a lock may be held by nobody: a child that a killed agent was about to start has the
@@ -104,12 +100,7 @@ mod tests {
     #[test]
     fn who_finds_an_agent_is_told_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            config_dir: dir.path().join("etc"),
-            state_dir: dir.path().join("lib"),
-            run_dir: dir.path().join("run"),
-            bpffs: dir.path().join("bpf"),
-        };
+        let paths = Paths::below(dir.path());
         let nothing = take_existing(&paths).unwrap();
         drop(nothing);
         let agent = take(&paths).unwrap();

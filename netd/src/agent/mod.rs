@@ -4,15 +4,27 @@
 //! and the clock. All of them end in `Controller::reconcile`, which compares intent with
 //! the kernel. One lock guards the networks, so that calls follow one another.
 
+mod absent;
+mod apply;
+mod ban_set;
+mod banning;
+mod bans;
+mod connections;
+mod contested;
 mod controller;
+mod doctor;
 mod driver;
 mod drops;
 mod guests;
 mod handover;
+mod held_addresses;
+mod hooks;
 mod host;
 mod lifecycle;
 mod live;
 mod lock;
+mod lost_ports;
+mod manager;
 mod network_ports;
 mod plan_host;
 mod planning;
@@ -21,25 +33,39 @@ mod programs;
 mod reconcile;
 mod registry;
 mod reload;
+mod room;
+mod service_steps;
 mod sockets;
+mod started;
+mod starting;
 mod status;
 mod steps;
 mod teardown;
 mod update;
+mod waiting;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval};
 
 use crate::api;
 use crate::config::Config;
+use crate::datapath::bpffs;
+use crate::dnsmasq::leases;
 use crate::dnsmasq::watch::LeaseWatch;
-use crate::link::{Change, DriverWatch, NetlinkMonitor};
+use crate::libvirt::{Places, module};
+use crate::link::ipsec::watch_policies;
+use crate::link::netfilter::{has_silent_rules, watch_rules};
+use crate::link::{Announcements, Change, DriverWatch, NetlinkMonitor};
+use crate::managers::{firewalld, network_manager};
 use crate::paths::Paths;
 use crate::rpc;
 use controller::Controller;
@@ -57,9 +83,21 @@ const LATE_LEASES: &str =
 const LATE_DRIVERS: &str =
     "cannot watch what drivers can do with XDP; the XDP fast path follows up to 30 s late";
 
+/// What it means that nobody can tell of a change of the host's rules.
+const LATE_RULES: &str = "cannot watch the host's rules; in networks that respect them, a change counts \
+                          for new connections alone";
+
+/// What it means that nobody can tell of a change of IPsec policies.
+const LATE_POLICIES: &str =
+    "cannot watch the host's IPsec policies; netd follows them up to 30 s late";
+
 /// How long after its start the agent loads programs that nothing has needed yet: who waited for it
 /// goes first.
 const LOAD_LATER: Duration = Duration::from_secs(5);
+
+/// How long the status files of leases may be late. They are not written anew for each lease where there are
+/// many.
+const FOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long it leaves the word to others between two of them.
 const LOAD_PAUSE: Duration = Duration::from_millis(500);
@@ -72,6 +110,10 @@ pub struct Agent {
     controller: Mutex<Controller>,
     /// What the controller publishes, at hand for those who need not wait for its lock.
     events: api::Events,
+    /// The administrator's programs.
+    hooks: hooks::Hooks,
+    /// libvirt's sockets, as far as a switch from libvirt has them served.
+    adopted: Mutex<sockets::Adopted>,
 }
 
 /// What the agent wakes up for, but for calls from clients.
@@ -82,14 +124,24 @@ enum Event {
     Reload,
     /// A dnsmasq ended, or may be started again.
     Wake,
+    /// The service manager is to hear that the agent is alive.
+    Watchdog,
     /// Nothing was heard for a while.
     Timer,
     /// The host changed.
     Host(Change),
     /// What drivers can do changed.
-    Drivers(std::io::Result<()>),
+    Drivers(io::Result<()>),
     /// Leases changed.
-    Leases(std::io::Result<()>),
+    Leases(io::Result<()>),
+    /// Lease helpers left something to be done.
+    Fold,
+    /// The host's own rules changed.
+    Rules(io::Result<()>),
+    /// The host's IPsec policies changed.
+    Policies(io::Result<()>),
+    /// They may have, if they are of the kind that nobody tells of.
+    SilentRules,
 }
 
 /// Where events come from.
@@ -97,27 +149,107 @@ struct Events {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// When the service manager is to hear from the agent, if it waits for that.
+    watchdog: Option<Interval>,
     wake: Arc<Notify>,
     host: NetlinkMonitor,
     drivers: Option<DriverWatch>,
     leases: Option<LeaseWatch>,
+    /// When to have the status files say all that is known of leases.
+    fold: Option<Instant>,
+    rules: Option<Announcements>,
+    policies: Option<Announcements>,
+    /// When to ask of rules that nobody tells of.
+    silent_rules: Instant,
     /// When to look without having heard of anything.
     timer: Instant,
 }
 
 impl Events {
+    /// Sources that need nothing but the kernel; the others come later.
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?,
+            hangup: signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?,
+            watchdog: manager::watchdog_interval(),
+            wake: Arc::new(Notify::new()),
+            // Before the first look at the links, so that no change falls between.
+            host: NetlinkMonitor::new().context("cannot watch the host's devices")?,
+            drivers: None,
+            leases: None,
+            fold: Some(Instant::now()),
+            policies: watch_policies().unwrap_or_else(|error| {
+                tracing::warn!(%error, "{LATE_POLICIES}");
+                None
+            }),
+            rules: watch_rules().unwrap_or_else(|error| {
+                tracing::warn!(%error, "{LATE_RULES}");
+                None
+            }),
+            silent_rules: Instant::now() + LOOK_AGAIN,
+            timer: Instant::now() + LOOK_AGAIN,
+        })
+    }
+
     async fn next(&mut self) -> Event {
         tokio::select! {
             _ = self.terminate.recv() => Event::End,
             _ = self.interrupt.recv() => Event::End,
             _ = self.hangup.recv() => Event::Reload,
+            () = manager::watchdog(&mut self.watchdog) => Event::Watchdog,
             () = self.wake.notified() => Event::Wake,
             () = tokio::time::sleep_until(self.timer) => Event::Timer,
             change = self.host.next() => Event::Host(change),
             changed = driver_change(&mut self.drivers) => Event::Drivers(changed),
             changed = lease_change(&mut self.leases) => Event::Leases(changed),
+            () = until(self.fold) => Event::Fold,
+            changed = announced(&mut self.rules) => Event::Rules(changed),
+            changed = announced(&mut self.policies) => Event::Policies(changed),
+            () = tokio::time::sleep_until(self.silent_rules) => Event::SilentRules,
         }
     }
+
+    /// Leases changed, or nobody tells any more.
+    fn leases_changed(&mut self, changed: io::Result<()>) {
+        if let Err(error) = changed {
+            tracing::warn!(%error, "{LATE_LEASES}");
+            self.leases = None;
+        }
+        self.fold.get_or_insert(Instant::now() + FOLD_PAUSE);
+    }
+
+    /// The host's IPsec policies changed, or nobody tells any more.
+    fn policies_changed(&mut self, changed: io::Result<()>) {
+        if let Err(error) = changed {
+            tracing::warn!(%error, "{LATE_POLICIES}");
+            self.policies = None;
+        }
+    }
+
+    /// The host's own rules changed, or nobody tells any more.
+    fn rules_changed(&mut self, changed: io::Result<()>) {
+        if let Err(error) = changed {
+            tracing::warn!(%error, "{LATE_RULES}");
+            self.rules = None;
+        }
+    }
+
+    /// What drivers can do changed, or nobody tells any more.
+    fn drivers_changed(&mut self, changed: io::Result<()>) {
+        if let Err(error) = changed {
+            tracing::warn!(%error, "{LATE_DRIVERS}");
+            self.drivers = None;
+        }
+    }
+}
+
+/// Make the folder of pins: an agent that may write nowhere else cannot.
+///
+/// # Errors
+/// There is no bpf file system, or the folder cannot be made.
+pub fn prepare(paths: &Paths) -> anyhow::Result<()> {
+    Ok(bpffs::make(&paths.bpffs)?)
 }
 
 /// Run the agent until SIGTERM or SIGINT. Networks stay up when it ends.
@@ -126,17 +258,13 @@ impl Events {
 /// It cannot start: another agent, no privileges, a missing kernel feature.
 pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Result<()> {
     let _locks = lock::take(&paths)?;
-    let mut events = Events {
-        terminate: signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?,
-        hangup: signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?,
-        interrupt: signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?,
-        wake: Arc::new(Notify::new()),
-        // Before the first look at the links, so that no change falls between.
-        host: NetlinkMonitor::new().context("cannot watch the host's devices")?,
-        drivers: None,
-        leases: None,
-        timer: Instant::now() + LOOK_AGAIN,
-    };
+    // Before libvirtd, which starts after this.
+    if let Err(error) = module::refresh(&Places::default(), &paths.state_dir) {
+        tracing::warn!("libvirtd may miss drivers of its own: {error:#}");
+    }
+    let inherited = rpc::inherited().context("cannot take the service manager's descriptors")?;
+    let inherited = manager::name_namespaces(&paths, inherited);
+    let mut events = Events::new()?;
     let mut controller = Controller::open(paths, &config, Arc::clone(&events.wake)).await?;
     // Before the first look at them, too.
     events.drivers = controller
@@ -147,16 +275,25 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
             tracing::warn!(%error, "{LATE_DRIVERS}");
             None
         });
+    let telling = [
+        tokio::spawn(network_manager::follow(controller.bridges.subscribe())),
+        tokio::spawn(firewalld::follow(controller.zones.subscribe())),
+    ];
+    controller.policies_changed();
     controller.start_up().await;
     events.leases = LeaseWatch::new(&controller.host.paths.dnsmasq_dir())
         .inspect_err(|error| tracing::warn!(%error, "{LATE_LEASES}"))
         .ok();
+    let (mut doors, serves_libvirt) = sockets::open(&config.sockets, inherited, &socket)?;
+    let state_dir = controller.host.paths.state_dir.clone();
+    let adopted = sockets::Adopted::new(&config.sockets, serves_libvirt, &state_dir);
+    let more = adopted.doors();
     let agent = Arc::new(Agent {
         events: controller.events.clone(),
+        hooks: hooks::Hooks::new(controller.host.paths.hooks_dir()),
         controller: Mutex::new(controller),
+        adopted: Mutex::new(adopted),
     });
-
-    let mut doors = sockets::open(&config.sockets, &socket)?;
     let files: Vec<_> = doors
         .iter_mut()
         .filter_map(|door| door.file.take())
@@ -164,8 +301,8 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
     let (stop, stopped) = watch::channel(false);
     let limits = rpc::Limits::for_clients(config.sockets.max_clients as usize);
     let limits = rpc::descriptors::provide(limits);
-    let server = tokio::spawn(rpc::serve(doors, Arc::clone(&agent), limits, stopped));
-    notify(&[sd_notify::NotifyState::Ready]);
+    let server = tokio::spawn(rpc::serve(doors, more, Arc::clone(&agent), limits, stopped));
+    manager::tell(&[NotifyState::Ready]);
     tracing::info!(socket = %socket.display(), "ready");
     let loading = tokio::spawn(load_programs(Arc::clone(&agent)));
 
@@ -173,11 +310,15 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
     follow(&agent, &mut events).await?;
     tracing::info!("stopping; networks stay up");
     loading.abort();
+    telling.iter().for_each(JoinHandle::abort);
     agent.controller.lock().await.leave_alone();
-    notify(&[sd_notify::NotifyState::Stopping]);
+    manager::tell(&[NotifyState::Stopping]);
     // The receiver is gone only if the server has ended already.
     let _ = stop.send(true);
     server.await.context("the server ended badly")?;
+    if let Err(error) = agent.adopted.lock().await.close() {
+        tracing::warn!(%error, "cannot remove libvirt's sockets");
+    }
     for file in files {
         if let Err(error) = file.remove() {
             tracing::warn!(socket = %file.path().display(), %error, "cannot remove the socket");
@@ -188,19 +329,20 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
 
 /// Follow events until the agent is to end.
 async fn follow(agent: &Agent, events: &mut Events) -> anyhow::Result<()> {
+    // When to look at the host's rules again.
+    let mut rules = Instant::now() + LOOK_AGAIN;
     loop {
         let event = events.next().await;
         let mut controller = agent.controller.lock().await;
         match event {
             Event::End => return Ok(()),
+            // Sent with the networks' lock: who holds it for ever stops this as well.
+            Event::Watchdog => {
+                manager::tell(&[NotifyState::Watchdog]);
+                continue;
+            }
             Event::Reload => {
-                let reloaded = controller.reload().await;
-                for line in reloaded.done {
-                    tracing::info!("{line}");
-                }
-                for line in reloaded.failed {
-                    tracing::error!("{line}");
-                }
+                manager::reload(&mut controller).await;
                 continue;
             }
             Event::Wake | Event::Timer | Event::Host(Change::Links) => {}
@@ -209,6 +351,10 @@ async fn follow(agent: &Agent, events: &mut Events) -> anyhow::Result<()> {
             Event::Host(Change::Routes) => {
                 controller.paths_changed();
                 events.timer = events.timer.min(Instant::now() + AFTER_ROUTES);
+                continue;
+            }
+            Event::Host(Change::Moved(moves)) => {
+                controller.guests_moved(&moves);
                 continue;
             }
             Event::Host(Change::Overrun) => {
@@ -220,24 +366,45 @@ async fn follow(agent: &Agent, events: &mut Events) -> anyhow::Result<()> {
             Event::Host(Change::Closed(error)) => {
                 anyhow::bail!("can no longer watch the host's devices: {error}");
             }
-            Event::Drivers(changed) => {
-                if let Err(error) = changed {
-                    tracing::warn!(%error, "{LATE_DRIVERS}");
-                    events.drivers = None;
+            Event::Drivers(changed) => events.drivers_changed(changed),
+            Event::Rules(changed) => {
+                events.rules_changed(changed);
+                controller.rules_changed();
+                controller.tell_host_rules().await;
+                continue;
+            }
+            Event::Policies(changed) => {
+                events.policies_changed(changed);
+                controller.policies_changed();
+                continue;
+            }
+            Event::SilentRules => {
+                if has_silent_rules() {
+                    controller.rules_changed();
                 }
+                events.silent_rules = Instant::now() + LOOK_AGAIN;
+                continue;
+            }
+            Event::Fold => {
+                events.fold = None;
+                fold_leases(&controller.host.paths.dnsmasq_dir());
+                continue;
             }
             Event::Leases(changed) => {
-                if let Err(error) = changed {
-                    tracing::warn!(%error, "{LATE_LEASES}");
-                    events.leases = None;
-                }
+                events.leases_changed(changed);
                 if !controller.follows_leases() {
                     continue;
                 }
             }
         }
         controller.reconcile().await;
-        events.timer = Instant::now() + LOOK_AGAIN;
+        let now = Instant::now();
+        events.timer = now + LOOK_AGAIN;
+        if now >= rules {
+            controller.tell_host_rules().await;
+            controller.policies_changed();
+            rules = now + LOOK_AGAIN;
+        }
     }
 }
 
@@ -262,23 +429,47 @@ async fn load_programs(agent: Arc<Agent>) {
 }
 
 /// Waits for a change of what drivers can do; for ever where nobody can tell, or wants to know.
-async fn driver_change(watch: &mut Option<DriverWatch>) -> std::io::Result<()> {
+async fn driver_change(watch: &mut Option<DriverWatch>) -> io::Result<()> {
     match watch {
         Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a change of the host's rules or policies; for ever where nobody can tell.
+async fn announced(watch: &mut Option<Announcements>) -> io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Has the status files of leases say all that is known.
+fn fold_leases(dir: &Path) {
+    match tokio::task::block_in_place(|| leases::fold(dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(
+                %error,
+                "the files of leases in {} are late; netd reads what is beside them",
+                dir.display()
+            );
+        }
+        _ => {}
+    }
+}
+
+/// Waits for that moment; for ever where there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }
 
 /// Waits for a change of leases; for ever where nobody can tell.
-async fn lease_change(watch: &mut Option<LeaseWatch>) -> std::io::Result<()> {
+async fn lease_change(watch: &mut Option<LeaseWatch>) -> io::Result<()> {
     match watch {
         Some(watch) => watch.changed().await,
         None => std::future::pending().await,
-    }
-}
-
-fn notify(states: &[sd_notify::NotifyState]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot tell the service manager");
     }
 }

@@ -12,15 +12,18 @@ use super::controller::Controller;
 use super::host::KernelHost;
 use super::registry::Live;
 use crate::api::{ApiError, ErrorCode, PortId, PortPurpose, Result, Unknown};
+use crate::dnsmasq::nss;
 use crate::link::Snapshot;
 use crate::model::{
-    self, Bandwidth, MAX_PORTS, Mac, Network, NetworkPort, NetworkPorts, ParsedPort, PortGroup,
-    format_port,
+    self, Bandwidth, MAX_PORTS, Mac, Network, NetworkPort, NetworkPorts, ParsedPort, format_port,
 };
 use crate::plan::Port;
 
 /// Reads a client's port.
 fn read(xml: &str, unknown: Unknown) -> Result<NetworkPort> {
+    if unknown == Unknown::Refuse {
+        model::validate_port(xml)?;
+    }
     let ParsedPort {
         port,
         unknown: pieces,
@@ -56,23 +59,6 @@ fn check_purpose(port: &NetworkPort, purpose: PortPurpose) -> Result<()> {
         _ => return Ok(()),
     };
     Err(ApiError::new(ErrorCode::InvalidArg, detail))
-}
-
-/// What it means that libvirt polices what a guest sends where it comes in at the tap.
-const NOT_HELD: &str = "is not held for connections that netd forwards: they leave before the tap's \
-    policing sees them";
-
-/// Tell of a limit that nobody keeps.
-fn warn_of_limits(network: &Network, port: &NetworkPort) {
-    let outbound = port.bandwidth.as_ref().and_then(|b| b.outbound);
-    if network.is_managed() && outbound.is_some() {
-        tracing::warn!(
-            network = network.name,
-            guest = port.owner.name,
-            port = %port.uuid,
-            "<outbound> of the guest's <bandwidth> {NOT_HELD}"
-        );
-    }
 }
 
 fn no_port(port: Uuid) -> ApiError {
@@ -156,12 +142,27 @@ impl Controller {
     fn put(&mut self, network: Uuid, port: NetworkPort) -> Result<()> {
         let live = self.active(network)?;
         self.host.store.save_port(&live.network.name, &port)?;
-        warn_of_limits(&live.network, &port);
         if let Some(live) = &mut self.networks.entry(network).live {
             live.network_ports.insert(port);
         }
+        self.tell_macs(network);
         self.host.wake.notify_one();
         Ok(())
+    }
+
+    /// The host's names of guests (libvirt's NSS module) follow their ports. A guest does not fail for them.
+    fn tell_macs(&self, network: Uuid) {
+        let Ok(live) = self.active(network) else {
+            return;
+        };
+        let Some(bridge) = &live.network.bridge.name else {
+            return;
+        };
+        let dir = self.host.paths.dnsmasq_dir();
+        if let Err(error) = nss::tell_macs(&dir, bridge, &live.network_ports) {
+            let network = &live.network.name;
+            tracing::error!(network, %error, "the host does not know its guests by name");
+        }
     }
 
     /// Delete a port.
@@ -172,26 +173,9 @@ impl Controller {
         if let Some(live) = &mut self.networks.entry(id.network).live {
             live.network_ports.remove(id.port);
         }
+        self.tell_macs(id.network);
         self.host.wake.notify_one();
         Ok(())
-    }
-}
-
-/// Tell of limits of port groups that nobody keeps.
-pub(super) fn warn_of_group_limits(network: &Network) {
-    let limits = |group: &&PortGroup| {
-        group
-            .bandwidth
-            .as_ref()
-            .is_some_and(|b| b.outbound.is_some())
-    };
-    let groups = network.portgroups.iter().filter(limits);
-    for group in groups.filter(|_| network.is_managed()) {
-        tracing::warn!(
-            network = network.name,
-            portgroup = group.name,
-            "<outbound> of the port group's <bandwidth> {NOT_HELD}"
-        );
     }
 }
 

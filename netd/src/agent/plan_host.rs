@@ -1,6 +1,6 @@
 //! The host as a plan takes it: what it has, compared with what networks ask for, and its steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,24 +9,39 @@ use uuid::Uuid;
 
 use super::guests::guests;
 use super::host::KernelHost;
-use super::steps::start;
 use crate::api::ApiError;
 use crate::datapath::ports::Ports;
-use crate::datapath::{Attachment, DatapathError, bpffs, maps, pin_dir};
+use crate::datapath::{Attachment, DatapathError, bpffs, maps, pin_dir, with_foreign_filters};
+use crate::dnsmasq::{self, process::could_have_servers};
 use crate::link::{Snapshot, sysctl};
+use crate::managers::networkd::Networkd;
+use crate::netns::NetnsId;
 use crate::paths::Paths;
 use crate::plan::{
-    Act, FAMILIES, Failure, Host, Intent, Observed, Scope, Service, Sockets, Step, StepError,
+    Act, FAMILIES, Failure, Host, Intent, Observed, Relay, Scope, Service, Sockets, Step,
+    StepError, bridge_spec,
 };
+use crate::services::namespace;
+use crate::shaping::tc;
 
-/// A dnsmasq that dies is started again at once, but not more often than this.
-const DNSMASQ_PAUSE: Duration = Duration::from_secs(5);
+/// A dnsmasq or relay that dies is started again at once, but not more often than this.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a dnsmasq's way to the host's name servers is looked for that it has none to.
+const SERVERS_LOOK: Duration = Duration::from_secs(2);
 
 impl Host for KernelHost {
     async fn observe(&mut self, intent: &Intent<'_>) -> Result<Observed, ApiError> {
+        let namespaces = namespace::list(&self.paths).map_err(ApiError::internal)?;
         let mut observed = Observed {
             noted: self.noted.clone(),
-            services: self.services(),
+            services: self.services(&namespaces, intent),
+            relays: self.observe_relays(),
+            namespaces: match intent.scope {
+                // Whoever tears down is not in the mount namespace of the agent that named them.
+                Scope::Teardown => namespace::names(&self.paths).map_err(ApiError::internal)?,
+                _ => namespaces.into_keys().collect(),
+            },
             unchecked: self.unchecked,
             unswept: self.unswept,
             ..Observed::default()
@@ -35,6 +50,22 @@ impl Host for KernelHost {
             return Ok(observed);
         }
         observed.links = self.links().await?;
+        observed.bridged_rules = sysctl::bridged_rules();
+        let links = &observed.links.links;
+        // Ports, and what may be an uplink.
+        let carries_guests = |index| {
+            links.get(&index).is_some_and(|link| {
+                link.controller.is_some() || observed.links.addresses_of(index).next().is_some()
+            })
+        };
+        match with_foreign_filters(carries_guests) {
+            Ok(filtered) => observed.filtered = filtered,
+            Err(error) => observed.unread.push(Failure::of_all(error)),
+        }
+        match tc::shapes() {
+            Ok(shapes) => observed.shapes = shapes,
+            Err(error) => observed.unread.push(Failure::of_all(error)),
+        }
         let mut members = intent.members.iter();
         let guarded = members.any(|member| member.network.netd.antispoof.is_some());
         self.observe_datapath(&mut observed, guarded)
@@ -49,8 +80,17 @@ impl Host for KernelHost {
             observed.forwarding[family as usize] = sysctl::forwarding(family).ok();
             observed.forwarding_was[family as usize] = *self.notes.forwarding_was(family);
         }
+        observed.listeners.clone_from(&self.notes.listeners);
+        let unmanaged = self.networkd.as_ref().map(Networkd::unmanaged).transpose();
+        match unmanaged {
+            Ok(unmanaged) => observed.unmanaged = unmanaged,
+            Err(error) => observed.unread.push(Failure::of_all(error)),
+        }
         if intent.scope == Scope::Host {
             observed.guests = guests(intent, &self.paths);
+            self.judge_lost_ports(&mut observed);
+            self.warn_of_lans(intent, &observed.links);
+            self.warn_of_filters(&observed);
         }
         Ok(observed)
     }
@@ -60,12 +100,10 @@ impl Host for KernelHost {
     }
 
     async fn apply(&mut self, steps: &[Step], intent: &Intent<'_>) -> Vec<Result<(), StepError>> {
-        let starts: Vec<(Uuid, String)> = steps.iter().filter_map(start).collect();
-        let mut started = self.start_all(&starts, intent).await;
+        let mut together = self.start_all(steps, intent).await;
         let mut results = Vec::new();
-        for step in steps {
-            let start = step.network.and_then(|uuid| started.remove(&uuid));
-            let result = match start {
+        for (at, step) in steps.iter().enumerate() {
+            let result = match together.remove(&at) {
                 Some(result) => result,
                 None => match &step.act {
                     Act::Device(act) => self.on_device(act).await,
@@ -80,31 +118,139 @@ impl Host for KernelHost {
 }
 
 impl KernelHost {
-    fn services(&self) -> BTreeMap<Uuid, Service> {
+    fn services(
+        &mut self,
+        namespaces: &BTreeMap<String, NetnsId>,
+        intent: &Intent<'_>,
+    ) -> BTreeMap<Uuid, Service> {
         let mut services: BTreeMap<Uuid, Service> = BTreeMap::new();
+        self.collect_started(&mut services, intent);
         for (uuid, process) in &self.processes {
+            let network = intent.member(*uuid).map(|member| member.network);
+            let bridge = network.and_then(|network| network.bridge.name.as_ref());
+            let own = bridge.and_then(|bridge| namespaces.get(bridge));
+            let outdated = process.without_servers
+                && network.is_some_and(|network| could_have_servers(network, &self.paths));
             let service = Service {
                 alive: process.running.is_alive(),
-                serves: process.serves,
+                serves: process.serves.filter(|_| !outdated),
                 held_back: false,
+                in_place: own.is_some() && process.netns.as_ref() == own,
             };
             services.insert(*uuid, service);
         }
-        let now = Instant::now();
         for (uuid, tried) in &self.tried {
             let service = services.entry(*uuid).or_default();
-            let until = *tried + DNSMASQ_PAUSE;
-            if service.alive || until <= now {
-                continue;
-            }
-            service.held_back = true;
-            let wake = Arc::clone(&self.wake);
-            tokio::spawn(async move {
-                tokio::time::sleep_until(until).await;
-                wake.notify_one();
-            });
+            service.held_back = !service.alive && self.waits(*tried);
         }
+        self.look_for_servers();
         services
+    }
+
+    /// Nobody tells when there are name servers of the host's, so the event loop looks again, as long as
+    /// a dnsmasq does without.
+    fn look_for_servers(&mut self) {
+        let now = Instant::now();
+        let is_waiting = self.servers_look.is_some_and(|look| look > now);
+        if !is_waiting && self.processes.values().any(|p| p.without_servers) {
+            let look = now + SERVERS_LOOK;
+            self.servers_look = Some(look);
+            self.wake_at(look);
+        }
+    }
+
+    /// Look whether bridges lost ports, and come again when it is clear what that means.
+    fn judge_lost_ports(&mut self, observed: &mut Observed) {
+        let now = Instant::now();
+        let noted = observed.noted.values();
+        let verdict = self.lost_ports.judge(noted, &observed.links, now);
+        observed.unsettled = verdict.unsettled;
+        observed.emptied = verdict.emptied;
+        if let Some(until) = verdict.look_again {
+            self.wake_at(until);
+        }
+    }
+
+    /// Tell once of each device that leads a network's DHCP server out of the host: it would answer
+    /// in somebody's LAN.
+    fn warn_of_lans(&mut self, intent: &Intent<'_>, links: &Snapshot) {
+        let mut lans = BTreeSet::new();
+        for member in intent.members.iter().filter(|member| member.up) {
+            let bridge = bridge_spec(member.network).and_then(|spec| links.by_name(&spec.name));
+            let (Some(bridge), true) = (bridge, dnsmasq::has_dhcp(member.network)) else {
+                continue;
+            };
+            for port in links.ports_of(bridge.index).filter(|p| p.leads_outside()) {
+                lans.insert(port.index);
+                if !self.lans.contains(&port.index) {
+                    tracing::warn!(
+                        network = member.network.name,
+                        bridge = bridge.name,
+                        port = port.name,
+                        "the network's DHCP server answers in the LAN behind this port; remove the \
+                         port from the bridge, or <dhcp> from the network"
+                    );
+                }
+            }
+        }
+        self.lans = lans;
+    }
+
+    /// Tell of uplinks with somebody's filters, once each: a policy of DROP, which matters to nobody else,
+    /// stops what comes by them.
+    fn warn_of_filters(&mut self, observed: &Observed) {
+        let links = &observed.links.links;
+        let uplinks = observed
+            .filtered
+            .iter()
+            .filter_map(|index| links.get(index));
+        let uplinks: Vec<_> = uplinks.filter(|link| link.controller.is_none()).collect();
+        for link in &uplinks {
+            if !self.filtered.contains(&link.index) {
+                tracing::warn!(
+                    device = link.name,
+                    "filters of traffic control see what comes in here for guests; behind them the \
+                     host's stack carries it, and its FORWARD rules have to let it pass"
+                );
+            }
+        }
+        self.filtered = uplinks.iter().map(|link| link.index).collect();
+    }
+
+    fn observe_relays(&self) -> BTreeMap<Uuid, Relay> {
+        let mut relays: BTreeMap<Uuid, Relay> = BTreeMap::new();
+        for (uuid, relay) in &self.relays {
+            let relay = Relay {
+                alive: relay.running.is_alive(),
+                held_back: false,
+                port: Some(relay.port),
+            };
+            relays.insert(*uuid, relay);
+        }
+        for (uuid, tried) in &self.relays_tried {
+            let relay = relays.entry(*uuid).or_default();
+            relay.held_back = !relay.alive && self.waits(*tried);
+        }
+        relays
+    }
+
+    /// Has a process that was started `tried` and is not there to wait? The event loop hears when it
+    /// need not any more.
+    fn waits(&self, tried: Instant) -> bool {
+        let until = tried + PAUSE;
+        if until <= Instant::now() {
+            return false;
+        }
+        self.wake_at(until);
+        true
+    }
+
+    fn wake_at(&self, until: Instant) {
+        let wake = Arc::clone(&self.wake);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            wake.notify_one();
+        });
     }
 
     fn observe_datapath(

@@ -1,7 +1,6 @@
 //! `netd plan`: what would be done, rehearsed.
 
 use super::controller::Controller;
-use super::lifecycle::check_host;
 use super::reconcile::intent;
 use crate::api::Result;
 use crate::model;
@@ -20,7 +19,7 @@ impl Controller {
             Some(_) => None,
             None => entry.config.clone(),
         });
-        let running = intent(&self.networks, &self.xdp, Scope::Host);
+        let running = intent(&self.networks, &self.xdp, self.firewall, Scope::Host);
         let mut with = running.clone();
         let (ports, network_ports);
         if let Some(network) = &to_start {
@@ -39,7 +38,7 @@ impl Controller {
         }
         let observed = self.host.observe(&with).await?;
         if let Some(network) = &to_start {
-            check_host(network, &observed.links)?;
+            self.check_room(network, &observed.links)?;
         }
         let mut rehearsal = Rehearsal::new(observed);
         let mut outcome = execute(&mut rehearsal, &running).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::{ApiError, ErrorCode, NetworkInfo};
@@ -40,6 +41,17 @@ pub struct Entry {
     pub live: Option<Live>,
     /// Does it start with the agent?
     pub autostart: bool,
+    /// It did not when it was to, and starts once it can.
+    pub waiting: Option<Waiting>,
+}
+
+/// A network that was to start with the agent and could not.
+#[derive(Debug)]
+pub struct Waiting {
+    /// What keeps it.
+    pub reason: String,
+    /// It is not tried again before that.
+    pub not_before: Instant,
 }
 
 impl Entry {
@@ -126,7 +138,7 @@ impl Registry {
         network: &mut Network,
         taken: impl Fn(&str) -> bool,
     ) -> Result<(), ApiError> {
-        if network.uuid.is_nil() {
+        if !network.has_uuid() {
             network.uuid = Uuid::new_v4();
         }
         let same_name = self.uuid_of(&network.name);
@@ -153,6 +165,13 @@ impl Registry {
         }
         if !network.is_managed() {
             return Ok(());
+        }
+        // What a redefinition leaves out stays as it is: guests know the bridge by it.
+        let known = self.entries.get(&network.uuid).and_then(Entry::network);
+        if let Some(known) = known.filter(|known| known.is_managed()) {
+            network.mac = network.mac.or(known.mac);
+            let name = &mut network.bridge.name;
+            *name = name.take().or_else(|| known.bridge.name.clone());
         }
         network.mac.get_or_insert_with(Mac::random_bridge);
         let used_by = |name: &str| {
@@ -265,6 +284,25 @@ mod tests {
         let mut again = network("first", 1);
         again.bridge.name = Some("br".to_owned());
         registry.complete(&mut again, |_| true).unwrap();
+    }
+
+    #[test]
+    fn a_redefinition_keeps_what_it_leaves_out() {
+        let mut first = network("first", 1);
+        first.bridge.name = Some("br".to_owned());
+        first.mac = Some(Mac([0x52, 0x54, 0, 0, 0, 1]));
+        let registry = registry(std::slice::from_ref(&first));
+        let mut again = network("first", 1);
+        registry.complete(&mut again, |_| true).unwrap();
+        assert_eq!(
+            (&again.bridge.name, again.mac),
+            (&first.bridge.name, first.mac)
+        );
+        again.bridge.name = Some("another".to_owned());
+        again.mac = Some(Mac([0x52, 0x54, 0, 0, 0, 2]));
+        let asked = again.clone();
+        registry.complete(&mut again, |_| false).unwrap();
+        assert_eq!(again, asked);
     }
 
     #[test]

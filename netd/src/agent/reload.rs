@@ -7,7 +7,7 @@ use crate::api::{Affect, ApiError, Metadata, Reloaded};
 use crate::model::{MetadataElement, NETD_NAMESPACE, Network};
 
 impl Controller {
-    /// Read the definitions on disk again, and let active networks do what theirs says to netd.
+    /// Read the definitions on disk again, and let active networks do what theirs says to netd and of rates.
     pub(super) async fn reload(&mut self) -> Reloaded {
         let (stored, errors) = self.host.store.load();
         let mut reloaded = Reloaded {
@@ -17,7 +17,7 @@ impl Controller {
         for stored in stored {
             let known = self.networks.get(stored.network.uuid).ok();
             let same = known.and_then(|entry| entry.config.as_ref()) == Some(&stored.network);
-            if !stored.network.uuid.is_nil() && same {
+            if stored.network.has_uuid() && same {
                 self.networks.entry(stored.network.uuid).autostart = stored.autostart;
                 continue;
             }
@@ -41,9 +41,9 @@ impl Controller {
             let count = waiting.len();
             let mut refused = Vec::new();
             for (uuid, name) in waiting {
-                match self.adopt_metadata(uuid).await {
-                    Ok(()) => reloaded.done.push(format!(
-                        "network '{name}': running with its definition's metadata"
+                match self.adopt(uuid).await {
+                    Ok(what) => reloaded.done.push(format!(
+                        "network '{name}': running with its definition's {what}"
                     )),
                     Err(error) => refused.push((uuid, name, error)),
                 }
@@ -63,22 +63,30 @@ impl Controller {
         }
     }
 
-    /// Active networks that run with something else than their definitions say to netd.
+    /// Active networks that run with something else than their definitions say to netd, or of rates.
     fn drifted(&self) -> Vec<(Uuid, String)> {
         self.networks
             .iter()
             .filter_map(|(uuid, entry)| {
                 let live = &entry.live.as_ref()?.network;
                 let config = entry.config.as_ref()?;
-                (own_element(live) != own_element(config)).then(|| (*uuid, live.name.clone()))
+                let differs =
+                    own_element(live) != own_element(config) || live.bandwidth != config.bandwidth;
+                differs.then(|| (*uuid, live.name.clone()))
             })
             .collect()
     }
 
-    /// Let an active network run with what its definition says to netd.
-    async fn adopt_metadata(&mut self, uuid: Uuid) -> Result<(), ApiError> {
-        let config = self.networks.get(uuid)?.config.as_ref();
+    /// Let an active network run with what its definition says to netd, and with its rates. Returns what
+    /// it did not run with.
+    async fn adopt(&mut self, uuid: Uuid) -> Result<&'static str, ApiError> {
+        let entry = self.networks.get(uuid)?;
+        let config = entry.config.as_ref();
         let wanted = config.and_then(own_element).cloned();
+        let bandwidth = config.and_then(|config| config.bandwidth.clone());
+        let was = entry.live.as_ref().map(|live| &live.network);
+        let metadata = was.and_then(own_element) != wanted.as_ref();
+        let rates = was.is_some_and(|was| was.bandwidth != bandwidth);
         let live = Affect {
             live: true,
             config: false,
@@ -86,11 +94,18 @@ impl Controller {
         let with = |network: &Network| {
             let mut network = network.clone();
             network.set_metadata(NETD_NAMESPACE, wanted.clone())?;
+            network.bandwidth.clone_from(&bandwidth);
             Ok(network)
         };
         self.change(uuid, live, with).await?;
-        self.tell_metadata(uuid, Metadata::Element(NETD_NAMESPACE.to_owned()));
-        Ok(())
+        if metadata {
+            self.tell_metadata(uuid, Metadata::Element(NETD_NAMESPACE.to_owned()));
+        }
+        Ok(match (metadata, rates) {
+            (true, true) => "metadata and bandwidth",
+            (false, true) => "bandwidth",
+            _ => "metadata",
+        })
     }
 }
 

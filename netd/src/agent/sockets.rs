@@ -6,15 +6,20 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use nix::unistd::Group;
+use tokio::sync::watch;
 
+use crate::api::{self, ApiError, ErrorCode};
 use crate::config::{self, Sockets};
 use crate::rpc;
 use crate::rpc::Door;
 use crate::rpc::access::{Access, Others};
+use crate::rpc::socket::SocketFile;
+use crate::store::file::{self, Lasting};
 
 /// Name of the agent's own socket.
 const OWN: &str = "netd-sock";
@@ -26,12 +31,16 @@ const LIBVIRT_RO: &str = "virtnetworkd-sock-ro";
 /// Where the system bus is, unless the environment says otherwise.
 const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
 
-/// Opens all of them; `own` is the path of the agent's own.
+/// Opens those that it has as long as it runs; `inherited` are the service manager's, by name, and `own`
+/// is the path of the agent's own. The second is `true` where libvirt's are among them.
 ///
 /// # Errors
 /// The agent's own socket cannot be opened.
-pub(super) fn open(settings: &Sockets, own: &Path) -> anyhow::Result<Vec<Door>> {
-    let inherited = rpc::inherited().context("cannot take the service manager's sockets")?;
+pub(super) fn open(
+    settings: &Sockets,
+    inherited: Vec<(String, OwnedFd)>,
+    own: &Path,
+) -> anyhow::Result<(Vec<Door>, bool)> {
     let access = |read_only| access(settings, read_only);
     let mut doors = Vec::new();
     let mut has = [false; 3];
@@ -56,18 +65,102 @@ pub(super) fn open(settings: &Sockets, own: &Path) -> anyhow::Result<Vec<Door>> 
     if !has_own {
         doors.push(rpc::bind(own, Access::ROOT)?);
     }
-    if settings.libvirt && !has_rw && !has_ro {
+    let inherits = has_rw || has_ro;
+    if settings.libvirt && !inherits {
         match bind_libvirts(settings) {
             Ok(pair) => doors.extend(pair),
-            // The networks come first: they do not wait for libvirt's clients.
-            Err(error) => tracing::error!(
-                %error,
-                "libvirt's clients cannot reach netd; stop and mask libvirt's network daemon \
-                 (virtnetworkd and its sockets), then restart netd"
-            ),
+            Err(error) => tell(&error),
         }
     }
-    Ok(doors)
+    Ok((doors, inherits || settings.libvirt))
+}
+
+/// The networks come first: they do not wait for libvirt's clients.
+fn tell(error: &io::Error) {
+    tracing::error!(
+        %error,
+        "libvirt's clients cannot reach netd; stop and mask libvirt's network daemon \
+         (virtnetworkd and its sockets), then restart netd"
+    );
+}
+
+/// libvirt's sockets as a switch from libvirt has them served (`netd libvirt adopt`), beyond what
+/// `netd.toml` and the service manager say.
+pub(super) struct Adopted {
+    settings: Sockets,
+    /// They are served anyway.
+    anyway: bool,
+    /// There where an agent that starts is to serve them.
+    mark: PathBuf,
+    doors: watch::Sender<Arc<Vec<Door>>>,
+    files: Vec<SocketFile>,
+}
+
+impl Adopted {
+    /// They are served if the mark in the state directory says so.
+    pub(super) fn new(settings: &Sockets, anyway: bool, state_dir: &Path) -> Self {
+        let mut adopted = Self {
+            settings: settings.clone(),
+            anyway,
+            mark: state_dir.join("libvirt/serves"),
+            doors: watch::channel(Arc::default()).0,
+            files: Vec::new(),
+        };
+        if !anyway
+            && adopted.mark.exists()
+            && let Err(error) = adopted.bind()
+        {
+            tell(&error);
+        }
+        adopted
+    }
+
+    /// The doors, for the server.
+    pub(super) fn doors(&self) -> rpc::MoreDoors {
+        self.doors.subscribe()
+    }
+
+    /// Serve them from now on, or no longer; the next agent does the same.
+    pub(super) fn serve(&mut self, on: bool) -> api::Result<()> {
+        if self.anyway {
+            return match on {
+                true => Ok(()),
+                false => Err(ApiError::new(
+                    ErrorCode::OperationInvalid,
+                    "netd serves libvirt's sockets because of libvirt = true in netd.toml, or of the unit \
+                     netd-libvirt.socket; take that away and restart netd",
+                )),
+            };
+        }
+        if on {
+            if self.files.is_empty() {
+                self.bind().map_err(ApiError::internal)?;
+            }
+            if let Some(dir) = self.mark.parent() {
+                std::fs::create_dir_all(dir).map_err(ApiError::internal)?;
+            }
+            return Ok(file::write(&self.mark, b"", Lasting::Always)?);
+        }
+        // The mark first: what is removed twice does no harm.
+        file::remove(&self.mark, Lasting::Always)?;
+        self.close().map_err(ApiError::internal)
+    }
+
+    fn bind(&mut self) -> io::Result<()> {
+        let mut doors = bind_libvirts(&self.settings)?;
+        let files = doors.iter_mut().filter_map(|door| door.file.take());
+        self.files = files.collect();
+        // The server may have ended.
+        self.doors.send_replace(Arc::new(doors.into()));
+        Ok(())
+    }
+
+    /// Close them, and remove their files.
+    pub(super) fn close(&mut self) -> io::Result<()> {
+        self.doors.send_replace(Arc::default());
+        let removed = self.files.drain(..).map(|file| file.remove());
+        removed.fold(Ok(()), Result::and)
+    }
 }
 
 fn take(socket: OwnedFd, access: Access, name: &str) -> anyhow::Result<Door> {

@@ -45,6 +45,7 @@ impl Controller {
             max_flows,
             kernel: Some(kernel_status(&datapath.kernel)),
             networks,
+            waiting: self.waiting(),
             hooks,
             maps: maps.collect(),
             drops: self.drop_counts()?,

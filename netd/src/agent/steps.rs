@@ -1,44 +1,33 @@
 //! How each step is done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
-use futures_util::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::host::{ActiveData, KernelHost, Process};
+use netd_common::abi::{CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES};
+
+use super::host::{ActiveData, KernelHost};
 use crate::api::ApiError;
 use crate::datapath::records::{Change, Record};
 use crate::datapath::{Attachment, bpffs};
-use crate::dnsmasq;
 use crate::link::{LinkError, Links, Snapshot, routes_at_risk, sysctl};
+use crate::managers::networkd;
 use crate::model::Family;
-use crate::plan::{Act, DatapathAct, DeviceAct, Intent, Noted, ServiceAct, Step, StepError};
+use crate::plan::{DatapathAct, DeviceAct, Intent, Noted, ServiceAct, StepError};
+use crate::services::namespace;
+use crate::shaping::{shaper, tc};
 
-/// dnsmasq processes that start at the same time.
-const DNSMASQS: usize = 4;
+pub(super) type Result<T> = std::result::Result<T, StepError>;
 
-type Result<T> = std::result::Result<T, StepError>;
-
-/// The network whose dnsmasq a step starts, and its bridge.
-pub(super) fn start(step: &Step) -> Option<(Uuid, String)> {
-    match &step.act {
-        Act::Service(ServiceAct::StartDnsmasq { bridge, .. }) => {
-            Some((step.network?, bridge.clone()))
-        }
-        _ => None,
-    }
-}
-
-/// May the host start to forward packets of this family now, or does it already?
-pub(super) fn check_forwarding(
-    family: Family,
-    snapshot: &Snapshot,
-) -> std::result::Result<(), ApiError> {
+/// May the host start to forward packets of this family now, or does it already? Devices that
+/// listen to routers were told to go on before; one where that failed loses its routes.
+fn check_forwarding(family: Family, snapshot: &Snapshot) -> std::result::Result<(), ApiError> {
     if family == Family::Ipv4 || sysctl::forwarding(family).map_err(ApiError::internal)? {
         return Ok(());
     }
-    match routes_at_risk(snapshot).map_err(ApiError::internal)? {
+    match routes_at_risk(snapshot) {
         None => Ok(()),
         Some(devices) => Err(ApiError::internal(devices)),
     }
@@ -63,7 +52,17 @@ async fn index(links: &Links, name: &str, act: &DeviceAct) -> Result<u32> {
 impl KernelHost {
     pub(super) async fn on_device(&mut self, act: &DeviceAct) -> Result<()> {
         match act {
-            DeviceAct::EnableForwarding(family) => self.enable_forwarding(*family).await,
+            DeviceAct::EnableForwarding { family, others } => {
+                self.enable_forwarding(*family, others).await
+            }
+            DeviceAct::ListenToRouters { index, device, on } => {
+                self.listen_to_routers(*index, device, *on)
+            }
+            DeviceAct::LeaveToNetd(devices) => self.leave_to_netd(devices).await,
+            DeviceAct::ForwardFrom { bridge, family } => {
+                tracing::warn!(%act, "somebody kept a network's bridge from forwarding");
+                sysctl::set_device_forwarding(*family, bridge).map_err(StepError::internal)
+            }
             DeviceAct::RestoreForwarding(family, was) => {
                 sysctl::set_forwarding(*family, *was).map_err(StepError::internal)?;
                 *self.notes.forwarding_was(*family) = None;
@@ -71,33 +70,75 @@ impl KernelHost {
             }
             DeviceAct::ProxyNeighbour {
                 index, address, on, ..
-            } => {
-                let proxy = (*index, *address);
-                // On disk first: what an agent forgets nobody gives back.
-                if *on && self.notes.nd_proxies.insert(proxy) {
-                    self.write_notes()?;
-                }
-                let set = self.links.listen_for(*index, *address, *on).await;
+            } => self.listen_for((*index, *address), *on).await,
+            DeviceAct::Enslave { port, bridge } => {
+                let links = &self.links;
+                let bridge = index(links, bridge, act).await?;
+                let port = index(links, port, act).await?;
+                let set = links.set_controller(port, Some(bridge)).await;
                 set.map_err(StepError::internal)?;
-                if *on {
-                    self.proxies.insert(proxy);
-                    return Ok(());
-                }
-                self.proxies.remove(&proxy);
-                self.notes.nd_proxies.remove(&proxy);
-                self.write_notes()
+                self.lost_ports.note_return(port, Instant::now());
+                Ok(())
             }
             DeviceAct::ForwardPorts { index, ports, .. } => {
                 let forwarded = self.links.forward_ports_now(*index, ports).await;
                 forwarded.map_err(StepError::internal)
             }
-            DeviceAct::IsolatePort { index, .. } => of_link(self.links.isolate(*index).await),
+            DeviceAct::IsolatePort { index, on, .. } => {
+                of_link(self.links.set_isolated(*index, *on).await)
+            }
+            DeviceAct::ManageTable { index, mac, on, .. } => {
+                of_link(self.links.manage_table(*index, *mac, *on).await)
+            }
             DeviceAct::DeleteBridge { index, .. } => match self.links.delete(*index).await {
                 Err(error) if !error.is_gone() => Err(StepError::internal(error)),
                 _ => Ok(()),
             },
+            DeviceAct::RemoveNamespace { bridge, mac } => {
+                let removed = namespace::remove(&self.links, &self.paths, bridge, *mac).await;
+                removed.map_err(StepError::internal)
+            }
+            _ => self.on_rates(act).await,
+        }
+    }
+
+    /// What is done about rates, or to a bridge by its name.
+    async fn on_rates(&self, act: &DeviceAct) -> Result<()> {
+        match act {
+            DeviceAct::MakeShaper { bridge, mac } => {
+                let made = shaper::make(&self.links, bridge, *mac).await;
+                made.map_err(StepError::internal)
+            }
+            DeviceAct::RemoveShaper { bridge, mac } => {
+                let removed = shaper::remove(&self.links, bridge, *mac).await;
+                removed.map_err(StepError::internal)
+            }
+            DeviceAct::Shape {
+                index,
+                device,
+                shape,
+            } => tc::apply(*index, device, shape).map_err(StepError::internal),
+            DeviceAct::Unshape { index, device } => {
+                tc::remove(*index, device).map_err(StepError::internal)
+            }
             _ => self.on_bridge(act).await,
         }
+    }
+
+    async fn listen_for(&mut self, proxy: (u32, Ipv6Addr), on: bool) -> Result<()> {
+        // On disk first: what an agent forgets nobody gives back.
+        if on && self.notes.nd_proxies.insert(proxy) {
+            self.write_notes()?;
+        }
+        let set = self.links.listen_for(proxy.0, proxy.1, on).await;
+        set.map_err(StepError::internal)?;
+        if on {
+            self.proxies.insert(proxy);
+            return Ok(());
+        }
+        self.proxies.remove(&proxy);
+        self.notes.nd_proxies.remove(&proxy);
+        self.write_notes()
     }
 
     /// What is done to a bridge by its name.
@@ -115,33 +156,24 @@ impl KernelHost {
                 let bridge = index(links, bridge, act).await?;
                 links.set_bridge(bridge, *stp, *delay_ms).await
             }
+            DeviceAct::FilterVlans { bridge, on } => {
+                let bridge = index(links, bridge, act).await?;
+                links.filter_vlans(bridge, *on).await
+            }
             DeviceAct::SetMtu { bridge, mtu } => {
                 links.set_mtu(index(links, bridge, act).await?, *mtu).await
             }
             DeviceAct::SetMac { bridge, mac } => {
                 links.set_mac(index(links, bridge, act).await?, *mac).await
             }
-            DeviceAct::AddAddress {
-                bridge,
-                address,
-                prefix,
-            } => {
-                let bridge = index(links, bridge, act).await?;
-                links.add_address(bridge, *address, *prefix).await
-            }
             DeviceAct::SetUp { bridge } => {
                 links.set_up(index(links, bridge, act).await?, true).await
             }
-            DeviceAct::AddRoute { bridge, route } => {
-                let bridge = index(links, bridge, act).await?;
-                let (to, by) = (route.destination, route.gateway);
-                links.add_route(bridge, to, by, route.metric).await
-            }
-            DeviceAct::Enslave { port, bridge } => {
-                let bridge = index(links, bridge, act).await?;
-                let port = index(links, port, act).await?;
-                links.set_controller(port, Some(bridge)).await
-            }
+            DeviceAct::AddAddress { .. }
+            | DeviceAct::AddConnectedRoute { .. }
+            | DeviceAct::AddRoute { .. }
+            | DeviceAct::RemoveAddress { .. }
+            | DeviceAct::RemoveRoute { .. } => return self.on_addresses(act).await,
             DeviceAct::SetIpv6 { bridge, on } => {
                 // A kernel without IPv6 has nothing to switch off. Where it is to be switched on,
                 // the addresses that follow will fail.
@@ -151,24 +183,120 @@ impl KernelHost {
                     .map(drop)
                     .map_err(StepError::internal);
             }
+            // They are made together, before.
+            DeviceAct::MakeNamespace(_) | DeviceAct::FurnishNamespace(_) => Ok(()),
             DeviceAct::DeleteBridge { .. }
-            | DeviceAct::EnableForwarding(_)
+            | DeviceAct::Enslave { .. }
+            | DeviceAct::RemoveNamespace { .. }
+            | DeviceAct::EnableForwarding { .. }
             | DeviceAct::RestoreForwarding(..)
+            | DeviceAct::ForwardFrom { .. }
+            | DeviceAct::LeaveToNetd(_)
+            | DeviceAct::ListenToRouters { .. }
             | DeviceAct::ForwardPorts { .. }
             | DeviceAct::IsolatePort { .. }
+            | DeviceAct::Shape { .. }
+            | DeviceAct::Unshape { .. }
+            | DeviceAct::MakeShaper { .. }
+            | DeviceAct::RemoveShaper { .. }
+            | DeviceAct::ManageTable { .. }
             | DeviceAct::ProxyNeighbour { .. } => Ok(()),
         };
         done.map_err(StepError::internal)
     }
 
-    async fn enable_forwarding(&mut self, family: Family) -> Result<()> {
+    /// What is done to a bridge's addresses and routes.
+    async fn on_addresses(&self, act: &DeviceAct) -> Result<()> {
+        let links = &self.links;
+        let done = match act {
+            DeviceAct::AddAddress {
+                bridge,
+                address,
+                prefix,
+            } => {
+                let bridge = index(links, bridge, act).await?;
+                links.add_address(bridge, *address, *prefix).await
+            }
+            DeviceAct::AddConnectedRoute {
+                bridge,
+                address,
+                prefix,
+            } => {
+                let bridge = index(links, bridge, act).await?;
+                links.add_connected_route(bridge, *address, *prefix).await
+            }
+            DeviceAct::RemoveAddress {
+                bridge,
+                address,
+                prefix,
+            } => {
+                let bridge = index(links, bridge, act).await?;
+                links.del_address(bridge, *address, *prefix).await
+            }
+            DeviceAct::RemoveRoute { bridge, route } => {
+                let bridge = index(links, bridge, act).await?;
+                let (to, by) = (route.destination, route.gateway);
+                links.del_route(bridge, to, by, route.metric).await
+            }
+            DeviceAct::AddRoute { bridge, route } => {
+                let bridge = index(links, bridge, act).await?;
+                let (to, by) = (route.destination, route.gateway);
+                links.add_route(bridge, to, by, route.metric).await
+            }
+            _ => Ok(()),
+        };
+        done.map_err(StepError::internal)
+    }
+
+    async fn enable_forwarding(&mut self, family: Family, others: &[String]) -> Result<()> {
         let snapshot = self.links.snapshot().await.map_err(StepError::internal)?;
         check_forwarding(family, &snapshot).map_err(StepError::Failed)?;
         let was = sysctl::forwarding(family).map_err(StepError::internal)?;
-        // On disk first: a crash in between must not forget what to give back.
+        let name = sysctl::forwarding_name(family);
+        if self.notes.forwarding_was(family).is_some() {
+            tracing::warn!("{name} was set to 0, but networks need it: set to 1 again");
+        }
+        if !others.is_empty() {
+            tracing::warn!(
+                "{name} is set to 1 for the networks; with it the host forwards between {} as \
+                 well, as far as its firewall lets it",
+                others.join(", ")
+            );
+        }
+        // On disk first: a crash in between must not forget what to give back. That is what the
+        // administrator set last: who finds it 0 may not have been the one who set it to 1.
         self.notes.forwarding_was(family).get_or_insert(was);
         self.write_notes()?;
         sysctl::set_forwarding(family, true).map_err(StepError::internal)
+    }
+
+    async fn leave_to_netd(&self, devices: &BTreeSet<String>) -> Result<()> {
+        let Some(networkd) = &self.networkd else {
+            return Ok(());
+        };
+        let set = networkd.set_unmanaged(devices);
+        set.map_err(|error| StepError::Failed(error.into()))?;
+        // The file is there for the next time that it starts.
+        if let Err(error) = networkd::reload().await {
+            tracing::warn!(%error, "systemd-networkd may take ports out of bridges: it did not reload");
+        }
+        Ok(())
+    }
+
+    fn listen_to_routers(&mut self, index: u32, device: &str, on: bool) -> Result<()> {
+        if on && self.notes.listeners.insert(index) {
+            self.write_notes()?;
+        }
+        let now = sysctl::accept_ra(device).map_err(StepError::internal)?;
+        let (from, to) = if on { (1, 2) } else { (2, 1) };
+        // The device may have gone, and somebody may want something else by now.
+        if now == Some(from) {
+            sysctl::set_accept_ra(device, to).map_err(StepError::internal)?;
+        }
+        if !on && self.notes.listeners.remove(&index) {
+            self.write_notes()?;
+        }
+        Ok(())
     }
 
     fn write_notes(&self) -> Result<()> {
@@ -209,7 +337,19 @@ impl KernelHost {
             DatapathAct::SweepFlows => datapath.sweep_all().map(|_| self.unswept = false),
             DatapathAct::AttachSockets => {
                 let attached = datapath.attach_sockets();
-                attached.inspect(|()| self.at_sockets = true)
+                let attached = attached.inspect(|()| self.at_sockets = true);
+                let forwards = CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES;
+                if let (Err(error), Ok(flags)) = (&attached, datapath.maps.flags())
+                    && flags & forwards == 0
+                {
+                    // Networks do without: guests are served all the same.
+                    if !self.deaf_host {
+                        tracing::warn!(%error, "the host cannot ask networks' gateways for names");
+                        self.deaf_host = true;
+                    }
+                    return Err(StepError::Moot(error.to_string()));
+                }
+                attached
             }
             DatapathAct::DetachSockets => {
                 self.at_sockets = false;
@@ -269,6 +409,26 @@ impl KernelHost {
         first
     }
 
+    /// Change what the record of a network says beside its definition, on disk first.
+    fn change_record(
+        &mut self,
+        uuid: Uuid,
+        network: &str,
+        change: impl FnOnce(&mut Noted),
+    ) -> Result<()> {
+        let Some(known) = self.noted.get_mut(&uuid) else {
+            return Ok(());
+        };
+        let mut noted = known.clone();
+        change(&mut noted);
+        let saved = self
+            .store
+            .save_active_data(network, &ActiveData::from(&noted));
+        saved.map_err(|error| StepError::Failed(error.into()))?;
+        *known = noted;
+        Ok(())
+    }
+
     pub(super) async fn on_service(
         &mut self,
         act: &ServiceAct,
@@ -278,24 +438,26 @@ impl KernelHost {
         let uuid = network.ok_or_else(|| StepError::internal("a record of no network"))?;
         let failed = |error: ApiError| StepError::Failed(error);
         match act {
-            ServiceAct::NoteNetwork { network } => {
+            ServiceAct::NoteNetwork { .. } => {
                 let Some(member) = intent.member(uuid) else {
                     return Ok(());
                 };
-                let known = self.noted.get(&uuid);
-                let data = ActiveData {
-                    bridge: known.and_then(|noted| noted.bridge),
-                    ports: known.map_or_else(|| member.ports.to_vec(), |noted| noted.ports.clone()),
+                let noted = match self.noted.get(&uuid) {
+                    None => Noted::new(member),
+                    Some(known) => {
+                        let mut noted = known.clone();
+                        noted.redefine(member);
+                        noted
+                    }
                 };
-                let saved = self.store.save_active(member.network, &data);
+                let saved = self
+                    .store
+                    .save_active(member.network, &ActiveData::from(&noted));
                 saved.map_err(|error| failed(error.into()))?;
-                let noted = Noted {
-                    name: network.clone(),
-                    generation: member.generation,
-                    bridge: data.bridge,
-                    ports: data.ports,
-                };
                 self.noted.insert(uuid, noted);
+            }
+            ServiceAct::SettleNetwork { network } => {
+                self.change_record(uuid, network, |noted| noted.former = None)?;
             }
             ServiceAct::ForgetNetwork { network } => {
                 let removed = self.store.remove_active(network);
@@ -307,112 +469,19 @@ impl KernelHost {
                 bridge,
                 ports,
             } => {
-                let data = ActiveData {
-                    bridge: Some(*bridge),
-                    ports: ports.clone(),
-                };
-                let saved = self.store.save_active_data(network, &data);
-                saved.map_err(|error| failed(error.into()))?;
-                if let Some(noted) = self.noted.get_mut(&uuid) {
-                    noted.bridge = data.bridge;
-                    noted.ports = data.ports;
-                }
+                self.change_record(uuid, network, |noted| {
+                    noted.bridge = Some(*bridge);
+                    noted.ports.clone_from(ports);
+                })?;
             }
             ServiceAct::StopDnsmasq { .. } => self.stop_service(uuid, intent).await?,
             ServiceAct::ReloadDnsmasq { bridge, .. } => {
                 self.reload_service(uuid, bridge, intent).await?;
             }
+            ServiceAct::StopRelay { bridge, .. } => self.stop_relay(uuid, bridge).await?,
             // These are started together, before.
-            ServiceAct::StartDnsmasq { .. } => {}
+            ServiceAct::StartDnsmasq { .. } | ServiceAct::StartRelay { .. } => {}
         }
-        Ok(())
-    }
-
-    /// Start dnsmasqs, a few at a time.
-    pub(super) async fn start_all(
-        &mut self,
-        networks: &[(Uuid, String)],
-        intent: &Intent<'_>,
-    ) -> BTreeMap<Uuid, Result<()>> {
-        let known =
-            |uuid: &Uuid| self.processes.contains_key(uuid) || self.tried.contains_key(uuid);
-        let again: BTreeSet<Uuid> = networks
-            .iter()
-            .map(|(uuid, _)| *uuid)
-            .filter(known)
-            .collect();
-        let now = Instant::now();
-        self.tried.extend(again.iter().map(|uuid| (*uuid, now)));
-        let (dnsmasq, paths, binary) = (&self.dnsmasq, &self.paths, &self.binary);
-        let mut starts = Vec::new();
-        for (uuid, bridge) in networks {
-            if let Some(member) = intent.member(*uuid) {
-                let start = dnsmasq.start(member.network, bridge, paths, binary);
-                starts.push(async move { (*uuid, start.await) });
-            }
-        }
-        let starts = stream::iter(starts).buffer_unordered(DNSMASQS);
-        let started: Vec<_> = starts.collect().await;
-        let mut results = BTreeMap::new();
-        for (uuid, started) in started {
-            let member = intent.member(uuid);
-            let network = member.map(|member| member.network.name.as_str());
-            let result = started.map(|running| {
-                if again.contains(&uuid) {
-                    tracing::info!(network, pid = running.pid(), "dnsmasq started again");
-                }
-                self.watch_dnsmasq(running.clone());
-                let serves = member.and_then(|member| member.service);
-                self.processes.insert(uuid, Process { running, serves });
-            });
-            if let Err(error) = &result {
-                tracing::error!(network, %error, "no DHCP and DNS");
-                self.tried.insert(uuid, Instant::now());
-            }
-            let result = result.map_err(|error| StepError::Failed(error.into()));
-            results.insert(uuid, result);
-        }
-        results
-    }
-
-    async fn stop_service(&mut self, uuid: Uuid, intent: &Intent<'_>) -> Result<()> {
-        self.tried.remove(&uuid);
-        let running = self.processes.get(&uuid).map(|p| p.running.clone());
-        if let Some(member) = intent.member(uuid) {
-            let stopped = dnsmasq::process::stop_network(member.network, &self.paths, running);
-            let stopped = stopped.await;
-            stopped.map_err(|error| StepError::Failed(error.into()))?;
-        }
-        self.processes.remove(&uuid);
-        Ok(())
-    }
-
-    async fn reload_service(
-        &mut self,
-        uuid: Uuid,
-        bridge: &str,
-        intent: &Intent<'_>,
-    ) -> Result<()> {
-        let (Some(member), Some(process)) = (intent.member(uuid), self.processes.get(&uuid)) else {
-            return Ok(());
-        };
-        let running = process.running.clone();
-        let before = running.pid();
-        let reloaded =
-            self.dnsmasq
-                .reload(member.network, bridge, &self.paths, &self.binary, running);
-        let running = match reloaded.await {
-            Ok(running) => running,
-            Err(error) => {
-                self.tried.insert(uuid, Instant::now());
-                return Err(StepError::Failed(error.into()));
-            }
-        };
-        if running.pid() != before {
-            self.watch_dnsmasq(running.clone());
-        }
-        let serves = member.service;
-        self.processes.insert(uuid, Process { running, serves });
         Ok(())
     }
 }

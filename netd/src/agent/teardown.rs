@@ -8,24 +8,28 @@ use anyhow::Context as _;
 use tokio::sync::Notify;
 
 use super::host::{ActiveData, HostData, KernelHost};
-use super::lock;
+use super::lock::{self, Locks};
 use crate::config::Xdp;
 use crate::datapath::bpffs;
 use crate::dnsmasq;
 use crate::link::Links;
+use crate::managers::firewalld::{self, Zoned};
 use crate::model::NetworkPorts;
+use crate::netns;
 use crate::paths::Paths;
 use crate::plan::{Intent, Member, Scope, execute};
+use crate::services::{namespace, relay};
 use crate::store::Store;
 
 /// Remove bridges, dnsmasq processes, programs, maps and run-time records, and give back what was
-/// changed on the host. Definitions and leases stay: they are the administrator's.
+/// changed on the host. Definitions and leases stay: they are the administrator's. As long as what is
+/// returned lives, no agent starts.
 ///
 /// # Errors
 /// An agent is running, or something could not be removed: every such thing is listed, and the
 /// rest is removed all the same.
-pub async fn teardown(paths: Paths) -> anyhow::Result<()> {
-    let _locks = lock::take_existing(&paths)?;
+pub async fn teardown(paths: Paths) -> anyhow::Result<Locks> {
+    let locks = lock::take_existing(&paths)?;
     let mut errors: Vec<String> = Vec::new();
     if paths.run_dir.exists() {
         take_down(&paths, &mut errors).await?;
@@ -33,6 +37,7 @@ pub async fn teardown(paths: Paths) -> anyhow::Result<()> {
         let left = bpffs::clear(&paths.bpffs);
         errors.extend(left.iter().map(ToString::to_string));
     }
+    remove_namespaces(&paths, &mut errors).await;
     if let Err(error) = dnsmasq::process::remove_shared(&paths) {
         errors.push(error.to_string());
     }
@@ -44,7 +49,7 @@ pub async fn teardown(paths: Paths) -> anyhow::Result<()> {
         remove(&path, &mut errors);
     }
     if errors.is_empty() {
-        return Ok(());
+        return Ok(locks);
     }
     anyhow::bail!("some things are left:\n  {}", errors.join("\n  "))
 }
@@ -64,11 +69,14 @@ async fn take_down(paths: &Paths, errors: &mut Vec<String>) -> anyhow::Result<()
     let wake = Arc::new(Notify::new());
     let binary = PathBuf::new();
     let mut host = KernelHost::new(paths.clone(), binary, store, links, None, notes, wake);
+    let left = host.remove_leftovers();
+    errors.extend(left.err().iter().map(ToString::to_string));
     let mut networks = Vec::new();
     for record in active {
         host.adopt(&record.network, record.data);
         networks.push(record.network);
     }
+    let zoned: Vec<_> = networks.iter().filter_map(Zoned::of).collect();
     networks.extend(defined.into_iter().map(|stored| stored.network));
     let mut seen = BTreeSet::new();
     networks.retain(|network| seen.insert(network.uuid));
@@ -88,13 +96,37 @@ async fn take_down(paths: &Paths, errors: &mut Vec<String>) -> anyhow::Result<()
     let intent = Intent {
         members: members.collect(),
         xdp: &xdp,
+        firewall: None,
         scope: Scope::Teardown,
         let_go: BTreeSet::new(),
     };
     let outcome = execute(&mut host, &intent).await;
+    firewalld::release(zoned).await;
     let failures = outcome.failures.iter();
     errors.extend(failures.map(|failure| failure.error.to_string()));
     Ok(())
+}
+
+/// Namespaces of services that no record or definition leads to. Their links go with them.
+async fn remove_namespaces(paths: &Paths, errors: &mut Vec<String>) {
+    let dirs = [paths.netns_dir(), paths.relay_dir()];
+    match namespace::names(paths) {
+        Ok(found) => {
+            for bridge in found {
+                if let Err(error) = relay::stop(paths, &bridge, None).await {
+                    errors.push(error.to_string());
+                }
+                let path = namespace::path(paths, &bridge);
+                if let Err(error) = netns::unmount(&path) {
+                    errors.push(format!("cannot unmount {}: {error}", path.display()));
+                }
+            }
+        }
+        Err(error) => errors.push(format!("cannot list the namespaces of services: {error}")),
+    }
+    for dir in dirs {
+        remove(&dir, errors);
+    }
 }
 
 fn remove(path: &Path, errors: &mut Vec<String>) {

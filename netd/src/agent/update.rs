@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::controller::Controller;
 use super::guests::follows_leases;
 use crate::api::{Affect, Result};
+use crate::dnsmasq;
 use crate::model::{Network, Update, XmlError};
 use crate::plan::{Failure, Scope};
 use crate::store::{fits, read_again};
@@ -18,7 +19,34 @@ impl Controller {
         affect: Affect,
     ) -> Result<()> {
         let with = |network: &Network| Ok(ensure_storable(update.apply(network)?)?);
-        self.change(uuid, affect, with).await.map(drop)
+        let before = self
+            .live_network(uuid)
+            .map(|live| self.held_addresses(live));
+        self.change(uuid, affect, with).await?;
+        self.note_contested(uuid);
+        self.end_contested().await;
+        let before = before.unwrap_or_default();
+        if let Some(live) = self.live_network(uuid) {
+            let told = self.held_addresses(live);
+            for warning in told.iter().filter(|warning| !before.contains(warning)) {
+                tracing::warn!(network = live.name, "{warning}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What an active network would run with; none where the update is not for what runs, or is refused,
+    /// which it says itself.
+    pub(super) fn updated(&self, uuid: Uuid, update: &Update, affect: Affect) -> Option<Network> {
+        let affect = self.affected(uuid, affect).ok()?;
+        let live = self.live_network(uuid).filter(|_| affect.live)?;
+        update.apply(live).ok()
+    }
+
+    /// What an active network runs with.
+    fn live_network(&self, uuid: Uuid) -> Option<&Network> {
+        let live = self.networks.get(uuid).ok()?.live.as_ref();
+        live.map(|live| &live.network)
     }
 
     /// Put in force what an active network runs with now and did not when it was `before`. Returns
@@ -57,7 +85,10 @@ fn reaches_kernel(before: &Network, now: &Network) -> bool {
     for (ip, now) in rest.ips.iter_mut().zip(&now.ips) {
         ip.dhcp.clone_from(&now.dhcp);
     }
-    rest != *now || (before.ips != now.ips && (follows_leases(before) || follows_leases(now)))
+    rest != *now
+        || dnsmasq::wants_dnsmasq(before) != dnsmasq::wants_dnsmasq(now)
+        || dnsmasq::offers(before) != dnsmasq::offers(now)
+        || (before.ips != now.ips && (follows_leases(before) || follows_leases(now)))
 }
 
 #[cfg(test)]
@@ -68,7 +99,8 @@ mod tests {
     fn network(metadata: &str, dhcp: &str) -> Network {
         let text = format!(
             "<network><name>n</name><metadata>{metadata}</metadata>\
-             <ip address='10.0.0.1' prefix='24'><dhcp>{dhcp}</dhcp></ip></network>"
+             <ip address='10.0.0.1' prefix='24'><dhcp><range start='10.0.0.9' end='10.0.0.99'/>\
+             {dhcp}</dhcp></ip></network>"
         );
         model::parse(&text).unwrap()
     }

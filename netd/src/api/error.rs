@@ -39,6 +39,8 @@ pub enum ErrorCode {
     OperationInvalid = 55,
     /// VIR_ERR_CONFIG_UNSUPPORTED
     ConfigUnsupported = 67,
+    /// VIR_ERR_HOOK_SCRIPT_FAILED
+    HookScriptFailed = 70,
     /// VIR_ERR_ARGUMENT_UNSUPPORTED
     ArgumentUnsupported = 74,
     /// VIR_ERR_AUTH_CANCELLED
@@ -113,6 +115,7 @@ impl ErrorCode {
             Self::NoNetworkMetadata => "metadata not found: ",
             Self::NoNetworkPort => "network port not found: ",
             Self::NetworkPortExist => "network port ",
+            Self::HookScriptFailed => "Hook script execution failed: ",
             Self::ArgumentUnsupported => "argument unsupported: ",
             Self::AuthFailed => "authentication failed: ",
             Self::AuthCancelled => "authentication cancelled: ",

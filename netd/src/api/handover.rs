@@ -33,6 +33,12 @@ pub enum Handover {
         /// libvirt's dnsmasq.
         service: StockService,
     },
+    /// Answer libvirt's clients in the place of its network daemon from now on, after the agent's restarts
+    /// too, or no longer.
+    Serve {
+        /// From now on.
+        on: bool,
+    },
     /// Leave a network's bridge and ports as they are, without the agent's programs, and forget that
     /// it runs.
     LetGo {

@@ -3,6 +3,8 @@
 //! The command line and libvirt's clients reach it by [`crate::rpc`]; nothing here knows of sockets
 //! and messages.
 
+mod ban;
+mod doctor;
 mod error;
 mod event;
 mod handover;
@@ -15,6 +17,8 @@ use std::future::Future;
 use uuid::Uuid;
 
 use crate::model::{Bandwidth, Update};
+pub use ban::{Ban, BanChange, BanId};
+pub use doctor::Problem;
 pub use error::{ApiError, ErrorCode, ErrorDomain};
 pub use event::{EventKind, Events, Lagged, Lifecycle, NetworkEvent, Subscription};
 pub use handover::{Handover, StockService};
@@ -143,10 +147,19 @@ pub trait Driver: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Changed>> + Send;
     /// Read the definitions on disk again and give active networks their port forwards.
     fn reload(&self) -> impl Future<Output = Result<Reloaded>> + Send;
+    /// Let an active network run with its definition, which may differ from what it runs with; all of
+    /// it is done, or nothing. With `dry_run` it is only told what would be done.
+    fn apply(&self, uuid: Uuid, dry_run: bool) -> impl Future<Output = Result<Applied>> + Send;
     /// Take a network from libvirt's own driver, or give one back to it.
     fn hand_over(&self, handover: &Handover) -> impl Future<Output = Result<()>> + Send;
+    /// Who is banned.
+    fn bans(&self) -> impl Future<Output = Result<Vec<Ban>>> + Send;
+    /// Ban somebody, or end bans; all of it is done, or nothing.
+    fn change_bans(&self, change: &BanChange) -> impl Future<Output = Result<()>> + Send;
     /// Why packets were dropped: counters, and the records behind number `since`.
     fn drops(&self, since: u64) -> impl Future<Output = Result<Drops>> + Send;
+    /// What of the host is not as its administrator may believe.
+    fn doctor(&self) -> impl Future<Output = Result<Vec<Problem>>> + Send;
     /// What is attached where.
     fn status(&self) -> impl Future<Output = Result<Status>> + Send;
 }

@@ -114,3 +114,14 @@ pub struct Reloaded {
     /// What stayed as it was, and why.
     pub failed: Vec<String>,
 }
+
+/// What an active network does about a changed definition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// What is to be done, a line each, where that alone was asked for.
+    pub steps: Vec<String>,
+    /// What its administrator should know.
+    pub warnings: Vec<String>,
+    /// It ran with its definition before.
+    pub same: bool,
+}

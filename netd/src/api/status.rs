@@ -1,6 +1,7 @@
 //! What an agent tells of itself and of what it dropped.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Version of the JSON that `netd status --json` and `netd drops --json` print. It is raised when a
 /// field is renamed, removed or changes its meaning, and not when one is added.
@@ -20,6 +21,9 @@ pub struct Status {
     pub max_flows: u32,
     /// Active networks.
     pub networks: Vec<NetworkStatus>,
+    /// Networks that were to start with the agent and could not.
+    #[serde(default)]
+    pub waiting: Vec<WaitingNetwork>,
     /// Every hook of every device, with all its programs.
     pub hooks: Vec<HookStatus>,
     /// Pinned maps.
@@ -65,6 +69,17 @@ pub struct NetworkStatus {
     pub flows_ipv4: u32,
     /// Tracked IPv6 connections.
     pub flows_ipv6: u32,
+}
+
+/// One network in [`Status`] that waits until it can start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingNetwork {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What keeps it from starting, in a sentence.
+    pub reason: String,
 }
 
 /// Programs at one hook of one device in [`Status`], in the order they run.

@@ -1,7 +1,12 @@
 //! Commands and their arguments.
 
+mod agent;
+mod bans;
+mod config;
 mod events;
 mod ports;
+mod views;
+mod xml;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,11 +15,16 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cli::libvirt::LibvirtCommand;
-use crate::config::{Config, ConfigError, FLOWS};
 use crate::paths::{DEFAULT_SOCKET, Paths};
+use crate::relay::RelayArgs;
 
+pub use agent::{RunArgs, TeardownArgs};
+pub use bans::{BanAddArgs, BanCommand, BanDeleteArgs, BanIdArgs, BanListArgs, DoctorArgs};
+pub use config::ConfigCommand;
 pub use events::EventArgs;
 pub use ports::{PortArgs, PortCreateArgs, PortListArgs};
+pub use views::{ApplyArgs, DropsArgs, PlanArgs, StatusArgs};
+pub use xml::{CanonicalArgs, CheckArgs, DnsmasqArgs, XmlCommand, XmlUpdateArgs};
 
 /// Heading of the options that every command takes.
 const GLOBAL: &str = "Global options";
@@ -102,7 +112,7 @@ Examples:
     /// Define a network from an XML file, or redefine an existing one
     #[command(after_help = "\
 An existing network is redefined if both name and UUID match. A running network keeps its old
-definition until it is next started; `netd reload` applies its metadata immediately.
+definition until `netd net-apply`, or until it is next started.
 
 Examples:
   netd net-define default.xml
@@ -127,6 +137,15 @@ Examples:
   netd plan default                     show first what it will do
   netd net-start default")]
     NetStart(NetworkArg),
+    /// Let a running network run with its changed definition
+    #[command(after_help = "\
+What differs is changed while guests talk; the rest is left alone. Another bridge name, MAC address or
+kind of bridge needs net-destroy and net-start, which connects the guests again.
+
+Examples:
+  netd net-edit default && netd net-apply default
+  netd net-apply default --dry-run      show what would be done")]
+    NetApply(ApplyArgs),
     /// Stop a network
     #[command(after_help = "\
 Guests keep running, without network. The next net-start connects them again.
@@ -149,8 +168,7 @@ Examples:
     NetDumpxml(DumpxmlArgs),
     /// Edit a stored definition in an editor
     #[command(after_help = "\
-The editor is $VISUAL, else $EDITOR, else vi. Changes are applied when the network is next started;
-`netd reload` applies netd's metadata (port forwards, anti-spoofing, host access) immediately.
+The editor is $VISUAL, else $EDITOR, else vi. `netd net-apply` applies the changes to a running network.
 
 Examples:
   netd net-edit default
@@ -233,10 +251,18 @@ Examples:
   netd forward delete default tcp 8080")]
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Keep addresses outside from guests
+    #[command(after_help = "\
+Examples:
+  netd ban add 203.0.113.0/24 --for 1h
+  netd ban list")]
+    #[command(subcommand)]
+    Ban(BanCommand),
     /// Read the stored definitions again, without restarting networks
     #[command(after_help = "\
 Applies port forwards, anti-spoofing and host access to running networks. All other changes of a
-definition are applied when the network is next started. SIGHUP to the agent does the same.
+definition are applied by net-apply, or when the network is next started. SIGHUP to the agent does
+the same.
 
 Examples:
   netd net-define default.xml && netd reload")]
@@ -276,6 +302,12 @@ Examples:
   netd drops --json")]
     Drops(DropsArgs),
 
+    /// Check this host for rules and settings that do not do what they seem to
+    #[command(after_help = "\
+Examples:
+  netd doctor                           exit status 1 if there is a problem")]
+    Doctor(DoctorArgs),
+
     /// Switch this host from libvirt's own network driver to netd
     #[command(after_help = "\
 Examples:
@@ -285,6 +317,22 @@ Examples:
   netd libvirt release                  switch back")]
     #[command(subcommand)]
     Libvirt(LibvirtCommand),
+    /// Look at definitions in files, without an agent
+    #[command(after_help = "\
+Examples:
+  netd xml check default.xml            say all that is wrong with it
+  netd xml canonical default.xml        print it as netd stores it
+  netd xml dnsmasq default.xml          print what dnsmasq would get
+  netd xml update --section dns-txt --command delete default.xml \"<txt name='a'/>\"")]
+    #[command(subcommand)]
+    Xml(XmlCommand),
+    /// Look at the agent's settings, without an agent
+    #[command(after_help = "\
+Examples:
+  netd config check                     say all that is wrong with them
+  netd config show                      print each, and which file it is from")]
+    #[command(subcommand)]
+    Config(ConfigCommand),
 
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -303,6 +351,14 @@ Examples:
         directory: PathBuf,
     },
 
+    /// Make the folder of pins; called by the unit before the agent
+    #[command(hide = true)]
+    Prepare(Paths),
+
+    /// Pass on what a network's dnsmasq asks of the host's name servers; started by the agent
+    #[command(hide = true)]
+    Relay(RelayArgs),
+
     /// Record a lease change; called by dnsmasq
     #[command(hide = true, disable_help_flag = true)]
     LeaseHelper {
@@ -310,46 +366,6 @@ Examples:
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-}
-
-/// Arguments of `run`.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// Where the agent keeps its files.
-    #[command(flatten)]
-    pub paths: Paths,
-    /// Maximum tracked connections per address family; overrides netd.toml
-    #[arg(long, value_name = "N", value_parser = max_flows())]
-    pub max_flows: Option<u32>,
-}
-
-fn max_flows() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(i64::from(*FLOWS.start())..=i64::from(*FLOWS.end()))
-}
-
-impl RunArgs {
-    /// The settings of the file, and those of the command line in their place.
-    ///
-    /// # Errors
-    /// The file cannot be read, or something in it is wrong.
-    pub fn config(&self) -> Result<Config, ConfigError> {
-        let mut config = Config::load(&self.paths.config_file())?;
-        if let Some(max) = self.max_flows {
-            config.flows.max = max;
-        }
-        Ok(config)
-    }
-}
-
-/// Arguments of `teardown`.
-#[derive(Debug, Args)]
-pub struct TeardownArgs {
-    /// Where the agent keeps its files.
-    #[command(flatten)]
-    pub paths: Paths,
-    /// Also delete definitions, autostart links, leases and netd.toml
-    #[arg(long)]
-    pub purge: bool,
 }
 
 /// A network.
@@ -544,40 +560,6 @@ pub struct ForwardDeleteArgs {
     /// Where.
     #[command(flatten)]
     pub scope: ScopeArgs,
-}
-
-/// Arguments of `plan`.
-#[derive(Debug, Args)]
-pub struct PlanArgs {
-    /// Name or UUID of the network
-    pub network: Option<String>,
-}
-
-/// Arguments of `drops`.
-#[derive(Debug, Args)]
-pub struct DropsArgs {
-    /// Name or UUID of the network
-    pub network: Option<String>,
-    /// Print new drops as they happen
-    #[arg(long)]
-    pub follow: bool,
-    /// Print JSON
-    #[arg(long, conflicts_with = "follow")]
-    pub json: bool,
-}
-
-/// Arguments of `status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// Name or UUID of the network
-    #[arg(conflicts_with_all = ["json", "maps"])]
-    pub network: Option<String>,
-    /// List the eBPF maps with capacity and path
-    #[arg(long, conflicts_with = "json")]
-    pub maps: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `netd status NETWORK`: what one network has, and who uses it.
 
-use crate::api::{NetworkForwards, NetworkStatus};
+use crate::api::{NetworkForwards, NetworkStatus, Problem};
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
 use crate::model::{self, AntiSpoof, ForwardMode, HostAccess, Network};
@@ -26,6 +26,9 @@ pub(super) async fn details(
         facts.leases = client.leases(&found, None).await.map_err(failed)?.len();
     }
     let forwards = client.forwards(Some(&found.name)).await.map_err(failed)?;
+    let problems = client.doctor().await.map_err(failed)?.into_iter();
+    let of_it = |problem: &Problem| problem.network.as_ref() == Some(&found.name);
+    facts.problems = problems.filter(of_it).collect();
     facts.forwards = forwards.into_iter().find(|n| n.network == found.name);
     for (label, value) in lines(&definition, &facts) {
         output.data(format!("{:<14} {value}\n", format!("{label}:")));
@@ -39,6 +42,7 @@ struct Facts {
     running: Option<NetworkStatus>,
     leases: usize,
     forwards: Option<NetworkForwards>,
+    problems: Vec<Problem>,
 }
 
 /// Labels and values, in the order they are printed.
@@ -104,33 +108,28 @@ fn lines(network: &Network, facts: &Facts) -> Vec<(&'static str, String)> {
         let (v4, v6) = (running.flows_ipv4, running.flows_ipv6);
         lines.push(("Connections", format!("{v4} IPv4, {v6} IPv6")));
     }
+    for problem in &facts.problems {
+        lines.push(("Problem", problem.problem.clone()));
+    }
     lines
 }
 
 fn antispoof(rules: Option<&AntiSpoof>) -> String {
-    let Some(&AntiSpoof {
-        mac,
-        ip,
-        arp,
-        nd,
-        dhcp,
-    }) = rules
-    else {
+    let Some(AntiSpoof { checks, guests }) = rules else {
         return "no".to_owned();
     };
-    let all = [
-        (mac, "mac"),
-        (ip, "ip"),
-        (arp, "arp"),
-        (nd, "nd"),
-        (dhcp, "dhcp"),
-    ];
-    let words = all.iter().filter(|(on, _)| *on);
-    words.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+    let mut text = checks.names().join(" ");
+    for guest in guests {
+        let allowed = guest.allowed.names();
+        if !allowed.is_empty() {
+            text.push_str(&format!("; {} may {}", guest.mac, allowed.join(" ")));
+        }
+    }
+    text
 }
 
 fn host_access(network: &Network) -> &'static str {
-    match network.netd.host.unwrap_or_default() {
+    match network.netd.host.unwrap_or_default().access {
         HostAccess::All => "all",
         HostAccess::Services => "services",
         HostAccess::None => "none",
@@ -182,12 +181,19 @@ mod tests {
                 )]),
                 config: None,
             }),
+            problems: vec![Problem {
+                check: "host-rules".to_owned(),
+                network: Some("lab".to_owned()),
+                problem: "a rule".to_owned(),
+                remedy: "do this".to_owned(),
+            }],
         };
         assert_eq!(
             shown(&facts),
             format!(
                 "Name=lab;State=active;{defined}Forward=tcp 2222 to 10.7.0.5 port 22;\
-                 dnsmasq=pid 7;DHCP leases=2;Guest ports=vnet0 vnet1;Connections=3 IPv4, 0 IPv6;"
+                 dnsmasq=pid 7;DHCP leases=2;Guest ports=vnet0 vnet1;Connections=3 IPv4, 0 IPv6;\
+                 Problem=a rule;"
             )
         );
     }

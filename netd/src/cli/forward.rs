@@ -277,7 +277,8 @@ fn parse_ports(text: &str) -> Result<(u16, u16)> {
     }
 }
 
-/// `192.168.122.10:80`, `[fd00::10]:80`, `web:80`, or one of them without a port.
+/// `192.168.122.10:80`, `[fd00::10]:80`, `web:80`, or one of them without a port. An IPv6 address
+/// whose last group may be a port needs brackets: what is published is not to be guessed.
 fn parse_guest(text: &str) -> Result<(ForwardGuest, Option<u16>)> {
     let refuse = || {
         Failure::from(format!(
@@ -286,6 +287,14 @@ fn parse_guest(text: &str) -> Result<(ForwardGuest, Option<u16>)> {
         ))
     };
     if let Ok(address) = text.parse::<IpAddr>() {
+        if let Some((head, port)) = text.rsplit_once(':')
+            && head.parse::<Ipv6Addr>().is_ok()
+            && port.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            return Err(Failure::from(format!(
+                "'{text}' can mean two guests: write [{head}]:{port} with a port, or [{text}] without"
+            )));
+        }
         return Ok((ForwardGuest::Address(address), None));
     }
     let port = |text: &str| match text.parse::<u16>() {
@@ -323,6 +332,9 @@ mod tests {
             ("[fd00::10]:80", "fd00::10", Some(80)),
             ("[fd00::10]", "fd00::10", None),
             ("fd00::10", "fd00::10", None),
+            ("fd00:48::10:ff", "fd00:48::10:ff", None),
+            ("[fd00:48::10:22]", "fd00:48::10:22", None),
+            ("[fd00:48::10]:22", "fd00:48::10", Some(22)),
             ("web:8080", "web", Some(8080)),
             ("web", "web", None),
         ] {
@@ -336,6 +348,7 @@ mod tests {
             "web:0",
             "web:65536",
             "[fd00::10",
+            "fd00:48::10:22",
             "[web]:80",
             "[fd00::1]80",
         ] {

@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 
 use crate::cli::output::{Failure, Output};
 use crate::cli::table::Table;
-use crate::libvirt::daemon::Driver;
+use crate::libvirt::daemon::{Driver, Kind};
 use crate::libvirt::journal::Journal;
 use crate::libvirt::step::Step;
 use crate::libvirt::switch::Switch;
+use crate::libvirt::units::Units;
 use crate::libvirt::{Places, Survey, adopt, module, own, release};
 use crate::rpc::Client;
 
@@ -26,21 +27,25 @@ Examples:
     /// Take all networks over from libvirt's own driver, while guests run
     #[command(after_help = "\
 Definitions, autostart, running networks with their bridges, ports and DHCP leases become netd's;
-libvirt's dnsmasq processes and rules are removed, and libvirtd loads netd's driver from its next start
-on. Guests keep running and connected. If a step fails, those before it are taken back; `netd libvirt
-release` is the way back later.
+libvirt's dnsmasq processes and rules are removed. Where systemd runs the host, libvirtd is restarted with
+netd's driver, or virtnetworkd is stopped and masked, and netd answers in its place. Guests keep running
+and connected. If a step fails, those before it are taken back; `netd libvirt release` is the way back
+later.
 
 Examples:
   netd libvirt adopt --dry-run          print the steps
-  netd libvirt adopt && systemctl restart libvirtd")]
+  netd libvirt adopt                    take them
+  netd libvirt adopt --no-restart && systemctl restart libvirtd")]
     Adopt(AdoptArgs),
     /// Give all networks back to libvirt's own driver, while guests run
     #[command(after_help = "\
-The way back from `netd libvirt adopt`. libvirtd has to be restarted while this waits for it.
+The way back from `netd libvirt adopt`. Where systemd does not run libvirt's daemon, or with --no-restart,
+it has to be restarted while this waits for it.
 
 Examples:
   netd libvirt release --dry-run        print the steps
-  netd libvirt release & sleep 5; systemctl restart libvirtd; wait")]
+  netd libvirt release                  take them
+  netd libvirt release --no-restart & sleep 5; systemctl restart libvirtd; wait")]
     Release(ReleaseArgs),
 }
 
@@ -50,6 +55,9 @@ pub struct SwitchArgs {
     /// Print what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Leave it to you to restart, stop and start libvirt's daemons
+    #[arg(long)]
+    pub no_restart: bool,
     /// The agent's state directory
     #[arg(long, value_name = "DIR", default_value = "/var/lib/netd")]
     pub state_dir: PathBuf,
@@ -85,7 +93,7 @@ pub(super) async fn libvirt(
 ) -> Result<(), Failure> {
     let failed = |error: anyhow::Error| Failure::from(format!("{error:#}"));
     match command {
-        LibvirtCommand::Status => status(output),
+        LibvirtCommand::Status => status(output).await,
         LibvirtCommand::Adopt(args) => adopt(socket, output, args).await.map_err(failed),
         LibvirtCommand::Release(args) => release(socket, output, args).await.map_err(failed),
     }
@@ -96,18 +104,25 @@ async fn adopt(socket: &Path, output: &mut Output, args: &AdoptArgs) -> anyhow::
     let options = adopt::Options {
         state_dir: args.switch.state_dir.clone(),
         module: args.switch.module.clone(),
+        restart: !args.switch.no_restart,
     };
     let mut client = Client::connect(socket).await?;
-    let journal = began(&mut client, &places, &args.switch, output).await?;
-    let survey = Survey::take(&places)?;
+    let units = systemd(&args.switch).await?;
+    let units = units.as_ref();
+    let journal = began(&mut client, &places, units, &args.switch, output).await?;
+    let survey = Survey::take(&places, units).await?;
     let networks = own::read(&mut client, &places).await?;
     let steps = adopt::steps(&survey, &networks, &places, &options)?;
+    let restarts = steps
+        .iter()
+        .any(|step| matches!(step, Step::Restart { .. }));
     let daemons = survey
         .daemons
         .iter()
-        .filter(|daemon| daemon.driver == Driver::Stock);
+        .filter(|daemon| daemon.kind == Kind::Monolithic && daemon.driver == Driver::Stock);
     let daemons: Vec<&str> = daemons.map(|daemon| daemon.kind.program()).collect();
-    if go(&mut client, &places, journal, steps, output).await? && !daemons.is_empty() {
+    let done = go(&mut client, &places, units, journal, steps, output).await?;
+    if done && !restarts && !daemons.is_empty() {
         let program = daemons[0];
         output.extra(format!(
             "Done. Restart {program} now, so that it uses netd: systemctl restart {program}\n"
@@ -122,23 +137,38 @@ async fn release(socket: &Path, output: &mut Output, args: &ReleaseArgs) -> anyh
         state_dir: args.switch.state_dir.clone(),
         module: args.switch.module.clone(),
         wait: args.wait,
+        restart: !args.switch.no_restart,
     };
     let mut client = Client::connect(socket).await?;
-    let journal = began(&mut client, &places, &args.switch, output).await?;
-    let survey = Survey::take(&places)?;
+    let units = systemd(&args.switch).await?;
+    let units = units.as_ref();
+    let journal = began(&mut client, &places, units, &args.switch, output).await?;
+    let survey = Survey::take(&places, units).await?;
     let networks = own::read(&mut client, &places).await?;
     let steps = release::steps(&survey, &networks, &places, &options)?;
-    if go(&mut client, &places, journal, steps, output).await? {
+    if go(&mut client, &places, units, journal, steps, output).await? {
         output
             .extra("Done: libvirt has the networks. `systemctl disable --now netd` stops netd.\n");
     }
     Ok(())
 }
 
+/// systemd, which an interrupted switch may need too. Who does without it for the rest is not stopped by it.
+async fn systemd(args: &SwitchArgs) -> anyhow::Result<Option<Units>> {
+    match Units::connect().await {
+        Err(error) if !args.no_restart => {
+            Err(error.context("with --no-restart you restart libvirt's daemons yourself"))
+        }
+        Err(_) => Ok(None),
+        units => units,
+    }
+}
+
 /// The journal, without what an earlier switch that was killed left in it; none for a dry run.
 async fn began(
     client: &mut Client,
     places: &Places,
+    units: Option<&Units>,
     args: &SwitchArgs,
     output: &mut Output,
 ) -> anyhow::Result<Option<Journal>> {
@@ -153,6 +183,7 @@ async fn began(
         let mut switch = Switch {
             client,
             places,
+            units,
             journal,
         };
         switch.undo(&mut |line| say(output, line)).await?;
@@ -165,6 +196,7 @@ async fn began(
 async fn go(
     client: &mut Client,
     places: &Places,
+    units: Option<&Units>,
     journal: Option<Journal>,
     steps: Vec<Step>,
     output: &mut Output,
@@ -182,6 +214,7 @@ async fn go(
     let mut switch = Switch {
         client,
         places,
+        units,
         journal,
     };
     switch.run(steps, &mut |line| say(output, line)).await?;
@@ -195,9 +228,10 @@ fn say(output: &mut Output, line: &str) {
     let _ = output.flush();
 }
 
-fn status(output: &mut Output) -> Result<(), Failure> {
+async fn status(output: &mut Output) -> Result<(), Failure> {
     let places = Places::default();
-    let survey = Survey::take(&places)
+    let survey = Survey::take(&places, None)
+        .await
         .map_err(|error| Failure::from(format!("cannot look at libvirt's networks: {error:#}")))?;
     print_daemons(&survey, output);
     print_set_up(&places, output);
@@ -209,8 +243,8 @@ fn status(output: &mut Output) -> Result<(), Failure> {
     ));
     if !survey.rules.legacy.is_empty() {
         output.data(format!(
-            "iptables-legacy has the tables {}, which netd does not read; libvirt's rules there, if any: \
-             iptables-legacy-save | grep LIBVIRT_\n",
+            "netd does not read the older iptables' tables, which this host has: {}; libvirt's rules \
+             there, if any: iptables-legacy-save | grep LIBVIRT_\n",
             survey.rules.legacy.join(", ")
         ));
     }

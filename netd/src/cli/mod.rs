@@ -3,8 +3,12 @@
 //! Every command but `run`, `teardown` and those about the command line itself is a client of the
 //! agent's socket.
 
+mod apply;
 mod args;
+mod bans;
+mod config;
 mod details;
+mod doctor;
 mod drops;
 mod edit;
 mod events;
@@ -20,6 +24,7 @@ mod status;
 mod table;
 mod teardown;
 mod update;
+mod xml;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -54,8 +59,12 @@ pub fn main() -> ExitCode {
         Command::Teardown(args) => teardown(args),
         Command::Completions { shell } => ended(shell::completions(shell)),
         Command::Manpages { directory } => ended(shell::manpages(&directory)),
+        Command::Prepare(paths) => ended(crate::agent::prepare(&paths)),
+        Command::Relay(args) => relay(&args),
         Command::LeaseHelper { args } => lease_helper(&args),
         Command::Libvirt(command) => libvirt(&cli.socket, cli.quiet, &command),
+        Command::Xml(command) => offline(cli.quiet, |output| xml::xml(output, &command)),
+        Command::Config(command) => offline(cli.quiet, |output| config::config(output, &command)),
         command => client(&cli.socket, cli.quiet, command),
     }
 }
@@ -63,6 +72,19 @@ pub fn main() -> ExitCode {
 fn lease_helper(args: &[OsString]) -> ExitCode {
     let status = dnsmasq::lease_helper::main(args, |name| std::env::var_os(name));
     ExitCode::from(u8::try_from(status).unwrap_or(1))
+}
+
+fn relay(args: &crate::relay::RelayArgs) -> ExitCode {
+    // It outlives the agent, whose log this is.
+    logging::start(LevelFilter::WARN);
+    match crate::relay::main(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The agent reads it there.
+            println!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run_agent(args: RunArgs, socket: std::path::PathBuf) -> ExitCode {
@@ -96,6 +118,17 @@ fn libvirt(socket: &Path, quiet: bool, command: &LibvirtCommand) -> ExitCode {
             "cannot start the async runtime: {error}"
         ))),
     };
+    printed(&mut output, result)
+}
+
+fn offline(quiet: bool, command: impl FnOnce(&mut Output) -> Result<(), Failure>) -> ExitCode {
+    let mut output = Output::new(quiet);
+    let result = command(&mut output);
+    printed(&mut output, result)
+}
+
+/// Prints what a command has to say, its failure last.
+fn printed(output: &mut Output, result: Result<(), Failure>) -> ExitCode {
     let printed = output.flush();
     match result.and(printed) {
         Ok(()) => ExitCode::SUCCESS,
@@ -150,14 +183,7 @@ fn client(socket: &Path, quiet: bool, command: Command) -> ExitCode {
         let result = execute(&mut client, &mut output, command).await;
         // virsh leaves an empty line after each command, failed ones included.
         output.extra("\n");
-        let printed = output.flush();
-        let code = match result.and(printed) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                eprint!("{failure}");
-                ExitCode::FAILURE
-            }
-        };
+        let code = printed(&mut output, result);
         // The answer is out; a connection that breaks now changes nothing.
         let _ = client.close().await;
         code
@@ -177,6 +203,7 @@ pub async fn execute(
         Command::NetCreate(args) => networks::create(client, output, &args).await,
         Command::NetUndefine(args) => networks::undefine(client, output, &args.network).await,
         Command::NetStart(args) => networks::start(client, output, &args.network).await,
+        Command::NetApply(args) => apply::apply(client, output, &args).await,
         Command::NetDestroy(args) => networks::destroy(client, output, &args.network).await,
         Command::NetAutostart(args) => networks::autostart(client, output, &args).await,
         Command::NetDumpxml(args) => networks::dumpxml(client, output, &args).await,
@@ -195,15 +222,21 @@ pub async fn execute(
         Command::Forward(ForwardCommand::Delete(args)) => {
             forward::delete(client, output, &args).await
         }
+        Command::Ban(command) => bans::bans(client, output, &command).await,
         Command::Reload => forward::reload(client, output).await,
+        Command::Doctor(args) => doctor::doctor(client, output, &args).await,
         Command::Drops(args) => drops::drops(client, output, &args).await,
         Command::Plan(args) => status::plan(client, output, &args).await,
         Command::Status(args) => status::status(client, output, &args).await,
         Command::Run(_)
         | Command::Teardown(_)
         | Command::Libvirt(_)
+        | Command::Xml(_)
+        | Command::Config(_)
         | Command::Completions { .. }
         | Command::Manpages { .. }
+        | Command::Prepare(_)
+        | Command::Relay(_)
         | Command::LeaseHelper { .. } => Err(Failure::from("this command asks no agent")),
     }
 }

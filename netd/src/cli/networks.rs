@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use crate::api::ErrorCode;
+use crate::api::{ErrorCode, WaitingNetwork};
 use crate::cli::args::{AutostartArgs, DumpxmlArgs, FileArgs, LeasesArgs, ListArgs};
 use crate::cli::output::{Failure, Output};
 use crate::cli::pending;
@@ -93,21 +93,39 @@ pub(super) async fn list(client: &mut Client, output: &mut Output, args: &ListAr
         return Ok(());
     }
     let mut table = Table::new(&["Name", "State", "Autostart", "Persistent"]);
+    let mut may_wait = false;
     for network in networks {
         match row(client, &network).await {
-            Ok([active, autostart, persistent]) => table.row(&[
-                network.name.as_str(),
-                if active { "active" } else { "inactive" },
-                yes_no(autostart),
-                yes_no(persistent),
-            ]),
+            Ok([active, autostart, persistent]) => {
+                may_wait |= autostart && !active;
+                table.row(&[
+                    network.name.as_str(),
+                    if active { "active" } else { "inactive" },
+                    yes_no(autostart),
+                    yes_no(persistent),
+                ]);
+            }
             // It went away since the list was made.
             Err(ClientError::Remote(error)) if error.code == ErrorCode::NoNetwork as i32 => {}
             Err(error) => return Err(failed(error)),
         }
     }
     table.print(output);
+    if may_wait {
+        for waiting in waiting(client).await {
+            output.extra(format!(
+                "{} waits to start: {}\n",
+                waiting.name, waiting.reason
+            ));
+        }
+    }
     Ok(())
+}
+
+/// The networks that could not start with the agent. An agent of another version may not tell.
+async fn waiting(client: &mut Client) -> Vec<WaitingNetwork> {
+    let status = client.status().await;
+    status.map(|status| status.waiting).unwrap_or_default()
 }
 
 async fn row(
@@ -140,6 +158,12 @@ pub(super) async fn info(client: &mut Client, output: &mut Output, network: &str
     if let Some(bridge) = bridge {
         line("Bridge:", &bridge);
     }
+    if autostart && !active {
+        let waiting = waiting(client).await;
+        if let Some(this) = waiting.iter().find(|other| other.uuid == network.uuid) {
+            output.data(format!("{:<15} {}\n", "Waits to start:", this.reason));
+        }
+    }
     Ok(())
 }
 
@@ -162,11 +186,8 @@ pub(super) fn read_xml(file: &Path) -> std::result::Result<String, Failure> {
             format!("Failed to read file '{name}': it has more than {STRING_MAX} bytes").into(),
         );
     }
-    String::from_utf8(bytes).map_err(|_| {
-        Failure::from(format!(
-            "Failed to read file '{name}': it is not UTF-8 text"
-        ))
-    })
+    let text = model::decode(&bytes);
+    text.map_err(|why| Failure::from(format!("Failed to read file '{name}': {why}")))
 }
 
 /// The words of the C library, without Rust's "(os error 2)".

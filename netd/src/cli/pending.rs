@@ -9,7 +9,8 @@ use crate::plan;
 use crate::rpc::Client;
 use crate::rpc::procedures::NetworkRef;
 
-/// Tells on a terminal what of a network's definition waits for its next start, or `netd reload`.
+/// Tells on a terminal what of a network's definition waits for `netd net-apply`, `netd reload` or its
+/// next start.
 pub(super) async fn tell(client: &mut Client, output: &mut Output, network: &NetworkRef) {
     if !std::io::stdout().is_terminal() {
         return;
@@ -55,7 +56,10 @@ mod tests {
         let stored = network("<mtu size='1400'/><ip address='10.0.1.1' prefix='24'/>");
         assert_eq!(
             sentences(&stored, &live),
-            ["network 'default': definition changed, applied at next start: <mtu>, <ip>"]
+            [
+                "network 'default': definition changed, applied by 'netd net-apply default' or at next \
+                 start: <mtu>, <ip>"
+            ]
         );
         assert!(sentences(&stored, &stored).is_empty());
     }

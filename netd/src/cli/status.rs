@@ -174,6 +174,7 @@ mod tests {
             ours,
         };
         let status = Status {
+            waiting: Vec::new(),
             schema: 1,
             version: "1.2.3".into(),
             max_flows: 1000,

@@ -47,6 +47,18 @@ pub fn mount(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(io("create", dir))
 }
 
+/// Make `dir` on a bpf file system that is there. Who is in a mount namespace that goes with it (a service
+/// with `ProtectSystem=`) is not to mount one: the pins would go as well.
+///
+/// # Errors
+/// There is none, or the directory cannot be made.
+pub fn make(dir: &Path) -> Result<()> {
+    if !is_bpffs(nearest(dir)) {
+        return Err(DatapathError::NoBpffs(dir.to_owned()));
+    }
+    std::fs::create_dir_all(dir).map_err(io("create", dir))
+}
+
 /// Remove the pins of every layout below `dir`, which detaches the programs, and unmount the file
 /// system if it was mounted for `dir` alone. Nothing there is no error. What else lies in `dir`
 /// stays: in the root of a bpf file system the kernel keeps files that cannot be removed.

@@ -1,50 +1,53 @@
-//! Loading the programs. The kernel verifies each one, which takes a good part of a second; so an
-//! agent that finds the programs of its own build in place leaves them there, and loads its own when
-//! they are needed, or when there is nothing else to do.
+//! The build that programs are of, as it shows below a layout's directory: the mark of those in place,
+//! and the maps that they have for themselves.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
 
 use super::error::{Result, io};
-use super::handle::Datapath;
-use super::log;
-use super::programs::{OBJECT, load, loaded};
+use super::programs::OBJECT;
+use super::{log, slow_paths};
 
-impl Datapath {
-    /// The mark of one build, beside the links of its programs. It goes with them.
-    fn mark(&self) -> PathBuf {
+/// The build that these programs are of, as it shows below a layout's directory.
+pub(super) struct Build {
+    layout: PathBuf,
+    id: String,
+}
+
+impl Build {
+    pub(super) fn new(layout: &Path) -> Self {
         let mut hasher = DefaultHasher::new();
         OBJECT.hash(&mut hasher);
-        self.marks().join(format!("{:016x}", hasher.finish()))
-    }
-
-    fn marks(&self) -> PathBuf {
-        self.dir.join("build")
-    }
-
-    /// Are the programs that an earlier agent left in place those of this build?
-    #[must_use]
-    pub fn is_current(&self) -> bool {
-        // Those that log do it for the agent that loaded them.
-        !log::wanted() && self.mark().is_dir()
-    }
-
-    /// Note that all programs in place are those of this build.
-    ///
-    /// # Errors
-    /// The mark cannot be made.
-    pub fn mark_current(&self) -> Result<()> {
-        if log::wanted() {
-            return Ok(());
+        Self {
+            layout: layout.to_owned(),
+            id: format!("{:016x}", hasher.finish()),
         }
-        let mark = self.mark();
-        std::fs::create_dir_all(&mark).map_err(io("create", &mark))
+    }
+
+    /// The mark that says that all programs in place are of this build, beside their links. It goes
+    /// with them.
+    pub(super) fn mark(&self) -> PathBuf {
+        self.layout.join("build").join(&self.id)
+    }
+
+    /// Where the maps are that the build's programs have for themselves.
+    pub(super) fn maps(&self) -> PathBuf {
+        self.layout.join("slow").join(&self.id)
+    }
+
+    /// Are the programs that an earlier agent left in place those of this build, with all that they
+    /// need?
+    pub(super) fn is_in_place(&self) -> bool {
+        let maps = self.maps();
+        // Those that log do it for the agent that loaded them.
+        !log::wanted()
+            && self.mark().is_dir()
+            && slow_paths::MAPS.iter().all(|map| maps.join(map).exists())
     }
 
     /// Other builds' programs are no longer all in place.
     pub(super) fn forget_marks(&self) -> Result<()> {
-        let marks = self.marks();
+        let marks = self.layout.join("build");
         match std::fs::remove_dir_all(&marks) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(io("remove", &marks)(error))
@@ -53,53 +56,15 @@ impl Datapath {
         }
     }
 
-    /// Load all programs that are not loaded yet, on all processors.
-    pub(super) fn load_all(&mut self) -> Result<()> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let loaded = &self.loaded;
-        let missing = self.ebpf.programs_mut();
-        let missing: Vec<_> = missing
-            .filter(|(name, _)| !loaded.contains(*name))
-            .collect();
-        let missing = Mutex::new(missing);
-        let next = || {
-            let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
-            missing.pop()
-        };
-        let work = || -> Result<Vec<String>> {
-            let mut names = Vec::new();
-            while let Some((name, program)) = next() {
-                load(name, program)?;
-                names.push(name.to_owned());
+    /// No program of another build is in place any more.
+    pub(super) fn forget_others(&self) -> Result<()> {
+        let slow = self.layout.join("slow");
+        for entry in std::fs::read_dir(&slow).map_err(io("list", &slow))? {
+            let path = entry.map_err(io("list", &slow))?.path();
+            if path != self.maps() {
+                std::fs::remove_dir_all(&path).map_err(io("remove", &path))?;
             }
-            Ok(names)
-        };
-        let results: Vec<Result<Vec<String>>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            let ends = threads.into_iter().map(|thread| thread.join());
-            ends.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        });
-        for names in results {
-            self.loaded.extend(names?);
         }
         Ok(())
-    }
-
-    /// Load one of the programs that are not loaded yet; `false` when there is none.
-    ///
-    /// # Errors
-    /// The kernel refuses it.
-    pub fn load_next(&mut self) -> Result<bool> {
-        let missing = {
-            let mut names = self.ebpf.programs().map(|(name, _)| name);
-            names
-                .find(|name| !self.loaded.contains(*name))
-                .map(str::to_owned)
-        };
-        match missing {
-            Some(name) => loaded(&mut self.ebpf, &mut self.loaded, &name).map(|_| true),
-            None => Ok(false),
-        }
     }
 }

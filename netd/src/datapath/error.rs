@@ -17,6 +17,12 @@ pub enum DatapathError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Pins have no place.
+    #[error(
+        "{} is on no bpf file system; mount one: mount -t bpf bpf /sys/fs/bpf",
+        .0.display()
+    )]
+    NoBpffs(PathBuf),
     /// The kernel refused the programs or maps.
     #[error(
         "Linux {release} does not take netd's programs ({NEEDED}): {0}",
@@ -48,6 +54,9 @@ pub enum DatapathError {
         /// What the kernel or the program said.
         message: String,
     },
+    /// Filters of traffic control could not be listed.
+    #[error("cannot list the filters of traffic control that guests' frames are to pass: {0}")]
+    Filters(#[source] std::io::Error),
     /// A program could not be attached to the host's sockets.
     #[error(
         "cannot attach {program} to the root of the control groups ({message}): the host itself \

@@ -66,13 +66,16 @@ where
         }
     }
 
-    /// Forget where guests are that were seen `at` a port; returns their addresses and ports.
-    pub fn forget_endpoints(&mut self, at: impl Fn(u32) -> bool) -> Result<Vec<(A, u32)>> {
+    /// Forget where the guests are of whom `is_gone` says so; returns their addresses and ports.
+    pub fn forget_endpoints(
+        &mut self,
+        is_gone: impl Fn(&Endpoint) -> bool,
+    ) -> Result<Vec<(A, u32)>> {
         let (name, endpoints) = &mut self.endpoints;
         let mut gone = Vec::new();
         for entry in endpoints.iter() {
             let (key, endpoint) = entry.map_err(error("read", name))?;
-            if at(endpoint.ifindex) {
+            if is_gone(&endpoint) {
                 gone.push((key, endpoint.ifindex));
             }
         }

@@ -8,14 +8,16 @@ use aya::{Ebpf, EbpfLoader};
 use super::TcMechanism;
 use super::attach::Mechanisms;
 use super::bpffs::{mount, pin_dir};
+use super::build::Build;
 use super::error::{DatapathError, Result, chain, io};
 use super::events::Events;
+use super::held::{self, Holder};
 use super::kernel::Kernel;
 use super::limits::Limits;
 use super::maps::Maps;
 use super::programs::{Loaded, OBJECT};
-use super::sync::error;
-use super::{log, names, netns};
+use super::sync::{error, take};
+use super::{log, names, netns, slow_paths};
 
 /// The loaded programs and open maps of one agent.
 pub struct Datapath {
@@ -24,6 +26,7 @@ pub struct Datapath {
     pub(super) mechanisms: Mechanisms,
     /// What the running kernel has.
     pub kernel: Kernel,
+    pub(super) build: Build,
     pub(super) dir: PathBuf,
     /// Flows of each family that the maps have room for.
     pub(super) slots: u32,
@@ -31,6 +34,8 @@ pub struct Datapath {
     pub maps: Maps,
     /// What the programs tell of drops.
     pub events: Events,
+    /// Who takes fragments that wait.
+    holder: Holder,
 }
 
 impl Datapath {
@@ -52,9 +57,18 @@ impl Datapath {
         // 0 is "off": the programs then carry no logging at all.
         let level: u8 = if log::wanted() { 4 } else { 0 };
         loader.override_global("AYA_LOG_LEVEL", &level, false);
-        kernel.tell(&mut loader);
         for map in names::ALL {
             loader.map_pin_path(map, dir.join("maps").join(map));
+        }
+        let build = Build::new(&dir);
+        let is_current = build.is_in_place();
+        if !is_current {
+            build.forget_marks()?;
+        }
+        let own = build.maps();
+        std::fs::create_dir_all(&own).map_err(io("create", &own))?;
+        for map in slow_paths::MAPS {
+            loader.map_pin_path(map, own.join(map));
         }
         // An agent that died while it made the maps left some of the size it wanted: all are to
         // be of one size.
@@ -75,6 +89,10 @@ impl Datapath {
         ] {
             loader.map_max_entries(map, slots.saturating_mul(per_flow));
         }
+        let release = loader
+            .load(held::OBJECT)
+            .map_err(|error| DatapathError::Load(chain(&error)))?;
+        kernel.tell(&mut loader);
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| DatapathError::Load(chain(&error)))?;
@@ -84,18 +102,21 @@ impl Datapath {
         })?;
         maps.limit(limits, slots, netns)?;
         let events = Events::take(&mut ebpf)?;
+        let holder = Holder::start(take(&mut ebpf, names::HELD)?, release)?;
+        maps.hold(true)?;
         let mut datapath = Self {
             ebpf,
             loaded: Loaded::new(),
             mechanisms: Mechanisms::open(&dir, kernel.tc)?,
             kernel,
+            build,
             dir,
             slots,
             maps,
             events,
+            holder,
         };
-        if !datapath.is_current() {
-            datapath.forget_marks()?;
+        if !is_current {
             datapath.load_all()?;
         }
         datapath.start_sweeping()?;
@@ -105,6 +126,16 @@ impl Datapath {
     /// The loaded object, for its log.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// The agent ends: nobody tells of changes from now on, and nobody holds fragments.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn leave_alone(&mut self) -> Result<()> {
+        let told = self.maps.hold(false);
+        self.holder.stop();
+        self.maps.leave_alone().and(told)
     }
 
     /// Where the maps and links are pinned.

@@ -1,27 +1,32 @@
 //! The maps as the agent writes them: what the programs are to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, DevMapHash, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie};
 use netd_common::Reason;
 use netd_common::abi::{
-    Addr4, Addr6, BridgePort, Control, Device, DropCount, Network, PORTS_WORDS, PortsWord, Usage,
+    Addr4, Addr6, BridgePort, CONTROL_BANS, CONTROL_HOLDS, CONTROL_POLICIES,
+    CONTROL_SECOND_POLICIES, Control, Device, DropCount, Endpoint, GuestMoves, MacAddr,
+    NETWORK_RESPECT, Network, PORTS_WORDS, PortsWord, RouteKey, Usage,
 };
 use netd_common::clock::ticks;
 use netd_common::timeout::surely_alive;
 
+use super::bans::{BanRecord, BanTrie, Bans};
 use super::bindings::{Bindings, Guards};
 use super::error::Result;
 use super::family::FamilyMaps;
 use super::forwards::Forwards;
 use super::limits::Limits;
 use super::names;
+use super::policies::{Lists, Policies};
 use super::ports::Ports;
 use super::records::{Change, FamilyRecord, Record, Records};
 use super::sync::{entries, error, is_there, keys, remove, take, write};
+use crate::link::ipsec;
 
 /// `BPF_NOEXIST` of linux/bpf.h: insert, never overwrite.
 const NOEXIST: u64 = 1;
@@ -29,16 +34,20 @@ const NOEXIST: u64 = 1;
 /// Typed handles of the pinned maps.
 pub struct Maps {
     control: Array<MapData, Control>,
+    guest_moves: Array<MapData, GuestMoves>,
     networks: HashMap<MapData, u32, Network>,
     ports: HashMap<MapData, u32, BridgePort>,
     devices: HashMap<MapData, u32, Device>,
     xdp_targets: DevMapHash<MapData>,
+    route_mtus: LpmTrie<MapData, RouteKey, u32>,
     usage: HashMap<MapData, u32, Usage>,
     reserved: PortsMap,
     published: PortsMap,
     v4: FamilyMaps<Addr4>,
     v6: FamilyMaps<Addr6>,
     guards: Guards,
+    bans: Bans,
+    policies: Policies,
     drops: PerCpuArray<MapData, DropCount>,
 }
 
@@ -68,15 +77,24 @@ const LOOK: u32 = ticks(30);
 /// For how long it does when the agent has stopped: changes are found so late at most.
 const LOOK_ALONE: u32 = ticks(8);
 
+/// Bits of the control record that have ways of their own ([`Maps::ban`], [`Maps::hold`],
+/// [`Maps::follow_policies`]).
+const APART: u32 = CONTROL_BANS | CONTROL_HOLDS | CONTROL_POLICIES | CONTROL_SECOND_POLICIES;
+
+/// How far a change of the host's rules raises the epoch.
+const RULES_STEP: u32 = 1 << 10;
+
 impl Maps {
     /// Take the maps out of the loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
             control: take(ebpf, names::CONTROL)?,
+            guest_moves: take(ebpf, names::GUEST_MOVES)?,
             networks: take(ebpf, names::NETWORKS)?,
             ports: take(ebpf, names::PORTS)?,
             devices: take(ebpf, names::DEVICES)?,
             xdp_targets: take(ebpf, names::XDP_TARGETS)?,
+            route_mtus: take(ebpf, names::ROUTE_MTUS)?,
             usage: take(ebpf, names::USAGE)?,
             reserved: PortsMap::new(names::RESERVED, take(ebpf, names::RESERVED)?),
             published: PortsMap::new(names::DNAT_PORTS, take(ebpf, names::DNAT_PORTS)?),
@@ -100,6 +118,15 @@ impl Maps {
                 v6: Bindings::new(names::BINDINGS6, take(ebpf, names::BINDINGS6)?),
                 used: true,
             },
+            bans: Bans {
+                v4: BanTrie::new(names::BANS4, take(ebpf, names::BANS4)?),
+                v6: BanTrie::new(names::BANS6, take(ebpf, names::BANS6)?),
+            },
+            policies: Policies {
+                v4: take(ebpf, names::POLICIES4)?,
+                v6: take(ebpf, names::POLICIES6)?,
+                held: None,
+            },
             drops: take(ebpf, names::DROPS)?,
         })
     }
@@ -119,6 +146,16 @@ impl Maps {
                 .xdp_targets
                 .keys()
                 .map(|key| key.map_err(error("read", names::XDP_TARGETS)))
+                .collect::<Result<_>>()?,
+            route_mtus: self
+                .route_mtus
+                .iter()
+                .map(|entry| {
+                    let (key, mtu) = entry.map_err(error("read", names::ROUTE_MTUS))?;
+                    // A packed struct: copy before use.
+                    let (len, data) = (key.prefix_len(), key.data());
+                    Ok(((data, len), mtu))
+                })
                 .collect::<Result<_>>()?,
             v4: self.v4.read()?,
             v6: self.v6.read()?,
@@ -157,6 +194,10 @@ impl Maps {
                 .xdp_targets
                 .insert(*ifindex, *ifindex, None, 0)
                 .map_err(error("write", names::XDP_TARGETS)),
+            Record::RouteMtu((key, len), mtu) => self
+                .route_mtus
+                .insert(&lpm_trie::Key::new(*len, *key), *mtu, 0)
+                .map_err(error("write", names::ROUTE_MTUS)),
             Record::PortMac(key, value) => {
                 write(&mut self.guards.port_macs, names::PORT_MACS, key, value)
             }
@@ -178,6 +219,12 @@ impl Maps {
                 Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
                 Err(e) => Err(error("remove from", names::XDP_TARGETS)(e)),
             },
+            Record::RouteMtu((key, len), _) => {
+                match self.route_mtus.remove(&lpm_trie::Key::new(*len, *key)) {
+                    Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+                    Err(e) => Err(error("remove from", names::ROUTE_MTUS)(e)),
+                }
+            }
             Record::PortMac(key, _) => remove(&mut self.guards.port_macs, names::PORT_MACS, key),
             Record::V4(FamilyRecord::Binding(key, _)) => self.guards.v4.remove(key),
             Record::V6(FamilyRecord::Binding(key, _)) => self.guards.v6.remove(key),
@@ -228,7 +275,7 @@ impl Maps {
         self.reserved.held()
     }
 
-    /// `CONTROL_*` bits.
+    /// `CONTROL_*` bits, but for those of bans, held frames and IPsec policies, which go their own ways.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -237,7 +284,7 @@ impl Maps {
             .control
             .get(&0, 0)
             .map_err(error("read", names::CONTROL))?;
-        Ok(control.flags)
+        Ok(control.flags & !APART)
     }
 
     /// Say what the programs need not look for.
@@ -245,7 +292,60 @@ impl Maps {
     /// # Errors
     /// The map cannot be written.
     pub fn set_flags(&mut self, flags: u32) -> Result<()> {
-        self.change_control(|control| control.flags = flags)
+        self.change_control(|control| control.flags = flags | (control.flags & APART))
+    }
+
+    /// Let exactly these be banned. `true` where somebody is banned now, or for longer, who was not:
+    /// then flows have to look again ([`Self::raise_epoch`]).
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn ban(&mut self, bans: impl IntoIterator<Item = BanRecord>) -> Result<bool> {
+        let longer = self.bans.hold(bans)?;
+        let bit = if self.bans.is_empty()? {
+            0
+        } else {
+            CONTROL_BANS
+        };
+        self.change_control(|control| control.flags = (control.flags & !CONTROL_BANS) | bit)?;
+        Ok(longer)
+    }
+
+    /// Let exactly these IPsec policies be asked, which stand in the kernel's order, and every flow look
+    /// again where they are others than before.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn follow_policies(&mut self, policies: &[ipsec::Policy]) -> Result<()> {
+        let lists = Lists::new(policies);
+        if self.policies.held.as_ref() == Some(&lists) {
+            return Ok(());
+        }
+        let control = self.control.get(&0, 0);
+        let flags = control.map_err(error("read", names::CONTROL))?.flags;
+        // Packets go on to be held to the other list meanwhile.
+        let second = flags & CONTROL_SECOND_POLICIES == 0;
+        self.policies.write(&lists, second)?;
+        let mut bits = if second { CONTROL_SECOND_POLICIES } else { 0 };
+        if !lists.is_empty() {
+            bits |= CONTROL_POLICIES;
+        }
+        self.change_control(|control| {
+            control.flags &= !(CONTROL_POLICIES | CONTROL_SECOND_POLICIES);
+            control.flags |= bits;
+            control.epoch = control.epoch.wrapping_add(1);
+        })?;
+        self.policies.held = Some(lists);
+        Ok(())
+    }
+
+    /// Somebody takes frames that are to be held, or nobody does.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub(super) fn hold(&mut self, holds: bool) -> Result<()> {
+        let bit = if holds { CONTROL_HOLDS } else { 0 };
+        self.change_control(|control| control.flags = (control.flags & !CONTROL_HOLDS) | bit)
     }
 
     /// Change the settings that packets are treated by.
@@ -280,7 +380,7 @@ impl Maps {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn leave_alone(&mut self) -> Result<()> {
+    pub(super) fn leave_alone(&mut self) -> Result<()> {
         self.change_control(|control| control.validity = control.validity.min(LOOK_ALONE))
     }
 
@@ -292,6 +392,16 @@ impl Maps {
         self.reserved.hold(ports)
     }
 
+    /// Bridges of networks that respect the host's rules.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn respecting(&self) -> Result<BTreeSet<u32>> {
+        let networks = entries(&self.networks, names::NETWORKS)?.into_iter();
+        let respecting = networks.filter(|(_, network)| network.flags & NETWORK_RESPECT != 0);
+        Ok(respecting.map(|(bridge, _)| bridge).collect())
+    }
+
     /// Let every flow check policy and path at its next packet.
     ///
     /// # Errors
@@ -300,18 +410,59 @@ impl Maps {
         self.change_control(|control| control.epoch = control.epoch.wrapping_add(1))
     }
 
+    /// The same, and in networks that respect the host's rules flows prove again that these let them pass.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn raise_rules_epoch(&mut self) -> Result<()> {
+        // What the programs add to the epoch (`GuestMoves`) can be raised meanwhile, once a tick. So the
+        // threshold lies in the middle of a step that is large beside that.
+        let moves = self.guest_moves.get(&0, 0);
+        let moves = moves.map_err(error("read", names::GUEST_MOVES))?.epoch;
+        self.change_control(|control| {
+            control.rules_epoch = control
+                .epoch
+                .wrapping_add(moves)
+                .wrapping_add(RULES_STEP / 2);
+            control.epoch = control.epoch.wrapping_add(RULES_STEP);
+        })
+    }
+
     /// Forget where guests are that were seen at one of these ports; returns their addresses, each
     /// with the port.
     ///
     /// # Errors
     /// A map cannot be read or written.
     pub fn forget_endpoints(&mut self, at: impl Fn(u32) -> bool) -> Result<Vec<(IpAddr, u32)>> {
-        let v4 = self.v4.forget_endpoints(&at)?.into_iter();
-        let v6 = self.v6.forget_endpoints(&at)?.into_iter();
+        let at = |endpoint: &Endpoint| at(endpoint.ifindex);
+        let v4 = self.v4.forget_endpoints(at)?.into_iter();
+        let v6 = self.v6.forget_endpoints(at)?.into_iter();
         let v4 = v4.map(|(address, port)| (IpAddr::from(address), port));
         Ok(v4
             .chain(v6.map(|(address, port)| (IpAddr::from(address), port)))
             .collect())
+    }
+
+    /// Forget where guests are that a bridge has seen at another of its ports since: the programs ask
+    /// the kernel then, and the bridge. `moved` has the port by bridge and MAC address.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn forget_moved(&mut self, moved: &BTreeMap<(u32, MacAddr), u32>) -> Result<()> {
+        let ports = &self.ports;
+        let has_moved = |endpoint: &Endpoint| {
+            // At the bridge itself, nobody knows the port.
+            ports.get(&endpoint.ifindex, 0).is_ok_and(|port| {
+                let now = moved.get(&(port.bridge_ifindex, endpoint.mac));
+                now.is_some_and(|now| *now != endpoint.ifindex)
+            })
+        };
+        let forgotten =
+            self.v4.forget_endpoints(has_moved)?.len() + self.v6.forget_endpoints(has_moved)?.len();
+        match forgotten {
+            0 => Ok(()),
+            _ => self.raise_epoch(),
+        }
     }
 
     /// Drops by reason, those that never occurred left out.

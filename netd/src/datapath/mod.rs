@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! BPFFS/vN/maps/NAME             one per map; N is the version of their layouts
+//! BPFFS/vN/slow/BUILD/NAME       maps that the programs of one build have for themselves
 //! BPFFS/vN/links/IFINDEX-HOOK    one TCX or XDP link per hook of a device
 //! BPFFS/vN/links/sockets-HOOK    one link per hook of the host's sockets
 //! BPFFS/vN/filters/IFINDEX-HOOK  without TCX: the program of a filter of a device
@@ -14,30 +15,37 @@
 
 pub mod attach;
 mod attachments;
+mod bans;
 mod bindings;
 pub mod bpffs;
 mod build;
+pub mod enter;
 mod error;
 pub mod events;
 mod family;
 mod flows;
 mod forwards;
 mod handle;
+mod held;
 pub mod kernel;
 mod limits;
+mod loading;
 pub mod log;
 pub mod maps;
 pub mod names;
 mod netns;
+mod policies;
 pub mod ports;
 pub mod programs;
 pub mod records;
 mod required;
+pub mod slow_paths;
 mod sweep;
 mod sync;
 
-pub use attach::{Attachment, Device, Hook, TcMechanism};
+pub use attach::{Attachment, Device, Hook, TcMechanism, with_foreign_filters};
 pub use attachments::Programs;
+pub use bans::BanRecord;
 pub use bpffs::pin_dir;
 pub use error::{DatapathError, Result};
 pub use handle::Datapath;

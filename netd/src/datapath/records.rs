@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use netd_common::abi::{
     Addr4, Addr6, BINDING_FCFS, BINDING_STATIC, Binding, BindingKey, BridgePort, CONTROL_FORWARDS,
-    CONTROL_MAPPINGS, CONTROL_WHOLE_ADDRESSES, Device, Forward, ForwardKey,
-    NETWORK_ENDPOINT_INDEPENDENT, Network, PORT_GUARD, PortMac,
+    CONTROL_MAPPINGS, CONTROL_SHAPERS, CONTROL_WHOLE_ADDRESSES, Device, Forward, ForwardKey,
+    NETWORK_DNS, NETWORK_ENDPOINT_INDEPENDENT, Network, PORT_GUARD, PortMac, RouteKey,
 };
 
 use super::names;
@@ -27,6 +27,8 @@ pub struct Records {
     pub devices: BTreeMap<u32, Device>,
     /// `xdp_targets`: devices by ifindex.
     pub xdp_targets: BTreeSet<u32>,
+    /// `route_mtus`: key, prefix length, MTU.
+    pub route_mtus: BTreeMap<(RouteKey, u32), u32>,
     /// `port_macs` by ifindex of the port. The programs fill it: nobody asks for one.
     pub port_macs: BTreeMap<u32, PortMac>,
     /// What is by IPv4 address.
@@ -87,6 +89,8 @@ pub enum Record {
     Port(u32, BridgePort),
     /// Of `xdp_targets`.
     XdpTarget(u32),
+    /// Of `route_mtus`: key with its length, and MTU.
+    RouteMtu((RouteKey, u32), u32),
     /// Of `port_macs`.
     PortMac(u32, PortMac),
     /// Of a map of IPv4 addresses.
@@ -139,6 +143,7 @@ impl Record {
             Self::Device(..) => names::DEVICES,
             Self::Port(..) => names::PORTS,
             Self::XdpTarget(_) => names::XDP_TARGETS,
+            Self::RouteMtu(..) => names::ROUTE_MTUS,
             Self::PortMac(..) => names::PORT_MACS,
             Self::V4(FamilyRecord::Address(..)) => names::ADDRESSES4,
             Self::V4(FamilyRecord::Pool(..)) => names::POOLS4,
@@ -159,7 +164,7 @@ impl Record {
         match self {
             Self::Usage(bridge) | Self::Network(bridge, _) => Some(*bridge),
             Self::Port(_, port) => Some(port.bridge_ifindex),
-            Self::Device(..) | Self::XdpTarget(_) | Self::PortMac(..) => None,
+            Self::Device(..) | Self::XdpTarget(_) | Self::RouteMtu(..) | Self::PortMac(..) => None,
             Self::V4(record) => record.bridge(),
             Self::V6(record) => record.bridge(),
         }
@@ -212,6 +217,9 @@ impl Records {
         if self.networks.values().any(independent) {
             flags |= CONTROL_MAPPINGS;
         }
+        if self.networks.values().any(|n| n.shaper_ifindex != 0) {
+            flags |= CONTROL_SHAPERS;
+        }
         flags
     }
 
@@ -219,6 +227,13 @@ impl Records {
     #[must_use]
     pub fn has_forwards(&self) -> bool {
         self.flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
+    }
+
+    /// Does a network answer questions for names, which the host may have, too?
+    #[must_use]
+    pub fn has_resolvers(&self) -> bool {
+        let answers = |network: &Network| network.flags & NETWORK_DNS != 0;
+        self.networks.values().any(answers)
     }
 
     /// The published ports, as the map `dnat_ports` holds them.
@@ -261,6 +276,8 @@ impl Records {
                 self.learned(wanted, out);
             }
             compare(&self.ports, &wanted.ports, prune, Record::Port, out);
+            let mtus = (&self.route_mtus, &wanted.route_mtus);
+            compare(mtus.0, mtus.1, prune, Record::RouteMtu, out);
             let (held, targets) = (set(&self.xdp_targets), set(&wanted.xdp_targets));
             compare(
                 &held,
@@ -325,6 +342,9 @@ impl Records {
                 Record::XdpTarget(key) => {
                     self.xdp_targets.insert(key);
                 }
+                Record::RouteMtu(key, value) => {
+                    self.route_mtus.insert(key, value);
+                }
                 Record::PortMac(key, value) => {
                     self.port_macs.insert(key, value);
                 }
@@ -346,6 +366,9 @@ impl Records {
                 }
                 Record::XdpTarget(key) => {
                     self.xdp_targets.remove(&key);
+                }
+                Record::RouteMtu(key, _) => {
+                    self.route_mtus.remove(&key);
                 }
                 Record::PortMac(key, _) => {
                     self.port_macs.remove(&key);

@@ -64,12 +64,43 @@ pub fn wants_dnsmasq(network: &Network) -> bool {
         && (dns_enabled(network) || network.ips.iter().any(serves))
 }
 
-/// The configuration file, the pid file's line only if `files` has one, router advertisements for
-/// IPv6 only if dnsmasq is to send them.
+/// Does a network serve DHCP?
+#[must_use]
+pub fn has_dhcp(network: &Network) -> bool {
+    network.is_managed() && network.ips.iter().any(|ip| serves_dhcp(&ip.dhcp))
+}
+
+/// What a network's dnsmasq does for guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// It answers questions for names.
+    pub dns: bool,
+    /// It gives addresses.
+    pub dhcp: bool,
+    /// It sends files.
+    pub tftp: bool,
+}
+
+/// What the dnsmasq of a network does for guests, by its definition and the raw options in that.
+#[must_use]
+pub fn offers(network: &Network) -> Offers {
+    let options = |begin: &str| {
+        let mut options = network.dnsmasq_options.iter();
+        options.any(|option| option.trim_start().starts_with(begin))
+    };
+    let mut ips = network.ips.iter();
+    Offers {
+        dns: dns_enabled(network),
+        dhcp: ips.any(|ip| serves_dhcp(&ip.dhcp)) || options("dhcp-range"),
+        tftp: network.ips.iter().any(|ip| ip.tftp_root.is_some()) || options("enable-tftp"),
+    }
+}
+
+/// The configuration file, the pid file's line only if `files` has one.
 ///
 /// # Errors
 /// A value that dnsmasq would read as something else, or a combination it cannot serve.
-pub fn conf(network: &Network, files: &NetworkFiles, advertise: bool) -> Result<String> {
+pub fn conf(network: &Network, files: &NetworkFiles) -> Result<String> {
     let name = &network.name;
     file_name(name)?;
     let mut out = Lines::default();
@@ -108,14 +139,27 @@ pub fn conf(network: &Network, files: &NetworkFiles, advertise: bool) -> Result<
     if let Some(mtu) = network.mtu {
         out.line(format_args!("dhcp-option=option:mtu,{mtu}"))?;
     }
-    if advertise {
-        router_advertisements(network, &mut out)?;
-    }
+    router_advertisements(network, &mut out)?;
     for option in &network.dnsmasq_options {
         printable("<dnsmasq:option>", option)?;
         out.line(format_args!("{option}"))?;
     }
     Ok(out.text)
+}
+
+/// What stands behind the configuration that libvirt would write.
+///
+/// Guests made from one image have one client identifier, which goes before the MAC address (RFC 2131,
+/// section 4.2): two of them would be given one address. A guest that starts from the network, on the other
+/// hand, shows several, and would take an address for each. So guests are told apart by MAC address, unless
+/// a raw option goes by identifiers.
+#[must_use]
+pub fn own_options(network: &Network) -> &'static str {
+    let mut raw = network.dnsmasq_options.iter();
+    match offers(network).dhcp && !raw.any(|option| option.contains("id:")) {
+        true => "dhcp-ignore-clid\n",
+        false => "",
+    }
 }
 
 /// The file of DHCP reservations; empty when there are none.
@@ -171,8 +215,10 @@ fn upstream(network: &Network, dns: bool, out: &mut Lines) -> Result<()> {
                 Some(domain) => format!("/{}/", domain_name("<forwarder domain>", domain)?),
                 None => String::new(),
             };
+            let port = forwarder.port.map(|port| format!("#{port}"));
+            let port = port.unwrap_or_default();
             match forwarder.addr {
-                Some(addr) => out.line(format_args!("server={domain}{addr}"))?,
+                Some(addr) => out.line(format_args!("server={domain}{addr}{port}"))?,
                 None if domain.is_empty() => {
                     return Err(error("<forwarder>", "needs addr, domain or both"));
                 }
@@ -256,7 +302,10 @@ fn srv_host(srv: &DnsSrv) -> Result<String> {
 
 /// May guests reach nothing of the host but its services?
 fn closes_host(network: &Network) -> bool {
-    network.netd.host == Some(HostAccess::Services)
+    network
+        .netd
+        .host
+        .is_some_and(|host| host.access == HostAccess::Services)
 }
 
 /// Lines 15 to 22: TFTP, ranges and reservations.
@@ -280,7 +329,8 @@ fn dhcp(network: &Network, files: &NetworkFiles, out: &mut Lines) -> Result<()> 
     for ip in sections.into_iter().flatten() {
         let size: &dyn Display = match ip.address {
             IpAddr::V4(_) => &netmask(ip),
-            IpAddr::V6(_) => &ip.prefix_len(),
+            // dnsmasq takes none that is shorter, and a range within one.
+            IpAddr::V6(_) => &ip.prefix_len().max(SLAAC_PREFIX),
         };
         for range in &ip.dhcp.ranges {
             let (start, end) = (range.start, range.end);
@@ -321,14 +371,31 @@ fn dhcp(network: &Network, files: &NetworkFiles, out: &mut Lines) -> Result<()> 
     Ok(())
 }
 
+/// Length of the prefixes in which hosts make themselves addresses (RFC 4291, section 2.5.1).
+const SLAAC_PREFIX: u8 = 64;
+
+/// dnsmasq advertises the subnets that it has a range in, but of ranges that are for advertisements alone
+/// those of 64 bits. In a longer prefix guests have addresses of their own, and learn of the router by a
+/// range with no address to give.
 fn router_advertisements(network: &Network, out: &mut Lines) -> Result<()> {
     let [_, v6] = dhcp_sections(network)?;
-    if v6.is_some() {
-        // dnsmasq derives the advertisements from the DHCPv6 ranges.
-        return out.line(format_args!("enable-ra"));
+    let longer = |ip: &Ip| ip.prefix_len() > SLAAC_PREFIX;
+    let others = network
+        .ips
+        .iter()
+        .filter(|ip| ip.address.is_ipv6() && v6.is_none_or(|served| served.address != ip.address));
+    if v6.is_some() || others.clone().any(longer) {
+        out.line(format_args!("enable-ra"))?;
     }
-    for ip in network.ips.iter().filter(|ip| ip.address.is_ipv6()) {
-        out.line(format_args!("dhcp-range={},ra-only", ip.address))?;
+    for ip in others {
+        match longer(ip) {
+            true => out.line(format_args!(
+                "dhcp-range={},static,{}",
+                ip.address,
+                ip.prefix_len()
+            ))?,
+            false => out.line(format_args!("dhcp-range={},ra-only", ip.address))?,
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Cases of the configuration text.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use proptest::prelude::*;
 
@@ -56,7 +57,7 @@ fn test_paths() -> NetworkFiles {
 
 /// The options, without the comments.
 fn options(network: &Network) -> Vec<String> {
-    let text = conf(network, &test_paths(), true).unwrap();
+    let text = conf(network, &test_paths()).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with("##"));
     lines.map(str::to_owned).collect()
 }
@@ -69,6 +70,17 @@ fn the_default_network() {
         addn-hosts=/d/default.addnhosts";
     assert_eq!(options(&default_network()).join("\n"), expected);
     assert_eq!(hostsfile(&default_network()).unwrap(), "");
+}
+
+#[test]
+fn guests_are_told_apart_by_mac_address_unless_somebody_goes_by_identifiers() {
+    let mut network = default_network();
+    assert_eq!(own_options(&network), "dhcp-ignore-clid\n");
+    network.dnsmasq_options = vec!["dhcp-host=id:01:02,192.168.122.9".into()];
+    assert_eq!(own_options(&network), "");
+    network.dnsmasq_options.clear();
+    network.ips[0].dhcp.ranges.clear();
+    assert_eq!(own_options(&network), "", "there is no DHCP");
 }
 
 /// A network that makes use of everything.
@@ -87,14 +99,17 @@ fn everything() -> Network {
             DnsForwarder {
                 domain: Some("a.test".into()),
                 addr: Some(addr("fd00::53")),
+                port: NonZeroU16::new(5353),
             },
             DnsForwarder {
                 domain: Some("b.test".into()),
                 addr: None,
+                port: None,
             },
             DnsForwarder {
                 domain: None,
                 addr: Some(addr("9.9.9.9")),
+                port: None,
             },
         ],
         txts: vec![DnsTxt {
@@ -139,7 +154,7 @@ fn everything() -> Network {
 
 /// What dnsmasq is told about [`everything`].
 const EVERYTHING: &str = "strict-order
-server=/a.test/fd00::53
+server=/a.test/fd00::53#5353
 server=/b.test/#
 server=9.9.9.9
 no-resolv
@@ -181,19 +196,9 @@ fn everything_at_once_is_in_order() {
         dir: "/d".into(),
         pid_file: Some("/r/default.pid".into()),
     };
-    let text = conf(&network, &names, true).unwrap();
+    let text = conf(&network, &names).unwrap();
     let start = text.find("strict-order").unwrap();
     assert_eq!(&text[start..], EVERYTHING);
-}
-
-#[test]
-fn advertisements_can_be_left_to_others() {
-    let mut network = default_network();
-    network.ips.push(ip("fd00:1::1", IpMask::Prefix(64)));
-    let with = conf(&network, &test_paths(), true).unwrap();
-    let without = conf(&network, &test_paths(), false).unwrap();
-    assert_eq!(with.replace("dhcp-range=fd00:1::1,ra-only\n", ""), without);
-    assert_ne!(with, without);
 }
 
 #[test]
@@ -335,7 +340,7 @@ fn what_dnsmasq_would_misread_is_refused() {
     for (element, change) in cases {
         let mut network = default_network();
         change(&mut network);
-        let error = conf(&network, &test_paths(), true).unwrap_err();
+        let error = conf(&network, &test_paths()).unwrap_err();
         assert!(error.element.starts_with(element), "{element}: {error}");
     }
     for name in [
@@ -377,6 +382,7 @@ fn filled(value: &str, at: usize) -> Network {
         forwarders: vec![DnsForwarder {
             domain: Some(pick(3)),
             addr: None,
+            port: None,
         }],
         txts: vec![DnsTxt {
             name: pick(4),
@@ -433,8 +439,8 @@ proptest! {
     ) {
         let plain = filled("plain", 99);
         let network = filled(&value, at);
-        if let Ok(text) = conf(&network, &test_paths(), true) {
-            let plain = conf(&plain, &test_paths(), true).unwrap();
+        if let Ok(text) = conf(&network, &test_paths()) {
+            let plain = conf(&plain, &test_paths()).unwrap();
             prop_assert_eq!(text.lines().count(), plain.lines().count());
             // Quoted names and raw options may hold commas; "." as a target drops the rest.
             if (1..=10).contains(&at) && value != "." {
@@ -489,7 +495,7 @@ fn peer_cases_give_the_same_options() {
             let lines = text.lines().filter(|line| !line.starts_with("##"));
             lines.map(str::to_owned).collect()
         };
-        let ours = conf(&network, &names, true).unwrap();
+        let ours = conf(&network, &names).unwrap();
         assert_eq!(
             plain(&ours),
             plain(&read("conf").unwrap()),

@@ -70,8 +70,10 @@ pub enum Error {
         problem: String,
     },
     /// A signal could not be sent, or did not end the process.
-    #[error("dnsmasq with process number {pid} could not be {action}: {source}")]
+    #[error("{name} with process number {pid} could not be {action}: {source}")]
     Signal {
+        /// What it is.
+        name: &'static str,
         /// Process number.
         pid: u32,
         /// What was tried.

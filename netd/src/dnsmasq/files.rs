@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use super::error::{Result, io_error};
+use crate::store::file;
 
 /// Replace `path` by `content` with the given mode. After a power failure it may be damaged, so this is
 /// for what every start writes anew.
@@ -28,8 +29,7 @@ pub(super) fn write_durable(path: &Path, content: &[u8], mode: u32) -> io::Resul
 
 /// A file beside `path` that has its content and mode.
 fn finished(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    let mut temp = builder.prefix(".netd-").tempfile_in(parent(path)?)?;
+    let mut temp = file::unfinished().tempfile_in(parent(path)?)?;
     temp.write_all(content)?;
     let permissions = Permissions::from_mode(mode);
     temp.as_file().set_permissions(permissions)?;

@@ -8,6 +8,7 @@ use super::HELPER_NAME;
 use super::error::{Error, Result, io_error};
 use super::files::{absolute, create_public_dir, remove};
 use crate::paths::Paths;
+use crate::store::file;
 
 /// dnsmasq builds "SCRIPT init" in a buffer of 256 bytes.
 const MAX_HELPER_PATH: usize = 240;
@@ -28,10 +29,7 @@ pub fn link_helper(paths: &Paths, helper: &Path) -> Result<PathBuf> {
     }
     let failed = |e| io_error("link the lease helper as", &link, e);
     // A link cannot be replaced in place; a directory of our own gives it a name to come from.
-    let temp = tempfile::Builder::new()
-        .prefix(".netd-")
-        .tempdir_in(&dir)
-        .map_err(failed)?;
+    let temp = file::unfinished().tempdir_in(&dir).map_err(failed)?;
     let new = temp.path().join(HELPER_NAME);
     std::os::unix::fs::symlink(&helper, &new).map_err(failed)?;
     fs::rename(&new, &link).map_err(failed)?;
@@ -94,12 +92,7 @@ mod tests {
     #[test]
     fn the_helpers_link_follows_the_binary() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            config_dir: dir.path().join("c"),
-            state_dir: dir.path().join("s"),
-            run_dir: dir.path().join("r"),
-            bpffs: dir.path().join("b"),
-        };
+        let paths = Paths::below(dir.path());
         for binary in ["/usr/sbin/netd", "/usr/sbin/netd", "/opt/netd"] {
             let link = link_helper(&paths, Path::new(binary)).unwrap();
             assert_eq!(fs::read_link(link).unwrap(), Path::new(binary));

@@ -5,15 +5,16 @@
 //! files have libvirt's format, so that its readers (the NSS modules, for one) can use them.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
 use super::files::create_public_dir;
-use super::leases::{StoredLease, interface_name, load, save};
+use super::journal::{self, Change};
+use super::leases::interface_name;
+use super::status_file::StoredLease;
 use super::{HELPER_BRIDGE_VARIABLE, HELPER_DIR_VARIABLE};
 
 /// Longest text of a guest's that is kept; a DUID written in hexadecimal has at most 389.
@@ -44,9 +45,12 @@ enum HelperError {
 /// What dnsmasq asks.
 enum Action {
     Init,
-    /// `add` and `old`: store; `None` when the lease is one that is not kept.
-    Store(IpAddr, Option<StoredLease>),
-    Delete(IpAddr),
+    /// `add`, `old` and `del`. `lasting`: what must not be forgotten. dnsmasq says `old` of every lease
+    /// when it starts and when it reads its hosts again.
+    Note {
+        change: Change,
+        lasting: bool,
+    },
     /// Something dnsmasq reports that is not about leases.
     Ignore,
 }
@@ -95,37 +99,20 @@ fn run(
         .map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from);
     let path = dir.join(format!("{bridge}.status"));
 
-    let _lock = lock(&dir)?;
-    let mut leases = match load(&path) {
-        Ok(leases) => leases,
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            eprintln!(
-                "netd lease-helper: {} is not valid, starting over: {e}",
-                path.display()
-            );
-            Vec::new()
-        }
-        Err(e) => return Err(io_error("read", &path, e)),
-    };
+    create_public_dir(&dir).map_err(|e| io_error("create", &dir, e))?;
+    let _lock = journal::lock(&dir, FlockOperation::LockExclusive)
+        .map_err(|e| io_error("lock", &dir, e))?;
     match action {
         Action::Ignore => Ok(()),
         Action::Init => {
+            // It is the one moment when all of them are read anyway.
+            let leases = journal::load_or_start_over(&path);
+            let leases = leases.map_err(|e| io_error("read", &path, e))?;
             let duid = variable("DNSMASQ_SERVER_DUID");
             print(&leases, duid.as_deref(), out).map_err(|e| io_error("print", &path, e))
         }
-        Action::Delete(ip) => {
-            leases.retain(|lease| lease.ip != ip);
-            save(&path, &leases).map_err(|e| io_error("write", &path, e))
-        }
-        Action::Store(ip, new) => {
-            leases.retain(|lease| lease.ip != ip);
-            leases.extend(new);
-            save(&path, &leases).map_err(|e| io_error("write", &path, e))
+        Action::Note { change, lasting } => {
+            journal::note(&path, change, lasting).map_err(|e| io_error("write", &path, e))
         }
     }
 }
@@ -143,8 +130,12 @@ fn parse(args: &[&str], variable: &impl Fn(&str) -> Option<String>) -> Result<Ac
         what: "the address",
         value: ip.chars().take(64).collect(),
     })?;
+    let removed = Action::Note {
+        change: Change::Removed { removed: ip },
+        lasting: true,
+    };
     if args[0] == "del" {
-        return Ok(Action::Delete(ip));
+        return Ok(removed);
     }
     let expiry = match variable("DNSMASQ_LEASE_EXPIRES") {
         None => 0,
@@ -171,7 +162,10 @@ fn parse(args: &[&str], variable: &impl Fn(&str) -> Option<String>) -> Result<Ac
         .or_else(|| variable("DNSMASQ_SUPPLIED_HOSTNAME"))
         .or_else(|| variable("DNSMASQ_OLD_HOSTNAME"));
     let server_duid = variable("DNSMASQ_SERVER_DUID").filter(|_| iaid.is_some());
-    let new = mac.and_then(text).map(|mac| StoredLease {
+    let Some(mac) = mac.and_then(text) else {
+        return Ok(removed);
+    };
+    let lease = StoredLease {
         iaid: iaid.and_then(text),
         ip,
         mac: Some(mac),
@@ -179,8 +173,11 @@ fn parse(args: &[&str], variable: &impl Fn(&str) -> Option<String>) -> Result<Ac
         client_id: client_id.and_then(text),
         server_duid: server_duid.and_then(text),
         expiry,
-    });
-    Ok(Action::Store(ip, new))
+    };
+    Ok(Action::Note {
+        change: Change::Stored(lease),
+        lasting: args[0] == "add",
+    })
 }
 
 /// Text that may be kept: of bounded length and without control characters.
@@ -234,14 +231,6 @@ fn word(value: Option<&str>) -> Option<&str> {
 fn is_label(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     (1..=63).contains(&name.len()) && name.bytes().all(legal)
-}
-
-/// One helper at a time per directory. The directory itself is locked: nothing is left behind.
-fn lock(dir: &Path) -> Result<File, HelperError> {
-    create_public_dir(dir).map_err(|e| io_error("create", dir, e))?;
-    let file = File::open(dir).map_err(|e| io_error("open", dir, e))?;
-    flock(&file, FlockOperation::LockExclusive).map_err(|e| io_error("lock", dir, e.into()))?;
-    Ok(file)
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> HelperError {

@@ -3,34 +3,15 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use rustix::fs::FlockOperation;
 
-use super::MAX_STATUS_BYTES;
-use super::files::{create_public_dir, read_bounded, write_durable};
+use super::files::create_public_dir;
+use super::journal;
+use super::status_file::StoredLease;
 use crate::api::Lease;
 use crate::model::{IpMask, Network};
-
-/// One lease in BRIDGE.status. The order of the fields is that of the keys in the file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StoredLease {
-    /// DHCPv6 only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub iaid: Option<String>,
-    #[serde(rename = "ip-address")]
-    pub ip: IpAddr,
-    #[serde(rename = "mac-address", skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-    #[serde(rename = "client-id", skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<String>,
-    #[serde(rename = "server-duid", skip_serializing_if = "Option::is_none")]
-    pub server_duid: Option<String>,
-    /// Seconds since the epoch; 0 never ends.
-    #[serde(rename = "expiry-time", default)]
-    pub expiry: i64,
-}
 
 /// The leases of `network`, which is behind `bridge`, that are valid at `now` (seconds since the
 /// epoch); of one MAC address only when `mac` is given. No file means no leases.
@@ -46,7 +27,7 @@ pub fn read(
 ) -> io::Result<Vec<Lease>> {
     let bridge = interface_name(bridge).ok_or(io::ErrorKind::InvalidInput)?;
     let path = dnsmasq_dir.join(format!("{bridge}.status"));
-    let stored = load(&path).map_err(|e| {
+    let stored = load(dnsmasq_dir, &path).map_err(|e| {
         io::Error::new(
             e.kind(),
             format!("cannot read leases from {}: {e}", path.display()),
@@ -82,20 +63,44 @@ pub fn read(
 pub fn carry(bridge: &str, from: &Path, to: &Path) -> io::Result<()> {
     let bridge = interface_name(bridge).ok_or(io::ErrorKind::InvalidInput)?;
     let file = format!("{bridge}.status");
-    let leases = load(&from.join(&file))?;
+    let leases = load(from, &from.join(&file))?;
     create_public_dir(to)?;
-    save(&to.join(file), &leases)
+    let _lock = journal::lock(to, FlockOperation::LockExclusive)?;
+    journal::replace(&to.join(file), &leases)
 }
 
-/// Replace a status file.
-pub(super) fn save(path: &Path, leases: &[StoredLease]) -> io::Result<()> {
-    let mut content = serde_json::to_vec_pretty(leases)?;
-    content.push(b'\n');
-    if content.len() as u64 > MAX_STATUS_BYTES {
-        return Err(io::ErrorKind::FileTooLarge.into());
+/// Have the status files in a directory say all that is known, where lease helpers left that for later.
+///
+/// # Errors
+/// The first file that could not be read or written; the others were.
+pub fn fold(dnsmasq_dir: &Path) -> io::Result<()> {
+    let mut result = Ok(());
+    for entry in std::fs::read_dir(dnsmasq_dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == journal::EXTENSION) {
+            let locked = journal::lock(dnsmasq_dir, FlockOperation::LockExclusive);
+            let folded =
+                locked.and_then(|_lock| journal::fold(&path.with_extension("status")).map(drop));
+            result = result.and(folded);
+        }
     }
-    write_durable(path, &content, 0o644)
+    result
 }
+
+/// How far the lease helpers of a bridge are with their work: another value whenever one has written.
+#[must_use]
+pub fn progress(dnsmasq_dir: &Path, bridge: &str) -> Progress {
+    let look = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.len(), metadata.modified().ok()?))
+    };
+    let status = dnsmasq_dir.join(format!("{bridge}.status"));
+    Progress([look(&status), look(&journal::path(&status))])
+}
+
+/// See [`progress`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress([Option<(u64, SystemTime)>; 2]);
 
 /// How many leases are in the file of `bridge`, ended ones included.
 ///
@@ -103,21 +108,17 @@ pub(super) fn save(path: &Path, leases: &[StoredLease]) -> io::Result<()> {
 /// As [`read`].
 pub fn count(dnsmasq_dir: &Path, bridge: &str) -> io::Result<usize> {
     let bridge = interface_name(bridge).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(load(&dnsmasq_dir.join(format!("{bridge}.status")))?.len())
+    let leases = load(dnsmasq_dir, &dnsmasq_dir.join(format!("{bridge}.status")))?;
+    Ok(leases.len())
 }
 
-/// Entries of a status file. One that is not a lease (no address, a number where text belongs)
-/// is left out; a file that is no list is an error of the kind `InvalidData`.
-pub(super) fn load(path: &Path) -> io::Result<Vec<StoredLease>> {
-    let content = read_bounded(path, MAX_STATUS_BYTES)?.unwrap_or_default();
-    if content.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Vec::new());
-    }
-    let entries: Vec<serde_json::Value> = serde_json::from_slice(&content)?;
-    Ok(entries
-        .into_iter()
-        .filter_map(|entry| serde_json::from_value(entry).ok())
-        .collect())
+/// The leases of a status file in that directory, which may not exist.
+fn load(dnsmasq_dir: &Path, status: &Path) -> io::Result<Vec<StoredLease>> {
+    let _lock = match journal::lock(dnsmasq_dir, FlockOperation::LockShared) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        lock => lock?,
+    };
+    journal::load(status)
 }
 
 /// The name of a network device, if it is one and therefore safe in a file name.
@@ -157,6 +158,7 @@ fn same_mac(a: &str, b: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dnsmasq::{MAX_STATUS_BYTES, nss, status_file};
     use crate::model::{Dhcp, Ip};
 
     fn network() -> Network {
@@ -247,5 +249,33 @@ mod tests {
         file.set_len(MAX_STATUS_BYTES + 1).unwrap();
         let error = read(dir.path(), "virbr0", &network(), None, 0).unwrap_err();
         assert!(error.to_string().contains("virbr0.status"), "{error}");
+    }
+
+    #[test]
+    fn what_is_libvirts_is_written_as_long_as_it_is_asked_for() {
+        let (own, stock) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let status = stock.path().join("virbr0.status");
+        let store = || status_file::write(&own.path().join("virbr0.status"), &[]);
+        store().unwrap();
+        nss::tell_macs(own.path(), "virbr0", &crate::model::NetworkPorts::default()).unwrap();
+        assert_eq!(std::fs::read_dir(stock.path()).unwrap().count(), 0);
+
+        nss::begin(own.path(), "virbr0", stock.path()).unwrap();
+        store().unwrap();
+        nss::tell_macs(own.path(), "virbr0", &crate::model::NetworkPorts::default()).unwrap();
+        assert_eq!(std::fs::read_to_string(&status).unwrap().trim(), "[]");
+        assert!(stock.path().join("virbr0.macs").exists());
+
+        nss::end(own.path(), "virbr0").unwrap();
+        std::fs::remove_file(&status).unwrap();
+        store().unwrap();
+        assert!(!status.exists());
+
+        nss::begin(own.path(), "virbr0", stock.path()).unwrap();
+        store().unwrap();
+        nss::forget(own.path(), "virbr0").unwrap();
+        nss::forget(own.path(), "virbr0").unwrap();
+        assert_eq!(std::fs::read_dir(stock.path()).unwrap().count(), 0);
+        assert!(nss::begin(own.path(), "../virbr0", stock.path()).is_err());
     }
 }

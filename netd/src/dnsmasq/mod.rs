@@ -6,22 +6,33 @@
 
 mod binary;
 pub mod config;
+mod daemon;
 mod error;
 mod files;
+pub mod give_back;
 mod helper_link;
+mod journal;
 pub mod lease_helper;
 pub mod leases;
 mod network_files;
+pub mod nss;
+mod place;
 pub mod process;
+mod resolv;
 mod running;
+mod status_file;
+mod trial;
 mod values;
 mod version;
 pub mod watch;
 
-pub use config::{NetworkFiles, addnhosts, conf, hostsfile, wants_dnsmasq};
+pub use config::{
+    NetworkFiles, Offers, addnhosts, conf, has_dhcp, hostsfile, offers, own_options, wants_dnsmasq,
+};
 pub use error::Error;
 pub use network_files::Digest;
 pub use process::{Dnsmasq, Running};
+pub use running::find_process;
 pub use values::ConfigError;
 pub use version::Version;
 

@@ -8,14 +8,10 @@ use std::path::{Path, PathBuf};
 use super::config::{self, NetworkFiles};
 use super::error::{Result, config_error, io_error};
 use super::files::{absolute, create_public_dir, read_bounded, remove, write_atomic};
-use super::leases;
 use super::values::file_name;
+use super::{journal, leases, nss, place, resolv};
 use crate::model::Network;
 use crate::paths::Paths;
-
-/// Whether dnsmasq sends router advertisements for IPv6 `<ip>` elements. Not before the rest of what
-/// guests need to configure themselves is there, too; until then their IPv6 addresses are static.
-pub(super) const ADVERTISE: bool = false;
 
 /// Mode of the host files, which dnsmasq reads as a user of its own.
 const HOST_FILE: u32 = 0o644;
@@ -44,7 +40,13 @@ pub fn remove_files(network: &Network, bridge: &str, paths: &Paths) -> Result<()
     let files = files_of(paths, network)?;
     let own = remove_own_files(network, &files);
     let status = match leases::interface_name(bridge) {
-        Some(bridge) => remove(&files.status(bridge)),
+        Some(bridge) => {
+            let told = nss::forget(&files.dir, bridge);
+            let told = told.map_err(|error| io_error("remove", &files.status(bridge), error));
+            let status = files.status(bridge);
+            told.and(remove(&status))
+                .and(remove(&journal::path(&status)))
+        }
         None => Ok(()),
     };
     own.and(status)
@@ -56,6 +58,7 @@ pub(super) fn remove_own_files(network: &Network, files: &NetworkFiles) -> Resul
         files.conf(name),
         files.hostsfile(name),
         files.addnhosts(name),
+        place::file(&pid_file(files)),
         pid_file(files),
     ];
     all.iter()
@@ -79,7 +82,7 @@ pub struct Digest {
 /// The definition cannot be given to dnsmasq.
 pub fn digest(network: &Network, paths: &Paths) -> Result<Digest> {
     let files = files_of(paths, network)?;
-    Ok(FileTexts::new(network, &files, ADVERTISE)?.digest())
+    Ok(FileTexts::new(network, &files)?.digest())
 }
 
 /// What the files of `network` have its dnsmasq serve, by the numbers of what it is to serve: a
@@ -89,9 +92,9 @@ pub fn digest(network: &Network, paths: &Paths) -> Result<Digest> {
 /// As [`digest`], or a file cannot be read.
 pub fn served(network: &Network, paths: &Paths) -> Result<Digest> {
     let files = files_of(paths, network)?;
-    let texts = FileTexts::new(network, &files, ADVERTISE)?;
+    let texts = FileTexts::new(network, &files)?;
     let mut digest = texts.digest();
-    if !holds(&files.conf(&network.name), &texts.conf)? {
+    if !texts.is_served(&files.conf(&network.name))? {
         digest.conf = !digest.conf;
     }
     for (path, text) in texts.host_files(network, &files) {
@@ -103,10 +106,35 @@ pub fn served(network: &Network, paths: &Paths) -> Result<Digest> {
     Ok(digest)
 }
 
+/// Does the dnsmasq of `network` do without the host's name servers, since nothing leads to them?
+#[must_use]
+pub fn is_without_servers(network: &Network, paths: &Paths) -> bool {
+    conf_without_servers(network, paths).is_some()
+}
+
+/// What leads to no name servers of the host's, and is why it does without.
+#[must_use]
+pub fn missing_servers(network: &Network, paths: &Paths) -> Option<PathBuf> {
+    resolv::dangling(&conf_without_servers(network, paths)?)
+}
+
+/// Does it do without them although something leads to them now?
+#[must_use]
+pub fn could_have_servers(network: &Network, paths: &Paths) -> bool {
+    conf_without_servers(network, paths).is_some_and(|conf| resolv::dangling(&conf).is_none())
+}
+
+/// The configuration of a dnsmasq that does without, as it would be with them.
+fn conf_without_servers(network: &Network, paths: &Paths) -> Option<String> {
+    let files = files_of(paths, network).ok()?;
+    let text = fs::read_to_string(files.conf(&network.name)).ok()?;
+    text.strip_suffix(resolv::WITHOUT).map(str::to_owned)
+}
+
 /// The three files, checked before the first is written.
 pub(super) struct FileTexts {
-    /// The configuration.
-    pub conf: String,
+    /// The configuration, on a host whose `resolv.conf` does not dangle.
+    conf: String,
     /// DHCP reservations.
     hosts: String,
     /// Names of `<dns><host>`.
@@ -114,15 +142,49 @@ pub(super) struct FileTexts {
 }
 
 impl FileTexts {
-    pub(super) fn new(network: &Network, files: &NetworkFiles, advertise: bool) -> Result<Self> {
+    pub(super) fn new(network: &Network, files: &NetworkFiles) -> Result<Self> {
+        let mut texts = Self::as_libvirt(network, files)?;
+        texts.conf.push_str(config::own_options(network));
+        Ok(texts)
+    }
+
+    /// Those that libvirt's own driver writes.
+    pub(super) fn as_libvirt(network: &Network, files: &NetworkFiles) -> Result<Self> {
         let all = || {
             Ok(Self {
-                conf: config::conf(network, files, advertise)?,
+                conf: config::conf(network, files)?,
                 hosts: config::hostsfile(network)?,
                 names: config::addnhosts(network)?,
             })
         };
         all().map_err(|e| config_error(network, e))
+    }
+
+    /// The configuration that dnsmasq starts with now.
+    fn conf_now(&self, network: &Network) -> String {
+        let Some(path) = resolv::dangling(&self.conf) else {
+            return self.conf.clone();
+        };
+        tracing::warn!(
+            network = network.name,
+            "{} leads to a folder that does not exist: guests are told no names of the host's name \
+             servers until it does",
+            path.display()
+        );
+        self.without_servers()
+    }
+
+    fn without_servers(&self) -> String {
+        format!("{}{}", self.conf, resolv::WITHOUT)
+    }
+
+    /// Is this file's dnsmasq one that need not be replaced?
+    pub(super) fn is_served(&self, conf: &Path) -> Result<bool> {
+        if holds(conf, &self.conf)? {
+            return Ok(true);
+        }
+        // As long as there is nothing that leads to them.
+        Ok(resolv::dangling(&self.conf).is_some() && holds(conf, &self.without_servers())?)
     }
 
     fn digest(&self) -> Digest {
@@ -141,7 +203,7 @@ impl FileTexts {
         let run_dir = pid_file(files);
         let run_dir = run_dir.parent().unwrap_or(Path::new("/"));
         create_public_dir(run_dir).map_err(|e| io_error("create", run_dir, e))?;
-        write(&files.conf(&network.name), &self.conf, 0o600)?;
+        write(&files.conf(&network.name), &self.conf_now(network), 0o600)?;
         self.write_hosts(network, files)
     }
 

@@ -1,11 +1,11 @@
-//! A dnsmasq that runs.
+//! A process that outlives the agent: a dnsmasq, or what runs beside it.
 
-use std::fs;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -16,12 +16,21 @@ use tokio::time::timeout;
 use super::error::{Error, Result};
 use super::files::{read_bounded, remove};
 
-/// How long a process may take to end after SIGTERM, and then after SIGKILL.
+/// How long a process may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
-/// A running dnsmasq, held by a pidfd. Clones mean the same process.
+/// How long a process that was killed may take to be gone: nobody can refuse, but the kernel may have work to do
+/// for it on a busy machine.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a process may work on after SIGTERM.
+const WORK_LIMIT: Duration = Duration::from_secs(180);
+
+/// A running process, held by a pidfd. Clones mean the same one.
 #[derive(Clone, Debug)]
 pub struct Running {
+    /// What it is, for people.
+    name: &'static str,
     pid: u32,
     fd: Arc<OwnedFd>,
 }
@@ -61,19 +70,51 @@ impl Running {
     /// # Errors
     /// The process does not end.
     pub async fn stop(&self, pid_file: &Path) -> Result<()> {
+        self.stop_patiently(pid_file, || ()).await
+    }
+
+    /// The same with a process that does its work to the end: as long as `progress` has another value
+    /// than a second before, it is waited for, three minutes at most.
+    ///
+    /// # Errors
+    /// As [`Running::stop`].
+    pub async fn stop_patiently<P: PartialEq>(
+        &self,
+        pid_file: &Path,
+        progress: impl Fn() -> P,
+    ) -> Result<()> {
+        let until = Instant::now() + WORK_LIMIT;
+        let mut done = progress();
         for signal in [Signal::TERM, Signal::KILL] {
             match self.signal(signal) {
                 Ok(()) => {}
                 Err(e) if e.raw_os_error() == Some(libc::ESRCH) => break,
                 Err(e) => return Err(self.signal_error("stopped", e)),
             }
-            match timeout(STOP_LIMIT, self.exited()).await {
+            let limit = match signal {
+                Signal::KILL => KILL_LIMIT,
+                _ => STOP_LIMIT,
+            };
+            let ended = loop {
+                match timeout(limit, self.exited()).await {
+                    Ok(ended) => break Ok(ended),
+                    Err(late) => {
+                        let now = progress();
+                        if now == done || Instant::now() >= until {
+                            break Err(late);
+                        }
+                        done = now;
+                    }
+                }
+            };
+            match ended {
                 Ok(ended) => {
                     ended?;
                     break;
                 }
                 Err(_) if signal == Signal::TERM => {
-                    tracing::warn!(pid = self.pid, "dnsmasq ignored SIGTERM; killing it");
+                    let name = self.name;
+                    tracing::warn!(pid = self.pid, "{name} ignored SIGTERM; killing it");
                 }
                 Err(late) => return Err(self.signal_error("stopped", late.into())),
             }
@@ -87,6 +128,7 @@ impl Running {
 
     pub(super) fn signal_error(&self, action: &'static str, source: io::Error) -> Error {
         Error::Signal {
+            name: self.name,
             pid: self.pid,
             action,
             source,
@@ -97,22 +139,38 @@ impl Running {
 /// The process of a pid file, if it is a dnsmasq that was given this configuration file.
 #[must_use]
 pub fn adopt(pid_file: &Path, conf: &Path) -> Option<Running> {
+    let argument = conf_argument(&std::path::absolute(conf).ok()?);
+    find_process("dnsmasq", pid_file, Some("dnsmasq"), &argument)
+}
+
+/// The process whose number is the first line of a pid file, if it was given this argument, and the name
+/// that the kernel has for it begins so. `name` is what people call it.
+#[must_use]
+pub fn find_process(
+    name: &'static str,
+    pid_file: &Path,
+    binary: Option<&str>,
+    argument: &OsStr,
+) -> Option<Running> {
     let text = String::from_utf8(read_bounded(pid_file, 64).ok()??).ok()?;
-    let number: i32 = text.trim().parse().ok().filter(|pid| *pid > 0)?;
+    let number = text.lines().next()?.trim();
+    let number: i32 = number.parse().ok().filter(|pid| *pid > 0)?;
     // The pidfd first: from here on the number cannot pass to another process unnoticed.
     let fd = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
     let proc = PathBuf::from(format!("/proc/{number}"));
-    let exe = fs::read_link(proc.join("exe")).ok()?;
-    // The name survives a replaced binary, whose link ends in " (deleted)".
-    if !exe.file_name()?.to_str()?.starts_with("dnsmasq") {
-        return None;
+    if let Some(binary) = binary {
+        // The link to its binary may be read by who may trace it alone (proc_pid_exe(5)).
+        let comm = read_bounded(&proc.join("comm"), 64).ok()??;
+        if !comm.starts_with(binary.as_bytes()) {
+            return None;
+        }
     }
     let command_line = read_bounded(&proc.join("cmdline"), 1 << 20).ok()??;
-    let wanted = conf_argument(&std::path::absolute(conf).ok()?);
     let ours = command_line
         .split(|byte| *byte == 0)
-        .any(|arg| arg == wanted.as_encoded_bytes());
+        .any(|arg| arg == argument.as_encoded_bytes());
     let running = Running {
+        name,
         pid: number.unsigned_abs(),
         fd: Arc::new(fd),
     };
@@ -130,6 +188,8 @@ pub(super) fn conf_argument(conf: &Path) -> std::ffi::OsString {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

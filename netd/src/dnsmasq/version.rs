@@ -5,7 +5,7 @@ use std::fmt;
 /// Oldest dnsmasq whose options are all there.
 pub(super) const MIN_VERSION: Version = Version {
     major: 2,
-    minor: 67,
+    minor: 81,
 };
 
 /// Version of a dnsmasq.

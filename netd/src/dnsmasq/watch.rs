@@ -1,4 +1,5 @@
-//! Being told when leases change: the lease helper writes a status file for each network.
+//! Being told when leases change: the lease helper writes a status file for each network, and a journal
+//! beside a large one.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -26,7 +27,8 @@ impl LeaseWatch {
     /// It does not exist, or the user has too many watches.
     pub fn new(dnsmasq_dir: &Path) -> io::Result<Self> {
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        // The helper writes beside the file and renames; people's tools may write into it.
+        // The helper writes beside the file and renames, or appends to the journal; people's tools may
+        // write into it.
         let changes = WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE | WatchFlags::DELETE;
         inotify::add_watch(&events, dnsmasq_dir, changes | WatchFlags::ONLYDIR)?;
         // SAFETY: an OwnedFd keeps its one descriptor open until it is dropped.
@@ -70,10 +72,11 @@ fn read_all(events: &OwnedFd) -> io::Result<bool> {
                 "the directory of the leases is gone",
             ));
         }
-        let is_status = event
-            .file_name()
-            .is_some_and(|name| name.to_bytes().ends_with(b".status"));
-        changed |= is_status || event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+        let is_of_leases = event.file_name().is_some_and(|name| {
+            let name = name.to_bytes();
+            name.ends_with(b".status") || name.ends_with(b".journal")
+        });
+        changed |= is_of_leases || event.events().contains(ReadFlags::QUEUE_OVERFLOW);
     }
 }
 
@@ -103,6 +106,8 @@ mod tests {
         std::fs::write(file("virbr1.status"), "[]").unwrap();
         assert!(changes(&mut watch).await);
         assert!(!changes(&mut watch).await, "several changes are one");
+        std::fs::write(file("virbr0.journal"), "{}").unwrap();
+        assert!(changes(&mut watch).await);
         std::fs::remove_file(file("virbr0.status")).unwrap();
         assert!(changes(&mut watch).await);
     }

@@ -6,15 +6,38 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
 
 use super::step::Step;
 use crate::store::file::{self, Lasting};
+
+/// Its file, below the agent's state directory.
+const FILE: &str = "libvirt/journal.json";
+
+/// Another one after each boot of the host (random(4)).
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What the file holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Begun {
+    /// The boot in which the steps were begun.
+    boot: String,
+    steps: Vec<Step>,
+}
+
+/// Was a switch begun and neither finished nor taken back?
+#[must_use]
+pub fn is_interrupted(state_dir: &Path) -> bool {
+    state_dir.join(FILE).exists()
+}
 
 /// The steps that were begun, in their order.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    steps: Vec<Step>,
+    begun: Begun,
+    /// This boot.
+    boot: String,
     /// Held as long as the switch goes on.
     _lock: File,
 }
@@ -35,15 +58,16 @@ impl Journal {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .context("another `netd libvirt adopt` or `netd libvirt release` is at work")?;
         file::remove_leftovers(&dir)?;
-        let path = dir.join("journal.json");
-        let steps = match path.exists() {
+        let path = state_dir.join(FILE);
+        let begun = match path.exists() {
             true => serde_json::from_str(&file::read(&path)?)
                 .with_context(|| format!("cannot read {}", path.display()))?,
-            false => Vec::new(),
+            false => Begun::default(),
         };
         Ok(Self {
             path,
-            steps,
+            begun,
+            boot: file::read(Path::new(BOOT))?,
             _lock: lock,
         })
     }
@@ -51,7 +75,13 @@ impl Journal {
     /// The step that was begun last.
     #[must_use]
     pub fn last(&self) -> Option<&Step> {
-        self.steps.last()
+        self.begun.steps.last()
+    }
+
+    /// Does what ran when the steps were begun run yet? The host may have been rebooted since.
+    #[must_use]
+    pub fn is_of_this_boot(&self) -> bool {
+        self.begun.boot == self.boot
     }
 
     /// A step is about to be done.
@@ -59,7 +89,10 @@ impl Journal {
     /// # Errors
     /// It cannot be written down, and must not be done.
     pub fn begin(&mut self, step: Step) -> Result<()> {
-        self.steps.push(step);
+        if self.begun.steps.is_empty() {
+            self.begun.boot.clone_from(&self.boot);
+        }
+        self.begun.steps.push(step);
         self.write()
     }
 
@@ -68,7 +101,7 @@ impl Journal {
     /// # Errors
     /// That cannot be written down.
     pub fn undone(&mut self) -> Result<()> {
-        self.steps.pop();
+        self.begun.steps.pop();
         self.write()
     }
 
@@ -77,15 +110,15 @@ impl Journal {
     /// # Errors
     /// The journal cannot be removed.
     pub fn finish(&mut self) -> Result<()> {
-        self.steps.clear();
+        self.begun.steps.clear();
         self.write()
     }
 
     fn write(&self) -> Result<()> {
-        if self.steps.is_empty() {
+        if self.begun.steps.is_empty() {
             return Ok(file::remove(&self.path, Lasting::Always)?);
         }
-        let json = serde_json::to_vec_pretty(&self.steps)?;
+        let json = serde_json::to_vec_pretty(&self.begun)?;
         Ok(file::write(&self.path, &json, Lasting::Always)?)
     }
 }
@@ -104,11 +137,20 @@ mod tests {
         journal.begin(aside.clone()).unwrap();
         journal.begin(Step::RemoveRules).unwrap();
         drop(journal);
+        assert!(is_interrupted(dir.path()));
         let mut journal = Journal::open(dir.path()).unwrap();
         assert_eq!(journal.last(), Some(&Step::RemoveRules));
+        assert!(journal.is_of_this_boot());
+        journal.boot = "the next one".to_owned();
+        assert!(!journal.is_of_this_boot());
         journal.undone().unwrap();
         assert_eq!(journal.last(), Some(&aside));
+        assert!(!journal.is_of_this_boot());
+        journal.undone().unwrap();
+        journal.begin(Step::Serve).unwrap();
+        assert!(journal.is_of_this_boot());
         journal.finish().unwrap();
+        assert!(!is_interrupted(dir.path()));
         drop(journal);
         assert_eq!(Journal::open(dir.path()).unwrap().last(), None);
     }

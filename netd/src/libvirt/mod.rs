@@ -2,7 +2,8 @@
 //! and back.
 //!
 //! Everything is read from where that driver keeps it: [`networks`] its files, [`daemon`] its processes,
-//! [`rules`] what it put into the kernel's packet filter. [`survey`] is all of it at one moment.
+//! [`units`] what systemd runs of them, [`rules`] what it put into the kernel's packet filter. [`survey`] is
+//! all of it at one moment.
 //!
 //! A switch is a list of [`step`]s, made by [`adopt`] and [`release`]. [`switch`] does them in order and,
 //! where one fails, takes back those before it; the [`journal`] lets the next call do so for one that was
@@ -21,6 +22,7 @@ pub mod rules;
 pub mod step;
 pub mod survey;
 pub mod switch;
+pub mod units;
 
 pub use places::Places;
 pub use survey::Survey;

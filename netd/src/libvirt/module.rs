@@ -42,20 +42,25 @@ pub fn find(places: &Places, state_dir: &Path, given: Option<&Path>) -> Result<M
     if !file.is_file() {
         bail!("{} is no file", file.display());
     }
-    let stock = places
-        .libraries()
-        .into_iter()
-        .map(|dir| dir.join("libvirt/connection-driver"))
-        .find(|dir| dir.is_dir())
-        .context("libvirtd's folder of drivers (libvirt/connection-driver) is not there")?;
+    let stock = stock(places)?;
     let [debian, others] = places.defaults("libvirtd");
     let is_debian = debian.parent().is_some_and(Path::is_dir);
     Ok(Module {
         defaults: if is_debian { debian } else { others },
-        folder: std::path::absolute(state_dir.join("libvirt/drivers"))?,
+        folder: folder(state_dir)?,
         stock,
         file: std::path::absolute(file)?,
     })
+}
+
+/// libvirt's folder of drivers.
+fn stock(places: &Places) -> Result<PathBuf> {
+    let mut dirs = places.libraries().into_iter();
+    dirs.find_map(|dir| {
+        let dir = dir.join("libvirt/connection-driver");
+        dir.is_dir().then_some(dir)
+    })
+    .context("libvirtd's folder of drivers (libvirt/connection-driver) is not there")
 }
 
 /// Have libvirtd load netd's driver at its next start.
@@ -79,15 +84,68 @@ pub fn set_up(module: &Module) -> Result<()> {
 /// # Errors
 /// The line or the folder cannot be removed.
 pub fn remove(module: &Module) -> Result<()> {
-    let text = read(&module.defaults)?;
-    if setting(&text).is_some_and(|dir| Path::new(dir) == module.folder) {
-        write(&module.defaults, &without_line(&text))?;
-    }
-    match fs::remove_dir_all(&module.folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", module.folder.display()))
+    remove_folder(&module.defaults, &module.folder).map(drop)
+}
+
+/// The same for whatever of this host's is set up with a folder below the agent's state directory; returns
+/// the file that told libvirtd of it, where one did.
+///
+/// # Errors
+/// As [`remove`].
+pub fn forget(places: &Places, state_dir: &Path) -> Result<Option<PathBuf>> {
+    let folder = folder(state_dir)?;
+    for defaults in places.defaults("libvirtd") {
+        if remove_folder(&defaults, &folder)? {
+            return Ok(Some(defaults));
         }
-        _ => Ok(()),
+    }
+    Ok(None)
+}
+
+/// Have libvirtd load the drivers that its packages have now: one may have been installed or removed since
+/// the switch. Nothing is done on a host that was not switched.
+///
+/// # Errors
+/// A folder cannot be read, or a link in the agent's cannot be made or removed.
+pub fn refresh(places: &Places, state_dir: &Path) -> Result<()> {
+    let folder = folder(state_dir)?;
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    let failed = || format!("cannot renew {}", folder.display());
+    let stock = stock(places)?;
+    for entry in fs::read_dir(&folder).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        if entry.file_name() != DRIVER && !entry.path().exists() {
+            fs::remove_file(entry.path()).with_context(failed)?;
+        }
+    }
+    for entry in fs::read_dir(&stock).with_context(failed)? {
+        let name = entry.with_context(failed)?.file_name();
+        let link = folder.join(&name);
+        if name != DRIVER && link.symlink_metadata().is_err() {
+            symlink(stock.join(&name), link).with_context(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn folder(state_dir: &Path) -> io::Result<PathBuf> {
+    std::path::absolute(state_dir.join("libvirt/drivers"))
+}
+
+/// The line first: a folder that libvirtd is told to load from has to be there. Tells whether it was told.
+fn remove_folder(defaults: &Path, folder: &Path) -> Result<bool> {
+    let text = read(defaults)?;
+    let told = setting(&text).is_some_and(|dir| Path::new(dir) == folder);
+    if told {
+        write(defaults, &without_line(&text))?;
+    }
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(told),
     }
 }
 
@@ -111,11 +169,8 @@ pub fn configured(places: &Places) -> Option<(String, PathBuf)> {
 fn make_folder(module: &Module) -> Result<()> {
     let failed = || format!("cannot make {}", module.folder.display());
     let parent = module.folder.parent().with_context(failed)?;
-    let new = tempfile::Builder::new()
-        .prefix(".new-")
-        .suffix(".tmp")
-        .tempdir_in(parent)
-        .with_context(failed)?;
+    file::remove_leftovers(parent)?;
+    let new = file::unfinished().tempdir_in(parent).with_context(failed)?;
     for entry in fs::read_dir(&module.stock).with_context(failed)? {
         let path = entry.with_context(failed)?.path();
         if let Some(name) = path.file_name().filter(|name| *name != DRIVER) {
@@ -228,5 +283,55 @@ mod tests {
         assert!(error.to_string().contains("/elsewhere"), "{error:#}");
         remove(&module).unwrap();
         assert!(module.defaults.exists(), "somebody else's setting went");
+    }
+
+    #[test]
+    fn drivers_come_and_go_with_libvirts_packages() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::below(dir.path());
+        let stock = dir.path().join("usr/lib/libvirt/connection-driver");
+        fs::create_dir_all(&stock).unwrap();
+        let (old, new) = ("libvirt_driver_interface.so", "libvirt_driver_lxc.so");
+        fs::write(stock.join(old), "").unwrap();
+        fs::write(stock.join(DRIVER), "libvirt's").unwrap();
+        let state = dir.path().join("state");
+        refresh(&places, &state).unwrap();
+        assert!(!state.exists(), "this host was not switched");
+        let folder = folder(&state).unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        // netd's own is away while its package is replaced.
+        symlink("/away", folder.join(DRIVER)).unwrap();
+        refresh(&places, &state).unwrap();
+        fs::remove_file(stock.join(old)).unwrap();
+        fs::write(stock.join(new), "").unwrap();
+        refresh(&places, &state).unwrap();
+        let mut links: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        links.sort();
+        assert_eq!(links, [new, DRIVER]);
+        let target = |name: &str| fs::read_link(folder.join(name)).unwrap();
+        assert_eq!(target(new), stock.join(new));
+        assert_eq!(target(DRIVER), Path::new("/away"));
+    }
+
+    #[test]
+    fn what_is_set_up_is_forgotten_with_the_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::below(dir.path());
+        let [_, defaults] = places.defaults("libvirtd");
+        let state = dir.path().join("state");
+        let folder = folder(&state).unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        fs::create_dir_all(defaults.parent().unwrap()).unwrap();
+        fs::write(&defaults, with_line("A=1\n", &folder)).unwrap();
+        let other = dir.path().join("another state");
+        assert_eq!(forget(&places, &other).unwrap(), None);
+        assert!(folder.exists());
+        assert_eq!(forget(&places, &state).unwrap(), Some(defaults.clone()));
+        assert!(!folder.exists());
+        assert_eq!(fs::read_to_string(&defaults).unwrap(), "A=1\n");
+        assert_eq!(forget(&places, &state).unwrap(), None);
     }
 }

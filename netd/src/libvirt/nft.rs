@@ -1,26 +1,20 @@
-//! nftables by netlink, as far as libvirt's rules need it: lists of chains and rules, and deletions that
-//! are done together or not at all.
+//! Deletions in nftables, by netlink, which are done together or not at all.
 
 use std::io;
-use std::num::NonZeroU32;
 
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, ExpressionAttribute, Expressions, Immediate,
-    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage,
-    VerdictAttribute,
+    ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute,
+    TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-    NetfilterSubsystem,
+    NetfilterHeader, NetfilterMessage, NetfilterProtoFamily, NetfilterSubsystem,
 };
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 
-/// The protocol's number (linux/netlink.h).
-const NETLINK_NETFILTER: NonZeroU32 = NonZeroU32::new(12).unwrap();
+use crate::netlink::{self, Unread};
 
 /// Number of nf_tables among netfilter's subsystems, which names what a batch is for.
 const NF_TABLES: u16 = 10;
@@ -35,6 +29,14 @@ pub enum Family {
 }
 
 impl Family {
+    /// The family of that name, if libvirt has rules for it.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::Ip, Self::Ip6]
+            .into_iter()
+            .find(|family| family.name() == name)
+    }
+
     /// As `nft` writes it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -64,17 +66,6 @@ pub struct Chain {
     pub name: String,
 }
 
-/// A rule, as far as it leads to another chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Its number in its table.
-    pub handle: u64,
-    /// The chain it goes to.
-    pub target: Option<String>,
-    /// It only counts what it sends there: it asks nothing of a packet.
-    pub plain: bool,
-}
-
 /// What is to be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deletion {
@@ -86,165 +77,6 @@ pub enum Deletion {
     Chain(Chain),
     /// A table with all it has.
     Table(Family, String),
-}
-
-/// An answer of the kernel's, to be read one by one: what some other program's rule says must not keep
-/// the rest from being read.
-struct Answer {
-    kind: u16,
-    body: Vec<u8>,
-}
-
-impl NetlinkDeserializable for Answer {
-    type Error = io::Error;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> io::Result<Self> {
-        Ok(Self {
-            kind: header.message_type,
-            body: payload.to_vec(),
-        })
-    }
-}
-
-fn list(family: Family, question: NfTablesMessage) -> io::Result<Vec<NfTablesMessage>> {
-    use rtnetlink::packet_core::ParseableParametrized as _;
-
-    let question = NetfilterMessage::new(family.header(), question);
-    let answers: Vec<Answer> = crate::netlink::ask(Some(NETLINK_NETFILTER), NLM_F_DUMP, question)?;
-    let read = |answer: Answer| {
-        let message = NetfilterMessage::parse_with_param(&answer.body, answer.kind).ok()?;
-        match message.inner {
-            NetfilterMessageInner::NfTables(message) => Some(message),
-            _ => None,
-        }
-    };
-    Ok(answers.into_iter().filter_map(read).collect())
-}
-
-/// Tables of a family, by name. A kernel without nf_tables has none.
-pub fn tables(family: Family) -> io::Result<Vec<String>> {
-    let attributes = Vec::new();
-    let question = NfTablesMessage::GetTable(TableMessage { attributes });
-    let answers = match list(family, question) {
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Vec::new()),
-        // The socket is there and nobody has loaded the module.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(Vec::new()),
-        answers => answers?,
-    };
-    let name = |answer: NfTablesMessage| match answer {
-        NfTablesMessage::NewTable(table) => table.attributes.into_iter().find_map(|a| match a {
-            TableAttribute::Name(name) => Some(name),
-            _ => None,
-        }),
-        _ => None,
-    };
-    Ok(answers.into_iter().filter_map(name).collect())
-}
-
-/// Chains of a family.
-pub fn chains(family: Family) -> io::Result<Vec<Chain>> {
-    let attributes = Vec::new();
-    let question = NfTablesMessage::GetChain(ChainMessage { attributes });
-    let chain = |answer: NfTablesMessage| {
-        let NfTablesMessage::NewChain(chain) = answer else {
-            return None;
-        };
-        let (mut table, mut name) = (None, None);
-        for attribute in chain.attributes {
-            match attribute {
-                ChainAttribute::Table(of) => table = Some(of),
-                ChainAttribute::Name(own) => name = Some(own),
-                _ => {}
-            }
-        }
-        Some(Chain {
-            family,
-            table: table?,
-            name: name?,
-        })
-    };
-    Ok(list(family, question)?
-        .into_iter()
-        .filter_map(chain)
-        .collect())
-}
-
-/// Rules of a chain.
-pub fn rules(chain: &Chain) -> io::Result<Vec<Rule>> {
-    let question = NfTablesMessage::GetRule(RuleMessage {
-        attributes: of_chain(chain),
-    });
-    let rule = |answer: NfTablesMessage| {
-        let NfTablesMessage::NewRule(rule) = answer else {
-            return None;
-        };
-        // A kernel that does not know the question's attributes answers with all rules.
-        let of = |attribute: &RuleAttribute| match attribute {
-            RuleAttribute::Table(table) => *table == chain.table,
-            RuleAttribute::Chain(name) => *name == chain.name,
-            _ => true,
-        };
-        rule.attributes.iter().all(of).then(|| read_rule(&rule))?
-    };
-    Ok(list(chain.family, question)?
-        .into_iter()
-        .filter_map(rule)
-        .collect())
-}
-
-fn read_rule(rule: &RuleMessage) -> Option<Rule> {
-    let mut handle = None;
-    let (mut target, mut plain) = (None, true);
-    for attribute in &rule.attributes {
-        match attribute {
-            RuleAttribute::Handle(number) => handle = Some(*number),
-            RuleAttribute::Expressions(list) => {
-                for expression in list {
-                    match read_expression(expression) {
-                        Expression::Counter => {}
-                        Expression::Jump(chain) => target = Some(chain),
-                        Expression::Other => plain = false,
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    Some(Rule {
-        handle: handle?,
-        target,
-        plain,
-    })
-}
-
-/// What an expression does, as far as it matters here.
-enum Expression {
-    Counter,
-    Jump(String),
-    Other,
-}
-
-fn read_expression(element: &ListAttribute<ExpressionAttribute>) -> Expression {
-    let ListAttribute::Element(parts) = element else {
-        return Expression::Other;
-    };
-    let counts = |part: &ExpressionAttribute| matches!(part, ExpressionAttribute::Name(name) if name == "counter");
-    if parts.iter().any(counts) {
-        return Expression::Counter;
-    }
-    let immediate = parts.iter().find_map(|part| match part {
-        ExpressionAttribute::Data(Expressions::Immediate(immediate)) => Some(immediate),
-        _ => None,
-    });
-    let verdict = immediate.into_iter().flatten().find_map(|part| match part {
-        Immediate::Data(DataAttribute::Verdict(verdict)) => Some(verdict),
-        _ => None,
-    });
-    let chain = verdict.into_iter().flatten().find_map(|part| match part {
-        VerdictAttribute::Chain(chain) => Some(chain.clone()),
-        _ => None,
-    });
-    chain.map_or(Expression::Other, Expression::Jump)
 }
 
 fn of_chain(chain: &Chain) -> Vec<RuleAttribute> {
@@ -309,7 +141,7 @@ pub fn delete(deletions: &[Deletion]) -> io::Result<()> {
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
-        Some(Protocol::from_raw(NETLINK_NETFILTER)),
+        Some(Protocol::from_raw(netlink::NETFILTER)),
     )?;
     rustix::net::send(&socket, &batch, SendFlags::empty())?;
     // The kernel has done it, and put its answers into the socket, before it returns from the sending.
@@ -320,7 +152,7 @@ pub fn delete(deletions: &[Deletion]) -> io::Result<()> {
         let (_, length) = rustix::net::recv(&socket, &mut buffer[..], flags)?;
         let mut datagram = buffer.get(..length).ok_or(io::ErrorKind::FileTooLarge)?;
         while !datagram.is_empty() {
-            let answer = NetlinkMessage::<Answer>::deserialize(datagram)
+            let answer = NetlinkMessage::<Unread>::deserialize(datagram)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
             if let NetlinkPayload::Error(error) = answer.payload {
                 if error.code.is_some() {

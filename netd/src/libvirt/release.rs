@@ -9,8 +9,9 @@ use super::module;
 use super::networks::StockNetwork;
 use super::own::OwnNetwork;
 use super::places::Places;
-use super::step::{Definition, Step};
+use super::step::{Definition, Loads, Step};
 use super::survey::Survey;
+use super::units::LIBVIRTD;
 
 /// What an administrator may say about it.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Options {
     pub module: Option<PathBuf>,
     /// How long libvirt's daemon may take to be restarted, in seconds.
     pub wait: u64,
+    /// systemd restarts and starts libvirt's daemons, where it runs them.
+    pub restart: bool,
 }
 
 /// The steps that are to be done on a host.
@@ -51,6 +54,13 @@ pub fn steps(
     let defined = || own.iter().filter_map(|network| network.definition.as_ref());
     let running = || own.iter().filter_map(|network| network.running.as_ref());
     let mut steps = Vec::new();
+    let restarts = kind == Kind::Monolithic && options.restart && survey.restarts_libvirtd();
+    if restarts {
+        steps.push(Step::Restarts {
+            unit: LIBVIRTD.to_owned(),
+            had: Loads::Netd,
+        });
+    }
     for definition in defined() {
         let before = survey
             .networks
@@ -69,15 +79,36 @@ pub fn steps(
             steps.push(Step::UseStock(module));
         }
     }
+    let starts = started(survey, kind, options);
+    let by_hand = !restarts && starts.is_empty();
+    steps.extend(starts);
+    if restarts {
+        steps.push(Step::Restart {
+            unit: LIBVIRTD.to_owned(),
+        });
+    }
+    // What is to be replaced by hand; systemd has done it when its step is done.
+    let old = survey.daemons.iter().filter(|_| by_hand);
     steps.push(Step::AwaitDaemon {
         kind,
-        old: survey.daemons.iter().map(|daemon| daemon.pid).collect(),
+        loads: Loads::Stock,
+        old: old.map(|daemon| daemon.pid).collect(),
         networks: running().map(|network| network.name.clone()).collect(),
         seconds: options.wait,
     });
     steps.extend(running().cloned().map(Step::LetGo));
     steps.extend(defined().cloned().map(Step::Undefine));
     Ok(steps)
+}
+
+/// What has libvirt's network daemon run again.
+fn started(survey: &Survey, kind: Kind, options: &Options) -> Vec<Step> {
+    let units = survey.stock_units();
+    if kind != Kind::Modular || !options.restart || units.is_empty() {
+        return Vec::new();
+    }
+    let units = units.iter().map(|unit| unit.name.clone()).collect();
+    vec![Step::StopServing, Step::StartStock { units }]
 }
 
 fn stock_definition(network: &StockNetwork) -> Option<Definition> {

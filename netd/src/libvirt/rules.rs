@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::Path;
 
 use super::nft::{self, Chain, Deletion, Family};
+use crate::firewall::{self, Action, Ruleset, legacy_tables};
 
 /// Chains of the iptables backend.
 const CHAINS: [&str; 6] = [
@@ -39,7 +39,7 @@ pub struct Rules {
     pub shared: Vec<Chain>,
     /// Tables of the nftables backend.
     pub tables: Vec<(Family, String)>,
-    /// Tables of the older iptables (`iptables-legacy`), whose rules netd does not read.
+    /// Tables of the older iptables, whose rules netd does not read, each as `iptables-legacy -t filter`.
     pub legacy: Vec<String>,
 }
 
@@ -55,54 +55,60 @@ impl Rules {
     /// # Errors
     /// The kernel does not tell.
     pub fn read() -> io::Result<Self> {
-        let mut rules = Self {
-            legacy: legacy_tables(),
-            ..Self::default()
-        };
-        for family in [Family::Ip, Family::Ip6] {
-            let tables = nft::tables(family)?;
-            let own = tables.iter().filter(|table| *table == TABLE);
-            rules
-                .tables
-                .extend(own.map(|table| (family, table.clone())));
-            if tables.iter().any(|table| TABLES.contains(&table.as_str())) {
-                rules.read_chains(family)?;
-            }
-        }
-        Ok(rules)
+        let legacy = legacy_tables();
+        Ruleset::read().map(|ruleset| Self {
+            legacy,
+            ..Self::of(&ruleset)
+        })
     }
 
-    fn read_chains(&mut self, family: Family) -> io::Result<()> {
-        let mut chains = nft::chains(family)?;
-        chains.retain(|chain| TABLES.contains(&chain.table.as_str()));
-        let is_own = |chain: &Chain| CHAINS.contains(&chain.name.as_str());
-        let own: Vec<Chain> = chains
+    /// Those among all rules.
+    fn of(ruleset: &Ruleset) -> Self {
+        let mut rules = Self::default();
+        let tables = ruleset.tables.iter().filter(|(_, table)| table == TABLE);
+        rules.tables.extend(
+            tables.filter_map(|(family, table)| Some((Family::of(family)?, table.clone()))),
+        );
+        let chains: Vec<(Chain, &firewall::Chain)> = ruleset
+            .chains
             .iter()
-            .filter(|chain| is_own(chain))
-            .cloned()
+            .filter(|chain| TABLES.contains(&chain.table.as_str()))
+            .filter_map(|chain| Some((named(chain)?, chain)))
             .collect();
-        for chain in chains {
-            if !own.iter().any(|own| own.table == chain.table) {
-                continue;
-            }
-            let rules = nft::rules(&chain)?;
-            if is_own(&chain) {
-                self.chains.insert(chain, rules.len());
-                continue;
-            }
-            for rule in rules {
-                let target = rule.target.and_then(|name| {
-                    let of_table = |own: &&Chain| own.table == chain.table && own.name == name;
-                    own.iter().find(of_table)
-                });
-                match target {
-                    Some(_) if rule.plain => self.jumps.push((chain.clone(), rule.handle)),
-                    Some(target) => self.shared.push(target.clone()),
-                    None => {}
-                }
+        let is_own = |chain: &Chain| CHAINS.contains(&chain.name.as_str());
+        let (own, others): (Vec<_>, Vec<_>) =
+            chains.into_iter().partition(|(chain, _)| is_own(chain));
+        let sizes = own.into_iter();
+        rules.chains = sizes
+            .map(|(chain, filled)| (chain, filled.rules.len()))
+            .collect();
+        for (chain, filled) in others {
+            for rule in &filled.rules {
+                rules.note_jumps(&chain, rule);
             }
         }
-        Ok(())
+        rules
+    }
+
+    /// Does a rule of somebody else's chain lead to one of libvirt's?
+    fn note_jumps(&mut self, chain: &Chain, rule: &firewall::Rule) {
+        for action in &rule.actions {
+            let Action::Jump(name) = action else {
+                continue;
+            };
+            let target = Chain {
+                name: name.clone(),
+                ..chain.clone()
+            };
+            if !self.chains.contains_key(&target) {
+                continue;
+            }
+            if rule.plain {
+                self.jumps.push((chain.clone(), rule.handle));
+            } else {
+                self.shared.push(target);
+            }
+        }
     }
 
     fn deletions(&self) -> Vec<Deletion> {
@@ -143,14 +149,12 @@ pub fn remove() -> io::Result<Rules> {
     }
 }
 
-/// The tables of iptables-legacy in this network namespace; it has them once somebody used them.
-fn legacy_tables() -> Vec<String> {
-    let mut tables = Vec::new();
-    for (file, family) in [("ip_tables_names", "ip"), ("ip6_tables_names", "ip6")] {
-        let names = std::fs::read_to_string(Path::new("/proc/net").join(file)).unwrap_or_default();
-        tables.extend(names.lines().map(|name| format!("{family} {name}")));
-    }
-    tables
+fn named(chain: &firewall::Chain) -> Option<Chain> {
+    Some(Chain {
+        family: Family::of(chain.family)?,
+        table: chain.table.clone(),
+        name: chain.name.clone(),
+    })
 }
 
 impl fmt::Display for Rules {

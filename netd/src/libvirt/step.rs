@@ -86,6 +86,15 @@ pub struct Module {
     pub file: PathBuf,
 }
 
+/// Whose network driver libvirtd loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Loads {
+    /// libvirt's own.
+    Stock,
+    /// netd's.
+    Netd,
+}
+
 /// One step. Those of the way to netd come first, then those of the way back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
@@ -104,6 +113,15 @@ pub enum Step {
     SetAside(Vec<(PathBuf, String)>),
     /// Remove libvirt's rules.
     RemoveRules,
+    /// Stop the units of libvirt's network daemon for good.
+    StopStock {
+        /// They are masked.
+        units: Vec<String>,
+        /// Those that ran.
+        active: Vec<String>,
+    },
+    /// Answer libvirt's clients in that daemon's place.
+    Serve,
 
     /// Write a definition to where libvirt keeps it, over the one that was there.
     GiveDefinition {
@@ -118,10 +136,33 @@ pub enum Step {
     GiveStatus(RunningNetwork),
     /// Have libvirtd load its own driver at its next start.
     UseStock(Module),
-    /// Wait until libvirt's own driver has the networks.
+    /// Leave libvirt's clients to libvirt's network daemon.
+    StopServing,
+    /// Let the units of libvirt's network daemon run again.
+    StartStock {
+        /// They are unmasked.
+        units: Vec<String>,
+    },
+
+    /// A daemon is about to be restarted with another driver. Nothing is done; if the switch is taken back,
+    /// this is the last thing that is, and the daemon gets back the driver that it had.
+    Restarts {
+        /// Its unit.
+        unit: String,
+        /// The driver it had.
+        had: Loads,
+    },
+    /// Restart a daemon.
+    Restart {
+        /// Its unit.
+        unit: String,
+    },
+    /// Wait until a daemon has the networks by the driver that it is to have.
     AwaitDaemon {
         /// The daemon.
         kind: Kind,
+        /// The driver.
+        loads: Loads,
         /// The processes that are to be replaced.
         old: Vec<u32>,
         /// Networks that it is to know as running.
@@ -135,8 +176,45 @@ pub enum Step {
     Undefine(Definition),
 }
 
+impl Step {
+    /// Is it a matter of what runs, of which nothing is left after a reboot? The others write what lasts.
+    #[must_use]
+    pub fn ends_with_the_boot(&self) -> bool {
+        match self {
+            Self::TakeOver(_)
+            | Self::SetAside(_)
+            | Self::RemoveRules
+            | Self::GiveService(_)
+            | Self::GiveStatus(_)
+            | Self::Restart { .. }
+            | Self::AwaitDaemon { .. }
+            | Self::LetGo(_) => true,
+            Self::Define { .. }
+            | Self::UseModule(_)
+            | Self::StopStock { .. }
+            | Self::Serve
+            | Self::GiveDefinition { .. }
+            | Self::UseStock(_)
+            | Self::StopServing
+            | Self::StartStock { .. }
+            | Self::Restarts { .. }
+            | Self::Undefine(_) => false,
+        }
+    }
+}
+
 fn autostart(on: bool) -> &'static str {
     if on { ", with autostart" } else { "" }
+}
+
+fn awaited(program: &str, old: &[u32]) -> String {
+    if old.is_empty() {
+        format!("wait until {program} has the networks")
+    } else {
+        format!(
+            "wait until {program} was restarted (systemctl restart {program}) and has the networks"
+        )
+    }
 }
 
 impl fmt::Display for Step {
@@ -171,6 +249,14 @@ impl fmt::Display for Step {
                 )
             }
             Self::RemoveRules => write!(f, "remove libvirt's rules from the kernel"),
+            Self::StopStock { units, .. } => write!(f, "stop and mask {}", units.join(", ")),
+            Self::Serve => f.write_str("serve virtnetworkd-sock and virtnetworkd-sock-ro"),
+            Self::StopServing => f.write_str("leave virtnetworkd-sock and virtnetworkd-sock-ro"),
+            Self::StartStock { units } => write!(f, "unmask and start {}", units.join(", ")),
+            Self::Restarts { unit, .. } => {
+                write!(f, "should a step fail, restart {unit} as the last thing")
+            }
+            Self::Restart { unit } => write!(f, "restart {unit}"),
             Self::GiveDefinition { definition: d, .. } => {
                 write!(
                     f,
@@ -198,13 +284,7 @@ impl fmt::Display for Step {
                 "have libvirtd load its own network driver: LIBVIRT_DRIVER_DIR out of {}",
                 m.defaults.display()
             ),
-            Self::AwaitDaemon { kind, .. } => {
-                let program = kind.program();
-                write!(
-                    f,
-                    "wait until {program} was restarted (systemctl restart {program}) and has the networks"
-                )
-            }
+            Self::AwaitDaemon { kind, old, .. } => f.write_str(&awaited(kind.program(), old)),
             Self::LetGo(n) => write!(
                 f,
                 "leave network {} to libvirt: {} without netd's programs",

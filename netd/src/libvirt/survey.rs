@@ -7,6 +7,7 @@ use super::daemon::{self, Daemon, Driver, Kind, Version};
 use super::networks::{self, StockNetwork};
 use super::places::Places;
 use super::rules::Rules;
+use super::units::{LIBVIRTD, Unit, Units, VIRTNETWORKD};
 use crate::model;
 
 /// What there is.
@@ -18,6 +19,8 @@ pub struct Survey {
     pub version: Option<Version>,
     /// Daemons that run.
     pub daemons: Vec<Daemon>,
+    /// The daemons' units that systemd has; none where it does not run the host.
+    pub units: Vec<Unit>,
     /// Networks.
     pub networks: Vec<StockNetwork>,
     /// Rules in the kernel.
@@ -30,8 +33,15 @@ impl Survey {
     /// Look at everything; nothing is changed.
     ///
     /// # Errors
-    /// Processes or rules cannot be read.
-    pub fn take(places: &Places) -> Result<Self> {
+    /// Processes, units or rules cannot be read.
+    pub async fn take(places: &Places, units: Option<&Units>) -> Result<Self> {
+        let units = match units {
+            Some(units) => {
+                let names: Vec<&str> = [LIBVIRTD].into_iter().chain(VIRTNETWORKD).collect();
+                units.find(&names).await?
+            }
+            None => Vec::new(),
+        };
         let daemons = daemon::running()?;
         let (networks, unread) = networks::read(places);
         let kind = daemons.first().map(|daemon| daemon.kind);
@@ -40,6 +50,7 @@ impl Survey {
             kind: kind.or_else(|| Kind::installed(places)),
             version: version.or_else(|| Version::installed(places)),
             daemons,
+            units,
             networks,
             rules: Rules::read()?,
             unread,
@@ -53,13 +64,27 @@ impl Survey {
         daemons.find(|daemon| daemon.driver == Driver::Stock)
     }
 
+    /// The units of libvirt's network daemon.
+    #[must_use]
+    pub fn stock_units(&self) -> Vec<&Unit> {
+        let is_stock = |unit: &&Unit| VIRTNETWORKD.contains(&unit.name.as_str());
+        self.units.iter().filter(is_stock).collect()
+    }
+
+    /// libvirtd runs as a unit of systemd's, which can restart it.
+    #[must_use]
+    pub fn restarts_libvirtd(&self) -> bool {
+        let is_libvirtd = |unit: &Unit| unit.name == LIBVIRTD && unit.active;
+        self.units.iter().any(is_libvirtd)
+    }
+
     /// What keeps netd from taking the networks, each as a sentence.
     #[must_use]
     pub fn obstacles(&self) -> Vec<String> {
         let mut obstacles = self.unread.clone();
         for network in &self.networks {
             if let Some(running) = &network.running
-                && let Err(error) = model::check_start(&running.network)
+                && let Err(error) = model::check_take_over(&running.network)
             {
                 obstacles.push(format!(
                     "network '{}' runs, but netd cannot run it: {error}",

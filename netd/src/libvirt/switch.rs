@@ -11,7 +11,8 @@ use super::module;
 use super::networks;
 use super::places::Places;
 use super::rules::{self, Rules};
-use super::step::{Definition, RunningNetwork, Step};
+use super::step::{Definition, Loads, RunningNetwork, Step};
+use super::units::Units;
 use crate::api::Handover;
 use crate::rpc::procedures::LIST_ACTIVE;
 use crate::rpc::{Client, ClientError};
@@ -30,6 +31,8 @@ pub struct Switch<'a> {
     pub client: &'a mut Client,
     /// Where libvirt keeps its files.
     pub places: &'a Places,
+    /// systemd, where it runs the host.
+    pub units: Option<&'a Units>,
     /// What was begun.
     pub journal: Journal,
 }
@@ -63,6 +66,11 @@ impl Switch<'_> {
     /// A step cannot be taken back; it stays in the journal.
     pub async fn undo(&mut self, tell: &mut impl FnMut(&str)) -> Result<()> {
         while let Some(step) = self.journal.last().cloned() {
+            // What runs since a reboot was started by its definition: it is no part of this switch.
+            if step.ends_with_the_boot() && !self.journal.is_of_this_boot() {
+                self.journal.undone()?;
+                continue;
+            }
             tell(&format!("take back: {step}"));
             let back = self.take_back(&step).await;
             back.with_context(|| format!("cannot take back: {step}"))?;
@@ -95,14 +103,22 @@ impl Switch<'_> {
             Step::GiveService(network) => self.give_service(network).await,
             Step::GiveStatus(network) => networks::write_status(self.places, network),
             Step::UseStock(module) => module::remove(module),
+            Step::StopStock { units, .. } => self.units()?.mask_and_stop(units).await,
+            Step::Serve => self.serve(true).await,
+            Step::StopServing => self.serve(false).await,
+            Step::StartStock { units } => self.units()?.unmask_and_start(units, units).await,
+            Step::Restarts { .. } => Ok(()),
+            Step::Restart { unit } => self.units()?.restart(unit).await,
             Step::AwaitDaemon {
                 kind,
+                loads,
                 old,
                 networks,
                 seconds,
             } => {
                 let awaited = Awaited {
                     kind: *kind,
+                    loads: *loads,
                     old,
                     networks,
                 };
@@ -151,7 +167,14 @@ impl Switch<'_> {
             }
             Step::GiveStatus(network) => networks::remove_status(self.places, network),
             Step::UseStock(module) => module::set_up(module),
-            Step::AwaitDaemon { .. } => Ok(()),
+            Step::StopStock { units, active } => {
+                self.units()?.unmask_and_start(units, active).await
+            }
+            Step::Serve => self.serve(false).await,
+            Step::StopServing => self.serve(true).await,
+            Step::StartStock { units } => self.units()?.mask_and_stop(units).await,
+            Step::Restarts { unit, had } => self.restart_unless(unit, *had).await,
+            Step::Restart { .. } | Step::AwaitDaemon { .. } => Ok(()),
             Step::LetGo(network) => {
                 let known = self.client.by_name(&network.name).await;
                 match known {
@@ -160,6 +183,28 @@ impl Switch<'_> {
                 }
             }
             Step::Undefine(definition) => self.define(definition).await,
+        }
+    }
+
+    fn units(&self) -> Result<&Units> {
+        let units = self.units;
+        units.context("systemd does not run this host, as it did when the switch was begun")
+    }
+
+    async fn serve(&mut self, on: bool) -> Result<()> {
+        Ok(self.client.hand_over(&Handover::Serve { on }).await?)
+    }
+
+    /// Have libvirtd load the driver that it had, unless it has that.
+    async fn restart_unless(&self, unit: &str, had: Loads) -> Result<()> {
+        let daemons = daemon::running()?;
+        let has = |daemon: &Daemon| match had {
+            Loads::Stock => daemon.driver == Driver::Stock,
+            Loads::Netd => matches!(daemon.driver, Driver::Netd(_)),
+        };
+        match !daemons.is_empty() && daemons.iter().all(has) {
+            true => Ok(()),
+            false => self.units()?.restart(unit).await,
         }
     }
 
@@ -212,6 +257,7 @@ impl Switch<'_> {
 /// A daemon that is to have the networks.
 struct Awaited<'a> {
     kind: Kind,
+    loads: Loads,
     old: &'a [u32],
     networks: &'a [String],
 }
@@ -238,10 +284,13 @@ impl Awaited<'_> {
         let daemons = daemon::running()?;
         let daemon = daemons.iter().find(|daemon| is_new(daemon));
         let daemon = daemon.with_context(|| format!("{program} was not restarted"))?;
-        match &daemon.driver {
-            Driver::Stock => {}
-            Driver::Netd(path) => bail!("{program} has loaded the driver {}", path.display()),
-            Driver::Absent => bail!("{program} has loaded no network driver"),
+        match (&daemon.driver, self.loads) {
+            (Driver::Stock, Loads::Stock) | (Driver::Netd(_), Loads::Netd) => {}
+            (Driver::Stock, Loads::Netd) => bail!("{program} has loaded libvirt's own driver"),
+            (Driver::Netd(path), Loads::Stock) => {
+                bail!("{program} has loaded the driver {}", path.display())
+            }
+            (Driver::Absent, _) => bail!("{program} has loaded no network driver; see its log"),
         }
         match self.kind {
             // It answers once all of its drivers have begun, rules included.

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::snapshot::Snapshot;
-use super::sysctl::{self, SysctlError};
 
 /// The value of `accept_ra` with which the kernel listens to routers only as long as it is none
 /// itself: it drops what they told when it becomes one. With 2 it always listens, and with 0 the
 /// routes are another program's, which the kernel leaves alone.
-const UNLESS_FORWARDING: u32 = 1;
+const UNLESS_FORWARDING: i32 = 1;
 
 /// Devices whose advertised routes the kernel would drop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,37 +33,37 @@ impl fmt::Display for RoutesAtRisk {
 }
 
 /// Looks for routes that would be lost if IPv6 forwarding was switched on now.
-///
-/// # Errors
-/// A device's parameter cannot be read.
-pub fn routes_at_risk(snapshot: &Snapshot) -> Result<Option<RoutesAtRisk>, SysctlError> {
-    at_risk(snapshot, sysctl::accept_ra)
-}
-
-fn at_risk(
-    snapshot: &Snapshot,
-    accept_ra: impl Fn(&str) -> Result<Option<u32>, SysctlError>,
-) -> Result<Option<RoutesAtRisk>, SysctlError> {
+#[must_use]
+pub fn routes_at_risk(snapshot: &Snapshot) -> Option<RoutesAtRisk> {
     let advertised = snapshot.routes.iter().filter(|route| route.advertised);
     let indices: BTreeSet<u32> = advertised.filter_map(|route| route.index).collect();
-    let mut devices = Vec::new();
-    for link in indices.iter().filter_map(|i| snapshot.links.get(i)) {
-        if accept_ra(&link.name)? == Some(UNLESS_FORWARDING) {
-            devices.push(link.name.clone());
-        }
-    }
-    Ok((!devices.is_empty()).then_some(RoutesAtRisk(devices)))
+    let devices = indices.iter().filter_map(|i| snapshot.links.get(i));
+    let at_risk = devices.filter(|link| {
+        let conf = link.conf.ipv6;
+        conf.is_some_and(|conf| conf.accept_ra == UNLESS_FORWARDING)
+    });
+    let names: Vec<String> = at_risk.map(|link| link.name.clone()).collect();
+    (!names.is_empty()).then_some(RoutesAtRisk(names))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::{Dump, Link, Route};
+    use crate::link::{DeviceConf, Dump, Ipv6Conf, Link, Route};
 
+    /// `accept_ra` is the device's number, less one; eth4 has no IPv6.
     fn host(advertised: &[(u32, bool)]) -> Snapshot {
+        let conf = |index: u32| DeviceConf {
+            ipv6: (index < 4).then(|| Ipv6Conf {
+                accept_ra: index as i32 - 1,
+                ..Ipv6Conf::default()
+            }),
+            ..DeviceConf::default()
+        };
         let link = |index: u32| Link {
             index,
             name: format!("eth{index}"),
+            conf: conf(index),
             ..Link::default()
         };
         let routes = advertised.iter().map(|&(index, advertised)| Route {
@@ -73,6 +72,8 @@ mod tests {
             gateway: None,
             table: 254,
             advertised,
+            mtu: None,
+            metric: None,
         });
         let dump = Dump {
             links: (1..5).map(|index| (index, link(index))).collect(),
@@ -82,15 +83,8 @@ mod tests {
         dump.into()
     }
 
-    /// `accept_ra` is the device's number, less one; eth4 has gone.
     fn devices(advertised: &[(u32, bool)]) -> Option<String> {
-        let accept_ra = |device: &str| {
-            let number: u32 = device[3..].parse().unwrap();
-            Ok((number < 4).then(|| number - 1))
-        };
-        at_risk(&host(advertised), accept_ra)
-            .unwrap()
-            .map(|devices| devices.to_string())
+        routes_at_risk(&host(advertised)).map(|devices| devices.to_string())
     }
 
     #[test]
@@ -107,12 +101,5 @@ mod tests {
             text.contains("sysctl net.ipv6.conf.eth2.accept_ra=2"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_an_error() {
-        let refuse = |device: &str| Err(SysctlError::Component(device.to_owned()));
-        assert!(at_risk(&host(&[(2, true)]), refuse).is_err());
-        assert_eq!(at_risk(&host(&[(2, false)]), refuse).unwrap(), None);
     }
 }

@@ -165,6 +165,7 @@ mod tests {
             bridge: Some(BridgeAttrs {
                 stp,
                 forward_delay_ms: 2_000,
+                ..BridgeAttrs::default()
             }),
             ..Link::default()
         }

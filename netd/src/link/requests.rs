@@ -1,27 +1,27 @@
 //! Asking the kernel about devices, and changing them.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
-};
+use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridgePort, LinkAttribute, LinkExtentMask, LinkMessage,
+    BridgeStpState, InfoBridgePort, InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
 };
-use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::drivers::{DriverWatch, Drivers};
 use super::error::LinkError;
 use super::netlink::Requests;
 use super::snapshot::{Address, Dump, Link, Route, Snapshot, ticks};
 use crate::model::{Mac, check_interface_name};
+use crate::netns::Netns;
 
 /// The least and the greatest forward delay the kernel's STP works with
 /// (`BR_MIN_FORWARD_DELAY`, `BR_MAX_FORWARD_DELAY`).
@@ -36,6 +36,19 @@ pub fn effective_delay_ms(stp: bool, delay_ms: u32) -> u32 {
     } else {
         delay_ms
     }
+}
+
+/// The far one of a pair of veth devices.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// The MTU of both.
+    pub mtu: u32,
+    /// Where it is; none for here.
+    pub netns: Option<&'a Netns>,
 }
 
 /// The devices of the network namespace it was opened in; clones share one socket.
@@ -144,6 +157,51 @@ impl Links {
         }
     }
 
+    /// The device that has this name now, if there is one.
+    pub async fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
+        match self.get_link(LinkUnspec::new_with_name(name).build()).await {
+            Ok(link) => Ok(Some(link)),
+            Err(source) if source.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(source) => Err(refused("find", name, source)),
+        }
+    }
+
+    /// Creates a pair of veth devices, both down: one here, the other maybe in another network namespace.
+    /// Returns the number of the one here.
+    pub async fn create_veth(
+        &self,
+        name: &str,
+        mac: Mac,
+        inner: &Inner<'_>,
+    ) -> Result<u32, LinkError> {
+        let mut peer = LinkUnspec::new_with_name(inner.name)
+            .address(inner.mac.0.to_vec())
+            .mtu(inner.mtu);
+        if let Some(netns) = inner.netns {
+            peer = peer.setns_by_fd(netns.as_fd().as_raw_fd());
+        }
+        let peer = peer.build();
+        let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(
+            rtnetlink::packet_route::link::InfoKind::Veth,
+        )
+        .name(name)
+        .address(mac.0.to_vec())
+        .mtu(inner.mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build();
+        self.requests
+            .change(
+                RouteNetlinkMessage::NewLink(message),
+                NLM_F_CREATE | NLM_F_EXCL,
+            )
+            .await
+            .map_err(|source| refused("create", name, source))?;
+        let link = self.get_link(LinkUnspec::new_with_name(name).build()).await;
+        Ok(link
+            .map_err(|source| refused("find the new device", name, source))?
+            .index)
+    }
+
     /// Creates a bridge, down and without addresses, and returns its index. A device that already
     /// has the name is an error: it is somebody else's.
     pub async fn create_bridge(
@@ -239,12 +297,19 @@ impl Links {
         }
     }
 
-    /// Isolates a port from the other isolated ports of its bridge.
-    pub async fn isolate(&self, port: u32) -> Result<(), LinkError> {
+    /// Isolates a port from the other isolated ports of its bridge, or no longer.
+    pub async fn set_isolated(&self, port: u32, on: bool) -> Result<(), LinkError> {
         let message = LinkBridgePort::new(port)
-            .append_info_data(InfoBridgePort::Isolated(true))
+            .append_info_data(InfoBridgePort::Isolated(on))
             .build();
-        self.set(port, "isolate the port", message).await
+        let what = if on { "isolate" } else { "let others reach" };
+        self.set(port, &format!("{what} the port"), message).await
+    }
+
+    /// Has a bridge hold its ports to VLANs, or no longer.
+    pub async fn filter_vlans(&self, bridge: u32, on: bool) -> Result<(), LinkError> {
+        let message = bridge_message(bridge).vlan_filtering(on).build();
+        self.set(bridge, "set VLAN filtering of", message).await
     }
 
     /// Makes a device a port of `controller`, or of none.
@@ -267,73 +332,6 @@ impl Links {
                     .await
             }
         }
-    }
-
-    /// Gives a device an address; an IPv4 one comes with its subnet's broadcast address. An IPv6
-    /// one is good at once, without asking the link who else has it: a bridge without ports could
-    /// not ask, and no guest is to be able to take the address away by answering.
-    pub async fn add_address(
-        &self,
-        index: u32,
-        address: IpAddr,
-        prefix: u8,
-    ) -> Result<(), LinkError> {
-        let message = RouteNetlinkMessage::NewAddress(address_message(index, address, prefix));
-        let result = self
-            .requests
-            .change(message, NLM_F_CREATE | NLM_F_EXCL)
-            .await;
-        self.named(index, &format!("add address {address}/{prefix} to"), result)
-            .await
-    }
-
-    /// Adds the way to a subnet by a gateway on a device's link.
-    pub async fn add_route(
-        &self,
-        index: u32,
-        (subnet, prefix): (IpAddr, u8),
-        gateway: IpAddr,
-        metric: u32,
-    ) -> Result<(), LinkError> {
-        let builder = RouteMessageBuilder::<IpAddr>::new()
-            .output_interface(index)
-            .priority(metric)
-            .protocol(RouteProtocol::Static);
-        let what = format!("add the route to {subnet}/{prefix} via {gateway} on");
-        let builder = builder
-            .destination_prefix(subnet, prefix)
-            .and_then(|builder| builder.gateway(gateway));
-        // The model has one family for both.
-        let message = builder
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
-            .map(RouteMessageBuilder::build);
-        let result = match message {
-            Ok(message) => {
-                let message = RouteNetlinkMessage::NewRoute(message);
-                self.requests
-                    .change(message, NLM_F_CREATE | NLM_F_EXCL)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        self.named(index, &what, result).await
-    }
-
-    /// Takes an address from a device.
-    pub async fn del_address(
-        &self,
-        index: u32,
-        address: IpAddr,
-        prefix: u8,
-    ) -> Result<(), LinkError> {
-        let message = RouteNetlinkMessage::DelAddress(address_message(index, address, prefix));
-        let result = self.requests.change(message, 0).await;
-        self.named(
-            index,
-            &format!("remove address {address}/{prefix} from"),
-            result,
-        )
-        .await
     }
 
     /// Makes the kernel ask anew who has an address behind a device, and with which MAC address.
@@ -408,7 +406,12 @@ impl Links {
     }
 
     /// Sends a changed device.
-    async fn set(&self, index: u32, action: &str, message: LinkMessage) -> Result<(), LinkError> {
+    pub(super) async fn set(
+        &self,
+        index: u32,
+        action: &str,
+        message: LinkMessage,
+    ) -> Result<(), LinkError> {
         let result = self
             .requests
             .change(RouteNetlinkMessage::NewLink(message), 0)
@@ -491,50 +494,9 @@ fn refused(action: &str, device: &str, source: io::Error) -> LinkError {
     }
 }
 
-fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.index = index;
-    message.header.prefix_len = prefix;
-    message.header.scope = AddressScope::Universe;
-    message.header.family = match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    };
-    message.header.flags = match address {
-        IpAddr::V4(_) => AddressHeaderFlags::empty(),
-        IpAddr::V6(_) => AddressHeaderFlags::Nodad,
-    };
-    message.attributes.push(AddressAttribute::Local(address));
-    message.attributes.push(AddressAttribute::Address(address));
-    if let IpAddr::V4(address) = address
-        && let Some(broadcast) = broadcast(address, prefix)
-    {
-        message
-            .attributes
-            .push(AddressAttribute::Broadcast(broadcast));
-    }
-    message
-}
-
-/// The subnet's last address; subnets of one or two addresses have no broadcast (RFC 3021).
-fn broadcast(address: Ipv4Addr, prefix: u8) -> Option<Ipv4Addr> {
-    (prefix < 31).then(|| Ipv4Addr::from(u32::from(address) | (u32::MAX >> prefix)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn broadcast_is_the_last_address() {
-        let address = Ipv4Addr::new(192, 168, 122, 1);
-        let last = |a, b, c, d| Some(Ipv4Addr::new(a, b, c, d));
-        assert_eq!(broadcast(address, 24), last(192, 168, 122, 255));
-        assert_eq!(broadcast(address, 30), last(192, 168, 122, 3));
-        assert_eq!(broadcast(address, 0), last(255, 255, 255, 255));
-        assert_eq!(broadcast(address, 31), None);
-        assert_eq!(broadcast(address, 32), None);
-    }
 
     #[test]
     fn stp_bounds_the_delay() {

@@ -13,9 +13,10 @@ use rtnetlink::packet_route::link::{
     LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
 };
 
+use super::devconf::DeviceConf;
 use super::drivers::Driver;
 use crate::model::Mac;
 
@@ -65,12 +66,23 @@ pub struct Link {
     pub port_state: Option<u8>,
     /// Is it an isolated port of its bridge?
     pub isolated: bool,
+    /// Does its bridge learn who is behind it (`IFLA_BRPORT_LEARNING`)?
+    pub learns: bool,
+    /// Does its bridge send it what is for addresses that it does not know (`IFLA_BRPORT_UNICAST_FLOOD`)?
+    pub floods: bool,
+    /// Is it a port that only lets in whom the bridge was told of (`IFLA_BRPORT_LOCKED`)?
+    pub locked: bool,
     /// `IFLA_QDISC`: what orders the packets that it sends.
     pub qdisc: String,
     /// The XDP program at its driver, or before the stack, by the kernel's number.
     pub xdp: Option<u32>,
+    /// The number of the network namespace that its other end is in (`IFLA_LINK_NETNSID`), where that
+    /// is another one.
+    pub peer_netns: Option<u32>,
     /// What its driver can do, where that was asked for ([`super::Links::ask_drivers`]).
     pub driver: Driver,
+    /// Its parameters for IP.
+    pub conf: DeviceConf,
 }
 
 /// What only bridges have.
@@ -80,6 +92,10 @@ pub struct BridgeAttrs {
     pub stp: bool,
     /// How long a port stays in each of listening and learning.
     pub forward_delay_ms: u32,
+    /// Its ports are held to VLANs.
+    pub vlan_filtering: bool,
+    /// It forgets at once where it saw a MAC address (ageing time 0), and so sends all to everybody, like a hub.
+    pub is_hub: bool,
 }
 
 /// How far an address means something (`RT_SCOPE_*`).
@@ -113,6 +129,17 @@ pub struct Address {
     pub scope: Scope,
 }
 
+impl Address {
+    /// Is nobody else in its subnet?
+    #[must_use]
+    pub fn stands_alone(&self) -> bool {
+        match self.address {
+            IpAddr::V4(_) => self.prefix == 32,
+            IpAddr::V6(_) => self.prefix == 128,
+        }
+    }
+}
+
 /// A route that sends packets somewhere (`RTN_UNICAST`); one per next hop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -126,6 +153,10 @@ pub struct Route {
     pub table: u32,
     /// A router advertised it (`RTPROT_RA`).
     pub advertised: bool,
+    /// Its MTU, where it names one.
+    pub mtu: Option<u32>,
+    /// What it costs beside others to the same destination; IPv4's 0 is none.
+    pub metric: Option<u32>,
 }
 
 /// The host's devices, addresses and routes of both families, as the kernel told them.
@@ -218,6 +249,22 @@ impl Snapshot {
         ports.filter_map(|port| self.dump.links.get(port))
     }
 
+    /// Does a device take part in the host's routing by itself: is it no loopback, and no port of
+    /// another device? One that is a VRF's does.
+    #[must_use]
+    pub fn stands_alone(&self, link: &Link) -> bool {
+        !link.loopback && (link.controller.is_none() || self.is_of_vrf(link))
+    }
+
+    /// Is a device a VRF, or does it belong to one?
+    #[must_use]
+    pub fn is_of_vrf(&self, link: &Link) -> bool {
+        let of = link
+            .controller
+            .and_then(|index| self.dump.links.get(&index));
+        of.unwrap_or(link).kind.as_deref() == Some("vrf")
+    }
+
     /// The addresses of a device, in the kernel's order.
     pub fn addresses_of(&self, index: u32) -> impl Iterator<Item = &Address> {
         let own = self.addresses.get(&index).into_iter().flatten();
@@ -252,6 +299,9 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::LinkInfo(infos) => link.take_infos(infos),
                 LinkAttribute::Qdisc(name) => link.qdisc = name,
+                LinkAttribute::AfSpecUnspec(families) => link.conf = DeviceConf::parse(&families),
+                // Negative: there is none.
+                LinkAttribute::LinkNetNsId(number) => link.peer_netns = number.try_into().ok(),
                 LinkAttribute::Xdp(attributes) => {
                     link.xdp = attributes.iter().find_map(|attribute| match attribute {
                         LinkXdp::ProgId(id) => Some(*id),
@@ -265,7 +315,17 @@ impl From<LinkMessage> for Link {
     }
 }
 
+/// Kinds of devices that other hosts are behind, beside hardware, which has none.
+const OUTSIDE_KINDS: [&str; 6] = ["bond", "team", "vlan", "vxlan", "gretap", "ip6gretap"];
+
 impl Link {
+    /// Are other hosts behind it, when it is a port of a bridge? Guests' devices are of other kinds.
+    #[must_use]
+    pub fn leads_outside(&self) -> bool {
+        let kind = self.kind.as_deref();
+        self.ether && kind.is_none_or(|kind| OUTSIDE_KINDS.contains(&kind))
+    }
+
     fn take_infos(&mut self, infos: Vec<LinkInfo>) {
         for info in infos {
             match info {
@@ -279,6 +339,9 @@ impl Link {
                         _ => None,
                     });
                     self.isolated = attributes.contains(&InfoBridgePort::Isolated(true));
+                    self.learns = attributes.contains(&InfoBridgePort::Learning(true));
+                    self.floods = attributes.contains(&InfoBridgePort::UnicastFlood(true));
+                    self.locked = attributes.contains(&InfoBridgePort::Locked(true));
                 }
                 _ => {}
             }
@@ -294,6 +357,8 @@ fn bridge_attrs(attributes: &[InfoBridge]) -> BridgeAttrs {
             InfoBridge::ForwardDelay(ticks) => {
                 bridge.forward_delay_ms = ticks.saturating_mul(TICK_MS);
             }
+            InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = *on,
+            InfoBridge::AgeingTime(ticks) => bridge.is_hub = *ticks == 0,
             _ => {}
         }
     }
@@ -358,6 +423,8 @@ impl Route {
             gateway: None,
             table: u32::from(message.header.table),
             advertised: message.header.protocol == RouteProtocol::Ra,
+            mtu: None,
+            metric: None,
         };
         let mut hops = Vec::new();
         for attribute in message.attributes {
@@ -371,7 +438,14 @@ impl Route {
                 // The header's table has only eight bits.
                 RouteAttribute::Table(table) => route.table = table,
                 RouteAttribute::Oif(index) => route.index = Some(index),
+                RouteAttribute::Priority(metric) => route.metric = Some(metric),
                 RouteAttribute::MultiPath(next_hops) => hops = next_hops,
+                RouteAttribute::Metrics(metrics) => {
+                    route.mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
                 other => route.gateway = gateway(&other).or(route.gateway),
             }
         }

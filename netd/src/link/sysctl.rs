@@ -51,6 +51,14 @@ pub fn read(path: &[&str]) -> Result<String, SysctlError> {
     }
 }
 
+/// Do the host's rules see what its bridges forward? Without br_netfilter there are no such parameters.
+#[must_use]
+pub fn bridged_rules() -> bool {
+    ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"]
+        .into_iter()
+        .any(|name| read(&["bridge", name]).is_ok_and(|value| value == "1"))
+}
+
 /// Writes a parameter.
 pub fn write(path: &[&str], value: &str) -> Result<(), SysctlError> {
     let key = file(path)?;
@@ -85,6 +93,25 @@ pub fn set_forwarding(family: Family, on: bool) -> Result<(), SysctlError> {
 #[must_use]
 pub fn forwarding_name(family: Family) -> String {
     format!("net.{}", forwarding_path(family).join("."))
+}
+
+/// Lets a device forward packets of this family that come in there.
+pub fn set_device_forwarding(family: Family, device: &str) -> Result<(), SysctlError> {
+    write(&device_forwarding_path(family, device), "1")
+}
+
+/// The parameter's name as people write it.
+#[must_use]
+pub fn device_forwarding_name(family: Family, device: &str) -> String {
+    format!("net.{}", device_forwarding_path(family, device).join("."))
+}
+
+fn device_forwarding_path(family: Family, device: &str) -> [&str; 4] {
+    let family = match family {
+        Family::Ipv4 => "ipv4",
+        Family::Ipv6 => "ipv6",
+    };
+    [family, "conf", device, "forwarding"]
 }
 
 fn forwarding_path(family: Family) -> &'static [&'static str] {

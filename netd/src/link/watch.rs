@@ -1,6 +1,6 @@
-//! Word that something about devices, addresses, routes or neighbours changed.
+//! Word that something about devices, addresses, forwarding, routes or neighbours changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -20,19 +20,25 @@ use super::error::LinkError;
 /// What to look at again.
 #[derive(Debug)]
 pub enum Change {
-    /// Devices or addresses changed, or filters of traffic control went.
+    /// Devices, addresses or whether devices forward changed, or filters of traffic control came or went.
     Links,
-    /// Routes, rules, next hops or neighbours changed: paths worked out from them may be wrong now.
+    /// Routes, rules, next hops or neighbours changed, or whether and how large packets a device
+    /// carries: paths worked out from them may be wrong now.
     Routes,
+    /// Bridges saw guests at a port where they were not before.
+    Moved(Moves),
     /// The kernel had more to tell than the socket could hold: look at everything again.
     Overrun,
     /// The socket is broken and there will be no further word.
     Closed(io::Error),
 }
 
+/// Where bridges saw MAC addresses: by the bridge's number and the address, the port's number.
+pub type Moves = BTreeMap<(u32, [u8; 6]), u32>;
+
 /// Subscribed groups of the kernel's announcements, all of them numbers that fit into the mask of
 /// a netlink address.
-const GROUPS: [MulticastGroup; 10] = [
+const GROUPS: [MulticastGroup; 12] = [
     MulticastGroup::Link,
     MulticastGroup::Tc,
     MulticastGroup::Ipv4Ifaddr,
@@ -43,11 +49,14 @@ const GROUPS: [MulticastGroup; 10] = [
     MulticastGroup::Ipv6Rule,
     MulticastGroup::Nexthop,
     MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
 
 /// Numbers of linux/rtnetlink.h that libc does not have.
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
+const RTM_NEWNETCONF: u16 = 80;
 
 /// The protocol's number is zero, which is "no protocol given".
 const NETLINK_ROUTE: Option<rustix::net::Protocol> = None;
@@ -74,6 +83,14 @@ pub struct NetlinkMonitor {
     socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
     pending: Pending,
+    seen: Seen,
+}
+
+/// What was announced last, to tell what is new.
+#[derive(Debug, Default)]
+struct Seen {
+    devices: Devices,
+    guests: Guests,
     neighbours: Neighbours,
 }
 
@@ -81,6 +98,7 @@ pub struct NetlinkMonitor {
 struct Pending {
     links: bool,
     routes: bool,
+    moved: Moves,
     overrun: bool,
 }
 
@@ -97,7 +115,7 @@ impl NetlinkMonitor {
             socket: subscribe(bytes).map_err(LinkError::Socket)?,
             buffer: vec![0; DATAGRAM],
             pending: Pending::default(),
-            neighbours: Neighbours::default(),
+            seen: Seen::default(),
         })
     }
 
@@ -128,14 +146,13 @@ impl NetlinkMonitor {
             });
             match result {
                 Ok((read, _)) => {
-                    self.pending
-                        .note(&self.buffer[..read], &mut self.neighbours);
+                    self.pending.note(&self.buffer[..read], &mut self.seen);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.pending.overrun = true;
-                    self.neighbours = Neighbours::default();
+                    self.seen = Seen::default();
                 }
                 Err(error) => return Err(error),
             }
@@ -173,11 +190,14 @@ impl Pending {
         if std::mem::take(&mut self.links) {
             return Some(Change::Links);
         }
+        if !self.moved.is_empty() {
+            return Some(Change::Moved(std::mem::take(&mut self.moved)));
+        }
         std::mem::take(&mut self.routes).then_some(Change::Routes)
     }
 
     /// Looks at the messages of one datagram, the last of which may be cut short.
-    fn note(&mut self, mut datagram: &[u8], neighbours: &mut Neighbours) {
+    fn note(&mut self, mut datagram: &[u8], seen: &mut Seen) {
         while let Some((header, _)) = datagram.split_first_chunk::<HEADER>() {
             let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
             let kind = u16::from_ne_bytes([header[4], header[5]]);
@@ -186,12 +206,21 @@ impl Pending {
             }
             let body = &datagram[HEADER..length.min(datagram.len())];
             match kind {
-                libc::RTM_NEWLINK
-                | libc::RTM_DELLINK
-                | libc::RTM_NEWADDR
+                libc::RTM_NEWLINK | libc::RTM_DELLINK => {
+                    self.links = true;
+                    // The routes by a device that goes down go without a word.
+                    self.routes |= seen.devices.changed(body, kind == libc::RTM_NEWLINK);
+                }
+                libc::RTM_NEWADDR
                 | libc::RTM_DELADDR
-                // The agent's own programs may be among them.
+                // Of all parameters of devices the kernel tells of a few, forwarding among them.
+                | RTM_NEWNETCONF
+                // A port's frames may have to pass them.
+                | libc::RTM_NEWTFILTER
+                // The agent's own programs may be among them, and the rates that devices are held to.
                 | libc::RTM_DELQDISC
+                | libc::RTM_NEWTCLASS
+                | libc::RTM_DELTCLASS
                 | libc::RTM_DELTFILTER => self.links = true,
                 libc::RTM_NEWROUTE
                 | libc::RTM_DELROUTE
@@ -199,8 +228,15 @@ impl Pending {
                 | libc::RTM_DELRULE
                 | RTM_NEWNEXTHOP
                 | RTM_DELNEXTHOP => self.routes = true,
+                // A bridge announces what it learned in this group too.
+                libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH
+                    if body.first() == Some(&(libc::AF_BRIDGE as u8)) =>
+                {
+                    let moved = seen.guests.moved(body, kind == libc::RTM_NEWNEIGH);
+                    self.moved.extend(moved);
+                }
                 libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
-                    self.routes |= neighbours.changed(body, kind == libc::RTM_NEWNEIGH);
+                    self.routes |= seen.neighbours.changed(body, kind == libc::RTM_NEWNEIGH);
                 }
                 _ => {}
             }
@@ -216,6 +252,89 @@ impl Pending {
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
+/// Whether a device is up, has a carrier, and how large packets it takes.
+#[derive(Debug, Default)]
+struct Devices(HashMap<u32, (u32, u32)>);
+
+/// Length of `struct ifinfomsg`.
+const IFINFO: usize = 16;
+
+impl Devices {
+    /// Whether a path by this device may be another one now.
+    fn changed(&mut self, body: &[u8], exists: bool) -> bool {
+        let Some((info, attributes)) = body.split_first_chunk::<IFINFO>() else {
+            return true;
+        };
+        // What a bridge says of its ports is said here as well.
+        if info[0] == libc::AF_BRIDGE as u8 {
+            return false;
+        }
+        let word =
+            |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        let (index, flags) = (word(4), word(8));
+        if !exists {
+            return self.0.remove(&index).is_some();
+        }
+        let flags = flags & (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP) as u32;
+        let now = (flags, mtu(attributes).unwrap_or_default());
+        self.0.insert(index, now) != Some(now)
+    }
+}
+
+/// `IFLA_MTU` among the attributes of a device.
+fn mtu(mut attributes: &[u8]) -> Option<u32> {
+    while let Some((header, rest)) = attributes.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        if u16::from_ne_bytes([header[2], header[3]]) == libc::IFLA_MTU {
+            let (value, _) = rest.split_first_chunk::<4>()?;
+            return Some(u32::from_ne_bytes(*value));
+        }
+        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    }
+    None
+}
+
+/// At which port a bridge saw a MAC address last.
+#[derive(Debug, Default)]
+struct Guests(Moves);
+
+impl Guests {
+    /// The guest that is at another port now, or was not known.
+    fn moved(&mut self, body: &[u8], exists: bool) -> Option<((u32, [u8; 6]), u32)> {
+        // What cannot be read is nothing that a bridge has learned: the length of a MAC address and
+        // the bridge are always there.
+        let message = NeighbourMessage::parse(body).ok()?;
+        let mut mac = None;
+        let mut bridge = None;
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::LinkLayerAddress(bytes) => {
+                    mac = <[u8; 6]>::try_from(bytes.as_slice()).ok();
+                }
+                NeighbourAttribute::Controller(index) => bridge = Some(*index),
+                _ => {}
+            }
+        }
+        let key = (bridge?, mac?);
+        let port = message.header.ifindex;
+        // The bridge's own addresses, and those of its ports' devices, are no guests'.
+        if message.header.state == NeighbourState::Permanent {
+            return None;
+        }
+        if !exists {
+            // It is told of the new place first, where there is one.
+            if self.0.get(&key) == Some(&port) {
+                self.0.remove(&key);
+            }
+            return None;
+        }
+        if self.0.len() >= NEIGHBOURS {
+            self.0.clear();
+        }
+        (self.0.insert(key, port) != Some(port)).then_some((key, port))
+    }
+}
+
 /// The neighbours that can be sent to, so that the constant change between reachable, stale and
 /// probed is not reported: all three have a usable address.
 #[derive(Debug, Default)]
@@ -224,10 +343,6 @@ struct Neighbours(HashMap<(u32, IpAddr), Vec<u8>>);
 impl Neighbours {
     /// Whether a neighbour got, changed or lost its link layer address.
     fn changed(&mut self, body: &[u8], exists: bool) -> bool {
-        // A bridge announces what it learned in this group too. That is no neighbour.
-        if body.first() == Some(&(libc::AF_BRIDGE as u8)) {
-            return false;
-        }
         // What cannot be read is reported rather than missed.
         let Ok(message) = NeighbourMessage::parse(body) else {
             return true;

@@ -6,8 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::address::network_address;
 use super::element::{
-    AddressRange, Bandwidth, Bridge, Dhcp, Dns, ForwardMode, Ip, MacTableManager, PortRange, Rate,
-    VirtualPort, Vlan,
+    AddressRange, Bandwidth, Bridge, Dns, ForwardMode, Ip, PortRange, Rate, VirtualPort, Vlan,
 };
 use super::error::XmlError;
 use super::name::{check_interface_name, check_name};
@@ -47,7 +46,22 @@ pub fn check_start(network: &Network) -> Result<(), XmlError> {
             if missing.len() == 1 { "it" } else { "them" },
         )));
     }
+    checker.addresses()?;
     checker.start_values()
+}
+
+/// May a network that libvirt runs be taken over with this definition? As [`check_start`], and libvirt
+/// must not hold it to rates: nobody gives back the queues that it has for that.
+pub fn check_take_over(network: &Network) -> Result<(), XmlError> {
+    check_start(network)?;
+    if network.is_shaped() {
+        return Err(XmlError::Unsupported(format!(
+            "network '{}' runs with <bandwidth>, whose queues are libvirt's: stop it there and start it \
+             in netd, or remove <bandwidth>",
+            network.name.escape_debug()
+        )));
+    }
+    Ok(())
 }
 
 /// A network under check.
@@ -81,6 +95,7 @@ impl Checker<'_> {
         };
         if let Some(name) = network.domain.as_ref().and_then(|d| d.name.as_ref()) {
             field("<domain name>", name)?;
+            self.host_name("<domain name>", name)?;
         }
         let no_dns = Dns::default();
         let dns = network.dns.as_ref().unwrap_or(&no_dns);
@@ -100,10 +115,12 @@ impl Checker<'_> {
         }
         for name in dns.hosts.iter().flat_map(|host| &host.hostnames) {
             field("<hostname>", name)?;
+            self.host_name("<hostname>", name)?;
         }
         for ip in &network.ips {
             for name in ip.dhcp.hosts.iter().filter_map(|host| host.name.as_ref()) {
                 field("<host name> of <dhcp>", name)?;
+                self.host_name("<host name> of <dhcp>", name)?;
             }
             if let Some(root) = &ip.tftp_root {
                 line("<tftp root>", root)?;
@@ -119,6 +136,32 @@ impl Checker<'_> {
             line("<dnsmasq:option value>", option)?;
         }
         Ok(())
+    }
+
+    /// dnsmasq says nothing when a name cannot stand in DNS, and serves the guest without it or not
+    /// at all.
+    fn host_name(&self, element: &str, name: &str) -> Result<(), XmlError> {
+        let refuse = |detail: &str| Err(self.refuse(element, format!("'{name}' {detail}")));
+        if !name.is_ascii() {
+            return refuse("is not ASCII; write it as DNS has it, with xn--…");
+        }
+        // RFC 1035, section 2.3.4.
+        if let Some(label) = name.split('.').find(|label| label.len() > 63) {
+            return refuse(&format!(
+                "has a label of {} characters; 63 is the most that DNS has",
+                label.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// No address is the bridge's twice.
+    fn addresses(&self) -> Result<(), XmlError> {
+        let mut seen = HashSet::new();
+        match self.0.ips.iter().find(|ip| !seen.insert(ip.address)) {
+            None => Ok(()),
+            Some(ip) => Err(self.refuse("<ip>", format!("{} is given twice", ip.address))),
+        }
     }
 
     fn interfaces(&self) -> Result<(), XmlError> {
@@ -296,8 +339,8 @@ impl Checker<'_> {
         let forward = network.forward.as_ref();
         let Bridge {
             name,
-            zone,
-            mac_table_manager,
+            mac_table_manager: _,
+            zone: _,
             stp: _,
             delay: _,
         } = &network.bridge;
@@ -318,8 +361,6 @@ impl Checker<'_> {
         };
         let has_virtual_port = network.virtualport.is_some()
             || network.portgroups.iter().any(|g| g.virtualport.is_some());
-        let lone_bootp = |ip: &Ip| ip.dhcp.bootp.is_some() && !ip.dhcp.serves();
-        let dhcp_v6 = |ip: &Ip| ip.address.is_ipv6() && ip.dhcp != Dhcp::default();
         let optional = [
             (
                 network.mode() != ForwardMode::Hostdev
@@ -332,11 +373,6 @@ impl Checker<'_> {
                 !on_bridge && network.port_isolated == Some(true),
                 "<port isolated='yes'> of guests that are on no bridge",
             ),
-            (zone.is_some(), "<bridge zone>"),
-            (
-                *mac_table_manager == Some(MacTableManager::Libvirt),
-                "<bridge macTableManager='libvirt'>",
-            ),
             (
                 network
                     .domain
@@ -344,14 +380,9 @@ impl Checker<'_> {
                     .is_some_and(|d| d.register == Some(true)),
                 "<domain register>",
             ),
-            (network.bandwidth.is_some(), "<bandwidth>"),
             (
-                network.ips.iter().any(dhcp_v6),
-                "<dhcp> in <ip family='ipv6'>",
-            ),
-            (
-                network.ips.iter().any(lone_bootp),
-                "<bootp> without a <range> or <host>",
+                !managed && network.is_shaped(),
+                "<bandwidth> of a network whose bridge is not netd's",
             ),
             (managed && has_virtual_port, "<virtualport>"),
         ];

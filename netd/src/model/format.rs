@@ -97,7 +97,7 @@ fn head(w: &mut Writer, network: &Network, options: FormatOptions) {
             .yes_no("trustGuestRxFilters", network.trust_guest_rx_filters),
     );
     w.text("name", &network.name);
-    if !network.uuid.is_nil() {
+    if network.has_uuid() {
         w.text("uuid", &network.uuid.to_string());
     }
     if let Some(title) = &network.title {

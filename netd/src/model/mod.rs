@@ -8,6 +8,7 @@
 mod address;
 mod check;
 mod element;
+mod encoding;
 mod error;
 mod format;
 mod metadata;
@@ -17,6 +18,7 @@ mod netd;
 mod network;
 mod network_port;
 mod parse;
+mod prefix;
 mod read;
 mod schema;
 #[cfg(test)]
@@ -26,8 +28,9 @@ mod write;
 mod xml;
 
 pub use address::{in_subnet, network_address};
-pub use check::{check_define, check_start};
+pub use check::{check_define, check_start, check_take_over};
 pub use element::*;
+pub use encoding::decode;
 pub use error::{UpdateError, XmlError};
 pub use format::{FormatOptions, format, format_live};
 pub use metadata::MetadataElement;
@@ -36,9 +39,9 @@ pub use namespace::NETD_NAMESPACE;
 #[cfg(test)]
 pub(crate) use netd::samples;
 pub use netd::{
-    AntiSpoof, Clash, Filtering, ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange,
-    ForwardScope, HostAccess, Mapping, NatBehaviour, NetdExtensions, PortForward, ProtocolError,
-    Published, Span, find_clash,
+    AntiSpoof, Checks, Clash, Filtering, Firewall, ForwardAction, ForwardGuest, ForwardProtocol,
+    ForwardRange, ForwardScope, HostAccess, HostRelation, Mapping, NatBehaviour, NetdExtensions,
+    PortForward, ProtocolError, Published, Span, find_clash,
 };
 pub use network::Network;
 pub use network_port::{
@@ -46,7 +49,8 @@ pub use network_port::{
     format_port, parse_port,
 };
 pub use parse::{Parsed, parse, parse_whole};
+pub use prefix::{Prefix, PrefixError};
 pub use read::UnknownPiece;
-pub use schema::validate;
+pub use schema::{validate, validate_port};
 pub use update::{Section, Update, UpdateCommand};
 pub use xml::fits;

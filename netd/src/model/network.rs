@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::element::{
     AddressRange, Bandwidth, Bridge, Dns, Domain, Family, Forward, ForwardMode, Ip, Mac, Nat,
-    PortGroup, PortRange, Route, VirtualPort, Vlan,
+    PortGroup, PortRange, Rate, Route, VirtualPort, Vlan,
 };
 use super::error::{UpdateError, XmlError};
 use super::metadata::MetadataElement;
@@ -21,6 +21,8 @@ pub struct Network {
     pub name: String,
     /// `<uuid>`; nil until one was given or generated.
     pub uuid: Uuid,
+    /// The UUID is nil because the definition says so, as libvirt allows.
+    pub zero_uuid: bool,
     /// `<title>`, one line.
     pub title: Option<String>,
     /// `<description>`.
@@ -64,6 +66,12 @@ pub struct Network {
 }
 
 impl Network {
+    /// Was a UUID given or generated?
+    #[must_use]
+    pub fn has_uuid(&self) -> bool {
+        self.zero_uuid || !self.uuid.is_nil()
+    }
+
     /// Mode of `<forward>`, with its absence as [`ForwardMode::None`].
     #[must_use]
     pub fn mode(&self) -> ForwardMode {
@@ -127,6 +135,16 @@ impl Network {
             self.mode(),
             ForwardMode::None | ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open
         )
+    }
+
+    /// Is what its guests get, or send, held to a rate?
+    #[must_use]
+    pub fn is_shaped(&self) -> bool {
+        let Some(Bandwidth { inbound, outbound }) = &self.bandwidth else {
+            return false;
+        };
+        let limits = |rate: &Option<Rate>| rate.is_some_and(|rate| rate.average > 0);
+        limits(inbound) || limits(outbound)
     }
 }
 

@@ -48,7 +48,7 @@ pub fn parse(text: &str) -> Result<Network, XmlError> {
 pub fn parse_whole(text: &str) -> Result<Parsed, XmlError> {
     let document = xml::open(text)?;
     let root = document.root_element();
-    expect_root(root)?;
+    xml::expect_root(root, "network")?;
     let metadata = root.children().filter(|n| n.has_tag_name("metadata"));
     let metadata: usize = metadata.map(|node| node.range().len()).sum();
     if text.len() - metadata > MAX_WITHOUT_METADATA {
@@ -70,17 +70,6 @@ pub fn parse_whole(text: &str) -> Result<Parsed, XmlError> {
     })
 }
 
-/// The root of every definition is `<network>`.
-pub fn expect_root(root: roxmltree::Node<'_, '_>) -> Result<(), XmlError> {
-    match root.tag_name().name() {
-        "network" => Ok(()),
-        other => Err(XmlError::Value(format!(
-            "expecting root element of 'network', not '{}'",
-            xml::shown(other)
-        ))),
-    }
-}
-
 fn network(root: Element<'_>) -> Result<Network, XmlError> {
     let name = root.child("name").map(Element::text).unwrap_or_default();
     if name.contains('/') {
@@ -95,9 +84,11 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
         Some(element) => metadata(element, &name)?,
         None => Default::default(),
     };
+    let uuid = uuid(root)?;
     let network = Network {
         name,
-        uuid: uuid(root)?,
+        uuid: uuid.unwrap_or_default(),
+        zero_uuid: uuid.is_some_and(|uuid| uuid.is_nil()),
         title,
         description: filled(root, "description"),
         metadata,
@@ -151,15 +142,19 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
             .children("portgroup")
             .map(read_port_group)
             .collect::<Result<_, _>>()?,
-        dnsmasq_options: root
-            .children_in(Some(DNSMASQ_NAMESPACE), "options")
-            .flat_map(|options| options.children_in(Some(DNSMASQ_NAMESPACE), "option"))
-            .map(|option| option.required("value").map(str::to_owned))
-            .collect::<Result<_, _>>()?,
+        dnsmasq_options: dnsmasq_options(root)?,
     };
     check_gateways(root, &network)?;
     check_mode(root, &network)?;
     Ok(network)
+}
+
+/// Raw lines for dnsmasq.
+fn dnsmasq_options(root: Element<'_>) -> Result<Vec<String>, XmlError> {
+    let options = root.children_in(Some(DNSMASQ_NAMESPACE), "options");
+    let options = options.flat_map(|all| all.children_in(Some(DNSMASQ_NAMESPACE), "option"));
+    let values = options.map(|option| option.required("value").map(str::to_owned));
+    values.collect()
 }
 
 /// The text of a child; an empty one is none.
@@ -190,15 +185,11 @@ fn metadata(
 }
 
 /// Thirty-two hexadecimal digits; dashes and blanks between the bytes do not matter.
-fn uuid(root: Element<'_>) -> Result<Uuid, XmlError> {
-    let Some(element) = root.child("uuid") else {
-        return Ok(Uuid::nil());
-    };
-    let text = element.text();
-    if text.is_empty() {
-        return Ok(Uuid::nil());
-    }
-    parse_uuid(&text).ok_or(XmlError::Uuid)
+fn uuid(root: Element<'_>) -> Result<Option<Uuid>, XmlError> {
+    let text = root.child("uuid").map(Element::text);
+    let text = text.filter(|text| !text.is_empty());
+    text.map(|text| parse_uuid(&text).ok_or(XmlError::Uuid))
+        .transpose()
 }
 
 /// What must, or must not, stand beside each forward mode.

@@ -21,7 +21,8 @@ const SHOWN: usize = 64;
 /// Most namespace declarations: the parser copies those in scope for each new one.
 const MAX_NAMESPACES: usize = 1000;
 
-/// Reads a document without entities or document type, within the limits above.
+/// Reads a document within the limits above. A document type may be named before its first element, with
+/// no declarations in it: entities are not read, nor is any file.
 pub fn open(text: &str) -> Result<Document<'_>, XmlError> {
     if text.len() > MAX_TEXT {
         return Err(XmlError::Malformed(format!(
@@ -31,12 +32,24 @@ pub fn open(text: &str) -> Result<Document<'_>, XmlError> {
     }
     check_limits(text)?;
     let options = ParsingOptions {
-        allow_dtd: false,
+        // What it declares was refused before.
+        allow_dtd: true,
         nodes_limit: MAX_NODES,
         ..ParsingOptions::default()
     };
     Document::parse_with_options(text, options)
         .map_err(|error| XmlError::Malformed(printable(&error.to_string())))
+}
+
+/// Is this the element that the whole text should be?
+pub fn expect_root(root: Node<'_, '_>, name: &str) -> Result<(), XmlError> {
+    match root.tag_name().name() {
+        found if found == name => Ok(()),
+        other => Err(XmlError::Value(format!(
+            "expecting root element of '{name}', not '{}'",
+            shown(other)
+        ))),
+    }
 }
 
 /// Is a text that netd has written within the limits of what is read, as far as a glance shows? Every
@@ -81,6 +94,7 @@ fn check_limits(text: &str) -> Result<(), XmlError> {
         return refuse(format!("more than {MAX_NAMESPACES} namespace declarations"));
     }
     let mut depth = 0_usize;
+    let mut begun = false;
     let mut rest = text;
     while let Some(at) = rest.find('<') {
         rest = &rest[at..];
@@ -90,9 +104,22 @@ fn check_limits(text: &str) -> Result<(), XmlError> {
             rest.find("]]>")
         } else if rest.starts_with("<?") {
             rest.find("?>")
+        } else if rest.starts_with("<!DOCTYPE") && !begun {
+            begun = true;
+            match doctype_end(rest) {
+                Some(end) => Some(end),
+                None => {
+                    return refuse(
+                        "a document type with declarations (entities, say) is not accepted; take out \
+                         what stands between [ and ]"
+                            .to_owned(),
+                    );
+                }
+            }
         } else if rest.starts_with("<!") {
             return refuse("a document type is not accepted here".to_owned());
         } else {
+            begun = true;
             let tag = Tag::scan(rest);
             if tag.attributes > MAX_ATTRIBUTES {
                 return refuse(format!(
@@ -115,6 +142,21 @@ fn check_limits(text: &str) -> Result<(), XmlError> {
         }
     }
     Ok(())
+}
+
+/// Offset of the `>` that ends a document type without declarations; none for one with.
+fn doctype_end(text: &str) -> Option<usize> {
+    let mut quote = None;
+    for (at, byte) in text.bytes().enumerate() {
+        match (quote, byte) {
+            (None, b'>') => return Some(at),
+            (None, b'[') => return None,
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (Some(open), _) if open == byte => quote = None,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// What a start or end tag looks like from outside.

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::spec::{BridgeSpec, mtu_or_default};
+use super::given::Given;
+use super::spec::{BridgeSpec, DEFAULT_MTU, RouteSpec};
 use super::step::DeviceAct;
-use crate::link::{Link, Snapshot};
+use crate::link::{Address, Ipv6Conf, Link, Snapshot, readdress};
+use crate::model::network_address;
 
 /// A device has the name of a network's bridge and is not that bridge. It is left alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,40 +30,79 @@ pub fn find_bridge<'a>(
     }
 }
 
-/// What makes a bridge, or mends its attributes, and gives it its addresses.
+/// What makes a bridge, or mends its attributes, and gives it its addresses. What `former` definitions
+/// gave it goes.
 #[must_use]
-pub fn make(spec: &BridgeSpec, link: Option<&Link>, links: &Snapshot) -> Vec<DeviceAct> {
+pub fn make(
+    spec: &BridgeSpec,
+    link: Option<&Link>,
+    former: Option<&Given>,
+    links: &Snapshot,
+) -> Vec<DeviceAct> {
     let bridge = || spec.name.clone();
     let mut acts = match link {
         None => create(spec),
-        Some(link) => mend(spec, link),
+        Some(link) => mend(spec, link, links),
     };
-    let present = |&&(address, prefix): &&(IpAddr, u8)| {
-        link.is_some_and(|link| {
-            links
-                .addresses_of(link.index)
-                .any(|a| a.address == address && a.prefix == prefix)
-        })
-    };
-    let missing = spec.addresses.iter().filter(|a| !present(a));
-    let missing: Vec<(IpAddr, u8)> = missing.copied().collect();
-    // Who switches IPv6 off on a device takes its addresses, too.
-    if link.is_some() && missing.iter().any(|(address, _)| address.is_ipv6()) {
-        acts.push(DeviceAct::SetIpv6 {
-            bridge: bridge(),
-            on: true,
-        });
-    }
-    acts.extend(
-        missing
-            .into_iter()
-            .map(|(address, prefix)| DeviceAct::AddAddress {
-                bridge: bridge(),
-                address,
-                prefix,
-            }),
-    );
+    let stale = link
+        .into_iter()
+        .flat_map(|link| stale_routes(spec, link, former, links));
+    acts.extend(stale.map(|route| DeviceAct::RemoveRoute {
+        bridge: bridge(),
+        route,
+    }));
+    let present = link
+        .into_iter()
+        .flat_map(|link| links.addresses_of(link.index));
+    let change = readdress(present, &spec.addresses, |address| {
+        former.is_some_and(|former| former.addresses.contains(address))
+    });
+    let removed = change.removed.into_iter();
+    acts.extend(removed.map(|(address, prefix)| DeviceAct::RemoveAddress {
+        bridge: bridge(),
+        address,
+        prefix,
+    }));
+    let added = change.added.into_iter();
+    acts.extend(added.map(|(address, prefix)| DeviceAct::AddAddress {
+        bridge: bridge(),
+        address,
+        prefix,
+    }));
     acts
+}
+
+/// Is anything left at a bridge of what `former` definitions gave it and the present one does not?
+#[must_use]
+pub fn has_leftovers(spec: &BridgeSpec, link: &Link, former: &Given, links: &Snapshot) -> bool {
+    let mut addresses = links.addresses_of(link.index);
+    let is_left =
+        |pair: &(IpAddr, u8)| former.addresses.contains(pair) && !spec.addresses.contains(pair);
+    addresses.any(|address| is_left(&(address.address, address.prefix)))
+        || stale_routes(spec, link, Some(former), links)
+            .next()
+            .is_some()
+}
+
+fn stale_routes<'a>(
+    spec: &'a BridgeSpec,
+    link: &'a Link,
+    former: Option<&'a Given>,
+    links: &'a Snapshot,
+) -> impl Iterator<Item = RouteSpec> + 'a {
+    let routes = former.into_iter().flat_map(|former| &former.routes);
+    let stale = routes.filter(|route| !spec.routes.contains(route));
+    stale.filter(|route| has_route(route, link, links)).copied()
+}
+
+fn has_route(route: &RouteSpec, link: &Link, links: &Snapshot) -> bool {
+    let mut present = links.routes.iter();
+    present.any(|present| {
+        present.destination == route.destination
+            && present.index == Some(link.index)
+            && present.gateway == Some(route.gateway)
+            && present.metric == Some(route.metric)
+    })
 }
 
 fn create(spec: &BridgeSpec) -> Vec<DeviceAct> {
@@ -87,7 +128,7 @@ fn spanning_tree(spec: &BridgeSpec) -> DeviceAct {
     }
 }
 
-fn mend(spec: &BridgeSpec, link: &Link) -> Vec<DeviceAct> {
+fn mend(spec: &BridgeSpec, link: &Link, links: &Snapshot) -> Vec<DeviceAct> {
     let bridge = || spec.name.clone();
     let mut acts = Vec::new();
     let delay = spec.effective_delay_ms();
@@ -97,10 +138,11 @@ fn mend(spec: &BridgeSpec, link: &Link) -> Vec<DeviceAct> {
     if !same {
         acts.push(spanning_tree(spec));
     }
-    if spec.mtu.is_some() && link.mtu != mtu_or_default(spec) {
+    let mtu = spec.mtu.unwrap_or_else(|| mtu_of_ports(link, links));
+    if link.mtu != mtu {
         acts.push(DeviceAct::SetMtu {
             bridge: bridge(),
-            mtu: mtu_or_default(spec),
+            mtu,
         });
     }
     if link.mac != Some(spec.mac) {
@@ -109,7 +151,29 @@ fn mend(spec: &BridgeSpec, link: &Link) -> Vec<DeviceAct> {
             mac: spec.mac,
         });
     }
+    if link.conf.ipv6.is_some_and(|conf| conf != ipv6_conf(spec)) {
+        acts.push(DeviceAct::SetIpv6 {
+            bridge: bridge(),
+            on: spec.has_ipv6(),
+        });
+    }
     acts
+}
+
+/// IPv6 on a bridge: its addresses are the definition's, and no guest is a router of the host's.
+fn ipv6_conf(spec: &BridgeSpec) -> Ipv6Conf {
+    Ipv6Conf {
+        disabled: !spec.has_ipv6(),
+        accept_ra: 0,
+        autoconf: false,
+    }
+}
+
+/// The MTU that a bridge has by itself: the least of its ports (`br_mtu_min`). The kernel stops to
+/// follow them when somebody sets another one.
+fn mtu_of_ports(link: &Link, links: &Snapshot) -> u32 {
+    let ports = links.ports_of(link.index);
+    ports.map(|port| port.mtu).min().unwrap_or(DEFAULT_MTU)
 }
 
 /// What lets guests use a bridge that is guarded: it is switched on, and has its routes.
@@ -120,13 +184,23 @@ pub fn open(spec: &BridgeSpec, link: &Link, links: &Snapshot) -> Vec<DeviceAct> 
     if !link.up {
         acts.push(DeviceAct::SetUp { bridge: bridge() });
     }
+    // They come when it is switched on.
+    let connected = spec.addresses.iter().filter(|_| link.up);
+    for &(address, prefix) in connected {
+        let has_address = |a: &Address| a.address == address && a.prefix == prefix;
+        if prefix != alone(address)
+            && links.addresses_of(link.index).any(has_address)
+            && !has_connected_route(link, (address, prefix), links)
+        {
+            acts.push(DeviceAct::AddConnectedRoute {
+                bridge: bridge(),
+                address,
+                prefix,
+            });
+        }
+    }
     for route in &spec.routes {
-        let there = links.routes.iter().any(|present| {
-            present.destination == route.destination
-                && present.index == Some(link.index)
-                && present.gateway == Some(route.gateway)
-        });
-        if !there {
+        if !has_route(route, link, links) {
             acts.push(DeviceAct::AddRoute {
                 bridge: bridge(),
                 route: *route,
@@ -134,4 +208,17 @@ pub fn open(spec: &BridgeSpec, link: &Link, links: &Snapshot) -> Vec<DeviceAct> 
         }
     }
     acts
+}
+
+/// The length of the prefix that is one address, which has no subnet to lead to.
+fn alone(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// Is the way to the subnet of a bridge's address there, in whatever table?
+fn has_connected_route(link: &Link, (address, prefix): (IpAddr, u8), links: &Snapshot) -> bool {
+    let subnet = (network_address(address, prefix), prefix);
+    links.routes.iter().any(|route| {
+        route.destination == subnet && route.index == Some(link.index) && route.gateway.is_none()
+    })
 }

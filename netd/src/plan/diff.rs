@@ -2,16 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use netd_common::abi::RouteKey;
 use uuid::Uuid;
 
 use super::bridge;
 use super::desired::{Desired, Wanted, returning_ports};
+use super::forwarding::forwarding;
 use super::guards::is_to_be_isolated;
-use super::observed::{FAMILIES, Observed, Sockets};
-use super::phase::{Phase, Scope};
+use super::observed::{Observed, Sockets};
+use super::phase::{self, Phase};
+use super::rates;
+use super::redefined::{moves_gateway, reunited, settle};
+use super::spec::{namespace_of, services_link};
 use super::step::{Act, DatapathAct, DeviceAct, Port, ServiceAct, Step};
+use super::table;
+use super::whose::{name_of, network_of, of, of_all, with_bridges};
 use crate::datapath::Attachment;
 use crate::datapath::records::{Change, FamilyRecord, Record};
+use crate::dnsmasq;
 use crate::model::Mac;
 
 /// The steps of one phase. Nothing is to be done where the host has all that is asked for.
@@ -21,32 +29,22 @@ pub fn diff(desired: &Desired<'_>, observed: &Observed, phase: Phase) -> Vec<Ste
         Phase::Note => note(desired),
         Phase::EndService => end_services(desired, observed),
         Phase::Bridges => bridges(desired, observed),
+        Phase::Namespaces => namespaces(desired, observed),
+        Phase::Shapers => rates::shapers(desired, observed),
         Phase::Attach => attach(desired, observed),
-        Phase::Records if desired.scope == Scope::Teardown => remove_datapath(observed),
+        Phase::Records if desired.scope == phase::Scope::Teardown => remove_datapath(observed),
         Phase::Records => records(desired, observed),
         Phase::Proxies => proxies(desired, observed),
         Phase::Sockets => sockets(desired, observed),
         Phase::Detach => detach(desired, observed),
+        Phase::Shapes => rates::shapes(desired, observed),
+        Phase::Unshape => rates::unshape(desired, observed),
         Phase::Up => up(desired, observed),
         Phase::Forwarding => forwarding(desired, observed),
         Phase::Ports => ports(desired, observed),
         Phase::NotePorts => note_ports(desired, observed),
         Phase::Serve => serve(desired, observed),
         Phase::Forget => forget(desired, observed),
-    }
-}
-
-fn of(network: Uuid, act: impl Into<Act>) -> Step {
-    Step {
-        network: Some(network),
-        act: act.into(),
-    }
-}
-
-fn of_all(act: impl Into<Act>) -> Step {
-    Step {
-        network: None,
-        act: act.into(),
     }
 }
 
@@ -59,30 +57,76 @@ fn note(desired: &Desired<'_>) -> Vec<Step> {
     steps.collect()
 }
 
+/// dnsmasqs that are not to run, and what is beside them.
 fn end_services(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
-    let ends = desired.wanted.iter().filter(|wanted| {
+    let mut steps = Vec::new();
+    for wanted in &desired.wanted {
         let member = &wanted.member;
-        let uuid = &member.network.uuid;
-        let is_there = observed.services.contains_key(uuid);
+        let uuid = member.network.uuid;
+        let network = || member.network.name.clone();
+        let is_there = observed.services.contains_key(&uuid);
         // One that was killed leaves files behind.
-        let was_there = member.service.is_some() && observed.noted.contains_key(uuid);
-        match member.up {
-            true => member.service.is_none() && is_there,
-            false => is_there || was_there,
+        let was_there =
+            !member.up && member.service.is_some() && observed.noted.contains_key(&uuid);
+        let goes = !member.up || member.service.is_none();
+        if goes && (is_there || was_there) {
+            let network = network();
+            steps.push(of(uuid, ServiceAct::StopDnsmasq { network }));
         }
-    });
-    let steps = ends.map(|wanted| {
-        let network = wanted.member.network.name.clone();
-        of(
-            wanted.member.network.uuid,
-            ServiceAct::StopDnsmasq { network },
-        )
-    });
-    steps.collect()
+        let Some(spec) = &wanted.spec else {
+            continue;
+        };
+        let bridge = || spec.name.clone();
+        let moves = moves_gateway(uuid, observed);
+        if observed.relays.contains_key(&uuid) && (goes || moves || !asks_host(member.network)) {
+            let (network, bridge) = (network(), bridge());
+            steps.push(of(uuid, ServiceAct::StopRelay { network, bridge }));
+        }
+        if goes && observed.namespaces.contains(&spec.name) {
+            let (bridge, mac) = (bridge(), spec.mac);
+            steps.push(of(uuid, DeviceAct::RemoveNamespace { bridge, mac }));
+        }
+    }
+    steps
+}
+
+/// Does a network's dnsmasq ask the host's name servers, and is it asked by the host?
+fn asks_host(network: &crate::model::Network) -> bool {
+    dnsmasq::offers(network).dns
+}
+
+/// Namespaces of services that are to run, where they or the links that lead there are missing.
+fn namespaces(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (wanted, link) in with_bridges(desired, observed) {
+        let (Some(spec), Some(_)) = (&wanted.spec, wanted.member.service) else {
+            continue;
+        };
+        let is_there = observed.namespaces.contains(&spec.name)
+            && services_link(spec, &observed.links).is_some_and(|link| link.up);
+        let uuid = wanted.member.network.uuid;
+        let noted = observed.noted.get(&uuid);
+        if !is_there {
+            let bridge = namespace_of(spec, link);
+            steps.push(of(uuid, DeviceAct::MakeNamespace(bridge)));
+        } else if noted.is_some_and(|noted| !noted.furnished) {
+            let bridge = namespace_of(spec, link);
+            steps.push(of(uuid, DeviceAct::FurnishNamespace(bridge)));
+        }
+    }
+    steps
 }
 
 fn bridges(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
+    // Before the devices are there, and after they have gone.
+    let told = observed.unmanaged.as_ref();
+    let told = told.filter(|told| **told != desired.unmanaged);
+    let tell = || of_all(DeviceAct::LeaveToNetd(desired.unmanaged.clone()));
+    let is_more = |told: &BTreeSet<String>| !desired.unmanaged.is_subset(told);
+    steps.extend(told.filter(|told| is_more(told)).map(|_| tell()));
+    let hosts = desired.wanted.iter();
+    steps.extend(hosts.filter_map(|wanted| table::of_host(wanted, observed)));
     for Wanted {
         member,
         spec,
@@ -95,14 +139,17 @@ fn bridges(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
         let uuid = member.network.uuid;
         let link = bridge.and_then(|index| observed.links.links.get(&index));
         if member.up {
-            let acts = bridge::make(spec, link, &observed.links);
+            let noted = observed.noted.get(&uuid);
+            let former = noted.and_then(|noted| noted.former.as_ref());
+            let acts = bridge::make(spec, link, former, &observed.links);
             steps.extend(acts.into_iter().map(|act| of(uuid, act)));
+            steps.extend(reunited(member, link, former, observed));
         } else if let Some(link) = link {
             let (index, bridge) = (link.index, link.name.clone());
             steps.push(of(uuid, DeviceAct::DeleteBridge { index, bridge }));
         }
     }
-    if desired.scope == Scope::Teardown {
+    if desired.scope == phase::Scope::Teardown {
         // Their programs go with the maps, and a bridge without them would let everything through.
         let mut lost = Vec::new();
         for index in &desired.orphans {
@@ -120,19 +167,8 @@ fn bridges(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
         }
         steps.extend(lost);
     }
+    steps.extend(told.filter(|told| !is_more(told)).map(|_| tell()));
     steps
-}
-
-fn name_of(observed: &Observed, index: u32) -> String {
-    let link = observed.links.links.get(&index);
-    link.map_or_else(|| index.to_string(), |link| link.name.clone())
-}
-
-/// The network whose bridge, or a port of it, a device is.
-fn network_of(desired: &Desired<'_>, observed: &Observed, device: u32) -> Option<Uuid> {
-    let link = observed.links.links.get(&device);
-    let bridge = link.and_then(|link| link.controller).unwrap_or(device);
-    desired.owners.get(&bridge).copied()
 }
 
 fn attach(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
@@ -159,7 +195,7 @@ fn unguarded(desired: &Desired<'_>, observed: &Observed) -> BTreeSet<u32> {
 }
 
 fn detach(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
-    if desired.scope == Scope::Teardown {
+    if desired.scope == phase::Scope::Teardown {
         return Vec::new();
     }
     let has_gone = |at: &Attachment| !observed.links.links.contains_key(&at.ifindex);
@@ -246,6 +282,11 @@ fn subject(record: &Record, observed: &Observed) -> String {
         | Record::Port(index, _)
         | Record::XdpTarget(index)
         | Record::PortMac(index, _) => device(index),
+        Record::RouteMtu((key, len), _) => {
+            let destination = std::net::Ipv4Addr::from(key.destination);
+            let len = len.saturating_sub(RouteKey::DEFAULT);
+            format!("{destination}/{len} on {}", device(&key.ifindex))
+        }
         Record::V4(record) => family_subject(record, device),
         Record::V6(record) => family_subject(record, device),
     }
@@ -319,7 +360,7 @@ fn proxies(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
 }
 
 fn sockets(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
-    let wanted = desired.records.has_forwards();
+    let wanted = desired.records.has_forwards() || desired.records.has_resolvers();
     match observed.sockets {
         Sockets::Detached | Sockets::Stale if wanted => vec![of_all(DatapathAct::AttachSockets)],
         Sockets::Stale | Sockets::Attached if !wanted && desired.prunes() => {
@@ -343,7 +384,7 @@ fn up(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
         let acts = bridge::open(spec, link, &observed.links);
         steps.extend(acts.into_iter().map(|act| of(uuid, act)));
         let noted = observed.noted.get(&uuid);
-        let ports = noted.map(|noted| returning_ports(noted, link.index, &observed.links));
+        let ports = noted.map(|noted| returning_ports(noted, link.index, observed));
         let guarded = ports
             .into_iter()
             .flatten()
@@ -352,35 +393,6 @@ fn up(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
             let (port, bridge) = (port.clone(), spec.name.clone());
             of(uuid, DeviceAct::Enslave { port, bridge })
         }));
-    }
-    steps
-}
-
-/// The networks that are to run and whose bridges are there.
-fn with_bridges<'d, 'a>(
-    desired: &'d Desired<'a>,
-    observed: &'d Observed,
-) -> impl Iterator<Item = (&'d Wanted<'a>, &'d crate::link::Link)> {
-    let running = desired.wanted.iter().filter(|wanted| wanted.member.up);
-    running.filter_map(|wanted| {
-        let link = observed.links.links.get(&wanted.bridge?)?;
-        Some((wanted, link))
-    })
-}
-
-fn forwarding(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for family in FAMILIES {
-        let at = family as usize;
-        let needed = desired.forwarding[at];
-        if needed && observed.forwarding[at] != Some(true) {
-            steps.push(of_all(DeviceAct::EnableForwarding(family)));
-        }
-        if let Some(was) = observed.forwarding_was[at]
-            && !needed
-        {
-            steps.push(of_all(DeviceAct::RestoreForwarding(family, was)));
-        }
     }
     steps
 }
@@ -403,12 +415,14 @@ fn ports(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
             };
             steps.push(of(network.uuid, act));
         }
+        steps.extend(table::of_ports(wanted, link, observed));
         let guests = wanted.member.network_ports;
         let open = observed.links.ports_of(index).filter(|port| !port.isolated);
         let open = open.filter(|port| is_to_be_isolated(network, guests, port));
         steps.extend(open.map(|port| {
             let (index, port) = (port.index, port.name.clone());
-            of(network.uuid, DeviceAct::IsolatePort { index, port })
+            let on = true;
+            of(network.uuid, DeviceAct::IsolatePort { index, port, on })
         }));
     }
     steps
@@ -417,6 +431,9 @@ fn ports(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
 fn note_ports(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
     for (wanted, link) in with_bridges(desired, observed) {
+        if observed.unsettled.contains(&link.index) {
+            continue;
+        }
         let network = wanted.member.network;
         let ports = observed.links.ports_of(link.index);
         let ports: Vec<Port> = ports.map(|port| (port.index, port.name.clone())).collect();
@@ -442,15 +459,28 @@ fn serve(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
             continue;
         };
         // No server without its bridge; a bridge of the host's has none.
-        if !matches!(desired.scope, Scope::Service(_)) && wanted.bridge.is_none() {
+        if !matches!(desired.scope, phase::Scope::Service(_)) && wanted.bridge.is_none() {
             continue;
+        }
+        // It is nobody's but the one of the namespace.
+        if !observed.namespaces.contains(bridge) {
+            continue;
+        }
+        let relay = observed.relays.get(&network.uuid).copied();
+        let relay = relay.unwrap_or_default();
+        if asks_host(network) && !relay.alive && !relay.held_back {
+            let act = ServiceAct::StartRelay {
+                network: network.name.clone(),
+                bridge: bridge.clone(),
+            };
+            steps.push(of(network.uuid, act));
         }
         let service = observed.services.get(&network.uuid).copied();
         let service = service.unwrap_or_default();
         let (network_name, bridge) = (network.name.clone(), bridge.clone());
         let act = match service.serves {
             _ if !service.alive && service.held_back => continue,
-            _ if !service.alive => ServiceAct::StartDnsmasq {
+            _ if !service.alive || !service.in_place => ServiceAct::StartDnsmasq {
                 network: network_name,
                 bridge,
             },
@@ -469,14 +499,20 @@ fn serve(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
 fn forget(desired: &Desired<'_>, observed: &Observed) -> Vec<Step> {
     let left = desired.wanted.iter().filter(|wanted| {
         let uuid = &wanted.member.network.uuid;
-        wanted.bridge.is_some() || observed.services.contains_key(uuid)
+        let namespace = wanted.spec.as_ref().map(|spec| &spec.name);
+        wanted.bridge.is_some()
+            || observed.services.contains_key(uuid)
+            || observed.relays.contains_key(uuid)
+            || namespace.is_some_and(|name| observed.namespaces.contains(name))
+            || rates::has_shaper(wanted, observed)
     });
     let left: BTreeSet<Uuid> = left.map(|wanted| wanted.member.network.uuid).collect();
+    let mut steps = settle(desired, observed);
     let stays = |uuid: &Uuid| desired.running.contains(uuid) || left.contains(uuid);
     let gone = observed.noted.iter().filter(|(uuid, _)| !stays(uuid));
-    let steps = gone.map(|(uuid, noted)| {
+    steps.extend(gone.map(|(uuid, noted)| {
         let network = noted.name.clone();
         of(*uuid, ServiceAct::ForgetNetwork { network })
-    });
-    steps.collect()
+    }));
+    steps
 }

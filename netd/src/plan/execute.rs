@@ -8,7 +8,7 @@ use super::desired::Desired;
 use super::diff::diff;
 use super::failure::Failure;
 use super::observed::{Intent, Observed};
-use super::phase::Phase;
+use super::phase::{Phase, Scope};
 use super::step::Step;
 use crate::api::ApiError;
 use crate::link::Snapshot;
@@ -76,14 +76,27 @@ pub async fn execute<H: Host>(host: &mut H, intent: &Intent<'_>) -> Outcome {
     outcome.failures.append(&mut observed.unread);
     let mut desired = Desired::new(intent, &observed);
     outcome.failures.append(&mut desired.problems);
+    // Networks whose policy is not in force.
+    let mut unguarded = BTreeSet::new();
     for &phase in intent.scope.phases() {
-        let steps = diff(&desired, &observed, phase);
+        let mut steps = diff(&desired, &observed, phase);
+        if phase >= Phase::Up {
+            steps.retain(|step| !step.network.is_some_and(|uuid| unguarded.contains(&uuid)));
+        }
         if steps.is_empty() {
             continue;
         }
         let failed = outcome.failures.len();
         carry_out(host, intent, phase, steps, &mut observed, &mut outcome).await;
-        if phase.changes_links() {
+        if phase.guards() {
+            let failures = outcome.failures[failed..].iter();
+            let networks = failures.filter_map(|failure| failure.network);
+            unguarded.extend(
+                networks.filter(|uuid| intent.member(*uuid).is_some_and(|member| member.up)),
+            );
+        }
+        let looks = phase.changes_links() && !matches!(intent.scope, Scope::Service(_));
+        if looks {
             match host.links().await {
                 Ok(links) => observed.links = links,
                 Err(error) => outcome.failures.push(Failure {
@@ -102,7 +115,7 @@ pub async fn execute<H: Host>(host: &mut H, intent: &Intent<'_>) -> Outcome {
                 return outcome;
             }
         }
-        if phase.changes_links() || phase == Phase::Note {
+        if looks || phase == Phase::Note {
             desired = Desired::new(intent, &observed);
         }
     }
@@ -121,10 +134,9 @@ async fn carry_out<H: Host>(
     outcome: &mut Outcome,
 ) {
     let mut broken = BTreeSet::new();
-    // Starting a service is waiting, mostly.
-    let batches = match phase {
-        Phase::Serve => vec![steps],
-        _ => steps.into_iter().map(|step| vec![step]).collect(),
+    let batches = match phase.is_parallel() {
+        true => vec![steps],
+        false => steps.into_iter().map(|step| vec![step]).collect(),
     };
     for some in batches {
         if phase.is_chain()

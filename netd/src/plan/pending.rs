@@ -16,13 +16,41 @@ pub fn pending(config: &Network, live: &Network) -> Vec<String> {
             ));
         }
     };
-    let adoptable = (config.netd != live.netd).then_some("<metadata>");
-    say("by 'netd reload' or at next start", adoptable.as_slice());
-    say("at next start", &changed(config, live));
+    let name = live.name.escape_debug();
+    let adoptable = [
+        ("<metadata>", config.netd != live.netd),
+        ("<bandwidth>", config.bandwidth != live.bandwidth),
+    ];
+    let adoptable = adoptable.into_iter().filter(|(_, differs)| *differs);
+    let adoptable: Vec<&str> = adoptable.map(|(name, _)| name).collect();
+    say("by 'netd reload' or at next start", &adoptable);
+    let when = match needs_new_bridge(config, live).is_empty() {
+        true => format!("by 'netd net-apply {name}' or at next start"),
+        false => "at next start".to_owned(),
+    };
+    say(&when, &changed(config, live));
     sentences
 }
 
-/// The elements, by name, that differ and wait for the next start.
+/// What differs, by name, that an active network cannot change: its guests' ports would have to go to
+/// another bridge, or its guests know the bridge by it.
+#[must_use]
+pub fn needs_new_bridge(config: &Network, live: &Network) -> Vec<&'static str> {
+    if config.is_managed() != live.is_managed() {
+        return vec!["<forward mode>"];
+    }
+    if !live.is_managed() {
+        return Vec::new();
+    }
+    let elements = [
+        ("<bridge name>", config.bridge.name != live.bridge.name),
+        ("<mac>", config.mac != live.mac),
+    ];
+    let changed = elements.into_iter().filter(|(_, differs)| *differs);
+    changed.map(|(name, _)| name).collect()
+}
+
+/// The elements, by name, that differ, but for metadata.
 fn changed(config: &Network, live: &Network) -> Vec<&'static str> {
     // The same ports for translation may be given or implied.
     let (config, live) = (&config.as_running(), &live.as_running());
@@ -35,7 +63,6 @@ fn changed(config: &Network, live: &Network) -> Vec<&'static str> {
         ("<domain>", config.domain != live.domain),
         ("<dns>", config.dns != live.dns),
         ("<vlan>", config.vlan != live.vlan),
-        ("<bandwidth>", config.bandwidth != live.bandwidth),
         ("<port>", config.port_isolated != live.port_isolated),
         ("<ip>", config.ips != live.ips),
         ("<route>", config.routes != live.routes),
@@ -74,8 +101,14 @@ mod tests {
         assert_eq!(
             pending(&config, &live),
             [
-                "network 'default': definition changed, applied at next start: <bridge>, <port>, <ip>"
+                "network 'default': definition changed, applied by 'netd net-apply default' or at next \
+                 start: <bridge>, <port>, <ip>"
             ]
+        );
+        let config = network("<bridge name='other' stp='on' delay='0'/><ip address='10.0.0.1'/>");
+        assert_eq!(
+            pending(&config, &live),
+            ["network 'default': definition changed, applied at next start: <bridge>"]
         );
         let config = network(
             "<metadata><n:host xmlns:n='urn:netd:network:1' access='none'/></metadata>\
@@ -84,5 +117,12 @@ mod tests {
         let said = pending(&config, &live);
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0].ends_with("by 'netd reload' or at next start: <metadata>"));
+        let config = network(
+            "<bandwidth><inbound average='5'/></bandwidth><bridge name='br' stp='on' delay='0'/>\
+             <ip address='10.0.0.1'/>",
+        );
+        let said = pending(&config, &live);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].ends_with("by 'netd reload' or at next start: <bandwidth>"));
     }
 }

@@ -2,14 +2,32 @@
 
 use std::net::IpAddr;
 
-use crate::link::{Link, effective_delay_ms};
-use crate::model::{Mac, Network};
+use netd_common::abi::Mode;
+use serde::{Deserialize, Serialize};
 
-/// Kernel's default MTU of a bridge, when nothing says otherwise.
-const DEFAULT_MTU: u32 = 1500;
+use crate::link::{Link, Snapshot, effective_delay_ms};
+use crate::model::{Family, ForwardMode, Mac, Network};
+use crate::services::{self, host_mac, namespace};
+
+/// Both families, for what is done for each.
+pub const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+/// Kernel's MTU of a bridge without ports.
+pub(super) const DEFAULT_MTU: u32 = 1500;
 
 /// Metric of a `<route>` that names none.
 const DEFAULT_METRIC: u32 = 1;
+
+/// The mode of a network for one family; `None` for one whose bridge is not netd's.
+pub(super) fn mode(network: &Network, family: Family) -> Option<Mode> {
+    match network.mode_for(family) {
+        ForwardMode::None => Some(Mode::Isolated),
+        ForwardMode::Nat => Some(Mode::Nat),
+        ForwardMode::Route => Some(Mode::Route),
+        ForwardMode::Open => Some(Mode::Open),
+        _ => None,
+    }
+}
 
 /// The bridge of one managed network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +49,7 @@ pub struct BridgeSpec {
 }
 
 /// The way to a subnet behind a guest (`<route>`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RouteSpec {
     /// The subnet, with its prefix length.
     pub destination: (IpAddr, u8),
@@ -98,7 +116,25 @@ pub fn bridge_spec(network: &Network) -> Option<BridgeSpec> {
     })
 }
 
-/// MTU of a bridge that is still to be created.
-pub(super) fn mtu_or_default(spec: &BridgeSpec) -> u32 {
-    spec.mtu.unwrap_or(DEFAULT_MTU)
+/// The device that leads to the services of a bridge, where it is there.
+#[must_use]
+pub fn services_link<'a>(spec: &BridgeSpec, links: &'a Snapshot) -> Option<&'a Link> {
+    let link = links.by_name(&services::host_end(&spec.name))?;
+    let is_it = link.kind.as_deref() == Some("veth") && link.mac == Some(host_mac(spec.mac));
+    (is_it && link.peer_netns.is_some()).then_some(link)
+}
+
+/// The bridge as its services are to see it.
+#[must_use]
+pub fn namespace_of(spec: &BridgeSpec, link: &Link) -> namespace::Bridge {
+    let routes = spec.routes.iter();
+    namespace::Bridge {
+        name: spec.name.clone(),
+        mac: spec.mac,
+        mtu: spec.mtu.unwrap_or(link.mtu),
+        addresses: spec.addresses.clone(),
+        routes: routes
+            .map(|route| (route.destination, route.gateway))
+            .collect(),
+    }
 }

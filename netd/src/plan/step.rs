@@ -1,6 +1,6 @@
 //! One act on the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -10,8 +10,9 @@ use super::spec::RouteSpec;
 use crate::datapath::Attachment;
 use crate::datapath::ports::Ports;
 use crate::datapath::records::Change;
-use crate::link::sysctl;
 use crate::model::{Family, Mac};
+use crate::services;
+use crate::shaping::Shape;
 
 /// A port of a bridge: number and name.
 pub type Port = (u32, String);
@@ -46,6 +47,18 @@ pub enum DeviceAct {
         index: u32,
         /// Its name.
         bridge: String,
+    },
+    /// Make the network namespace of a network's services, and the link that leads there. What is left
+    /// of an earlier one goes.
+    MakeNamespace(services::namespace::Bridge),
+    /// Give that namespace the addresses, routes and MTU that the bridge has now; what is in it stays.
+    FurnishNamespace(services::namespace::Bridge),
+    /// Remove it.
+    RemoveNamespace {
+        /// Name of the bridge.
+        bridge: String,
+        /// Its MAC address.
+        mac: Mac,
     },
     /// Create a bridge, switched off.
     CreateBridge {
@@ -87,6 +100,26 @@ pub enum DeviceAct {
         /// On or off.
         on: bool,
     },
+    /// Have a bridge hold its ports to their VLANs, or no longer. All are in VLAN 1, untagged, unless
+    /// somebody says otherwise.
+    FilterVlans {
+        /// The bridge.
+        bridge: String,
+        /// Filter.
+        on: bool,
+    },
+    /// Have a bridge's table know a guest at its port, without learning there or flooding to it; or let it
+    /// learn again.
+    ManageTable {
+        /// The port's number.
+        index: u32,
+        /// Its name.
+        port: String,
+        /// The guest.
+        mac: Mac,
+        /// Manage it.
+        on: bool,
+    },
     /// Add an address.
     AddAddress {
         /// The bridge.
@@ -95,6 +128,22 @@ pub enum DeviceAct {
         address: IpAddr,
         /// Prefix length.
         prefix: u8,
+    },
+    /// Remove an address that an earlier definition gave.
+    RemoveAddress {
+        /// The bridge.
+        bridge: String,
+        /// The address.
+        address: IpAddr,
+        /// Prefix length.
+        prefix: u8,
+    },
+    /// Remove the way to a subnet behind a guest that an earlier definition gave.
+    RemoveRoute {
+        /// The bridge.
+        bridge: String,
+        /// The way.
+        route: RouteSpec,
     },
     /// Switch a bridge on.
     SetUp {
@@ -108,6 +157,8 @@ pub enum DeviceAct {
         /// The way.
         route: RouteSpec,
     },
+    /// Have systemd-networkd manage none of these devices, whatever its files say.
+    LeaveToNetd(BTreeSet<String>),
     /// Give a guest's device back to its bridge.
     Enslave {
         /// The guest's device.
@@ -115,10 +166,42 @@ pub enum DeviceAct {
         /// The bridge.
         bridge: String,
     },
+    /// Add the way to the subnet of an address, which comes with the address and was lost.
+    AddConnectedRoute {
+        /// The bridge.
+        bridge: String,
+        /// The address.
+        address: IpAddr,
+        /// Prefix length.
+        prefix: u8,
+    },
     /// Let the host forward packets of a family, and note what it did before.
-    EnableForwarding(Family),
+    EnableForwarding {
+        /// The family.
+        family: Family,
+        /// Devices that are none of the networks' and forward from then on as well, where they are
+        /// more than one.
+        others: Vec<String>,
+    },
     /// Give back what the host did with packets of a family.
     RestoreForwarding(Family, bool),
+    /// Let a bridge forward that somebody kept from it, on a host that does.
+    ForwardFrom {
+        /// The bridge.
+        bridge: String,
+        /// Packets of this family.
+        family: Family,
+    },
+    /// Have a device listen to router advertisements although the host forwards (`accept_ra` 2), or
+    /// give back that it does only while it is no router (1).
+    ListenToRouters {
+        /// The device's number.
+        index: u32,
+        /// Its name.
+        device: String,
+        /// Always, or no longer.
+        on: bool,
+    },
     /// Let ports forward at once that STP makes wait.
     ForwardPorts {
         /// The bridge's number.
@@ -128,12 +211,44 @@ pub enum DeviceAct {
         /// The ports.
         ports: Vec<u32>,
     },
-    /// Isolate a port from the others of its bridge.
+    /// Isolate a port from the others of its bridge, or no longer.
     IsolatePort {
         /// Its number.
         index: u32,
         /// Its name.
         port: String,
+        /// Isolate it.
+        on: bool,
+    },
+    /// Make the device in whose queue what a network's guests send waits.
+    MakeShaper {
+        /// Name of the bridge.
+        bridge: String,
+        /// Its MAC address.
+        mac: Mac,
+    },
+    /// Remove it.
+    RemoveShaper {
+        /// Name of the bridge.
+        bridge: String,
+        /// Its MAC address.
+        mac: Mac,
+    },
+    /// Hold what a device sends to rates.
+    Shape {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        device: String,
+        /// The rates.
+        shape: Box<Shape>,
+    },
+    /// Hold it to none any more.
+    Unshape {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        device: String,
     },
     /// Have a device listen to solicitations for an address that no device has, or no longer.
     ProxyNeighbour {
@@ -208,6 +323,11 @@ pub enum ServiceAct {
         /// The network.
         network: String,
     },
+    /// Take note that nothing is left of the definitions that a network ran with before.
+    SettleNetwork {
+        /// The network.
+        network: String,
+    },
     /// Write down the ports of a bridge: it gets them back when it has to be made anew.
     NotePorts {
         /// The network.
@@ -224,6 +344,20 @@ pub enum ServiceAct {
     },
     /// Start dnsmasq.
     StartDnsmasq {
+        /// The network.
+        network: String,
+        /// Its bridge.
+        bridge: String,
+    },
+    /// Start the process by which dnsmasq reaches the host's name servers.
+    StartRelay {
+        /// The network.
+        network: String,
+        /// Its bridge.
+        bridge: String,
+    },
+    /// End it.
+    StopRelay {
         /// The network.
         network: String,
         /// Its bridge.
@@ -274,80 +408,6 @@ impl fmt::Display for Act {
     }
 }
 
-fn switch(on: bool) -> &'static str {
-    if on { "on" } else { "off" }
-}
-
-impl fmt::Display for DeviceAct {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DeleteBridge { bridge, .. } => write!(f, "delete bridge {bridge}"),
-            Self::CreateBridge { bridge, mac, mtu } => {
-                write!(f, "create bridge {bridge} with MAC address {mac}")?;
-                match mtu {
-                    Some(mtu) => write!(f, " and MTU {mtu}"),
-                    None => Ok(()),
-                }
-            }
-            Self::SetSpanningTree {
-                bridge,
-                stp,
-                delay_ms,
-            } => {
-                let stp = switch(*stp);
-                write!(
-                    f,
-                    "set STP {stp} and forward delay {delay_ms} ms on {bridge}"
-                )
-            }
-            Self::SetMtu { bridge, mtu } => write!(f, "set MTU {mtu} on {bridge}"),
-            Self::SetMac { bridge, mac } => write!(f, "set MAC address {mac} on {bridge}"),
-            Self::SetIpv6 { bridge, on } => write!(f, "switch IPv6 {} on {bridge}", switch(*on)),
-            Self::AddAddress {
-                bridge,
-                address,
-                prefix,
-            } => write!(f, "add address {address}/{prefix} to {bridge}"),
-            Self::SetUp { bridge } => write!(f, "switch {bridge} on"),
-            Self::AddRoute { bridge, route } => {
-                let (subnet, prefix) = route.destination;
-                let RouteSpec {
-                    gateway, metric, ..
-                } = route;
-                write!(
-                    f,
-                    "add route to {subnet}/{prefix} via {gateway} on {bridge}, metric {metric}"
-                )
-            }
-            Self::Enslave { port, bridge } => write!(f, "make {port} a port of {bridge} again"),
-            Self::EnableForwarding(family) => {
-                write!(f, "set {} to 1", sysctl::forwarding_name(*family))
-            }
-            Self::RestoreForwarding(family, was) => {
-                let name = sysctl::forwarding_name(*family);
-                write!(f, "set {name} back to {}", u8::from(*was))
-            }
-            Self::ForwardPorts { bridge, ports, .. } => {
-                let many = if ports.len() == 1 { "port" } else { "ports" };
-                write!(f, "let {} waiting {many} of {bridge} forward", ports.len())
-            }
-            Self::IsolatePort { port, .. } => write!(f, "isolate port {port}"),
-            Self::ProxyNeighbour {
-                device,
-                address,
-                on: true,
-                ..
-            } => write!(f, "listen on {device} for solicitations for {address}"),
-            Self::ProxyNeighbour {
-                device, address, ..
-            } => write!(
-                f,
-                "stop listening on {device} for solicitations for {address}"
-            ),
-        }
-    }
-}
-
 impl fmt::Display for DatapathAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -389,6 +449,12 @@ impl fmt::Display for ServiceAct {
             Self::ForgetNetwork { network } => {
                 write!(f, "remove the record of active network {network}")
             }
+            Self::SettleNetwork { network } => {
+                write!(
+                    f,
+                    "note that nothing of network {network}'s earlier definition is left"
+                )
+            }
             Self::NotePorts { network, ports, .. } => {
                 let names: Vec<&str> = ports.iter().map(|(_, name)| name.as_str()).collect();
                 match names.as_slice() {
@@ -400,6 +466,11 @@ impl fmt::Display for ServiceAct {
             Self::StartDnsmasq { network, bridge } => {
                 write!(f, "start dnsmasq of network {network} on {bridge}")
             }
+            Self::StartRelay { network, .. } => write!(
+                f,
+                "start the relay between dnsmasq of network {network} and the host's name servers"
+            ),
+            Self::StopRelay { network, .. } => write!(f, "stop the relay of network {network}"),
             Self::ReloadDnsmasq {
                 network,
                 replace: true,

@@ -1,10 +1,11 @@
-//! Sockets that a service manager listens on, so that clients can connect while netd starts.
+//! Descriptors that a service manager has for the agent: sockets that it listens on, so that clients can
+//! connect while netd starts, and what it kept for the agent before.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// The sockets that this process was given, each with its name (`FileDescriptorName=`). To be called
-/// once.
+/// The descriptors that this process was given, each with its name (`FileDescriptorName=`, `FDNAME=`). To
+/// be called once.
 ///
 /// # Errors
 /// The service manager's variables make no sense.

@@ -5,14 +5,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use netd_common::abi::BANS;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use uuid::Uuid;
 
 use crate::api::{
-    Affect, Changed, Drops, ForwardChange, Handover, NetworkEvent, NetworkForwards, Reloaded,
-    Status,
+    Affect, Applied, Ban, BanChange, Changed, Drops, ForwardChange, Handover, NetworkEvent,
+    NetworkForwards, Problem, Reloaded, Status,
 };
 use crate::model::Update;
 use crate::rpc::dispatch::PLAN_MAX;
@@ -363,6 +364,28 @@ impl Client {
         Ok(serde_json::from_str(&json)?)
     }
 
+    /// Who is banned.
+    pub async fn bans(&mut self) -> Result<Vec<Ban>> {
+        let procedure = NetdProcedure::BanList as i32;
+        let bans: List<String, BANS> = self.call(PROGRAM_NETD, procedure, &()).await?;
+        let bans = bans.0.iter().map(|ban| serde_json::from_str(ban));
+        Ok(bans.collect::<std::result::Result<_, _>>()?)
+    }
+
+    /// Bans somebody, or ends bans.
+    pub async fn change_bans(&mut self, change: &BanChange) -> Result<()> {
+        let args = serde_json::to_string(change)?;
+        let procedure = NetdProcedure::BanChange as i32;
+        self.call(PROGRAM_NETD, procedure, &args).await
+    }
+
+    /// What of the host is not as its administrator may believe.
+    pub async fn doctor(&mut self) -> Result<Vec<Problem>> {
+        let procedure = NetdProcedure::Doctor as i32;
+        let json: String = self.call(PROGRAM_NETD, procedure, &()).await?;
+        Ok(serde_json::from_str(&json)?)
+    }
+
     /// Why packets were dropped: counters, and the records behind number `since`.
     pub async fn drops(&mut self, since: u64) -> Result<Drops> {
         let procedure = NetdProcedure::Drops as i32;
@@ -381,6 +404,16 @@ impl Client {
     pub async fn reload(&mut self) -> Result<Reloaded> {
         let procedure = NetdProcedure::Reload as i32;
         let json: String = self.call(PROGRAM_NETD, procedure, &()).await?;
+        Ok(serde_json::from_str(&json)?)
+    }
+
+    /// Has an active network run with its definition, or asks what that would take.
+    pub async fn apply(&mut self, network: &NetworkRef, dry_run: bool) -> Result<Applied> {
+        let procedure = match dry_run {
+            true => NetdProcedure::ApplyDryRun,
+            false => NetdProcedure::Apply,
+        };
+        let json: String = self.call(PROGRAM_NETD, procedure as i32, network).await?;
         Ok(serde_json::from_str(&json)?)
     }
 

@@ -1,22 +1,23 @@
 //! One client: its messages in, replies and pings out, and the state between them.
 
+use std::borrow::Cow;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::api::{ApiError, Driver, ErrorCode, ErrorDomain, Lagged};
 use crate::rpc::access::Action;
 use crate::rpc::answer::{Answer, arguments, result};
+use crate::rpc::backlog::Backlog;
 use crate::rpc::budget::Budget;
 use crate::rpc::crowd::{Place, Slot};
 use crate::rpc::dispatch;
@@ -35,6 +36,7 @@ use crate::rpc::reader::{Patience, Reader, Received};
 use crate::rpc::remote_error::RemoteError;
 use crate::rpc::session::{Session, URI};
 use crate::rpc::sparingly::Sparingly;
+use crate::rpc::writer::{Closed, Outbox};
 use crate::rpc::xdr::List;
 
 /// What GET_LIB_VERSION answers: the release of libvirt whose answers these are, 12.8.0.
@@ -46,26 +48,32 @@ pub(super) struct Shared<D> {
     pub driver: Arc<D>,
     /// Bounds of this server.
     pub limits: Limits,
-    /// Memory for large messages of root's clients.
-    pub root_memory: Arc<Budget>,
-    /// Memory for large messages of others.
-    pub users_memory: Arc<Budget>,
+    /// Of root's clients.
+    pub root: Memory,
+    /// Of all others.
+    pub users: Memory,
     /// Lines about refused calls.
     pub refusals: Sparingly,
+    /// Lines about clients that were disconnected.
+    pub disconnects: Sparingly,
 }
 
-/// A message to send, and the call it ends.
-struct Outgoing {
-    message: Message,
-    _call: Option<OwnedSemaphorePermit>,
+/// Memory for large messages of several clients.
+pub(super) struct Memory {
+    /// For those that arrive or are worked on.
+    received: Arc<Budget>,
+    /// For replies that were not read yet.
+    unread: Arc<Backlog>,
 }
 
 /// How a connection ends.
 enum End {
     /// What was asked for is still answered.
     Flush,
-    /// At once: the peer broke the protocol, or does not read.
-    Drop,
+    /// At once, and why: the client broke the protocol, or the server gave it up.
+    Disconnect(Cow<'static, str>),
+    /// At once: the client is gone, or the writer gave it up.
+    Gone,
 }
 
 struct Connection<D> {
@@ -73,7 +81,7 @@ struct Connection<D> {
     shared: Arc<Shared<D>>,
     slot: Arc<Slot>,
     calls: Arc<Semaphore>,
-    outbox: mpsc::Sender<Outgoing>,
+    outbox: Outbox,
     asking: Option<Asking>,
     keepalive: bool,
     events: Registrations,
@@ -101,14 +109,13 @@ pub(super) async fn run<D: Driver>(
     let give_way = place.give_way();
     let slot = Arc::new(Slot::new(place, alive));
     let (read, write) = stream.into_split();
-    let (outbox, queue) = mpsc::channel(limits.calls);
-    let writer = tokio::spawn(write_all(write, queue, limits.write, Arc::clone(&slot)));
     let memory = match session.peer().is_owner() {
-        true => &shared.root_memory,
-        false => &shared.users_memory,
+        true => &shared.root,
+        false => &shared.users,
     };
+    let (outbox, writer) = Outbox::open(write, &limits, &memory.unread, Arc::clone(&slot));
     let mut reader = Reader::new(read)
-        .with_share(memory.share())
+        .with_share(memory.received.share())
         .with_patience(Patience {
             small: limits.message,
             large: limits.large_message,
@@ -117,7 +124,7 @@ pub(super) async fn run<D: Driver>(
     let mut connection = Connection {
         calls: Arc::new(Semaphore::new(limits.calls)),
         session,
-        shared,
+        shared: Arc::clone(&shared),
         slot,
         outbox,
         asking: None,
@@ -128,35 +135,45 @@ pub(super) async fn run<D: Driver>(
         end = connection.serve(reader, give_way) => end,
         _ = shutdown.wait_for(|stop| *stop) => End::Flush,
     };
-    if matches!(end, End::Drop) {
-        writer.abort();
+    // Calls that are worked on may still queue their replies.
+    let session = connection.into_session();
+    let why = match end {
+        End::Disconnect(why) => {
+            writer.abort();
+            Some(why)
+        }
+        End::Flush | End::Gone => match writer.await {
+            Ok(why) => why.map(Cow::Owned),
+            Err(error) => Some(format!("the server failed while it answered: {error}").into()),
+        },
+    };
+    if let Some(why) = why {
+        shared.tell_disconnect(&session, &why);
     }
-    // Otherwise the writer goes on until the last call has given back its sender.
 }
 
-/// Sends what is queued. A client that takes too long to read loses its connection, so that
-/// replies to it do not pile up.
-async fn write_all(
-    mut stream: OwnedWriteHalf,
-    mut queue: mpsc::Receiver<Outgoing>,
-    patience: Duration,
-    _slot: Arc<Slot>,
-) {
-    while let Some(outgoing) = queue.recv().await {
-        match timeout(patience, stream.write_all(&outgoing.message.to_bytes())).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a client left before its reply");
-                return;
-            }
-            Err(_) => {
-                tracing::warn!(
-                    ?patience,
-                    "a client does not read its replies: disconnected"
-                );
-                return;
-            }
+impl Memory {
+    /// As much as `limits` say.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            received: Arc::new(Budget::new(limits.memory)),
+            unread: Arc::new(Backlog::new(limits.replies)),
         }
+    }
+}
+
+impl<D> Shared<D> {
+    /// Tells the administrator of a client that the server does not go on with.
+    pub fn tell_disconnect(&self, client: &Session, why: &str) {
+        self.disconnects.warn(|left_out| {
+            tracing::warn!(%client, left_out, "a client is disconnected: {why}");
+        });
+    }
+}
+
+impl<D> Connection<D> {
+    fn into_session(self) -> Session {
+        self.session
     }
 }
 
@@ -181,7 +198,7 @@ impl<D: Driver> Connection<D> {
                     told = self.events.next() => if let Some(end) = self.tell(told).await {
                         return end;
                     },
-                    () = self.outbox.closed() => return End::Drop,
+                    () = self.outbox.closed() => return End::Gone,
                 }
                 heard = Instant::now();
             }
@@ -191,18 +208,19 @@ impl<D: Driver> Connection<D> {
                     Some(end) => return end,
                     None => continue,
                 },
-                () = self.outbox.closed() => return End::Drop,
+                () = self.outbox.closed() => return End::Gone,
                 () = sleep_until(handshake_ends), if !self.session.is_open() && self.asking.is_none() =>
                 {
-                    tracing::info!(
-                        client = %self.session,
-                        "a client did not open the connection in time: disconnected"
+                    let patience = limits.handshake;
+                    return End::Disconnect(
+                        format!("it did not open the connection within {patience:?}").into(),
                     );
-                    return End::Drop;
                 }
                 () = &mut give_way, if !self.session.is_open() => {
-                    tracing::debug!(client = %self.session, "a client that says nothing gives way");
-                    return End::Drop;
+                    return End::Disconnect(
+                        "it has not opened the connection yet, and gives way to one that came after"
+                            .into(),
+                    );
                 }
                 answer = answered(&mut self.asking) => {
                     self.authenticate(answer).await;
@@ -212,8 +230,7 @@ impl<D: Driver> Connection<D> {
                     if self.keepalive =>
                 {
                     if pings == limits.keepalive_count {
-                        tracing::info!(pings, "a client answers no pings: disconnected");
-                        return End::Drop;
+                        return End::Disconnect(format!("it left {pings} pings unanswered").into());
                     }
                     pings += 1;
                     self.send(Message::keepalive(KEEPALIVE_PING), None).await;
@@ -223,10 +240,7 @@ impl<D: Driver> Connection<D> {
             let received = match received {
                 Ok(Some(received)) => received,
                 Ok(None) => return End::Flush,
-                Err(error) => {
-                    tracing::info!(%error, "a client is disconnected");
-                    return End::Drop;
-                }
+                Err(error) => return lost(&error),
             };
             heard = Instant::now();
             pings = 0;
@@ -238,12 +252,8 @@ impl<D: Driver> Connection<D> {
     }
 
     async fn send(&self, message: Message, call: Option<OwnedSemaphorePermit>) {
-        let outgoing = Outgoing {
-            message,
-            _call: call,
-        };
-        // A closed queue means the writer gave the client up; the loop notices that itself.
-        let _ = self.outbox.send(outgoing).await;
+        // The loop notices a closed queue itself.
+        let _: Result<(), Closed> = self.outbox.send(message, call).await;
     }
 
     /// Sends the messages of an event, after the replies that were given before it. A client that
@@ -256,14 +266,9 @@ impl<D: Driver> Connection<D> {
                 }
                 None
             }
-            Err(error) => {
-                tracing::warn!(
-                    client = %self.session,
-                    %error,
-                    "a client does not read its events: disconnected"
-                );
-                Some(End::Drop)
-            }
+            Err(error) => Some(End::Disconnect(
+                format!("it does not read its events: {error}").into(),
+            )),
         }
     }
 
@@ -284,8 +289,9 @@ impl<D: Driver> Connection<D> {
             TYPE_CALL => {}
             TYPE_CALL_WITH_FDS => {
                 // The descriptors come as bytes between this message and the next one.
-                tracing::info!("a client sends file descriptors, which no call here takes");
-                return Some(End::Drop);
+                return Some(End::Disconnect(
+                    "it sends file descriptors, which no call here takes".into(),
+                ));
             }
             kind => {
                 tracing::debug!(kind, "ignoring a message that is no call");
@@ -293,7 +299,7 @@ impl<D: Driver> Connection<D> {
             }
         }
         let call = call.take();
-        let answer = match self.target(&header) {
+        let answer = match self.target(&received.message) {
             Err(error) => Err(error),
             Ok(_) if received.too_large => Err(self.too_large()),
             Ok(Target::Close) => {
@@ -302,7 +308,7 @@ impl<D: Driver> Connection<D> {
                 let all = self.shared.limits.calls as u32;
                 tokio::select! {
                     _ = self.calls.acquire_many(all) => {}
-                    () = self.outbox.closed() => return Some(End::Drop),
+                    () = self.outbox.closed() => return Some(End::Gone),
                 }
                 self.send(reply(header, Ok(Bytes::new())), None).await;
                 return Some(End::Flush);
@@ -406,14 +412,14 @@ impl<D: Driver> Connection<D> {
     }
 
     /// Who answers a call, or why nobody does.
-    fn target(&self, header: &Header) -> Result<Target, RemoteError> {
+    fn target(&self, message: &Message) -> Result<Target, RemoteError> {
         let Header {
             program,
             version,
             procedure,
             status,
             ..
-        } = *header;
+        } = message.header;
         if !matches!(program, PROGRAM_REMOTE | PROGRAM_NETD) || version != VERSION {
             return Err(RemoteError::rpc(format!(
                 "Cannot find program {program} version {version}"
@@ -430,7 +436,8 @@ impl<D: Driver> Connection<D> {
             self.session.admit_netd(procedure)?;
             return Ok(Target::Netd(procedure));
         }
-        let procedure = Procedure::from_number(procedure).ok_or_else(|| not_here(procedure))?;
+        let procedure = Procedure::from_number(procedure)
+            .ok_or_else(|| not_here(procedure, message.payload.clone()))?;
         self.session.admit(procedure)?;
         Ok(match (procedure, procedure.scope()) {
             (Procedure::Close, _) => Target::Close,
@@ -455,11 +462,7 @@ impl<D: Driver> Connection<D> {
                 tracing::error!(procedure = header.procedure, "a call panicked");
                 Err(ApiError::internal("the agent failed in this call; see its log").into())
             });
-            let outgoing = Outgoing {
-                message: reply(header, answer),
-                _call: call,
-            };
-            if outbox.send(outgoing).await.is_err() {
+            if outbox.send(reply(header, answer), call).await == Err(Closed) {
                 tracing::debug!(procedure = header.procedure, "nobody waits for this reply");
             }
             drop(slot);
@@ -518,6 +521,20 @@ enum Target {
     Connection(Procedure),
     Network(Procedure),
     Netd(NetdProcedure),
+}
+
+/// The end of a connection that cannot be read from.
+fn lost(error: &io::Error) -> End {
+    match error.kind() {
+        // What it sends is no message, or does not arrive in time.
+        io::ErrorKind::InvalidData | io::ErrorKind::TimedOut => {
+            End::Disconnect(error.to_string().into())
+        }
+        _ => {
+            tracing::debug!(%error, "a client left");
+            End::Gone
+        }
+    }
 }
 
 /// Waits for polkit's answer; for ever where it is not asked.

@@ -3,6 +3,7 @@
 mod ports;
 
 use bytes::Bytes;
+use netd_common::abi::BANS;
 use serde::Serialize;
 
 use crate::api::{
@@ -171,11 +172,21 @@ async fn netd_look<D: Driver>(driver: &D, procedure: NetdProcedure, payload: Byt
             let steps = driver.plan(network.as_deref()).await?;
             result(&List::<_, PLAN_MAX>(steps))
         }
+        NetdProcedure::ApplyDryRun => {
+            let network: NetworkRef = arguments(payload)?;
+            json(&driver.apply(network.uuid, true).await?)
+        }
         NetdProcedure::Status => json(&driver.status().await?),
         NetdProcedure::ForwardList => {
             let network: Option<String> = arguments(payload)?;
             json(&driver.forwards(network.as_deref()).await?)
         }
+        NetdProcedure::BanList => {
+            let bans = driver.bans().await?;
+            let bans = bans.iter().map(to_json).collect::<Result<_, _>>()?;
+            result(&List::<String, BANS>(bans))
+        }
+        NetdProcedure::Doctor => json(&driver.doctor().await?),
         NetdProcedure::Drops => json(&driver.drops(arguments(payload)?).await?),
         other => not_supported(other.function()),
     }
@@ -192,6 +203,14 @@ async fn netd_change<D: Driver>(driver: &D, procedure: NetdProcedure, payload: B
             })?;
             json(&driver.change_forward(&change).await?)
         }
+        NetdProcedure::BanChange => {
+            let text: String = arguments(payload)?;
+            let change = serde_json::from_str(&text).map_err(|error| {
+                let detail = format!("the change of bans cannot be read: {error}");
+                ApiError::new(ErrorCode::InvalidArg, detail)
+            })?;
+            result(&driver.change_bans(&change).await?)
+        }
         NetdProcedure::HandOver => {
             let text: String = arguments(payload)?;
             let handover = serde_json::from_str(&text).map_err(|error| {
@@ -201,15 +220,22 @@ async fn netd_change<D: Driver>(driver: &D, procedure: NetdProcedure, payload: B
             result(&driver.hand_over(&handover).await?)
         }
         NetdProcedure::Reload => json(&driver.reload().await?),
+        NetdProcedure::Apply => {
+            let network: NetworkRef = arguments(payload)?;
+            json(&driver.apply(network.uuid, false).await?)
+        }
         other => not_supported(other.function()),
     }
 }
 
 /// A result that goes as JSON.
 fn json<T: Serialize>(value: &T) -> Answer {
-    let text = serde_json::to_string(value)
-        .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))?;
-    result(&text)
+    result(&to_json(value)?)
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, ApiError> {
+    serde_json::to_string(value)
+        .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))
 }
 
 /// What a definition may hold that nobody knows.

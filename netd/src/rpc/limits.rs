@@ -27,6 +27,10 @@ pub struct Limits {
     /// Memory for messages larger than 4 KiB that arrive or are worked on, of root's clients together
     /// and of the others' together, in bytes. There is always room for one of each.
     pub memory: usize,
+    /// Memory for replies larger than 4 KiB that were not read yet, of root's clients together and of the
+    /// others' together, in bytes, beside those of the client that was answered last. Who has read
+    /// nothing for the longest time gives way.
+    pub replies: usize,
     /// Longest message before OPEN, in bytes.
     pub before_open: usize,
     /// Longest message over a read-only connection, in bytes: no call that looks is larger.
@@ -64,6 +68,7 @@ impl Limits {
             waiting: clients / 10,
             calls: 5,
             memory: 2 * MESSAGE_MAX,
+            replies: 2 * MESSAGE_MAX,
             before_open: 4 * 1024,
             read_only: 64 * 1024,
             handshake: Duration::from_secs(30),

@@ -78,6 +78,19 @@ impl Header {
         }
     }
 
+    /// A call of libvirt's remote program, for tests.
+    #[cfg(test)]
+    pub(super) fn of_call(procedure: i32) -> Self {
+        Self {
+            program: PROGRAM_REMOTE,
+            version: VERSION,
+            procedure,
+            kind: TYPE_CALL,
+            serial: 6,
+            status: STATUS_OK,
+        }
+    }
+
     /// The header of a ping or pong.
     #[must_use]
     pub fn keepalive(procedure: i32) -> Self {
@@ -118,8 +131,28 @@ impl Message {
     /// The bytes to send.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(HEADER_LEN + self.payload.len());
-        out.put_u32((HEADER_LEN + self.payload.len()) as u32);
+        let mut out = BytesMut::with_capacity(self.len());
+        out.put_slice(&self.head());
+        out.put_slice(&self.payload);
+        out.freeze()
+    }
+
+    /// How many bytes are sent.
+    #[must_use]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a message has a header at least"
+    )]
+    pub fn len(&self) -> usize {
+        HEADER_LEN + self.payload.len()
+    }
+
+    /// The bytes to send in front of the payload: length word and header.
+    #[must_use]
+    pub fn head(&self) -> [u8; HEADER_LEN] {
+        let mut head = [0; HEADER_LEN];
+        let mut out = &mut head[..];
+        out.put_u32(self.len() as u32);
         let Header {
             program,
             version,
@@ -131,8 +164,7 @@ impl Message {
         for word in [program, version, procedure as u32, kind, serial, status] {
             out.put_u32(word);
         }
-        out.put_slice(&self.payload);
-        out.freeze()
+        head
     }
 
     /// The one whole message in `bytes`, length word included.
@@ -159,20 +191,9 @@ mod tests {
 
     use super::*;
 
-    fn header() -> Header {
-        Header {
-            program: PROGRAM_REMOTE,
-            version: VERSION,
-            procedure: 46,
-            kind: TYPE_CALL,
-            serial: 6,
-            status: STATUS_OK,
-        }
-    }
-
     #[test]
     fn a_call_has_the_documented_layout() {
-        let message = Message::new(header(), "n1").unwrap();
+        let message = Message::new(Header::of_call(46), "n1").unwrap();
         let mut expected = Vec::new();
         for word in [36, 0x2000_8086, 1, 46, 0, 6, 0, 2] {
             expected.extend_from_slice(&u32::to_be_bytes(word));
@@ -188,7 +209,10 @@ mod tests {
         for word in [28, 0x6b65_6570, 1, 1, 2, 0, 0] {
             expected.extend_from_slice(&u32::to_be_bytes(word));
         }
-        assert_eq!(Message::keepalive(KEEPALIVE_PING).to_bytes(), expected);
+        let ping = Message::keepalive(KEEPALIVE_PING);
+        assert_eq!(ping.to_bytes(), expected);
+        assert_eq!(ping.head()[..], expected);
+        assert_eq!(ping.len(), expected.len());
     }
 
     proptest! {

@@ -6,6 +6,7 @@
 pub mod access;
 mod activation;
 mod answer;
+mod backlog;
 pub mod budget;
 pub mod client;
 mod connection;
@@ -25,10 +26,11 @@ pub mod server;
 mod session;
 pub mod socket;
 mod sparingly;
+mod writer;
 pub mod xdr;
 
 pub use activation::inherited;
 pub use client::{Client, ClientError};
 pub use limits::Limits;
-pub use server::serve;
+pub use server::{MoreDoors, serve};
 pub use socket::{Door, SocketFile, bind};

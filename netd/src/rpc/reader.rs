@@ -252,22 +252,11 @@ mod tests {
 
     use super::*;
     use crate::rpc::budget::Budget;
-    use crate::rpc::message::{Header, PROGRAM_REMOTE, STATUS_OK, TYPE_CALL, VERSION};
-
-    fn header() -> Header {
-        Header {
-            program: PROGRAM_REMOTE,
-            version: VERSION,
-            procedure: 46,
-            kind: TYPE_CALL,
-            serial: 6,
-            status: STATUS_OK,
-        }
-    }
+    use crate::rpc::message::Header;
 
     fn zeros(len: usize) -> Message {
         Message {
-            header: header(),
+            header: Header::of_call(46),
             payload: Bytes::from(vec![0; len - HEADER_LEN]),
         }
     }
@@ -291,8 +280,8 @@ mod tests {
 
     #[tokio::test]
     async fn messages_are_cut_out_of_any_chunks() {
-        let one = Message::new(header(), "one").unwrap();
-        let two = Message::new(header(), &()).unwrap();
+        let one = Message::new(Header::of_call(46), "one").unwrap();
+        let two = Message::new(Header::of_call(46), &()).unwrap();
         let wire = [one.to_bytes(), two.to_bytes()].concat();
         for size in 1..=wire.len() {
             let mut reader = Reader::new(chunks(&wire, size));
@@ -304,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_beyond_the_limit_is_passed_over() {
-        let small = Message::new(header(), "one").unwrap();
+        let small = Message::new(Header::of_call(46), "one").unwrap();
         let bytes = [small.to_bytes(), zeros(700).to_bytes(), small.to_bytes()].concat();
         for size in [1, 4, 27, 28, 29, 63, 700, 5000] {
             let mut reader = Reader::new(chunks(&bytes, size));

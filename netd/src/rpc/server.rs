@@ -10,8 +10,7 @@ use tokio::time::timeout;
 
 use crate::api::Driver;
 use crate::rpc::access::Access;
-use crate::rpc::budget::Budget;
-use crate::rpc::connection::{self, Shared};
+use crate::rpc::connection::{self, Memory, Shared};
 use crate::rpc::crowd::{Admission, Crowd};
 use crate::rpc::limits::Limits;
 use crate::rpc::peer::Peer;
@@ -19,11 +18,15 @@ use crate::rpc::session::Session;
 use crate::rpc::socket::Door;
 use crate::rpc::sparingly::Sparingly;
 
-/// Serves clients who come in by these doors until `shutdown` turns true or its sender is gone. Calls being
+/// Doors that are opened and closed while the server runs.
+pub type MoreDoors = watch::Receiver<Arc<Vec<Door>>>;
+
+/// Serves clients who come in by these doors, and by those of `more`, until `shutdown` turns true or its sender is gone. Calls being
 /// worked on then are finished and answered first. A call whose client disconnects is finished,
 /// too: nothing is half-done because somebody pressed Ctrl-C.
 pub async fn serve<D: Driver>(
     doors: Vec<Door>,
+    more: MoreDoors,
     driver: Arc<D>,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
@@ -34,16 +37,18 @@ pub async fn serve<D: Driver>(
         shared: Arc::new(Shared {
             driver,
             limits,
-            root_memory: Arc::new(Budget::new(limits.memory)),
-            users_memory: Arc::new(Budget::new(limits.memory)),
+            root: Memory::new(&limits),
+            users: Memory::new(&limits),
             refusals: Sparingly::default(),
+            disconnects: Sparingly::default(),
         }),
         stop: shutdown.clone(),
         alive,
-        turned_away: Sparingly::default(),
+        waiting: Sparingly::default(),
     };
     tokio::select! {
         _ = join_all(doors.iter().map(|door| server.accept(door))) => {}
+        () = server.accept_more(more) => {}
         _ = shutdown.wait_for(|stop| *stop) => {}
     }
     drop(doors);
@@ -59,7 +64,7 @@ struct Server<D> {
     crowd: Arc<Crowd>,
     stop: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
-    turned_away: Sparingly,
+    waiting: Sparingly,
 }
 
 impl<D: Driver> Server<D> {
@@ -72,6 +77,26 @@ impl<D: Driver> Server<D> {
                     tracing::warn!(%error, "cannot accept a client");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
+            }
+        }
+    }
+
+    /// Clients who came in by a door stay when it is closed.
+    async fn accept_more(&self, mut more: MoreDoors) {
+        loop {
+            let doors = Arc::clone(&more.borrow_and_update());
+            let accepting = async {
+                join_all(doors.iter().map(|door| self.accept(door))).await;
+                std::future::pending::<()>().await;
+            };
+            let changed = tokio::select! {
+                () = accepting => continue,
+                changed = more.changed() => changed,
+            };
+            if changed.is_err() {
+                // Nobody opens any more; those that are open stay so.
+                join_all(doors.iter().map(|door| self.accept(door))).await;
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -96,23 +121,31 @@ impl<D: Driver> Server<D> {
                 tokio::spawn(run);
             }
             Admission::Later(place) => {
-                self.turned_away.warn(|more| {
-                    tracing::warn!(client = %session, more, "no room for another client; it waits");
+                self.waiting.warn(|left_out| {
+                    tracing::warn!(client = %session, left_out, "no room for another client; it waits");
                 });
                 tokio::spawn(async move {
                     let place = tokio::select! {
                         place = timeout(shared.limits.handshake, place) => place,
                         _ = stop.wait_for(|stop| *stop) => return,
                     };
-                    // Without a place in time it is disconnected.
-                    if let Ok(Ok(place)) = place {
-                        connection::run(stream, session, shared, place, alive, stop).await;
+                    match place {
+                        Ok(Ok(place)) => {
+                            connection::run(stream, session, shared, place, alive, stop).await;
+                        }
+                        // The server ends.
+                        Ok(Err(_)) => {}
+                        Err(_) => {
+                            let patience = shared.limits.handshake;
+                            let why = format!("no other client left within {patience:?}");
+                            shared.tell_disconnect(&session, &why);
+                        }
                     }
                 });
             }
-            Admission::Never => self.turned_away.warn(|more| {
-                tracing::warn!(client = %session, more, "too many clients wait already: disconnected");
-            }),
+            Admission::Never => {
+                shared.tell_disconnect(&session, "too many clients wait for a place already");
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, Gid, Mode};
+use nix::unistd::{Gid, setfsgid};
+use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::UnixListener;
@@ -105,15 +106,9 @@ fn bind_std(path: &Path, access: Access) -> io::Result<Door> {
     // The kernel gives the file the mode of the socket, so there is no moment at which the file
     // exists with a wider one, whatever the umask.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    rustix::net::bind(&socket, &address)?;
-    if let Some(group) = access.group {
-        rustix::fs::chownat(
-            CWD,
-            path,
-            None,
-            Some(Gid::from_raw(group)),
-            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-        )?;
+    match access.group {
+        Some(group) => as_group(group, || rustix::net::bind(&socket, &address))?,
+        None => rustix::net::bind(&socket, &address)?,
     }
     rustix::fs::chmod(path, access.mode())?;
     rustix::net::listen(&socket, BACKLOG)?;
@@ -122,6 +117,22 @@ fn bind_std(path: &Path, access: Access) -> io::Result<Door> {
         access,
         file: Some(SocketFile::new(path)?),
     })
+}
+
+/// What is made meanwhile belongs to that group. To give it away afterwards would take a capability that
+/// the agent has no other use for (CAP_CHOWN); the thread's group takes CAP_SETGID, as dnsmasq's does.
+fn as_group<T>(group: u32, make: impl FnOnce() -> rustix::io::Result<T>) -> io::Result<T> {
+    let own = setfsgid(Gid::from_raw(group));
+    let made = make();
+    // It returns the group as of before, whether it changes it or not.
+    let taken = setfsgid(own);
+    if taken.as_raw() != group {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("the agent may not make files of group {group}"),
+        ));
+    }
+    Ok(made?)
 }
 
 /// A socket that a service manager listens on already.

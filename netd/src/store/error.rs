@@ -10,6 +10,9 @@ use crate::model::{PortError, XmlError};
 /// Longest file that is read: the longest definition, and what netd writes before it.
 pub const MAX_FILE: u64 = 3 << 20;
 
+/// Longest file of bans that is read: as many as there may be, each with the longest names.
+pub const MAX_BANS_FILE: u64 = 64 << 20;
+
 /// What went wrong, with which file.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {}: {reason}", path.display())]
@@ -36,8 +39,8 @@ pub enum Reason {
     #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// The file is larger than anything the agent wrote.
-    #[error("it is larger than {MAX_FILE} bytes")]
-    TooLarge,
+    #[error("it is larger than {0} bytes")]
+    TooLarge(u64),
     /// The file is not text.
     #[error("it is not UTF-8 text")]
     NotText,

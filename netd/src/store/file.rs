@@ -40,14 +40,32 @@ pub fn create_dir(dir: &Path) -> Result<(), StoreError> {
         .map_err(|error| failed("create", dir, error))
 }
 
-/// Removes temporary files of writes that never ended.
+/// What makes files and folders that are on their way, under such a name.
+pub fn unfinished() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(NEW_PREFIX).suffix(NEW_SUFFIX);
+    builder
+}
+
+/// Removes what was on its way to a directory when its writer died. There may be no such directory.
 pub fn remove_leftovers(dir: &Path) -> Result<(), StoreError> {
-    for entry in fs::read_dir(dir).map_err(|error| failed("list", dir, error))? {
-        let entry = entry.map_err(|error| failed("list", dir, error))?;
+    let cannot = |error| failed("list", dir, error);
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(cannot)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(cannot)?;
         let name = entry.file_name();
         let name = name.as_bytes();
-        if name.starts_with(NEW_PREFIX.as_bytes()) && name.ends_with(NEW_SUFFIX.as_bytes()) {
-            remove(&entry.path(), Lasting::ThisBoot)?;
+        if !name.starts_with(NEW_PREFIX.as_bytes()) || !name.ends_with(NEW_SUFFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        if entry.file_type().map_err(cannot)?.is_dir() {
+            fs::remove_dir_all(&path).map_err(|error| failed("remove", &path, error))?;
+        } else {
+            remove(&path, Lasting::ThisBoot)?;
         }
     }
     Ok(())
@@ -71,6 +89,11 @@ pub fn names(dir: &Path, suffix: &str) -> Result<Vec<String>, StoreError> {
 /// Reads a regular file of bounded size. It is opened without waiting: a pipe that somebody put
 /// there must not hold the agent.
 pub fn read(path: &Path) -> Result<String, StoreError> {
+    read_at_most(path, MAX_FILE)
+}
+
+/// The same with another bound, in bytes.
+pub fn read_at_most(path: &Path, max: u64) -> Result<String, StoreError> {
     let cannot = |reason: Reason| failed("read", path, reason);
     let file = OpenOptions::new()
         .read(true)
@@ -82,11 +105,11 @@ pub fn read(path: &Path) -> Result<String, StoreError> {
         return Err(cannot(Reason::NotAFile));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1)
+    file.take(max + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| cannot(error.into()))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(cannot(Reason::TooLarge));
+    if bytes.len() as u64 > max {
+        return Err(cannot(Reason::TooLarge(max)));
     }
     String::from_utf8(bytes).map_err(|_| cannot(Reason::NotText))
 }
@@ -96,10 +119,7 @@ pub fn write(path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), StoreErr
     let dir = parent(path);
     let put = || -> io::Result<()> {
         // Created with mode 0600, and removed again unless it gets its place.
-        let mut file = tempfile::Builder::new()
-            .prefix(NEW_PREFIX)
-            .suffix(NEW_SUFFIX)
-            .tempfile_in(dir)?;
+        let mut file = unfinished().tempfile_in(dir)?;
         file.write_all(bytes)?;
         if lasting == Lasting::Always {
             file.as_file().sync_all()?;
@@ -115,10 +135,7 @@ pub fn write(path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), StoreErr
 pub fn link(target: &Path, path: &Path) -> Result<(), StoreError> {
     let dir = parent(path);
     let put = || -> io::Result<()> {
-        let link = tempfile::Builder::new()
-            .prefix(NEW_PREFIX)
-            .suffix(NEW_SUFFIX)
-            .make_in(dir, |new| symlink(target, new))?;
+        let link = unfinished().make_in(dir, |new| symlink(target, new))?;
         link.into_temp_path()
             .persist(path)
             .map_err(|error| error.error)

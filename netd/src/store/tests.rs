@@ -8,18 +8,9 @@ use std::process::Command;
 
 use super::*;
 
-fn paths(dir: &Path) -> Paths {
-    Paths {
-        config_dir: dir.join("etc"),
-        state_dir: dir.join("lib"),
-        run_dir: dir.join("run"),
-        bpffs: dir.join("bpf"),
-    }
-}
-
 fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&paths(dir.path())).unwrap();
+    let store = Store::open(&Paths::below(dir.path())).unwrap();
     (dir, store)
 }
 
@@ -188,7 +179,7 @@ fn what_could_not_be_read_is_not_written() {
     };
     assert!(matches!(
         store.save(&huge).unwrap_err().reason,
-        Reason::TooLarge
+        Reason::TooLarge(_)
     ));
     assert_eq!(store.load().0[0].network, network("a"));
 }
@@ -199,7 +190,7 @@ fn opening_clears_unfinished_writes_only() {
     store.save(&network("a")).unwrap();
     let left = dir.path().join("etc/networks/.new-abc.tmp");
     fs::write(&left, "half").unwrap();
-    let store = Store::open(&paths(dir.path())).unwrap();
+    let store = Store::open(&Paths::below(dir.path())).unwrap();
     assert!(!left.exists());
     assert_eq!(names(&store), ["a"]);
     drop(store);
@@ -279,7 +270,7 @@ fn full_disk_keeps_the_last_good_file_inside() {
     let Some(dir) = std::env::var_os(FULL_DISK_DIR).map(PathBuf::from) else {
         return;
     };
-    let store = Store::open(&paths(&dir)).unwrap();
+    let store = Store::open(&Paths::below(&dir)).unwrap();
     store.save(&network("a")).unwrap();
     store.save_active(&network("a"), &"data").unwrap();
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use netd::link::{
-    BridgeAttrs, InUse, LinkError, Links, Scope, Snapshot, port_state, subnet_in_use,
+    BridgeAttrs, Holding, InUse, LinkError, Links, Scope, Snapshot, port_state, subnet_in_use,
 };
 use netd::model::Mac;
 
@@ -51,6 +51,7 @@ fn a_snapshot_shows_devices() {
         let expected = BridgeAttrs {
             stp: true,
             forward_delay_ms: 4_000,
+            ..BridgeAttrs::default()
         };
         assert_eq!(bridge.bridge, Some(expected));
         assert!(bridge.up && bridge.ether && !bridge.loopback);
@@ -159,11 +160,13 @@ fn a_snapshot_shows_routes() {
         assert_eq!(routes, expected);
 
         let used = subnet_in_use((IpAddr::from([10, 66, 5, 0]), 24), None, &snapshot);
+        assert_eq!(used, None, "other tables do not count");
+        let used = subnet_in_use((IpAddr::from([10, 67, 5, 0]), 8), None, &snapshot);
         let expected = InUse {
             interface: "br0".to_owned(),
-            subnet: (IpAddr::from([10, 66, 0, 0]), 16),
+            holding: Holding::Subnet(IpAddr::from([10, 9, 0, 0]), 24),
         };
-        assert_eq!(used, Some(expected), "other tables count");
+        assert_eq!(used, Some(expected));
         let used = subnet_in_use((IpAddr::from([10, 9, 0, 0]), 16), Some("br0"), &snapshot);
         assert_eq!(used, None, "{used:?}");
     });
@@ -210,6 +213,7 @@ fn a_bridge_is_made_changed_and_deleted() {
             let expected = BridgeAttrs {
                 stp,
                 forward_delay_ms: effective,
+                ..BridgeAttrs::default()
             };
             let bridge = find(&links.snapshot().await.unwrap(), "br0").clone();
             assert_eq!(bridge.bridge, Some(expected), "{stp} {delay}");
@@ -283,12 +287,8 @@ fn addresses_come_and_go_with_their_broadcast() {
             .map(|address| address.address)
             .collect();
         assert_eq!(left, [IpAddr::from([10, 0, 0, 1])]);
-        let gone = links.del_address(index, four, 24).await.unwrap_err();
-        assert!(
-            gone.to_string()
-                .starts_with("cannot remove address 192.168.122.1/24 from br0: "),
-            "{gone}"
-        );
+        // One that somebody else has taken away is away.
+        links.del_address(index, four, 24).await.unwrap();
     });
 }
 

@@ -108,6 +108,7 @@ fn edge_ports_forward_at_once_and_stp_stays_on() {
         let expected = BridgeAttrs {
             stp: true,
             forward_delay_ms: 2_000,
+            ..BridgeAttrs::default()
         };
         assert_eq!(find(&snapshot, "br0").bridge, Some(expected));
         assert!(snapshot.edge_ports(bridge).is_empty());

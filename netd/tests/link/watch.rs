@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netd::link::{Change, Links, NetlinkMonitor};
+use netd::link::{Change, Links, Moves, NetlinkMonitor};
 
 use crate::{MAC, SOON, in_namespace, ip, sh};
 
@@ -39,7 +39,7 @@ fn a_burst_is_one_change_of_each_kind() {
         assert_eq!(kinds(&drain(&mut watch).await), ["Links", "Routes"]);
         // And it goes on afterwards.
         links.set_mtu(bridge, 1400).await.unwrap();
-        assert_eq!(kinds(&drain(&mut watch).await), ["Links"]);
+        assert_eq!(kinds(&drain(&mut watch).await), ["Links", "Routes"]);
     });
 }
 
@@ -54,7 +54,8 @@ fn changes_are_told_apart() {
         let mut watch = NetlinkMonitor::new().unwrap();
         drain(&mut watch).await;
         for (command, expected) in [
-            ("ip link set g0 mtu 1400", "Links"),
+            ("ip link set g0 mtu 1400", "Links Routes"),
+            ("ip link set g0 alias guest", "Links"),
             (
                 "ip addr add 10.9.0.2/24 dev g0 noprefixroute",
                 "Links Routes",
@@ -91,15 +92,36 @@ fn changes_are_told_apart() {
 }
 
 #[test]
-fn what_a_bridge_learns_is_no_neighbour() {
+fn what_a_bridge_learns_is_where_a_guest_is() {
     in_namespace(|| async {
         ip("link add br0 type bridge");
-        ip("link add p0 type veth peer name g0");
-        ip("link set p0 master br0");
+        for (port, card) in [("p0", "g0"), ("p1", "g1")] {
+            ip(&format!("link add {port} type veth peer name {card}"));
+            ip(&format!("link set {port} master br0"));
+        }
+        let links = Links::connect().unwrap().snapshot().await.unwrap();
+        let index = |name| links.by_name(name).unwrap().index;
         let mut watch = NetlinkMonitor::new().unwrap();
         drain(&mut watch).await;
-        sh("bridge fdb add 52:54:00:00:00:01 dev p0 master static");
-        assert!(drain(&mut watch).await.is_empty());
+        let guest = [0x52, 0x54, 0, 0, 0, 1];
+        for (command, port) in [
+            ("add 52:54:00:00:00:01 dev p0 master static", Some("p0")),
+            // The same once more is no move.
+            ("replace 52:54:00:00:00:01 dev p0 master static", None),
+            ("replace 52:54:00:00:00:01 dev p1 master static", Some("p1")),
+            ("del 52:54:00:00:00:01 dev p1 master", None),
+            // An address of the bridge's own is no guest's.
+            ("add 52:54:00:00:00:02 dev p1 master permanent", None),
+        ] {
+            sh(&format!("bridge fdb {command}"));
+            let changes = drain(&mut watch).await;
+            let expected = port.map(|port| Moves::from([((index("br0"), guest), index(port))]));
+            match (&changes[..], expected) {
+                ([], None) => {}
+                ([Change::Moved(moves)], Some(expected)) => assert_eq!(*moves, expected),
+                (_, expected) => panic!("{command}: {changes:?}, not {expected:?}"),
+            }
+        }
     });
 }
 
@@ -118,7 +140,7 @@ fn an_overrun_is_reported_once_and_the_watch_goes_on() {
         }
         assert_eq!(kinds(&drain(&mut watch).await), ["Overrun"]);
         links.set_mtu(bridge, 1400).await.unwrap();
-        assert_eq!(kinds(&drain(&mut watch).await), ["Links"]);
+        assert_eq!(kinds(&drain(&mut watch).await), ["Links", "Routes"]);
     });
 }
 

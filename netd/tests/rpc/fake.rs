@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use netd::api::{
-    Affect, ApiError, Changed, Driver, DropRecord, DropStatus, Drops, ErrorCode, EventKind, Events,
-    ForwardChange, Handover, Lease, Lifecycle, Metadata, NetworkEvent, NetworkForwards,
-    NetworkInfo, NetworkStatus, NewMetadata, PortId, PortPurpose, Reloaded, Result, Status,
-    Subscription, Unknown,
+    Affect, ApiError, Applied, Ban, BanChange, Changed, Driver, DropRecord, DropStatus, Drops,
+    ErrorCode, EventKind, Events, ForwardChange, Handover, Lease, Lifecycle, Metadata,
+    NetworkEvent, NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, PortId, PortPurpose,
+    Problem, Reloaded, Result, Status, Subscription, Unknown,
 };
 use netd::model::{
     Bandwidth, ForwardAction, NetworkPort, NetworkPorts, Update, format_port, parse, parse_port,
@@ -33,6 +33,8 @@ pub struct Fake {
     pub first_ports: Mutex<NetworkPorts>,
     /// Networks that were handed over.
     pub handovers: Mutex<Vec<Handover>>,
+    /// Changes of bans that were made.
+    pub bans: Mutex<Vec<BanChange>>,
     /// Starts that were finished.
     pub starts: AtomicUsize,
     /// What clients are told by themselves.
@@ -514,6 +516,30 @@ impl Driver for Fake {
         Ok(())
     }
 
+    async fn bans(&self) -> Result<Vec<Ban>> {
+        let changes = self.bans.lock().unwrap();
+        let added = changes.iter().flat_map(|change| match change {
+            BanChange::Add { bans, .. } => bans.clone(),
+            BanChange::Delete { .. } => Vec::new(),
+        });
+        let listed = added.map(|id| Ban {
+            network: id.network,
+            prefix: id.prefix,
+            owner: id.owner,
+            until: None,
+        });
+        Ok(listed.collect())
+    }
+
+    async fn change_bans(&self, change: &BanChange) -> Result<()> {
+        self.bans.lock().unwrap().push(change.clone());
+        Ok(())
+    }
+
+    async fn doctor(&self) -> Result<Vec<Problem>> {
+        Ok(Vec::new())
+    }
+
     async fn drops(&self, since: u64) -> Result<Drops> {
         Ok(Drops {
             counters: Vec::new(),
@@ -523,6 +549,15 @@ impl Driver for Fake {
                 ..DropRecord::default()
             }],
             ..Drops::default()
+        })
+    }
+
+    async fn apply(&self, _: Uuid, dry_run: bool) -> Result<Applied> {
+        let steps = dry_run.then(|| "set MTU 1400 on virbr1".to_owned());
+        Ok(Applied {
+            steps: steps.into_iter().collect(),
+            warnings: vec!["10.0.0.5 is leased".to_owned()],
+            same: false,
         })
     }
 

@@ -9,12 +9,14 @@ mod access;
 mod captures;
 mod clients;
 mod crowd;
+mod disconnects;
 mod edit;
 mod event_captures;
 mod events;
 mod fake;
 mod listen;
 mod live;
+mod log;
 mod patience;
 mod ports;
 mod protocol;
@@ -71,6 +73,7 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let task = runtime.spawn(netd::rpc::serve(
             doors,
+            watch::channel(Arc::default()).1,
             Arc::clone(&driver),
             limits,
             stopped,

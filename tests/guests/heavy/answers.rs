@@ -15,6 +15,8 @@ const CONVERSATION: &str = include_str!("answers/conversation.py");
 const DIFFERENCES: &str = include_str!("answers/differences.txt");
 /// Definitions that libvirt's schema has, and such that it has not.
 const DEFINITIONS: &str = include_str!("../../../netd/src/model/schema/cases.txt");
+/// The same of ports.
+const PORTS: &str = include_str!("../../../netd/src/model/schema/port_cases.txt");
 const DOCUMENT: &str = include_str!("../../../docs/reference/libvirt.md");
 /// On both hosts, so that nothing that is printed tells them apart.
 const URI: &str = "network+unix:///system?socket=/run/libvirt/libvirt-sock";
@@ -169,11 +171,11 @@ fn virsh(host: &Host) -> Result<Answers> {
     Ok(answers)
 }
 
-/// Holds the conversation, and reads a line for each call.
-fn python(host: &Host) -> Result<Answers> {
-    host.file("/conversation.py", CONVERSATION)?;
-    host.file("/definitions.txt", DEFINITIONS)?;
-    let said = host.run(["python3", "/conversation.py", URI, "/definitions.txt"])?;
+/// Holds the conversation about networks or about ports, and reads a line for each call.
+fn python(host: &Host, subject: &str, cases: &str) -> Result<Answers> {
+    let script = host.file("/conversation.py", CONVERSATION)?;
+    let cases = host.file("/cases.txt", cases)?;
+    let said = host.run(["python3", script, URI, subject, cases])?;
     let mut answers = Answers::new();
     let mut made = HashMap::new();
     for line in said.lines() {
@@ -192,5 +194,13 @@ fn virsh_is_answered_alike() {
 #[test]
 #[ignore = "compares with libvirt's daemon: cargo xtask test --clients"]
 fn libvirt_python_is_answered_alike() {
-    compare(python, "python", 1000);
+    let networks = |host: &Host| python(host, "networks", DEFINITIONS);
+    compare(networks, "python", 1000);
+}
+
+#[test]
+#[ignore = "compares with libvirt's daemon: cargo xtask test --clients"]
+fn ports_are_answered_alike() {
+    let ports = |host: &Host| python(host, "ports", PORTS);
+    compare(ports, "ports", 300);
 }

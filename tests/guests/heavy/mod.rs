@@ -20,11 +20,19 @@ macro_rules! on_each {
 }
 
 mod answers;
+mod boot;
+mod confined;
+mod door;
+mod firewalls;
+mod interrupted;
 mod life;
 mod migration;
 mod module;
+mod packages;
 mod plugs;
+mod readme;
 mod restarts;
 mod stock;
 mod switch;
+mod systemd;
 mod third_parties;

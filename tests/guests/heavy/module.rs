@@ -34,14 +34,14 @@ fn has_metadata(host: &Host) -> bool {
     host.root() != Root::Bookworm
 }
 
-fn define(host: &Host) -> Result<()> {
+pub fn define(host: &Host) -> Result<()> {
     let xml = Network::default().dhcp("").xml();
     host.virsh(["net-define", host.file("/tmp/default.xml", &xml)?])?;
     Ok(())
 }
 
 /// What is in a table below its head, without spaces around.
-fn rows(table: &str) -> Vec<String> {
+pub fn rows(table: &str) -> Vec<String> {
     let rows = table.lines().skip(2).map(|row| {
         let words: Vec<_> = row.split_whitespace().collect();
         words.join(" ")

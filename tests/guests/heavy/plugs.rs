@@ -20,8 +20,12 @@ fn an_interface_is_plugged_in_and_out(root: Root) {
         ensure!(members(host, "virbr0")?.len() == 2);
         netd_tests::eventually(PATIENCE, || guest.run("ip link show dev eth1"))?;
         let lease = guest.dhcp("eth1")?;
-        let leases = host.virsh(["net-dhcp-leases", "default"])?;
-        ensure!(leases.contains(&lease.address.to_string()), "{leases}");
+        // dnsmasq notes a lease after it has answered the guest.
+        netd_tests::eventually(PATIENCE, || {
+            let leases = host.virsh(["net-dhcp-leases", "default"])?;
+            ensure!(leases.contains(&lease.address.to_string()), "{leases}");
+            Ok(())
+        })?;
 
         host.virsh(["detach-device", "vm1", second, "--live"])?;
         // The guest gives the card back when it gets to it.

@@ -1,8 +1,11 @@
 //! Networks and daemons that go and come back while a guest runs.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use netd_tests::lab::OUTSIDE;
-use netd_tests::libvirt::{Domain, Host, Root, check};
+use netd_tests::libvirt::{Domain, Host, PATIENCE, Root, check};
 
 use crate::scenario::{
     ensure_ports, guest_with_lease, members, ports, reaches_everything, up_with_guest,
@@ -14,6 +17,7 @@ on_each!(
     libvirtd_is_restarted,
     both_daemons_are_restarted,
     libvirtd_starts_without_netd,
+    netd_is_killed_while_a_guest_starts,
 );
 
 /// What a guest and its port were before, and are again.
@@ -130,5 +134,56 @@ fn libvirtd_starts_without_netd(root: Root) {
         ensure!(error.contains("netd"), "who is away? {error}");
         host.netd.start()?;
         before.is_again(host, &mut guest)
+    });
+}
+
+/// The guest starts, or is told why not and can be started afterwards; nothing is left of it either way.
+fn netd_is_killed_while_a_guest_starts(root: Root) {
+    check(root, |host| {
+        drop(up_with_guest(host)?);
+        host.virsh(["destroy", "vm1"])?;
+        let mut outcomes = [0, 0];
+        for pause in [0, 20, 40, 80, 120, 160, 240, 320] {
+            let inside = host.inside();
+            let starting = thread::spawn(move || inside.output(["virsh", "start", "vm1"]));
+            // What is tried is the moment, which may be any.
+            thread::sleep(Duration::from_millis(pause));
+            host.netd.kill()?;
+            host.netd.start()?;
+            let output = starting
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            outcomes[usize::from(output.status.success())] += 1;
+            let port = match output.status.success() {
+                true => Domain::port_of(host, "vm1", "default")?,
+                false => {
+                    ensure!(error.contains("netd"), "after {pause} ms: {error}");
+                    let port = host.virsh(["domstate", "vm1"])?;
+                    ensure!(port.trim() == "shut off", "{port}");
+                    String::new()
+                }
+            };
+            let expected: Vec<String> =
+                [port].into_iter().filter(|port| !port.is_empty()).collect();
+            netd_tests::eventually(PATIENCE, || {
+                let found = members(host, "virbr0")?;
+                ensure!(found == expected, "{expected:?}, not {found:?}");
+                Ok(())
+            })?;
+            if output.status.success() {
+                host.virsh(["destroy", "vm1"])?;
+            }
+        }
+        println!(
+            "{} starts were refused, {} were not",
+            outcomes[0], outcomes[1]
+        );
+        // A port whose guest was never told of it is the only thing that may be left.
+        let left = ports(host)?;
+        ensure!(left.len() <= outcomes[0], "{left:?}");
+        let mut guest = Domain::boot(host, "vm1")?;
+        guest.dhcp("eth0")?;
+        reaches_everything(&mut guest)
     });
 }

@@ -1,16 +1,22 @@
 //! Programs of others that know libvirt alone: what they print is the same on libvirt's own driver and
 //! on netd, under the newest libvirt.
 
+use std::cell::OnceCell;
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use netd_tests::libvirt::{Host, PATIENCE, Root, check};
 
-use crate::scenario::{ensure_ports, up};
+use crate::scenario::{COCKPIT_PY, ensure_ports, members, start_libvirt_dbus, up};
 
 const NETWORKS_PY: &str = include_str!("../third_parties/networks.py");
 const NETWORKS_YML: &str = include_str!("../third_parties/networks.yml");
+const NETWORKS_GO: &str = include_str!("../third_parties/networks.go");
+const FOG_RB: &str = include_str!("../third_parties/fog.rb");
+const VAGRANTFILE: &str = include_str!("../third_parties/Vagrantfile");
 
 /// What a command prints with libvirt's own driver, and with netd.
-fn on_both(root: Root, command: impl Fn(&Host) -> Result<String>) -> Result<(String, String)> {
+fn on_both(root: Root, command: impl Fn(&mut Host) -> Result<String>) -> Result<(String, String)> {
     let said = |by_netd: bool| -> Result<Option<String>> {
         let Some(mut host) = Host::new(root, "host1")? else {
             return Ok(None);
@@ -22,10 +28,9 @@ fn on_both(root: Root, command: impl Fn(&Host) -> Result<String>) -> Result<(Str
             } else {
                 // What Debian defines at first; netd has nothing defined.
                 let stock = "/etc/libvirt/qemu/networks/default.xml";
-                std::fs::remove_file(host.path(stock))?;
+                fs::remove_file(host.path(stock))?;
             }
-            host.libvirtd.start()?;
-            command(&host)
+            command(&mut host)
         })();
         said.map(Some).with_context(|| host.logs())
     };
@@ -33,8 +38,8 @@ fn on_both(root: Root, command: impl Fn(&Host) -> Result<String>) -> Result<(Str
     both.context("cargo xtask could not make the file system")
 }
 
-/// Each line the same.
-fn same(root: Root, command: impl Fn(&Host) -> Result<String>) {
+/// Each line the same; `command` starts libvirtd.
+fn same(root: Root, command: impl Fn(&mut Host) -> Result<String>) {
     let compared = on_both(root, command).and_then(|(stock, netd)| {
         ensure!(stock.lines().count() > 10, "it says little: {stock}");
         let differ = |(stock, netd): (&str, &str)| {
@@ -52,8 +57,53 @@ fn same(root: Root, command: impl Fn(&Host) -> Result<String>) {
 #[ignore = "starts libvirtd: cargo xtask test --clients"]
 fn libvirt_python_hears_the_same() {
     same(Root::Sid, |host| {
+        host.libvirtd.start()?;
         let script = host.file("/tmp/networks.py", NETWORKS_PY)?;
         host.run(["python3", script, "qemu:///system"])
+    });
+}
+
+/// A program that is built from Debian's Go packages alone.
+fn built(host: &Host) -> Result<Vec<u8>> {
+    host.file("/tmp/networks.go", NETWORKS_GO)?;
+    let go = "HOME=/tmp GOCACHE=/tmp/cache GO111MODULE=off GOPATH=/usr/share/gocode CGO_ENABLED=0 \
+              go build -o /tmp/networks /tmp/networks.go";
+    // Longer than what else is run inside: it compiles Go's library, too.
+    netd_tests::run(host.inside().command("env").args(go.split(' ')))?;
+    Ok(fs::read(host.path("/tmp/networks"))?)
+}
+
+/// What Terraform's provider and others are made with; through libvirtd, and with netd's socket its own.
+#[test]
+#[ignore = "starts libvirtd: cargo xtask test --clients"]
+fn go_libvirt_is_answered_the_same() {
+    let program = OnceCell::new();
+    same(Root::Sid, |host| {
+        if program.get().is_none() {
+            let _ = program.set(built(host)?);
+        }
+        let program = program.get().context("a program")?;
+        fs::write(host.path("/tmp/networks"), program)?;
+        host.run(["chmod", "755", "/tmp/networks"])?;
+        host.libvirtd.start()?;
+        let ask = |socket, uri| host.run(["/tmp/networks", socket, uri]);
+        let said = ask("/run/libvirt/libvirt-sock", "qemu:///system")?;
+        for done in [
+            "define: one",
+            "running: active: 1",
+            "title is: a title",
+            "ports: 1 1",
+        ] {
+            ensure!(said.contains(done), "{done} is not in:\n{said}");
+        }
+        if host.netd.is_running() {
+            let direct = ask("/run/netd/netd-sock", "network:///system")?;
+            ensure!(
+                direct == said,
+                "by libvirtd:\n{said}\nby netd itself:\n{direct}"
+            );
+        }
+        Ok(said)
     });
 }
 
@@ -61,10 +111,61 @@ fn libvirt_python_hears_the_same() {
 #[ignore = "starts libvirtd: cargo xtask test --clients"]
 fn ansible_does_the_same() {
     same(Root::Sid, |host| {
+        host.libvirtd.start()?;
         let book = host.file("/tmp/networks.yml", NETWORKS_YML)?;
         let inside = host.path("/usr/bin/ansible-playbook");
         ensure!(inside.is_file(), "no ansible in the file system");
         host.run(["env", "ANSIBLE_NOCOLOR=1", "ansible-playbook", "-v", book])
+    });
+}
+
+#[test]
+#[ignore = "starts libvirtd: cargo xtask test --clients"]
+fn cockpits_page_of_networks_shows_the_same() {
+    same(Root::Sid, |host| {
+        start_libvirt_dbus(host)?;
+        let script = host.file("/tmp/cockpit.py", COCKPIT_PY)?;
+        host.run(["python3", script])
+    });
+}
+
+#[test]
+#[ignore = "starts libvirtd: cargo xtask test --clients"]
+fn fog_is_answered_the_same() {
+    same(Root::Sid, |host| {
+        host.libvirtd.start()?;
+        let script = host.file("/tmp/fog.rb", FOG_RB)?;
+        host.run(["ruby", script, "qemu:///system"])
+    });
+}
+
+#[test]
+#[ignore = "boots guests: cargo xtask test --clients"]
+fn vagrant_makes_a_guest_and_its_networks() {
+    check(Root::Sid, |host| {
+        host.start_netd()?;
+        host.use_module()?;
+        host.libvirtd.start()?;
+        let images = "/var/lib/libvirt/images";
+        host.run(["mkdir", "-p", images, "/root/guest"])?;
+        host.virsh(["pool-create-as", "default", "dir", "--target", images])?;
+        host.file("/root/guest/Vagrantfile", VAGRANTFILE)?;
+        let vagrant = |words: &str| {
+            let vagrant = format!("cd /root/guest && exec vagrant {words}");
+            host.run(["sh", "-c", &vagrant])
+        };
+        vagrant("up --provider=libvirt")?;
+        for (network, bridge) in [("vagrant-libvirt", "virbr0"), ("private", "virbr1")] {
+            let info = host.virsh(["net-info", network])?;
+            ensure!(info.contains(bridge), "{info}");
+            let taps = members(host, bridge)?;
+            ensure!(taps.len() == 1, "{network}: {taps:?}");
+        }
+        // Vagrant takes the networks away only where no guest uses them, as their XML says.
+        vagrant("destroy --force")?;
+        let left = host.virsh(["net-list", "--all", "--name"])?;
+        ensure!(left.trim().is_empty(), "{left}");
+        Ok(())
     });
 }
 
@@ -87,15 +188,9 @@ fn virt_install_makes_a_guest() {
 #[ignore = "starts libvirtd: cargo xtask test --clients"]
 fn libvirt_dbus_tells_of_networks() {
     check(Root::Sid, |host| {
-        host.run(["mkdir", "-p", "/run/dbus"])?;
-        host.run(["dbus-daemon", "--system", "--fork"])?;
-        // libvirt-dbus runs as a user of its own, whom polkit would let in.
-        let path = "/etc/libvirt/libvirtd.conf";
-        let open = host.read(path)? + "unix_sock_rw_perms = \"0777\"\n";
-        host.file(path, &open)?;
         host.start_netd()?;
         host.use_module()?;
-        host.libvirtd.start()?;
+        start_libvirt_dbus(host)?;
         let script = "dbus-monitor --system interface=org.libvirt.Connect > /tmp/signals 2>&1 &";
         host.run(["sh", "-c", script])?;
         let call = |words: &str| {

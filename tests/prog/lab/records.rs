@@ -1,9 +1,14 @@
 //! What the agent would write into the maps: networks, devices, guests, forwards.
 
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+
 use aya::maps::{Array, MapData};
 use netd_common::abi::{
-    Addr4, Addr6, Binding, BindingKey, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES, Control, Device,
-    Endpoint, Forward, ForwardKey, GuestMoves, MacAddr, Mode, Network,
+    Addr4, Addr6, Binding, BindingKey, CONTROL_BANS, CONTROL_FORWARDS, CONTROL_HOLDS,
+    CONTROL_POLICIES, CONTROL_SECOND_POLICIES, CONTROL_WHOLE_ADDRESSES, Control, Device, Endpoint,
+    Forward, ForwardKey, GuestMoves, HeldFrame, IPSEC_POLICIES, IpsecPolicy, MacAddr, Mode,
+    Network,
 };
 
 use super::{Lab, now};
@@ -21,6 +26,39 @@ impl Lab {
         self.usage.remove(&bridge).expect("usage");
         self.v4.remove_subnets(bridge);
         self.v6.remove_subnets(bridge);
+    }
+
+    /// Let these IPsec policies count, as the first list or the `second`. Every flow looks again.
+    pub fn set_policies<A: Address>(&mut self, policies: &[IpsecPolicy<A>], second: bool) {
+        let first = if second { IPSEC_POLICIES } else { 0 };
+        A::maps_mut(self).set_policies(first, policies);
+        self.change_control(|control| {
+            control.flags &= !(CONTROL_POLICIES | CONTROL_SECOND_POLICIES);
+            if !policies.is_empty() {
+                control.flags |= CONTROL_POLICIES;
+            }
+            if second {
+                control.flags |= CONTROL_SECOND_POLICIES;
+            }
+            control.epoch += 1;
+        });
+    }
+
+    /// As if an agent took the frames that are to be held.
+    pub fn hold_frames(&mut self) {
+        self.change_control(|control| control.flags |= CONTROL_HOLDS);
+    }
+
+    /// The frames that were handed over for that since this was last asked, with their device.
+    pub fn held(&mut self) -> Vec<(u32, Vec<u8>)> {
+        let mut all = Vec::new();
+        while let Some(record) = self.held.next() {
+            let word = |at: usize| record[at..at + 4].try_into().map(u32::from_ne_bytes);
+            let length = word(offset_of!(HeldFrame, len)).expect("four bytes") as usize;
+            let device = word(offset_of!(HeldFrame, ifindex)).expect("four bytes");
+            all.push((device, record[HeldFrame::HEADER..][..length].to_vec()));
+        }
+        all
     }
 
     /// Change a network's record.
@@ -43,6 +81,7 @@ impl Lab {
             address,
             address6,
             flags,
+            mtu: 1500,
             ..Device::default()
         };
         self.devices.insert(ifindex, device, 0).expect("devices");
@@ -62,15 +101,32 @@ impl Lab {
     /// Guests that are seen for the first time let every flow look again, once a tick. For this
     /// tick they have.
     pub fn keep_guests_still(&self) {
+        if !self.still.load(Ordering::Relaxed) {
+            return;
+        }
         let still = GuestMoves {
             epoch: 0,
-            raised_at: now(),
+            // No more of them in this tick.
+            raised: (now() + 1) * GuestMoves::IN_A_TICK - 1,
         };
         self.moved
             .lock()
             .expect("no test panics with it")
             .set(0, still, 0)
             .expect("guest_moves");
+    }
+
+    /// From now on they let flows look again.
+    pub fn let_guests_move(&self) {
+        self.still.store(false, Ordering::Relaxed);
+        let mut moved = self.moved.lock().expect("no test panics with it");
+        moved.set(0, GuestMoves::default(), 0).expect("guest_moves");
+    }
+
+    /// How often they did.
+    pub fn moves(&self) -> u32 {
+        let moved = self.moved.lock().expect("no test panics with it");
+        moved.get(&0, 0).expect("guest_moves").epoch
     }
 
     /// The identification chosen for a packet's fragments (by source and identification): `now`,
@@ -156,6 +212,29 @@ impl Lab {
             add_port(&mut self.published, port);
         }
         A::maps_mut(self).set_forward(key, Some(value));
+    }
+
+    /// Ban a prefix from the network of a bridge ("": from the whole host), until seconds after boot;
+    /// `None`: no longer.
+    pub fn ban<A: Address>(&mut self, bridge: &str, address: A, len: u32, until: Option<u32>) {
+        let bridge = match bridge {
+            "" => 0,
+            bridge => self.ifindex(bridge),
+        };
+        A::maps_mut(self).ban(bridge, address, len, until);
+        // Flows look again, as the agent has them do.
+        self.change_control(|control| {
+            control.flags |= CONTROL_BANS;
+            control.epoch += 1;
+        });
+    }
+
+    /// Tell the programs a device's MAC address.
+    pub fn set_mac(&mut self, device: &str, mac: MacAddr) {
+        let ifindex = self.ifindex(device);
+        let mut record = self.devices.get(&ifindex, 0).expect("devices");
+        record.mac = mac;
+        self.devices.insert(ifindex, record, 0).expect("devices");
     }
 
     /// Publish it no longer.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::cast::{Family, WIRE_NAMES};
 use super::craft::{Spot, crc32c, transport_sum};
-use super::header::{Header, SCTP, Shown, UDP, checksum_at, word};
+use super::header::{Header, SCTP, Shown, UDP, announces_fragment, checksum_at, word};
 use crate::packet::checksum;
 
 /// Who made a packet that came in.
@@ -120,6 +120,12 @@ impl Arrival {
         moved.key() == other.key()
     }
 
+    /// Is another one like it, but for the fragments that it came in?
+    #[must_use]
+    pub fn is_same_but_cut(&self, other: &Self) -> bool {
+        self.clone().in_pieces(other.pieces.clone()).key() == other.key()
+    }
+
     /// Its header.
     #[must_use]
     pub fn header(&self) -> Option<Header> {
@@ -130,6 +136,13 @@ impl Arrival {
     #[must_use]
     pub fn icmp(&self) -> Option<(u8, u8)> {
         self.header()?.icmp(&self.raw)
+    }
+
+    /// The MTU that it tells, where it is an error of a packet too big.
+    #[must_use]
+    pub fn mtu(&self) -> Option<usize> {
+        let header = self.header()?;
+        word(&self.raw, header.l4 + 6).map(usize::from)
     }
 
     /// Where and what, without numbers: "passed to outside", "error 3/3 to vm1".
@@ -157,6 +170,9 @@ impl Arrival {
     #[must_use]
     pub fn difference(&self, other: &Self) -> String {
         let mut parts: Vec<String> = Vec::new();
+        if self.wire != other.wire {
+            parts.push("wire".into());
+        }
         if self.macs != other.macs {
             parts.push("MAC addresses".into());
         }
@@ -194,7 +210,9 @@ impl Arrival {
         } else {
             format!(" in fragments {:?}", self.pieces)
         };
-        format!("{}: {}{faults}{pieces}", self.outcome(), Shown(&self.raw))
+        let wire = WIRE_NAMES[self.wire];
+        let outcome = self.outcome();
+        format!("{outcome} at {wire}: {}{faults}{pieces}", Shown(&self.raw))
     }
 }
 
@@ -244,11 +262,11 @@ pub fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, Pieces)> {
         let sum = checksum(&packet[14..14 + first.l4]);
         packet[24..26].copy_from_slice(&sum.to_be_bytes());
     } else {
+        // Others come without the header that tells of fragments.
+        packet.drain(14 + first.l4 - 8..14 + first.l4);
+        packet[14 + announces_fragment(&frame[14..])] = first.protocol;
         let length = (packet.len() - 54) as u16;
         packet[18..20].copy_from_slice(&length.to_be_bytes());
-        // Offset and, since whoever puts the packet together and cuts it again chooses a new one,
-        // identification.
-        packet[14 + first.l4 - 6..14 + first.l4].fill(0);
     }
     joined.push((packet, pieces));
     joined

@@ -21,12 +21,33 @@ pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// MTU of the uplink: less than the guests', so that some packets are too big for it.
 pub const UPLINK_MTU: usize = 1400;
-/// Wires that are observed: one per guest, the last one is the outside.
-pub const WIRES: usize = 5;
+/// The addresses that the hypervisor has instead on the first uplink, once it is readdressed.
+pub const OTHER_HOST: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(198, 51, 100, 3),
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 3),
+);
+/// The hypervisor's addresses on the second uplink.
+pub const SECOND: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(192, 0, 2, 2),
+    Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2),
+);
+/// The router's there.
+pub const SECOND_ROUTER: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(192, 0, 2, 1),
+    Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1),
+);
+/// What lies beyond both routers, by family.
+pub const BEYOND: [&str; 2] = ["203.0.113.0/24", "2001:db8:fa::/48"];
+/// Wires that are observed: one per guest, two outside, and one more where a guest may move to.
+pub const WIRES: usize = 7;
 /// The wire outside.
 pub const OUTSIDE_WIRE: usize = 4;
+/// The wire at the second uplink.
+pub const SECOND_WIRE: usize = 5;
+/// A port of the routed network that no guest begins at.
+pub const SPARE_WIRE: usize = 6;
 /// Names of the wires.
-pub const WIRE_NAMES: [&str; WIRES] = ["vm1", "vm2", "vm3", "vm4", "outside"];
+pub const WIRE_NAMES: [&str; WIRES] = ["vm1", "vm2", "vm3", "vm4", "outside", "second", "vm5"];
 
 /// A managed network.
 #[derive(Debug)]
@@ -116,7 +137,7 @@ pub struct Actor {
 }
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -221,6 +242,36 @@ pub static CAST: &[Actor] = &[
     host("gateway", NETWORKS[0].gateway, NETWORKS[0].gateway6),
     host("host", HOST, HOST6),
 ];
+
+/// Where the canaries go that tell when a change has come about: next to the routers, and beyond
+/// them. Nobody converses with these.
+pub const CANARY_PEERS: [(Ipv4Addr, Ipv6Addr); 2] = [
+    (
+        Ipv4Addr::new(198, 51, 100, 99),
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x99),
+    ),
+    (
+        Ipv4Addr::new(203, 0, 113, 99),
+        Ipv6Addr::new(0x2001, 0xdb8, 0xfa, 0, 0, 0, 0, 0x99),
+    ),
+];
+/// MAC address of the one next to the routers.
+pub const CANARY_MAC: Mac = [0x02, 0, 0, 0, 0, 0x99];
+
+/// The network for which rules of the host's count.
+pub static RULED_NETWORK: &Network = &NETWORKS[2];
+/// Number of its guest.
+pub const FILTERED: usize = 3;
+/// Number of a guest that a rule may send another way than others.
+pub const RULED: usize = 0;
+/// Numbers of the two guests of one network.
+pub const SIBLINGS: [usize; 2] = [0, 1];
+/// Number of the guest of the routed network.
+pub const ROUTED: usize = 2;
+/// Number of the one behind the routers.
+pub const FAR: usize = 6;
+/// Number of the hypervisor by its address on the first uplink.
+pub const HOST_NUMBER: usize = 8;
 
 /// Numbers of those at a place.
 #[must_use]

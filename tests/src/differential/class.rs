@@ -59,6 +59,8 @@ classes! {
     Others, "others";
     /// Everything over IPv6 too.
     Ipv6, "ipv6";
+    /// Changes of both sides between packets.
+    Changes, "changes";
 }
 
 impl FromStr for Class {
@@ -85,4 +87,12 @@ pub type Classes = BTreeSet<Class>;
 #[must_use]
 pub fn all() -> Classes {
     Class::ALL.iter().copied().collect()
+}
+
+/// Every kind, and nothing moves.
+#[must_use]
+pub fn still() -> Classes {
+    let mut classes = all();
+    classes.remove(&Class::Changes);
+    classes
 }

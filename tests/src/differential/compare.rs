@@ -1,6 +1,7 @@
 //! What came of an event on one side against what came of it on the other.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::arrival::Arrival;
 use super::cast::{Actor, Place, UPLINK_MTU};
@@ -10,6 +11,12 @@ use super::step::{Body, Cut, End, Options, Step};
 
 /// The end of a note about a port that a flow may have whose packets died on the way.
 pub(super) const UNSEEN: &str = ", which a flow may have that nobody saw";
+
+/// The end of a note about a flow that a side has made another one of.
+pub(super) const CHANGED: &str = "changed the translation within a flow";
+
+/// The end of a note about a port that the kernel keeps for the host.
+pub(super) const HOSTS: &str = ", which a packet of the other end's to the host has taken";
 
 /// Two sides that did not do the same.
 #[derive(Debug)]
@@ -30,12 +37,33 @@ pub struct Difference<'a> {
     pub kernel: &'a [Arrival],
     /// What came in on netd's side.
     pub netd: &'a [Arrival],
+    /// How long it took to send netd's side what was sent: a busy machine may do something else between
+    /// two fragments.
+    pub took: Duration,
     /// What is wrong with the translation, where the packets do not tell.
     pub note: Option<String>,
+    /// MTU of the way out.
+    pub mtu: usize,
+    /// Has the way out moved since the opener's last packet?
+    pub is_moved: bool,
+    /// Does the answerer know the opener by an address that is not the one of the way any more?
+    pub is_known_elsewhere: bool,
+    /// Has the opener another card than when it was heard last?
+    pub is_replaced: bool,
+    /// Do the host's own rules let nothing of it pass?
+    pub is_forbidden: bool,
+    /// Do they drop what was sent, without a word?
+    pub is_dropped: bool,
+    /// Has something of the opener's died on another way than the one that arrived last?
+    pub has_tried_another_way: bool,
+    /// The last changes, for people.
+    pub changes: &'a [String],
     /// Did the peer send something of this protocol, which has no ports, to the hypervisor itself?
     pub host_was_sent: bool,
     /// Did netd, and not the kernel, pass this protocol to the same peer for another guest?
     pub another_was_given: bool,
+    /// Has a guest that used this protocol another way or card since?
+    pub holder_has_moved: bool,
 }
 
 /// Are they the same? Both are sorted.
@@ -108,6 +136,9 @@ impl Difference<'_> {
             for arrival in arrivals {
                 let _ = writeln!(text, "  {name:>6} got  {}", arrival.shown());
             }
+        }
+        if !self.changes.is_empty() {
+            let _ = writeln!(text, "  changes before it: {}", self.changes.join("; "));
         }
         let _ = writeln!(text, "  before it, as sent (kernel | netd):");
         for Past { number, sent } in &self.conversation.past {

@@ -1,6 +1,7 @@
 //! A conversation that is going on, on both sides at once.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::cast::{Actor, CAST, Place};
 use super::craft::{self, Spot};
@@ -8,9 +9,17 @@ use super::header::{Header, TCP};
 use super::scenario::Plan;
 use super::step::{Body, End, Oddity, Step};
 use super::topology::Side;
+use super::world::{Way, World};
 
 /// How many events of a conversation a report shows.
 const SHOWN: usize = 12;
+
+/// Silence within which neither side forgets what is going on, whatever the protocol. On a machine
+/// that is too busy it takes longer; what the sides do then is each one's own.
+const MEMORY: Duration = Duration::from_secs(5);
+/// The same of SCTP, and of its associations that are being closed.
+const SCTP_MEMORY: Duration = Duration::from_secs(2);
+const SHUTDOWN_MEMORY: Duration = Duration::from_millis(250);
 
 /// An event that went by, for reports.
 #[derive(Clone, Debug)]
@@ -32,8 +41,14 @@ pub struct Conversation {
     next: usize,
     /// Rounds until then.
     waited: usize,
+    /// When something was said last.
+    spoke: Option<Instant>,
     /// Address and port by which the answerer knows the opener, by side.
     pub seen: [Option<Spot>; 2],
+    /// The way on which the opener's last packet arrived.
+    way: Option<Way>,
+    /// Has the opener sent something by another way since then, that died?
+    has_tried: bool,
     /// The last packet that came in at each end, by side and end.
     received: [[Option<Vec<u8>>; 2]; 2],
     /// The last events.
@@ -49,7 +64,10 @@ impl Conversation {
             plan,
             next: 0,
             waited: 0,
+            spoke: None,
             seen: [None, None],
+            way: None,
+            has_tried: false,
             received: [[None, None], [None, None]],
             past: VecDeque::new(),
         }
@@ -62,9 +80,54 @@ impl Conversation {
             self.waited += 1;
             return None;
         }
+        let memory = match step.body {
+            Body::Sctp { chunk: 8 | 14, .. } => SHUTDOWN_MEMORY,
+            Body::Sctp { .. } => SCTP_MEMORY,
+            _ => MEMORY,
+        };
+        let step = step.clone();
+        if self.spoke.is_some_and(|spoke| spoke.elapsed() > memory) {
+            self.end();
+            return None;
+        }
+        self.spoke = Some(Instant::now());
         self.waited = 0;
         self.next += 1;
-        Some(step.clone())
+        Some(step)
+    }
+
+    /// Is the opener to have another address outside by that way than the answerer knows?
+    #[must_use]
+    pub fn is_readdressed(&self, way: Way) -> bool {
+        self.way.is_some_and(|before| way.is_readdressed(before))
+    }
+
+    /// Has the opener another card than when it was heard last?
+    #[must_use]
+    pub fn is_replaced(&self, way: Way) -> bool {
+        self.way.is_some_and(|before| way.mac != before.mac)
+    }
+
+    /// What the opener sent by that way has arrived, or not.
+    pub fn goes_by(&mut self, way: Way, arrived: bool) {
+        self.has_tried = !arrived && (self.has_tried || self.is_readdressed(way));
+        if arrived {
+            self.way = Some(way);
+        }
+    }
+
+    /// Has the opener sent something by another way than the answerer knows, that died?
+    #[must_use]
+    pub fn has_tried_another_way(&self) -> bool {
+        self.has_tried
+    }
+
+    /// Has nobody answer before the opener has spoken again on that way.
+    pub fn begin_anew(&mut self, way: Way) {
+        self.way = Some(way);
+        self.has_tried = false;
+        self.seen = [None, None];
+        self.received = Default::default();
     }
 
     /// Has everything been said?
@@ -78,13 +141,19 @@ impl Conversation {
         self.next = self.plan.steps.len();
     }
 
+    /// Number in the cast of who is at an end.
+    #[must_use]
+    pub fn number_of(&self, end: End) -> usize {
+        match end {
+            End::Opener => self.plan.opener,
+            End::Answerer => self.plan.answerer,
+        }
+    }
+
     /// Who is at an end.
     #[must_use]
     pub fn actor(&self, end: End) -> &'static Actor {
-        match end {
-            End::Opener => &CAST[self.plan.opener],
-            End::Answerer => &CAST[self.plan.answerer],
-        }
+        &CAST[self.number_of(end)]
     }
 
     /// The answerer's address and port, and the opener's own.
@@ -132,11 +201,16 @@ impl Conversation {
 
     /// Takes note of a packet that was forwarded to the other end, and tells where that end now
     /// sees the opener, if it sees the opener at all by this.
-    pub fn arrived(&mut self, step: &Step, side: Side, wire: usize, packet: &[u8]) -> Option<Spot> {
+    pub fn arrived(
+        &mut self,
+        step: &Step,
+        side: Side,
+        (wire, packet): (usize, &[u8]),
+        world: &World,
+    ) -> Option<Spot> {
         let header = Header::read(packet)?;
         let end = step.from.other();
-        if self.actor(end).wire != wire
-            || self.actor(end).place == Place::Host
+        if !world.is_at(self.number_of(end), wire)
             || !header.has_start()
             // A fragment that not even holds TCP's header opens nothing.
             || (header.protocol == TCP && header.end < header.l4 + 20)

@@ -1,7 +1,10 @@
 //! One step of one conversation, as it was sent.
 
+use std::time::Duration;
+
 use super::craft::Spot;
-use super::step::Step;
+use super::step::{Cut, Step};
+use super::world::Way;
 
 /// One step of one conversation in this round.
 #[derive(Debug)]
@@ -18,8 +21,23 @@ pub(super) struct Event {
     pub(super) wire: usize,
     /// Packets, by side.
     pub(super) sent: [Vec<Vec<u8>>; 2],
+    /// How long it took to send those of netd's side.
+    pub(super) took: Duration,
+    /// The conversation's way.
+    pub(super) way: Way,
+    /// Is the opener to have another address outside than before?
+    pub(super) is_moved: bool,
+    /// Has the opener another card than when it was heard last?
+    pub(super) is_replaced: bool,
     /// Where the answerer saw the opener first or anew, by side.
     pub(super) learned: [Option<Spot>; 2],
     /// Where it saw the opener before.
     pub(super) before: [Option<Spot>; 2],
+}
+
+impl Event {
+    /// May netd hold fragments back? So it does until it knows of what packet they are.
+    pub(super) fn may_be_held(&self) -> bool {
+        self.step.twist.cut != Cut::Whole
+    }
 }

@@ -4,7 +4,7 @@
 //! may use the same one at the same time. All else is known by its identification; such fragments
 //! of IPv4 packets are known by their data, and get back the identification they had.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::cast::Family;
@@ -12,32 +12,55 @@ use super::event::Event;
 use super::header::{Header, SCTP, TCP};
 use crate::packet::checksum;
 
-/// The tag of the event whose fragment this is, where it does not bear it. `renumbered` says which
-/// event has which identification: there is one for all fragments of a packet.
-pub(super) fn of(
-    packet: &[u8],
+/// The tags of the events whose packets came in on a wire in fragments that do not bear them. What is
+/// known of one fragment goes for all of the same packet: the last one may be of a single byte, which
+/// others hold as well.
+pub(super) fn renumbered(
+    frames: &[Vec<u8>],
     wire: usize,
     events: &[Event],
     side: usize,
-    renumbered: &mut HashMap<u16, u16>,
-) -> Option<u16> {
-    let header = Header::read(packet)?;
-    let (offset, _) = header.fragment?;
-    if header.family != Family::V4 {
-        return None;
+) -> HashMap<Whole, u16> {
+    let mut packets: HashMap<Whole, Vec<&[u8]>> = HashMap::new();
+    for frame in frames {
+        let packet = frame.get(14..).unwrap_or_default();
+        let is_v4 = Header::read(packet).is_some_and(|header| header.family == Family::V4);
+        if let Some((of, _)) = whole(packet).filter(|_| is_v4) {
+            packets.entry(of).or_default().push(packet);
+        }
     }
-    let holds = |event: &&Event| {
+    let mut packets: Vec<(Whole, Vec<&[u8]>)> = packets.into_iter().collect();
+    // Who holds more is mistaken less easily.
+    packets.sort_by_key(|(_, parts)| {
+        std::cmp::Reverse(parts.iter().map(|part| part.len()).sum::<usize>())
+    });
+    let (mut tags, mut found) = (HashMap::new(), HashSet::new());
+    for (of, parts) in packets {
         // What comes back to where it was sent is an answer, which may hold the same.
-        event.wire != wire && is_part(packet, &header, offset, &event.sent[side])
-    };
-    if events
-        .iter()
-        .any(|event| event.tag == header.tag && holds(&event))
-    {
-        return None;
+        let holds = |event: &&Event| {
+            let mut told = parts
+                .iter()
+                .filter_map(|part| is_part(part, &event.sent[side]));
+            event.wire != wire && told.next() == Some(true) && told.all(|is| is)
+        };
+        let own = u16::from_be_bytes([of.3[0], of.3[1]]);
+        let holders: Vec<u16> = events.iter().filter(holds).map(|event| event.tag).collect();
+        if holders.contains(&own) {
+            found.insert(own);
+        } else if let Some(tag) = holders.into_iter().find(|tag| !found.contains(tag)) {
+            found.insert(tag);
+            tags.insert(of, tag);
+        }
     }
-    let tag = events.iter().find(holds)?.tag;
-    (*renumbered.entry(tag).or_insert(header.tag) == header.tag).then_some(tag)
+    tags
+}
+
+/// May a packet be a fragment of what was sent, by its tag or its data?
+pub(super) fn may_be_of(packet: &[u8], tag: u16, sent: &[Vec<u8>]) -> bool {
+    Header::read(packet).is_some_and(|header| match header.family {
+        Family::V4 => is_part(packet, sent) == Some(true),
+        Family::V6 => header.tag == tag,
+    })
 }
 
 /// What all fragments of a packet have in common: addresses, protocol, identification.
@@ -69,31 +92,28 @@ pub(super) fn number(packet: &mut [u8], tag: u16) {
     }
 }
 
-/// Do the fragments that were sent, or the packet, hold what this one holds behind the transport
-/// header?
-fn is_part(packet: &[u8], header: &Header, offset: usize, sent: &[Vec<u8>]) -> bool {
+/// Do the fragments that were sent, or the packet, hold what this fragment holds behind the transport
+/// header? `None` where it holds nothing there.
+fn is_part(packet: &[u8], sent: &[Vec<u8>]) -> Option<bool> {
+    let header = Header::read(packet)?;
+    let (offset, _) = header.fragment?;
     let transport = match header.protocol {
         TCP => 20,
         SCTP => 12,
         _ => 8,
     };
     let from = offset.max(transport);
-    let Some(here) = packet
+    let here = packet
         .get(header.l4 + from - offset..header.end)
-        .filter(|here| !here.is_empty())
-    else {
-        return false;
-    };
+        .filter(|here| !here.is_empty())?;
     // Each of its bytes was sent.
     let mut found = 0;
     for other in sent {
-        let Some(origin) = Header::read(other) else {
-            return false;
-        };
+        let origin = Header::read(other)?;
         let start = origin.fragment.map_or(0, |(offset, _)| offset);
         let payload = &other[origin.l4..origin.end];
         if origin.protocol != header.protocol {
-            return false;
+            return Some(false);
         }
         let (low, high) = (
             from.max(start),
@@ -101,12 +121,12 @@ fn is_part(packet: &[u8], header: &Header, offset: usize, sent: &[Vec<u8>]) -> b
         );
         if low < high {
             if here[low - from..high - from] != payload[low - start..high - start] {
-                return false;
+                return Some(false);
             }
             found += high - low;
         }
     }
-    found == here.len()
+    Some(found == here.len())
 }
 
 #[cfg(test)]
@@ -129,17 +149,13 @@ mod tests {
         packets(&body, at(1), at(2), &twist, tag, None)
     }
 
-    fn fits(fragment: &[u8], sent: &[Vec<u8>]) -> bool {
-        let header = Header::read(fragment).unwrap();
-        is_part(fragment, &header, header.fragment.unwrap().0, sent)
-    }
-
     #[test]
     fn fragments_are_known_by_their_data() {
         for fragment in sent(Cut::InOrder(3), 5) {
-            assert!(fits(&fragment, &sent(Cut::InOrder(3), 5)));
-            assert!(fits(&fragment, &sent(Cut::Whole, 5)), "cut on the way");
-            assert!(!fits(&fragment, &sent(Cut::InOrder(3), 6)));
+            let is_of = |cut, tag| is_part(&fragment, &sent(cut, tag));
+            assert_eq!(is_of(Cut::InOrder(3), 5), Some(true));
+            assert_eq!(is_of(Cut::Whole, 5), Some(true), "cut on the way");
+            assert_eq!(is_of(Cut::InOrder(3), 6), Some(false));
         }
     }
 

@@ -19,6 +19,8 @@ pub const SCTP: u8 = 132;
 pub const HOP_BY_HOP: u8 = 0;
 /// IPv6's destination options.
 pub const DESTINATION_OPTIONS: u8 = 60;
+/// IPv6's header of fragments.
+pub const FRAGMENT: u8 = 44;
 /// Types of echo request and reply, by family.
 pub const ECHO: [(u8, u8); 2] = [(8, 0), (128, 129)];
 
@@ -92,7 +94,7 @@ impl Header {
             protocol = *packet.get(l4)?;
             l4 += (usize::from(*packet.get(l4 + 1)?) + 1) * 8;
         }
-        if protocol == 44 {
+        if protocol == FRAGMENT {
             let field = word(packet, l4 + 2)?;
             fragment = Some((usize::from(field & 0xfff8), field & 1 != 0));
             protocol = packet[l4];
@@ -169,6 +171,20 @@ impl Header {
             },
         }
     }
+}
+
+/// Where the header of an IPv6 fragment is announced: in the first header, or in the last one of options
+/// before it.
+#[must_use]
+pub fn announces_fragment(packet: &[u8]) -> usize {
+    let (mut at, mut next) = (6, 40);
+    while let (Some(&protocol), Some(&length)) = (packet.get(at), packet.get(next + 1))
+        && protocol != FRAGMENT
+    {
+        at = next;
+        next += (usize::from(length) + 1) * 8;
+    }
+    at
 }
 
 /// A number of two bytes.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::arrival::Arrival;
+use super::canary::{self, Took};
 use super::compare::Difference;
 use super::known::{KNOWN, Known};
 
@@ -20,6 +21,10 @@ pub struct Report {
     pub events: u64,
     /// Packets that came in and were compared.
     pub compared: u64,
+    /// Changes of both sides, by kind.
+    pub changes: BTreeMap<&'static str, u64>,
+    /// The longest time until one had come about, on the kernel's side and on the other.
+    pub slowest: Took,
     /// Time it took, without building the sides.
     pub took: Duration,
     /// Unexplained differences by kind.
@@ -47,6 +52,22 @@ impl Report {
         if *count <= TOLD {
             self.details.push(difference.report(seed));
         }
+    }
+
+    /// A change had come about after that time.
+    pub(super) fn note_change(&mut self, took: Took) {
+        for (slowest, took) in self.slowest.iter_mut().zip(took) {
+            *slowest = took.max(*slowest);
+        }
+    }
+
+    /// A side does not do what it should after a change.
+    pub(super) fn stuck(&mut self, change: &str, wrong: &str, changed: &[String], seed: u64) {
+        let kind = canary::kind(change, wrong);
+        *self.unexplained.entry(kind).or_default() += 1;
+        let changed = changed.join("; ");
+        self.details
+            .push(format!("seed {seed}, after {changed}:\n{wrong}"));
     }
 
     /// Counts packets that came in on one side only and answer nothing.
@@ -93,6 +114,20 @@ impl Report {
             self.compared,
             self.took.as_secs_f64()
         );
+        if !self.changes.is_empty() {
+            let total: u64 = self.changes.values().sum();
+            let kinds = self
+                .changes
+                .iter()
+                .map(|(name, count)| format!("{count} {name}"));
+            let [kernel, netd] = self.slowest;
+            let _ = writeln!(
+                text,
+                "{total} changes of both sides: {}; the slowest had come about after {kernel:.1?} \
+                 in the kernel and {netd:.1?} in netd",
+                kinds.collect::<Vec<String>>().join(", ")
+            );
+        }
         for known in KNOWN {
             if let Some(count) = self.known.get(known.name) {
                 let _ = writeln!(text, "{count:>8} known: {}: {}", known.name, known.why);

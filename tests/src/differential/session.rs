@@ -1,27 +1,33 @@
 //! A run on one pair of topologies: in each round every conversation that is going on takes a
 //! step, the same on both sides; then what came in is compared.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::arrival::{Arrival, Origin, join};
-use super::cast::{Place, WIRES};
-use super::class::Classes;
-use super::compare::{Difference, UNSEEN, same};
+use super::arrival::{Arrival, Origin};
+use super::canary;
+use super::cast::{CAST, FAR, Family, HOST_NUMBER, Place};
+use super::change::{Change, is_dropped, is_forbidden};
+use super::class::{Class, Classes};
+use super::compare::{Difference, same};
 use super::conversation::{Conversation, Past};
 use super::craft;
 use super::event::Event;
 use super::fragment;
-use super::header::{Header, ICMP, ICMP6, TCP, UDP, word};
-use super::known::explain;
+use super::header::Header;
+use super::known::{Then, explain};
+use super::ports::Ports;
+use super::random::Random;
 use super::report::Report;
-use super::scenario::Inventor;
-use super::step::{Body, End, Step};
+use super::scenario::{Inventor, Plan};
+use super::sorting::{Frames, Sorted, arrivals, ends, sort};
+use super::step::{Body, End, Oddity, Step};
 use super::tap::frame;
 use super::topology::{SIDES, Side, Topology};
+use super::world::{Way, World};
 
 /// Conversations that go on at the same time.
 const WIDTH: usize = 256;
@@ -29,18 +35,29 @@ const WIDTH: usize = 256;
 const SILENCE: Duration = Duration::from_millis(1);
 /// The same when something may be missing.
 const PATIENCE: Duration = Duration::from_millis(15);
-/// And when it is about to be reported.
-const LAST_CALL: Duration = Duration::from_millis(100);
+/// And when it is about to be reported, some times over: netd's agent takes part where fragments
+/// overtake each other, and may have to wait for a processor.
+const LAST_CALL: Duration = Duration::from_millis(50);
+const LAST_CALLS: usize = 20;
 
-/// Frames by side and wire.
-type Frames = [[Vec<Vec<u8>>; WIRES]; 2];
-/// What came in about an event, or about none.
-type Sorted = HashMap<(Option<usize>, usize), Vec<(Origin, usize, Vec<u8>)>>;
+/// Rounds in which a fragment may come that netd has held back.
+const ROUNDS_HELD: usize = 3;
+/// Rounds between two changes.
+const FEWEST: usize = 0;
+const MOST: usize = 4;
+/// Makes the seed of the changes from that of the conversations.
+const CHANGES: u64 = 0x6368_616e_6765_7321;
+/// How many changes a report shows.
+const SHOWN: usize = 8;
+
+/// By which ways openers spoke to answerers, by their numbers in the cast: the last one, and whether it
+/// was another one before.
+type Users = HashMap<(usize, usize, Family), (Way, bool)>;
 
 /// The state between rounds.
 #[derive(Debug)]
 pub struct Session<'a> {
-    topologies: &'a [Topology; 2],
+    topologies: &'a mut [Topology; 2],
     seed: u64,
     inventor: Inventor,
     conversations: Vec<Conversation>,
@@ -49,28 +66,38 @@ pub struct Session<'a> {
     tag: u16,
     /// Tags of fragments.
     cut: HashSet<u16>,
-    /// Which ports to whom a NAT guest used or was given, by side, protocol and other end.
-    taken: HashMap<(usize, u8, craft::Spot, u16), Holder>,
-    /// Towards whom a NAT guest was given a port that nobody saw, by side and protocol: its own
-    /// was taken, and the packet died on the way.
-    unseen: HashSet<(usize, u8, craft::Spot)>,
+    /// The same of the last rounds, with what was sent on netd's side: fragments of it may come yet.
+    cut_lately: VecDeque<Vec<(u16, Vec<Vec<u8>>)>>,
+    /// Conversations of the last round, by tag.
+    before: HashMap<u16, usize>,
+    /// By which ways guests used a protocol without ports, by peer and protocol.
+    users: HashMap<(IpAddr, u8), Users>,
+    ports: Ports,
+    world: World,
+    /// What changes are drawn from; none where nothing is to move.
+    changes: Option<Random>,
+    /// Rounds until the next change.
+    pause: usize,
+    /// The last changes.
+    changed: Vec<String>,
     /// Who outside sent which protocol without ports to the hypervisor.
     sent_to_host: HashSet<(IpAddr, u8)>,
     /// Which guests netd alone gave such a protocol to, by the same.
     given: HashMap<(IpAddr, u8), HashSet<IpAddr>>,
 }
 
-/// The conversations that a port may belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holder {
-    One(usize),
-    Several,
-}
-
 impl<'a> Session<'a> {
     /// A session on two topologies that nothing was sent through yet.
     #[must_use]
-    pub fn new(topologies: &'a [Topology; 2], seed: u64, classes: &Classes) -> Self {
+    pub fn new(
+        topologies: &'a mut [Topology; 2],
+        seed: u64,
+        classes: &Classes,
+        world: World,
+    ) -> Self {
+        // Of its own, so that the conversations of a seed are the same whatever changes.
+        let changes = Random::new(seed ^ CHANGES);
+
         Self {
             topologies,
             seed,
@@ -80,8 +107,14 @@ impl<'a> Session<'a> {
             number: 0,
             tag: 0,
             cut: HashSet::new(),
-            taken: HashMap::new(),
-            unseen: HashSet::new(),
+            before: HashMap::new(),
+            cut_lately: VecDeque::new(),
+            users: HashMap::new(),
+            ports: Ports::default(),
+            world,
+            changes: classes.contains(&Class::Changes).then_some(changes),
+            pause: FEWEST,
+            changed: Vec::new(),
             sent_to_host: HashSet::new(),
             given: HashMap::new(),
         }
@@ -93,36 +126,117 @@ impl<'a> Session<'a> {
     /// A wire is gone.
     pub fn run(&mut self, packets: u64, report: &mut Report) -> Result<()> {
         let until = report.sent + packets;
+        // What is to show changes later has to be under way before.
+        if self.changes.is_some()
+            && let Err(wrong) = canary::wait(self.topologies, &self.world)?
+        {
+            report.stuck("beginning", &wrong, &self.changed, self.seed);
+            return Ok(());
+        }
         while report.sent < until {
             self.round(report)?;
+            if !self.change(report)? {
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// Is there somebody at each end? The hypervisor may have lost the address that it is spoken to by.
+    fn has_everybody(&self, conversation: &Conversation) -> bool {
+        conversation.plan.answerer != HOST_NUMBER || !self.world.other_host
+    }
+
+    /// Changes both sides, when it is time, and waits until both show it. False where one of them
+    /// does not.
+    fn change(&mut self, report: &mut Report) -> Result<bool> {
+        let Some(random) = &mut self.changes else {
+            return Ok(true);
+        };
+        if self.pause > 0 {
+            self.pause -= 1;
+            return Ok(true);
+        }
+        self.pause = random.between(FEWEST, MOST);
+        let change = Change::draw(random, &self.world);
+        canary::refresh(self.topologies, &self.world)?;
+        let deeds = change.make(&mut self.world);
+        self.changed
+            .push(format!("{change} (after {})", self.number));
+        if self.changed.len() > SHOWN {
+            self.changed.remove(0);
+        }
+        for topology in &mut *self.topologies {
+            topology.carry_out(&deeds, &self.world)?;
+        }
+        let mut conversations = std::mem::take(&mut self.conversations);
+        conversations.retain(|conversation| {
+            self.has_everybody(conversation)
+                && !(change.moves_ways() && self.ports.is_shared(conversation))
+        });
+        self.conversations = conversations;
+        *report.changes.entry(change.name()).or_default() += 1;
+        match canary::wait(self.topologies, &self.world)? {
+            Ok(took) => {
+                report.note_change(took);
+                Ok(true)
+            }
+            Err(wrong) => {
+                report.stuck(change.name(), &wrong, &self.changed, self.seed);
+                Ok(false)
+            }
+        }
     }
 
     fn round(&mut self, report: &mut Report) -> Result<()> {
         while self.conversations.len() < WIDTH {
             let plan = self.inventor.invent();
-            self.conversations.push(Conversation::new(self.begun, plan));
+            let conversation = Conversation::new(self.begun, plan);
             self.begun += 1;
+            if self.has_everybody(&conversation) {
+                self.conversations.push(conversation);
+            }
         }
         let mut events = self.events();
         let mut frames = Frames::default();
-        for event in &events {
-            let sender = self.conversations[event.conversation].actor(event.step.from);
+        for event in &mut events {
+            let conversation = &self.conversations[event.conversation];
+            let sender = conversation.number_of(event.step.from);
             for side in SIDES {
+                let started = Instant::now();
                 for packet in &event.sent[side as usize] {
-                    let tap = &self.topologies[side as usize].taps[event.wire];
-                    tap.send(&frame(sender, packet))?;
+                    let to = Header::read(packet).map(|header| header.destination);
+                    let from = match to {
+                        Some(to) => self.world.station(sender, to),
+                        None => continue, // the harness makes none
+                    };
+                    let tap = &self.topologies[side as usize].taps[from.wire];
+                    tap.send(&frame(&from, packet))?;
                 }
+                event.took = started.elapsed();
             }
             report.sent += event.sent[0].len() as u64;
         }
+        let cut = events.iter().filter(|event| event.may_be_held());
+        let netd = Side::Netd as usize;
+        self.cut_lately.push_front(
+            cut.map(|event| (event.tag, event.sent[netd].clone()))
+                .collect(),
+        );
+        self.cut_lately.truncate(ROUNDS_HELD + 1);
         self.collect(&mut frames, None)?;
-        if self.judge(&mut events, &frames, None) {
+        let mut calls = 0;
+        while calls < LAST_CALLS && self.judge(&mut events, &frames, None) {
             self.collect(&mut frames, Some(LAST_CALL))?;
+            calls += 1;
         }
         report.events += events.len() as u64;
         self.judge(&mut events, &frames, Some(report));
+        let number = |event: &Event| self.conversations[event.conversation].number;
+        self.before = events
+            .iter()
+            .map(|event| (event.tag, number(event)))
+            .collect();
         self.conversations
             .retain(|conversation| !conversation.is_over());
         Ok(())
@@ -147,22 +261,30 @@ impl<'a> Session<'a> {
             {
                 self.sent_to_host.insert(both);
             }
-            // What dies on the way may have been given its port before.
+            let protocol = craft::protocol(&step.body, conversation.plan.family);
+            let (from, to) = (conversation.plan.opener, conversation.plan.answerer);
+            let way = self.world.way(from, to, conversation.plan.family);
+            let is_moved = step.from == End::Opener && conversation.is_readdressed(way);
+            let is_replaced = conversation.is_replaced(way);
             if step.from == End::Opener {
-                for side in SIDES {
-                    let protocol = craft::protocol(&step.body, conversation.plan.family);
-                    let own = conversation.plan.opener_port;
-                    let key = (side as usize, protocol, held_towards(conversation), own);
-                    hold(&mut self.taken, key, conversation.number);
-                }
+                self.ports.notice_sent(conversation, protocol);
             }
+            let destination = kernel.first().and_then(|packet| Header::read(packet));
+            let to = destination.map_or(conversation.spot(step.from.other()).0, |header| {
+                header.destination
+            });
+            let sender = conversation.number_of(step.from);
             events.push(Event {
                 number: self.number,
                 conversation: at,
-                wire: conversation.actor(step.from).wire,
+                wire: self.world.station(sender, to).wire,
+                way,
+                is_moved,
+                is_replaced,
                 step,
                 tag,
                 sent: [kernel, netd],
+                took: Duration::ZERO,
                 learned: [None, None],
                 before: conversation.seen,
             });
@@ -191,9 +313,10 @@ impl<'a> Session<'a> {
         loop {
             let mut any = false;
             for side in SIDES {
-                for (wire, tap) in self.topologies[side as usize].taps.iter().enumerate() {
-                    while let Some(frame) = tap.receive()? {
-                        frames[side as usize][wire].push(frame);
+                let topology = &self.topologies[side as usize];
+                for (wire, frames) in frames[side as usize].iter_mut().enumerate() {
+                    while let Some(frame) = topology.receive(wire, &self.world)? {
+                        frames.push(frame);
                         any = true;
                     }
                 }
@@ -219,13 +342,13 @@ impl<'a> Session<'a> {
         frames: &Frames,
         mut report: Option<&mut Report>,
     ) -> bool {
-        let sorted = self.sort(events, frames);
+        let sorted = sort(events, frames);
         self.learn(events, &sorted);
         let mut unexplained = false;
         let none = Vec::new();
         for (at, event) in events.iter_mut().enumerate() {
-            self.notice_unseen(event);
             let conversation = &self.conversations[event.conversation];
+            self.ports.notice_unseen(event, conversation);
             let [kernel, netd] = SIDES.map(|side| {
                 let frames = sorted.get(&(Some(at), side as usize)).unwrap_or(&none);
                 arrivals(frames, conversation, side)
@@ -233,10 +356,14 @@ impl<'a> Session<'a> {
             if let Some(report) = report.as_deref_mut() {
                 report.compared += kernel.len().max(netd.len()) as u64;
             }
-            let note = self.translation_note(event);
+            if report.is_some() && is_hosts(event, conversation, &kernel) {
+                self.ports.notice_hosts(event, conversation);
+            }
+            let note = self.ports.translation_note(event, conversation);
             if same(&kernel, &netd) && note.is_none() {
                 if report.is_some() {
                     self.remember(event);
+                    self.end_after(event);
                 }
                 continue;
             }
@@ -257,33 +384,124 @@ impl<'a> Session<'a> {
                 sent: &event.sent,
                 kernel: &kernel,
                 netd: &netd,
+                took: event.took,
                 note,
+                mtu: self.mtu_for(conversation),
+                is_moved: event.is_moved,
+                is_replaced: event.is_replaced,
+                is_forbidden: self.world.rules && is_forbidden(&conversation.plan),
+                is_dropped: self.world.rules
+                    && is_dropped(
+                        &conversation.plan,
+                        event.step.from,
+                        craft::protocol(&event.step.body, conversation.plan.family),
+                    ),
+                is_known_elsewhere: conversation.is_readdressed(event.way),
+                has_tried_another_way: conversation.has_tried_another_way(),
+                changes: &self.changed,
                 host_was_sent: both.is_some_and(|both| self.sent_to_host.contains(&both)),
                 another_was_given: both
                     .and_then(|both| self.given.get(&both))
                     .is_some_and(|guests| guests.iter().any(|guest| *guest != sender)),
+                holder_has_moved: both.is_some_and(|both| self.holder_has_moved(both)),
             };
             let known = explain(&difference);
             unexplained |= known.is_none();
             if let Some(report) = report.as_deref_mut() {
-                let goes_on = known.is_some_and(|known| known.goes_on);
+                let then = known.map_or(Then::Ends, |known| known.then);
                 report.note(&difference, known, self.seed);
                 self.remember(event);
-                if !goes_on {
+                match then {
+                    Then::GoesOn => {}
+                    Then::Anew => self.conversations[event.conversation].begin_anew(event.way),
                     // What follows would only differ in consequence.
-                    self.conversations[event.conversation].end();
+                    Then::Ends => self.conversations[event.conversation].end(),
                 }
             }
+        }
+        if report.is_some() {
+            self.end_belated(&sorted);
         }
         unexplained |= self.strangers(&sorted, report);
         unexplained
     }
 
+    /// Ends a conversation that is none any more, though both sides did the same.
+    fn end_after(&mut self, event: &Event) {
+        let conversation = &mut self.conversations[event.conversation];
+        // Connection tracking takes it up in its middle, and knows no window then.
+        let is_taken_up = event.is_moved && event.step.body.has_states();
+        if is_taken_up || self.world.rules && is_forbidden(&conversation.plan) {
+            conversation.end();
+        }
+    }
+
+    /// Ends conversations of which something came too late for its round, be it on both sides: nobody has
+    /// taken note of what it left.
+    fn end_belated(&mut self, sorted: &Sorted) {
+        let strangers = SIDES.map(|side| sorted.get(&(None, side as usize)));
+        for (_, _, frame) in strangers.into_iter().flatten().flatten() {
+            let header = Header::read(frame.get(14..).unwrap_or_default());
+            let Some(number) = header.and_then(|header| self.before.get(&header.tag)) else {
+                continue;
+            };
+            let mut all = self.conversations.iter_mut();
+            if let Some(belated) = all.find(|conversation| conversation.number == *number) {
+                belated.end();
+            }
+        }
+    }
+
+    /// MTU of the way between guests and outside that a conversation takes.
+    fn mtu_for(&self, conversation: &Conversation) -> usize {
+        let ends = [End::Opener, End::Answerer].map(|end| conversation.number_of(end));
+        let guest = ends.into_iter().find(|end| CAST[*end].network.is_some());
+        guest.map_or(self.world.mtu[0], |guest| {
+            self.world.path_mtu(guest, ends.contains(&FAR))
+        })
+    }
+
+    /// Has a guest that used a protocol without ports another way or card since?
+    fn holder_has_moved(&self, both: (IpAddr, u8)) -> bool {
+        self.users.get(&both).is_some_and(|users| {
+            users.iter().any(|((from, to, family), (way, has_moved))| {
+                *has_moved || self.world.way(*from, *to, *family).has_moved(*way)
+            })
+        })
+    }
+
     fn remember(&mut self, event: &Event) {
+        let conversation = &mut self.conversations[event.conversation];
+        if event.step.from == End::Opener {
+            let arrived = event.learned.iter().any(Option::is_some);
+            conversation.goes_by(event.way, arrived);
+            let Plan {
+                opener,
+                answerer,
+                family,
+                ..
+            } = conversation.plan;
+            if let Some(both) = peer_and_protocol(conversation, &event.step) {
+                let users = self.users.entry(both).or_default();
+                let user = users.entry((opener, answerer, family));
+                let (way, has_moved) = user.or_insert((event.way, false));
+                *has_moved |= event.way.has_moved(*way);
+                *way = event.way;
+            }
+        }
         self.conversations[event.conversation].remember(Past {
             number: event.number,
             sent: event.sent.clone(),
         });
+    }
+
+    /// Is a frame of netd's a fragment that waited for the first one, until its round was over? It is
+    /// missed there, where anything was to come of it.
+    fn was_held(&self, frame: &[u8]) -> bool {
+        let packet = frame.get(14..).unwrap_or_default();
+        let mut cut = self.cut_lately.iter().flatten();
+        Header::read(packet).is_some_and(|header| !header.has_start())
+            && cut.any(|(tag, sent)| fragment::may_be_of(packet, *tag, sent))
     }
 
     /// What came in without any event that could have caused it.
@@ -293,6 +511,7 @@ impl<'a> Session<'a> {
             let frames = sorted.get(&(None, side as usize)).unwrap_or(&none);
             let mut list: Vec<Arrival> = frames
                 .iter()
+                .filter(|(_, _, frame)| side == Side::Kernel || !self.was_held(frame))
                 .map(|(origin, wire, frame)| Arrival::new(*origin, *wire, frame, None, 0))
                 .collect();
             list.sort_by(|a, b| a.key().cmp(&b.key()));
@@ -307,56 +526,6 @@ impl<'a> Session<'a> {
         true
     }
 
-    /// Which event each frame belongs to.
-    fn sort(&self, events: &[Event], frames: &Frames) -> Sorted {
-        let tags: HashMap<u16, usize> = events
-            .iter()
-            .enumerate()
-            .map(|(at, event)| (event.tag, at))
-            .collect();
-        let mut sorted = Sorted::new();
-        for side in SIDES {
-            let side = side as usize;
-            // Answers of the hypervisor itself are found by the ports of what they answer.
-            let mut answered = HashMap::new();
-            for (at, event) in events.iter().enumerate() {
-                for packet in &event.sent[side] {
-                    if let Some((from, to, protocol)) = ends(packet) {
-                        answered.insert((to, from, protocol, event.wire), at);
-                    }
-                }
-            }
-            let mut renumbered = HashMap::new();
-            // Later fragments of the hypervisor's answers have no ports: they go with the first.
-            let mut heads = HashMap::new();
-            for (wire, frames) in frames[side].iter().enumerate() {
-                for frame in frames {
-                    let mut frame = frame.clone();
-                    let packet = frame.get_mut(14..).unwrap_or_default();
-                    if let Some(tag) = fragment::of(packet, wire, events, side, &mut renumbered) {
-                        fragment::number(packet, tag);
-                    }
-                    let (mut event, mut origin) =
-                        cause(packet, wire, events, side, &tags, &answered);
-                    if origin != Origin::Sender
-                        && let Some((of, is_first)) = fragment::whole(packet)
-                    {
-                        if is_first {
-                            heads.insert(of, (event, origin));
-                        } else if let Some(first) = heads.get(&of) {
-                            (event, origin) = *first;
-                        }
-                    }
-                    sorted
-                        .entry((event, side))
-                        .or_default()
-                        .push((origin, wire, frame));
-                }
-            }
-        }
-        sorted
-    }
-
     /// Takes note of what reached the other end.
     fn learn(&mut self, events: &mut [Event], sorted: &Sorted) {
         for (at, event) in events.iter_mut().enumerate() {
@@ -365,214 +534,52 @@ impl<'a> Session<'a> {
                     continue;
                 };
                 let conversation = &mut self.conversations[event.conversation];
-                let other = held_towards(conversation);
                 let private = conversation.spot(End::Opener).0;
-                let wire_there = conversation.actor(End::Answerer).wire;
+                let there = conversation.number_of(End::Answerer);
                 for (origin, wire, frame) in frames {
                     if *origin != Origin::Sender {
                         continue;
                     }
                     let packet = &frame[14..];
                     event.learned[side as usize] = conversation
-                        .arrived(&event.step, side, *wire, packet)
+                        .arrived(&event.step, side, (*wire, packet), &self.world)
                         .or(event.learned[side as usize]);
                     // Whatever it was, it may have taken the port.
                     if let Some((from, _, protocol)) = ends(packet)
                         && event.step.from == End::Opener
-                        && *wire == wire_there
+                        && self.world.is_at(there, *wire)
                         && from.0 != private
                     {
-                        let key = (side as usize, protocol, other, from.1);
-                        hold(&mut self.taken, key, conversation.number);
+                        self.ports.hold(side, protocol, conversation, from.1);
                     }
                 }
             }
         }
     }
-
-    /// Takes note of a port that somebody was given whom nobody will see.
-    fn notice_unseen(&mut self, event: &Event) {
-        let conversation = &self.conversations[event.conversation];
-        if event.step.from != End::Opener {
-            return;
-        }
-        let protocol = craft::protocol(&event.step.body, conversation.plan.family);
-        let (other, own) = (held_towards(conversation), conversation.plan.opener_port);
-        for side in SIDES.map(|side| side as usize) {
-            let is_unseen = event.learned[side].is_none() && event.before[side].is_none();
-            if is_unseen && self.is_taken((side, protocol, other, own), conversation) {
-                self.unseen.insert((side, protocol, other));
-            }
-        }
-    }
-
-    /// Is a port in use by another conversation?
-    fn is_taken(&self, key: (usize, u8, craft::Spot, u16), by: &Conversation) -> bool {
-        let holder = self.taken.get(&key);
-        holder.is_some_and(|holder| *holder != Holder::One(by.number))
-    }
-
-    /// The choice of a port is each side's own, but whether the guest's own port is kept is not,
-    /// nor is a change in the middle of a flow.
-    fn translation_note(&self, event: &Event) -> Option<String> {
-        let conversation = &self.conversations[event.conversation];
-        let [Some(kernel), Some(netd)] = event.learned else {
-            return None;
-        };
-        for side in SIDES {
-            let (now, before) = (event.learned[side as usize]?, event.before[side as usize]);
-            if before.is_some_and(|before| before != now) && !event.step.fresh {
-                return Some(format!("{side:?} changed the translation within a flow"));
-            }
-        }
-        if kernel.0 != netd.0 {
-            return None; // the packets tell
-        }
-        let own = conversation.plan.opener_port;
-        let protocol = craft::protocol(&event.step.body, conversation.plan.family);
-        for (side, mine, others) in [
-            (Side::Kernel, kernel.1, netd.1),
-            (Side::Netd, netd.1, kernel.1),
-        ] {
-            let (at, other) = (side as usize, held_towards(conversation));
-            let in_use = self.is_taken((at, protocol, other, own), conversation);
-            if mine != own && others == own && !in_use {
-                let unseen = self.unseen.contains(&(at, protocol, other));
-                let why = if unseen { UNSEEN } else { "" };
-                return Some(format!("only {side:?} replaced the source port{why}"));
-            }
-            // An echo's identifier is no port.
-            if mine < 1024 && others >= 1024 && matches!(protocol, TCP | UDP) {
-                return Some(format!("only {side:?} uses a privileged source port"));
-            }
-        }
-        None
-    }
 }
 
-/// Who is outside, and which protocol without ports a step is of.
+/// Was a guest's peer heard by the host itself, or dropped by it, instead of by the guest?
+fn is_hosts(event: &Event, conversation: &Conversation, kernel: &[Arrival]) -> bool {
+    event.step.from == End::Answerer
+        && conversation.actor(End::Opener).place == Place::Nat
+        && kernel.iter().all(|one| one.origin != Origin::Sender)
+        && !matches!(event.step.body, Body::Error { .. })
+        && event.step.oddity != Some(Oddity::Checksum)
+        && !event.step.twist.bad_header
+}
+
+/// Towards whom, and which protocol without ports a step is of: who is outside, or of the network that
+/// nobody hides.
 fn peer_and_protocol(conversation: &Conversation, step: &Step) -> Option<(IpAddr, u8)> {
     let Body::Other { protocol, .. } = step.body else {
         return None;
     };
-    let outside = [End::Opener, End::Answerer]
-        .into_iter()
-        .find(|end| conversation.actor(*end).place == Place::Outside)?;
-    Some((conversation.spot(outside).0, protocol))
-}
-
-/// The other end of a port's use; an echo has a port at one end only.
-fn held_towards(conversation: &Conversation) -> craft::Spot {
-    let (address, port) = conversation.spot(End::Answerer);
-    (address, if conversation.plan.is_echo { 0 } else { port })
-}
-
-fn hold(
-    taken: &mut HashMap<(usize, u8, craft::Spot, u16), Holder>,
-    key: (usize, u8, craft::Spot, u16),
-    conversation: usize,
-) {
-    taken
-        .entry(key)
-        .and_modify(|holder| {
-            if *holder != Holder::One(conversation) {
-                *holder = Holder::Several;
-            }
-        })
-        .or_insert(Holder::One(conversation));
-}
-
-/// What came in about one event on one side, in an order that is the same on both.
-fn arrivals(
-    frames: &[(Origin, usize, Vec<u8>)],
-    conversation: &Conversation,
-    side: Side,
-) -> Vec<Arrival> {
-    let seen = conversation.seen[side as usize];
-    let own_port = conversation.plan.opener_port;
-    let mut groups: HashMap<(Origin, usize), Vec<Vec<u8>>> = HashMap::new();
-    for (origin, wire, frame) in frames {
-        let group = groups.entry((*origin, *wire)).or_default();
-        group.push(frame.clone());
-    }
-    let mut list: Vec<Arrival> = groups
-        .into_iter()
-        .flat_map(|((origin, wire), frames)| {
-            join(frames).into_iter().map(move |(frame, pieces)| {
-                Arrival::new(origin, wire, &frame, seen, own_port).in_pieces(pieces)
-            })
-        })
-        .collect();
-    list.sort_by(|a, b| a.key().cmp(&b.key()));
-    list
-}
-
-/// Source, destination and protocol of a packet.
-fn ends(packet: &[u8]) -> Option<(craft::Spot, craft::Spot, u8)> {
-    let header = Header::read(packet)?;
-    let (source, destination) = header.ports(packet);
-    let port = |at: Option<usize>| at.and_then(|at| word(packet, at)).unwrap_or_default();
-    let from = (header.source, port(source));
-    Some((
-        from,
-        (header.destination, port(destination)),
-        header.protocol,
-    ))
-}
-
-/// The event that made a packet come in on a wire.
-fn cause(
-    packet: &[u8],
-    wire: usize,
-    events: &[Event],
-    side: usize,
-    tags: &HashMap<u16, usize>,
-    answered: &HashMap<(craft::Spot, craft::Spot, u8, usize), usize>,
-) -> (Option<usize>, Origin) {
-    let Some(header) = Header::read(packet) else {
-        return (None, Origin::Unknown);
+    let open = |end: &End| {
+        matches!(
+            conversation.actor(*end).place,
+            Place::Outside | Place::Routed
+        )
     };
-    // Errors that somebody sends are about packets of earlier rounds.
-    if let Some(at) = header.quote(packet)
-        && let Some(quoted) = Header::read(&packet[at..header.end])
-        && let Some(event) = tags.get(&quoted.tag)
-    {
-        return (Some(*event), Origin::Error);
-    }
-    if let Some(event) = tags.get(&header.tag) {
-        let sent = &events[*event].sent[side];
-        if sent.iter().any(|sent| carries(packet, &header, sent)) {
-            return (Some(*event), Origin::Sender);
-        }
-    }
-    let answer = ends(packet)
-        .and_then(|(from, to, protocol)| answered.get(&(from, to, protocol, wire)).copied());
-    match answer {
-        Some(event) => (Some(event), Origin::Answer),
-        None => (None, Origin::Unknown),
-    }
-}
-
-/// Is a packet that came in the one that was sent, whatever its addresses and ports are now?
-fn carries(packet: &[u8], header: &Header, sent: &[u8]) -> bool {
-    let Some(origin) = Header::read(sent) else {
-        return false;
-    };
-    if origin.protocol != header.protocol {
-        return false;
-    }
-    // Fragments have nothing but their tag and an end that no translation changes: the tag alone
-    // may be an identification that the hypervisor chose for an answer of its own.
-    if header.fragment.is_some() || origin.fragment.is_some() {
-        return header.source == origin.source || header.destination == origin.destination;
-    }
-    let mark = match header.protocol {
-        TCP => 4..13,
-        ICMP | ICMP6 => 0..2,
-        _ => 0..0,
-    };
-    let part = |bytes: &[u8], header: &Header| -> Option<Vec<u8>> {
-        Some(bytes.get(header.l4..)?.get(mark.clone())?.to_vec())
-    };
-    header.end - header.l4 == origin.end - origin.l4 && part(packet, header) == part(sent, &origin)
+    let peer = [End::Answerer, End::Opener].into_iter().find(open)?;
+    Some((conversation.spot(peer).0, protocol))
 }

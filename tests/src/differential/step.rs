@@ -114,6 +114,12 @@ pub enum Body {
 }
 
 impl Body {
+    /// Is it of a connection whose states are followed?
+    #[must_use]
+    pub fn has_states(&self) -> bool {
+        matches!(self, Self::Tcp { .. } | Self::Sctp { .. })
+    }
+
     /// Bytes of data.
     #[must_use]
     pub fn length(&self) -> usize {

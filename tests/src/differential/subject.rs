@@ -2,14 +2,15 @@
 
 use anyhow::Result;
 
-use super::cast::{NETWORKS, Network, POOL, POOL_PORTS, mac_text};
+use super::cast::{NETWORKS, Network, POOL, POOL_PORTS, RULED_NETWORK, mac_text};
 use crate::Lab;
 
-/// Starts the agent and its networks.
+/// Starts the agent and its networks. One of them respects the host's own `rules`, where there are to
+/// be some.
 ///
 /// # Errors
 /// The agent does not start, or refuses a network.
-pub fn build(lab: &mut Lab, ipv6: bool) -> Result<()> {
+pub fn build(lab: &mut Lab, ipv6: bool, rules: bool) -> Result<()> {
     lab.agent.start()?;
     for network in &NETWORKS {
         let Network {
@@ -26,8 +27,13 @@ pub fn build(lab: &mut Lab, ipv6: bool) -> Result<()> {
         } else {
             String::new()
         };
+        let metadata = if rules && std::ptr::eq(network, RULED_NETWORK) {
+            "<metadata><n:host xmlns:n='urn:netd:network:1' firewall='respect'/></metadata>"
+        } else {
+            ""
+        };
         let xml = format!(
-            "<network><name>{name}</name>{forward}<bridge name='{device}' stp='off' delay='0'/>\
+            "<network><name>{name}</name>{metadata}{forward}<bridge name='{device}' stp='off' delay='0'/>\
              <mac address='{mac}'/><dns enable='no'/>\
              <ip address='{gateway}' netmask='255.255.255.0'/>{six}</network>"
         );

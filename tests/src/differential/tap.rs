@@ -11,7 +11,8 @@ use rustix::net::{
     socket_with,
 };
 
-use super::cast::Actor;
+use super::neighbour::Question;
+use super::world::Station;
 use crate::Netns;
 
 /// Longest frame.
@@ -63,7 +64,8 @@ impl Tap {
         Ok(())
     }
 
-    /// The next frame with an IP packet, where there is one already.
+    /// The next frame with an IP packet, or with a question for a MAC address, where there is one
+    /// already.
     ///
     /// # Errors
     /// The device is gone.
@@ -71,10 +73,13 @@ impl Tap {
         let mut buffer = [0; LONGEST];
         loop {
             match recv(&self.socket, &mut buffer, RecvFlags::empty()) {
-                Ok((length, _)) if is_traffic(&buffer[..length]) => {
+                Ok((length, _))
+                    if is_traffic(&buffer[..length])
+                        || Question::read(&buffer[..length]).is_some() =>
+                {
                     return Ok(Some(buffer[..length].to_vec()));
                 }
-                // Neighbour discovery, multicast reports, spanning tree.
+                // Multicast reports, spanning tree.
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(error) => return Err(error).context("receiving"),
@@ -95,7 +100,7 @@ fn is_traffic(frame: &[u8]) -> bool {
 
 /// A packet in the frame its sender puts around it.
 #[must_use]
-pub fn frame(sender: &Actor, packet: &[u8]) -> Vec<u8> {
+pub fn frame(sender: &Station, packet: &[u8]) -> Vec<u8> {
     let ether_type: [u8; 2] = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
         [0x86, 0xdd]
     } else {

@@ -75,6 +75,23 @@ impl Domain {
     /// libvirt refuses, or it does not boot.
     pub fn boot(host: &Host, name: &str) -> Result<Self> {
         host.virsh(["start", name])?;
+        Self::booting(host, name)
+    }
+
+    /// Waits until a guest has booted that libvirtd starts by itself.
+    ///
+    /// # Errors
+    /// It does not run, or it does not boot.
+    pub fn autostarted(host: &Host, name: &str) -> Result<Self> {
+        crate::eventually(super::PATIENCE, || {
+            let state = host.virsh(["domstate", name])?;
+            ensure!(state.trim() == "running", "{name} is {state}");
+            Ok(())
+        })?;
+        Self::booting(host, name)
+    }
+
+    fn booting(host: &Host, name: &str) -> Result<Self> {
         let socket = host.path(&format!("/guest/{name}.shell"));
         let console = Console::connect(&socket).with_context(|| {
             let log = fs::read(host.path(&format!("/guest/{name}.log"))).unwrap_or_default();
@@ -190,13 +207,25 @@ impl Domain {
     /// # Errors
     /// It has none.
     pub fn port(&self, network: &str) -> Result<String> {
-        let list = self.inside.run(["virsh", "domiflist", &self.name])?;
-        let port = list.lines().find_map(|line| {
-            let mut words = line.split_whitespace();
-            let port = words.next()?;
-            words.any(|word| word == network).then_some(port)
-        });
-        let context = || format!("{} has no interface in {network}:\n{list}", self.name);
-        port.map(str::to_owned).with_context(context)
+        port(self.inside, &self.name, network)
     }
+
+    /// The same of a guest that nobody waits for.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn port_of(host: &Host, name: &str, network: &str) -> Result<String> {
+        port(host.inside(), name, network)
+    }
+}
+
+fn port(inside: Inside, name: &str, network: &str) -> Result<String> {
+    let list = inside.run(["virsh", "domiflist", name])?;
+    let port = list.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let port = words.next()?;
+        words.any(|word| word == network).then_some(port)
+    });
+    let context = || format!("{name} has no interface in {network}:\n{list}");
+    port.map(str::to_owned).with_context(context)
 }

@@ -13,7 +13,19 @@ use super::{Host, Root};
 /// # Panics
 /// When the test fails: that is its purpose.
 pub fn check(root: Root, test: impl FnOnce(&mut Host) -> Result<()>) {
-    let host = Host::new(root, "host1").unwrap_or_else(|error| panic!("no host: {error:?}"));
+    check_on(root, Host::new(root, "host1"), test);
+}
+
+/// The same with a host that systemd runs.
+///
+/// # Panics
+/// When the test fails.
+pub fn check_booted(root: Root, test: impl FnOnce(&mut Host) -> Result<()>) {
+    check_on(root, Host::booted(root, "host1"), test);
+}
+
+fn check_on(root: Root, host: Result<Option<Host>>, test: impl FnOnce(&mut Host) -> Result<()>) {
+    let host = host.unwrap_or_else(|error| panic!("no host: {error:?}"));
     let Some(mut host) = host else {
         // Straight to the terminal: what tests that pass print is not shown.
         let why = "could be made, as cargo xtask has said";

@@ -8,77 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::{Inside, Root, Service};
+use super::setup::Init;
+use super::{Cgroup, Inside, Root, Service};
 use crate::{Netns, lab};
-
-/// What the first process of a host does: a layer in memory above the file system, the kernel's own
-/// file systems, libvirt's settings. Then it collects what its children leave behind, as PID 1 has to.
-const SETUP: &str = r#"
-set -eu
-read -r self _ < /proc/self/stat
-mount --make-rprivate /
-mount -t tmpfs -o mode=755 host "$NETD_PLACE"
-cd "$NETD_PLACE"
-mkdir upper work root
-mount -t overlay -o "lowerdir=$NETD_LOWER,upperdir=$NETD_PLACE/upper,workdir=$NETD_PLACE/work" overlay root
-cd root
-mount -t proc proc proc
-mount -t sysfs sysfs sys
-mount -t cgroup2 cgroup2 sys/fs/cgroup
-mount -t bpf bpf sys/fs/bpf
-mount -t tmpfs -o mode=755 run run
-mount -t tmpfs -o mode=1777 tmp tmp
-mount -t tmpfs -o mode=755 dev dev
-mkdir dev/pts dev/shm dev/net run/lock run/old run/netns
-mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts dev/pts
-mknod -m 666 dev/null c 1 3
-mknod -m 666 dev/zero c 1 5
-mknod -m 666 dev/full c 1 7
-mknod -m 666 dev/random c 1 8
-mknod -m 666 dev/urandom c 1 9
-mknod -m 666 dev/tty c 5 0
-mknod -m 666 dev/net/tun c 10 200
-ln -s pts/ptmx dev/ptmx
-ln -s /proc/self/fd dev/fd
-mkdir guest
-cp "$NETD_GUEST"/vmlinuz "$NETD_GUEST"/initramfs guest/
-for directory in etc/libvirt/qemu var/lib/libvirt var/cache/libvirt var/log/libvirt; do
-    if [ "$NETD_LOWER" = / ]; then rm -rf "$directory"; fi
-    mkdir -p "$directory"
-done
-mkdir -p var/lib/libvirt/dnsmasq etc/libvirt/qemu/networks/autostart
-cat > etc/libvirt/qemu.conf << 'END'
-user = "root"
-group = "root"
-security_driver = "none"
-stdio_handler = "file"
-namespaces = []
-cgroup_controllers = []
-END
-cat > etc/libvirt/libvirtd.conf << 'END'
-unix_sock_group = "root"
-auth_unix_rw = "none"
-auth_unix_ro = "none"
-END
-for group in kvm libvirt libvirt-qemu; do
-    grep -q "^$group:" etc/group || echo "$group:x:$((64000 + $(wc -l < etc/group))):" >> etc/group
-done
-grep -q ^libvirt-qemu: etc/passwd \
-    || echo 'libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin' >> etc/passwd
-hostname "$NETD_NAME"
-printf '%s\n' "$NETD_NAME" > etc/hostname
-printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$NETD_NAME" > etc/hosts
-rm -f etc/resolv.conf
-: > etc/resolv.conf
-pivot_root . run/old
-umount -l /run/old
-cd /
-echo "ready $self"
-while :; do
-    sleep 3600 &
-    wait $!
-done
-"#;
 
 /// The agent as its unit starts it, and what it answers once it is up.
 const NETD: &[&str] = &["/usr/sbin/netd", "run"];
@@ -98,6 +30,8 @@ pub struct Host {
     root: Root,
     inside: Inside,
     holder: Child,
+    /// What systemd has of the machine's control groups.
+    cgroup: Option<Cgroup>,
     /// Where its file system is mounted, and what its daemons say.
     _place: TempDir,
 }
@@ -105,6 +39,7 @@ pub struct Host {
 /// What a host is made of.
 #[derive(Debug)]
 struct Files {
+    init: Init,
     root: Root,
     lower: PathBuf,
     guest: PathBuf,
@@ -117,6 +52,23 @@ impl Host {
     /// # Errors
     /// Not root, or what `cargo xtask test` makes for it is missing.
     pub fn new(root: Root, name: &str) -> Result<Option<Self>> {
+        Self::with(Init::Rig, root, name)
+    }
+
+    /// The same with systemd as its first process, which has reached its target. `netd` and `libvirtd` are
+    /// then for units to start, see [`Host::systemctl`].
+    ///
+    /// # Errors
+    /// As [`Host::new`], or systemd does not come up.
+    pub fn booted(root: Root, name: &str) -> Result<Option<Self>> {
+        let host = Self::with(Init::Systemd, root, name)?;
+        if let Some(host) = &host {
+            host.wait_until_booted()?;
+        }
+        Ok(host)
+    }
+
+    fn with(init: Init, root: Root, name: &str) -> Result<Option<Self>> {
         let Some(lower) = root.path()? else {
             return Ok(None);
         };
@@ -126,7 +78,12 @@ impl Host {
         if !guest.join("vmlinuz").is_file() {
             return Ok(None);
         }
-        let files = Files { root, lower, guest };
+        let files = Files {
+            init,
+            root,
+            lower,
+            guest,
+        };
         let (hv, wan) = lab::hypervisor()?;
         Self::in_network(&files, name, hv, wan).map(Some)
     }
@@ -136,10 +93,14 @@ impl Host {
         let place = tempfile::Builder::new().prefix("netd-host-").tempdir()?;
         let (mount, log) = (place.path().join("host"), place.path().join("setup.log"));
         fs::create_dir(&mount)?;
+        let script = files.init.script();
+        let cgroup = (files.init == Init::Systemd).then(|| Cgroup::named(hv.name()));
         let mut holder = hv
             .command("unshare")
             .args(["--mount", "--pid", "--uts", "--fork", "--kill-child"])
-            .args(["bash", "-c", SETUP])
+            .args(["bash", "-c", &script])
+            .env("NETD_SCRIPT", &script)
+            .env("NETD_CGROUP", hv.name())
             .env("NETD_LOWER", &files.lower)
             .env("NETD_PLACE", &mount)
             .env("NETD_NAME", name)
@@ -171,6 +132,7 @@ impl Host {
             root,
             inside,
             holder,
+            cgroup,
             _place: place,
         })
     }
@@ -285,6 +247,9 @@ impl Host {
     /// What the daemons said.
     #[must_use]
     pub fn logs(&self) -> String {
+        if self.cgroup.is_some() {
+            return self.journal();
+        }
         format!(
             "--- libvirtd ---\n{}--- netd ---\n{}--- end ---",
             self.libvirtd.log(),
@@ -300,5 +265,10 @@ impl Drop for Host {
         let _ = self.holder.wait();
         self.netd.forget();
         self.libvirtd.forget();
+        if let Some(cgroup) = self.cgroup.take()
+            && let Err(error) = cgroup.remove()
+        {
+            eprintln!("a host's control group is left: {error:#}");
+        }
     }
 }

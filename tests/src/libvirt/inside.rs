@@ -29,7 +29,7 @@ impl Inside {
             // The working directory of the machine has no name inside.
             .args(["env", "--chdir=/"])
             .arg(program)
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "/root")
             .env("LC_ALL", "C.UTF-8")
             .env("LIBVIRT_DEFAULT_URI", "qemu:///system")

@@ -25,8 +25,9 @@ const MODULES: &[&str] = &[
     "virtio_net",
 ];
 
-/// The guest's first process: a shell that takes one line at a time, and says how it ended. It repeats that
-/// it is ready until it is spoken to, since nobody may have listened the first time.
+/// The guest's first process repeats that the guest is ready until it is spoken to, since nobody may have
+/// listened the first time, and collects what others leave behind. It does not read: a child that ends while
+/// busybox's `read` waits for the rest of a line costs what was read of it.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -43,13 +44,22 @@ done
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 exec < /dev/ttyS1 > /dev/ttyS1 2>&1
-while :; do
+while [ ! -e /tmp/spoken-to ]; do
     echo 'guest: ready'
     sleep 1
 done &
-ready=$!
+# What a shell starts in the background reads nothing otherwise.
+console < /dev/ttyS1 &
+while :; do
+    wait
+    sleep 1
+done
+"#;
+
+/// Takes one line of shell at a time, and says how it ended.
+const CONSOLE: &str = r#"#!/bin/sh
 while read -r line; do
-    [ -z "$ready" ] || { kill "$ready"; ready=; }
+    : > /tmp/spoken-to
     (eval "$line") < /dev/null
     printf '\nguest: end %s\n' "$?"
 done
@@ -103,6 +113,7 @@ pub fn make(place: &Path) -> Result<()> {
     image::modules(&root, &fetched, MODULES)?;
     let scripts = [
         ("init", INIT),
+        ("bin/console", CONSOLE),
         ("bin/dhcp", DHCP),
         ("bin/dhcp-script", DHCP_SCRIPT),
     ];

@@ -15,26 +15,41 @@ const SUITES: [&str; 3] = ["bookworm", "trixie", NEWEST];
 const NEWEST: &str = "sid";
 
 /// A hypervisor as its administrator has it.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 14] = [
+    // Of hosts that are booted.
+    "dbus",
+    "systemd",
     "libvirt-daemon-system",
     "libvirt-daemon-driver-qemu",
     "libvirt-clients",
     "qemu-system-x86",
     "dnsmasq-base",
     "iproute2",
+    // Of both backends of libvirt's.
     "iptables",
+    "nftables",
     "busybox",
     "procps",
+    // What its administrator keeps guests from the host with.
+    "firewalld",
+    "ufw",
 ];
 
-/// Programs of others that know libvirt, and what they need.
-const OTHERS: [&str; 6] = [
+/// Programs of others that know libvirt or change the host's rules, and what they need.
+const OTHERS: [&str; 11] = [
     "ansible",
+    "cockpit-bridge",
     "dbus-daemon",
+    // Its rules are those of version 28.
+    "docker.io",
+    "golang-github-digitalocean-go-libvirt-dev",
+    "golang-go",
     "libvirt-dbus",
     // Ansible's module needs it, which its package only recommends.
     "python3-lxml",
     "python3-libvirt",
+    // With fog-libvirt.
+    "vagrant-libvirt",
     "virtinst",
 ];
 

@@ -21,16 +21,24 @@ const MODULES: &[&str] = &[
     "veth",
     "tun",
     "sch_ingress",
+    "sch_htb",
+    "sch_fq_codel",
     "cls_bpf",
     "act_bpf",
     "act_mirred",
     "cls_u32",
+    "xfrm_algo",
+    "xfrm_user",
+    "crypto_null",
+    "authenc",
+    "esp4",
+    "esp6",
 ];
 
 /// Programs beside busybox's, and in place of some: its `timeout` leaves a process behind, which tests
 /// that look for leftovers find.
-const TOOLS: [&str; 7] = [
-    "dnsmasq", "ip", "tc", "ethtool", "ping", "install", "timeout",
+const TOOLS: [&str; 8] = [
+    "dnsmasq", "ip", "bridge", "tc", "ethtool", "ping", "install", "timeout",
 ];
 
 /// Before the tests: file systems, the users that dnsmasq asks for, modules.

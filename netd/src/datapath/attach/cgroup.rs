@@ -68,7 +68,7 @@ impl Mechanism for Cgroup {
     }
 
     fn detach(&self, place: &'static str) -> Result<()> {
-        pins::remove(&self.links.path(format_args!("{PREFIX}{place}")))
+        pins::detach(&self.links.path(format_args!("{PREFIX}{place}")))
     }
 
     fn attached(&self) -> Result<BTreeSet<&'static str>> {

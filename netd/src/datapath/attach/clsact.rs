@@ -24,7 +24,7 @@ use super::refusal::Refusal;
 use crate::datapath::error::{DatapathError, Result, io};
 
 /// What the names of netd's filters begin with; the program's follows.
-const PREFIX: &str = "netd:";
+pub(super) const PREFIX: &str = "netd:";
 
 /// What follows the name of a pin whose program is about to take its place.
 const NEW: &str = "-new";

@@ -1,6 +1,7 @@
 //! The kernel's filters of traffic control, by netlink: those of the `bpf` kind at the two sides of a
 //! device, and the qdisc that they hang from.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -69,6 +70,16 @@ pub(super) fn qdisc(ifindex: u32) -> io::Result<Option<Qdisc>> {
         }))
 }
 
+/// The devices that have such a qdisc.
+pub(super) fn devices_with_qdisc() -> io::Result<BTreeSet<u32>> {
+    let question = RouteNetlinkMessage::GetQueueDiscipline(message(0)?);
+    let answers: Vec<Answer> = ask(NLM_F_DUMP, question)?;
+    let theirs = answers
+        .iter()
+        .filter(|answer| matches!(answer.kind.as_str(), "clsact" | "ingress"));
+    Ok(theirs.map(|answer| answer.ifindex).collect())
+}
+
 /// Give a device the qdisc `clsact`; fails where it has one already.
 pub(super) fn add_qdisc(ifindex: u32) -> io::Result<()> {
     let mut question = clsact(ifindex)?;
@@ -99,7 +110,9 @@ pub(super) fn all(ifindex: u32, point: Point) -> io::Result<Vec<Filter>> {
     question.header.parent = side(point);
     let question = RouteNetlinkMessage::GetTrafficFilter(question);
     let answers: Vec<Answer> = ask(NLM_F_DUMP, question)?;
-    Ok(answers.into_iter().map(|answer| answer.filter).collect())
+    // Of each priority the kernel tells first that it is there, as if that were a filter.
+    let filters = answers.into_iter().filter(|answer| answer.handle != 0);
+    Ok(filters.map(|answer| answer.filter).collect())
 }
 
 /// The filter at netd's place, if any.
@@ -181,6 +194,8 @@ fn ask<A: NetlinkDeserializable>(flags: u16, question: RouteNetlinkMessage) -> i
 /// A qdisc or filter as the kernel tells of it. Those of others can be of any kind: nothing is read
 /// of them that is not needed.
 struct Answer {
+    ifindex: u32,
+    handle: u32,
     kind: String,
     filter: Filter,
 }
@@ -189,8 +204,10 @@ impl NetlinkDeserializable for Answer {
     type Error = DecodeError;
 
     fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        TcHeader::parse(payload)?;
+        let header = TcHeader::parse(payload)?;
         let mut answer = Self {
+            ifindex: header.index.unsigned_abs(),
+            handle: header.handle.into(),
             kind: String::new(),
             filter: Filter {
                 name: String::new(),

@@ -7,6 +7,10 @@ use std::fmt;
 pub enum Hook {
     /// A port of a managed bridge, ingress.
     PortIngress,
+    /// The host's end of the link to a network's services, ingress.
+    ServicesIngress,
+    /// The end of a network's shaper, ingress.
+    ShaperIngress,
     /// A managed bridge, ingress.
     BridgeIngress,
     /// A managed bridge, egress.
@@ -38,8 +42,10 @@ pub enum Point {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::PortIngress,
+        Self::ServicesIngress,
+        Self::ShaperIngress,
         Self::BridgeIngress,
         Self::BridgeEgress,
         Self::UplinkIngress,
@@ -55,6 +61,8 @@ impl Hook {
     pub fn program(self) -> &'static str {
         match self {
             Self::PortIngress => "port_ingress",
+            Self::ServicesIngress => "services_ingress",
+            Self::ShaperIngress => "shaper_ingress",
             Self::BridgeIngress => "bridge_ingress",
             Self::BridgeEgress => "bridge_egress",
             Self::UplinkIngress => "uplink_ingress",
@@ -70,9 +78,12 @@ impl Hook {
     #[must_use]
     pub fn point(self) -> Point {
         match self {
-            Self::PortIngress | Self::BridgeIngress | Self::UplinkIngress | Self::TunnelIngress => {
-                Point::Ingress
-            }
+            Self::PortIngress
+            | Self::ServicesIngress
+            | Self::ShaperIngress
+            | Self::BridgeIngress
+            | Self::UplinkIngress
+            | Self::TunnelIngress => Point::Ingress,
             Self::BridgeEgress | Self::UplinkEgress | Self::TunnelEgress => Point::Egress,
             Self::PortXdp | Self::UplinkXdp => Point::Xdp,
         }
@@ -87,9 +98,15 @@ impl Hook {
     /// The hook whose program has that name.
     #[must_use]
     pub fn from_program(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|hook| hook.program() == name)
+        Self::ALL.into_iter().find(|hook| {
+            let program = hook.program();
+            name == program || program.len() > KERNEL_NAME && name == &program[..KERNEL_NAME]
+        })
     }
 }
+
+/// How much of a program's name the kernel keeps (`BPF_OBJ_NAME_LEN`, less the zero at its end).
+const KERNEL_NAME: usize = 15;
 
 /// A hook of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +148,11 @@ mod tests {
             let attachment = Attachment { ifindex: 70, hook };
             assert_eq!(Attachment::parse(&attachment.to_string()), Some(attachment));
         }
+        // As the kernel tells of the longest one.
+        assert_eq!(
+            Attachment::of(70, "services_ingres").map(|at| at.hook),
+            Some(Hook::ServicesIngress)
+        );
         for other in [
             "",
             "7",

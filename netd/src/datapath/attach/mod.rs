@@ -8,12 +8,14 @@ mod cgroup;
 mod clsact;
 mod filter;
 mod hook;
+mod link;
 mod mechanism;
 mod pins;
 mod refusal;
 mod tcx;
 mod xdp;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -86,6 +88,26 @@ impl Display for TcMechanism {
             Self::Clsact => "clsact",
         })
     }
+}
+
+/// The devices among these at whose ingress filters of traffic control hang that are not netd's.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn with_foreign_filters(among: impl Fn(u32) -> bool) -> Result<BTreeSet<u32>> {
+    let failed = DatapathError::Filters;
+    let mut found = BTreeSet::new();
+    for ifindex in filter::devices_with_qdisc().map_err(failed)? {
+        if !among(ifindex) {
+            continue;
+        }
+        let filters = filter::all(ifindex, Point::Ingress).map_err(failed)?;
+        let foreign = |filter: &filter::Filter| !filter.name.starts_with(clsact::PREFIX);
+        if filters.iter().any(foreign) {
+            found.insert(ifindex);
+        }
+    }
+    Ok(found)
 }
 
 /// Detach those programs of a layout that stay where they are when their pins are removed.

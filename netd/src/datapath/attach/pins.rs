@@ -1,4 +1,4 @@
-//! Links of the kernel's that stay because they are pinned. Removing the pin detaches the program.
+//! Links of the kernel's that stay because they are pinned.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use aya::programs::Program;
 use aya::programs::links::{FdLink, PinnedLink};
 
 use super::hook::Attachment;
+use super::link::Link;
 use super::refusal::Refusal;
 use crate::datapath::error::{Result, io};
 
@@ -39,7 +40,18 @@ pub(super) fn attach(
     Ok(())
 }
 
-/// Remove a pin. Nothing there is no error.
+/// Take the program whose link is pinned off its device, and remove the pin. Nothing there is no error.
+pub(super) fn detach(path: &Path) -> Result<()> {
+    let link = Link::open(path);
+    // First, so that a pin never stands for a program that is not attached.
+    remove(path)?;
+    match link.map_err(io("open", path))? {
+        Some(link) => link.detach().map_err(io("detach", path)),
+        None => Ok(()),
+    }
+}
+
+/// Remove a pin; its link goes some time later. Nothing there is no error.
 pub(super) fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

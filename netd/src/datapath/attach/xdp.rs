@@ -47,7 +47,7 @@ impl Mechanism for Xdp {
     }
 
     fn detach(&self, place: Attachment) -> Result<()> {
-        pins::remove(&self.links.path(place))
+        pins::detach(&self.links.path(place))
     }
 
     fn attached(&self) -> Result<BTreeSet<Attachment>> {

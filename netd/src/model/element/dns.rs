@@ -1,6 +1,7 @@
 //! `<dns>` and `<domain>`.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use crate::model::error::XmlError;
 use crate::model::read::{Element, Extent};
@@ -41,6 +42,8 @@ pub struct DnsForwarder {
     pub domain: Option<String>,
     /// `addr`.
     pub addr: Option<IpAddr>,
+    /// `port` of the server at `addr`, not 0. libvirt has it since 12.
+    pub port: Option<NonZeroU16>,
 }
 
 /// `<txt>`.
@@ -134,14 +137,18 @@ fn record<T>(read: Result<T, XmlError>) -> Result<T, XmlError> {
 }
 
 fn read_forwarder(element: Element<'_>) -> Result<DnsForwarder, XmlError> {
+    let port = element.number("port")?;
     let forwarder = DnsForwarder {
         domain: element.non_empty("domain").map(str::to_owned),
         addr: element.ip("addr")?,
+        port: None,
     };
     if forwarder == DnsForwarder::default() {
         return Err(element.error("one of addr and domain must be given"));
     }
-    Ok(forwarder)
+    // Without a server of its own there is none to be asked at that port, as libvirt sees it, too.
+    let port = port.filter(|_| forwarder.addr.is_some());
+    Ok(DnsForwarder { port, ..forwarder })
 }
 
 /// Reads `<txt>`; a part of it is its name.
@@ -276,7 +283,8 @@ pub fn write_dns(w: &mut Writer, dns: &Dns) {
         w.empty(
             Tag::new("forwarder")
                 .opt("domain", f.domain.as_ref())
-                .opt("addr", f.addr),
+                .opt("addr", f.addr)
+                .opt("port", f.port),
         );
     }
     for txt in txts {

@@ -115,6 +115,8 @@ pub struct ForwardDriver {
     pub name: Option<String>,
     /// `model`.
     pub model: Option<String>,
+    /// `iommufd`. libvirt has it since 12.
+    pub iommufd: Option<bool>,
 }
 
 /// A PCI address of a virtual function.
@@ -255,7 +257,8 @@ pub fn read_forward(element: Element<'_>) -> Result<Option<Forward>, XmlError> {
             .flatten(),
         nat: nat(element, mode)?,
     };
-    if element.attr("dev").is_some() && (forward.pf.is_some() || !forward.addresses.is_empty()) {
+    if element.non_empty("dev").is_some() && (forward.pf.is_some() || !forward.addresses.is_empty())
+    {
         return Err(element.error("'dev' cannot be given together with <address> or <pf>"));
     }
     Ok((mode != ForwardMode::None).then_some(Forward {
@@ -383,6 +386,7 @@ pub fn read_forward_driver(element: Element<'_>) -> Result<Option<ForwardDriver>
     let driver = ForwardDriver {
         name: name.map(str::to_owned),
         model: element.non_empty("model").map(str::to_owned),
+        iommufd: element.yes_no("iommufd")?,
     };
     Ok((driver != ForwardDriver::default()).then_some(driver))
 }
@@ -436,7 +440,8 @@ pub fn write_forward_driver(w: &mut Writer, driver: &ForwardDriver) {
     w.empty(
         Tag::new("driver")
             .opt("name", driver.name.as_ref())
-            .opt("model", driver.model.as_ref()),
+            .opt("model", driver.model.as_ref())
+            .yes_no("iommufd", driver.iommufd),
     );
 }
 

@@ -249,7 +249,10 @@ fn read_parameter(element: Element<'_>, name: &'static str) -> Result<Option<Str
 /// Reads `<portgroup>`.
 pub fn read_port_group(element: Element<'_>) -> Result<PortGroup, XmlError> {
     Ok(PortGroup {
-        name: element.required("name")?.to_owned(),
+        name: element
+            .non_empty("name")
+            .ok_or_else(|| element.error("attribute 'name' is missing or empty"))?
+            .to_owned(),
         default: element
             .attr("default")
             .is_some_and(|default| default.eq_ignore_ascii_case("yes")),

@@ -30,8 +30,8 @@ use super::error::XmlError;
 use super::metadata::MetadataElement;
 use super::namespace::NETD_NAMESPACE;
 use super::xml::{self, METADATA_LEVEL};
-pub use antispoof::AntiSpoof;
-pub use host::HostAccess;
+pub use antispoof::{AntiSpoof, Checks};
+pub use host::{Firewall, HostAccess, HostRelation};
 pub use nat::{Filtering, Mapping, NatBehaviour};
 #[cfg(test)]
 pub(crate) use port_forward::samples;
@@ -107,7 +107,7 @@ extensions! {
     /// `<netd:forwards>`.
     forwards: Vec<PortForward>,
     /// `<netd:host>`.
-    host: HostAccess,
+    host: HostRelation,
     /// `<netd:antispoof>`.
     antispoof: AntiSpoof,
 }

@@ -1,4 +1,4 @@
-//! An element of netd's: how it is read, written and checked. One that is attributes alone says so in
+//! An element of netd's: how it is read, written and checked. One that is attributes says so in
 //! a table, and all three follow from that.
 
 use roxmltree::Node;
@@ -39,13 +39,26 @@ pub trait Section: Sized {
     fn check(&self, definition: &Surroundings<'_>) -> Result<(), XmlError>;
 }
 
-/// An element that is attributes alone. Its default is what the element says without them.
+/// An element that is attributes, and children at most. Its default is what the element says without them.
 pub trait AttributeSection: Default + 'static {
     /// Its name.
     const NAME: &'static str;
 
     /// Its attributes, in the order they are written.
     const ATTRIBUTES: &'static [Attribute<Self>];
+
+    /// Reads its children. Most have none.
+    ///
+    /// # Errors
+    /// One that does not belong here, or is wrong itself.
+    fn read_children(&mut self, reader: &Reader<'_>, node: Node<'_, '_>) -> Result<(), XmlError> {
+        reader.childless(node)
+    }
+
+    /// Its children as they are written, each of them a text.
+    fn children(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// May the network have it? The error is what follows the name of the element.
     fn rules(&self, definition: &Surroundings<'_>) -> Result<(), String>;
@@ -57,7 +70,7 @@ pub struct Attribute<T> {
     pub name: &'static str,
     /// Reads a value; the error is what the value should be.
     pub read: fn(&mut T, &str) -> Result<(), String>,
-    /// The value's word.
+    /// The value's word; empty for what is said by leaving the attribute out.
     pub write: fn(&T) -> &'static str,
 }
 
@@ -90,7 +103,7 @@ pub trait Words: Copy + PartialEq + 'static {
         })
     }
 
-    /// The word of this value.
+    /// The word of this value; empty where it has none.
     fn word(self) -> &'static str {
         let found = Self::WORDS.iter().find(|(_, value)| *value == self);
         found.map_or("", |(word, _)| word)
@@ -107,8 +120,8 @@ impl<T: AttributeSection> Section for T {
     fn read(reader: &Reader<'_>, node: Node<'_, '_>) -> Result<Self, XmlError> {
         let known: Vec<&str> = T::ATTRIBUTES.iter().map(|a| a.name).collect();
         reader.attributes(node, &known)?;
-        reader.childless(node)?;
         let mut element = T::default();
+        element.read_children(reader, node)?;
         for Attribute { name, read, .. } in T::ATTRIBUTES {
             if let Some(text) = node.attribute(*name) {
                 read(&mut element, text).map_err(|wanted| {
@@ -119,13 +132,27 @@ impl<T: AttributeSection> Section for T {
         Ok(element)
     }
 
-    fn write(&self, out: &mut String, _level: usize) {
+    fn write(&self, out: &mut String, level: usize) {
         out.push_str("<netd:");
         out.push_str(T::NAME);
         for Attribute { name, write, .. } in T::ATTRIBUTES {
-            xml::write_attribute(out, name, write(self));
+            let word = write(self);
+            if !word.is_empty() {
+                xml::write_attribute(out, name, word);
+            }
         }
-        out.push_str("/>");
+        let children = self.children();
+        if children.is_empty() {
+            out.push_str("/>");
+            return;
+        }
+        out.push('>');
+        for child in children {
+            xml::line(out, level + 1);
+            out.push_str(&child);
+        }
+        xml::line(out, level);
+        out.push_str(&format!("</netd:{}>", T::NAME));
     }
 
     fn check(&self, definition: &Surroundings<'_>) -> Result<(), XmlError> {

@@ -1,5 +1,7 @@
 //! Elements of netd's namespace: what is read, what is refused, and what is written.
 
+use std::net::IpAddr;
+
 use super::section::Words;
 use super::*;
 use crate::model::network::Network;
@@ -163,11 +165,34 @@ fn the_host_is_open_unless_it_is_closed() {
     assert_eq!(read_together("nat", "").unwrap().host, None);
     for &(word, access) in HostAccess::WORDS {
         let read = read_together("nat", &format!("<n:host access='{word}'/>")).unwrap();
-        assert_eq!(read.host, Some(access));
+        assert_eq!(read.host.map(|host| host.access), Some(access));
     }
     assert_eq!(
         read_together("route", "<n:host/>").unwrap().host,
-        Some(HostAccess::All)
+        Some(HostRelation::default())
+    );
+}
+
+#[test]
+fn the_hosts_rules_are_respected_or_bypassed_as_netd_toml_says_unless_the_network_does() {
+    for (xml, firewall) in [
+        ("<n:host/>", None),
+        ("<n:host firewall='respect'/>", Some(Firewall::Respect)),
+        ("<n:host firewall='bypass'/>", Some(Firewall::Bypass)),
+    ] {
+        let read = read_together("nat", xml).unwrap();
+        assert_eq!(read.host.unwrap().firewall, firewall, "{xml}");
+        let written = read.to_element().unwrap().xml;
+        assert_eq!(
+            written.contains("firewall"),
+            firewall.is_some(),
+            "{written}"
+        );
+    }
+    let error = read_together("nat", "<n:host firewall='off'/>").unwrap_err();
+    assert!(
+        error.to_string().contains("one of respect, bypass"),
+        "{error}"
     );
 }
 
@@ -180,13 +205,78 @@ fn antispoof_is_all_or_what_it_says() {
     );
     let some = read_together("nat", "<n:antispoof arp='no' nd='no' mac='yes'/>");
     assert_eq!(
-        some.unwrap().antispoof,
-        Some(AntiSpoof {
+        some.unwrap().antispoof.map(|antispoof| antispoof.checks),
+        Some(Checks {
             arp: false,
             nd: false,
-            ..AntiSpoof::default()
+            ..AntiSpoof::default().checks
         })
     );
+}
+
+#[test]
+fn guests_that_serve_others_are_held_to_less() {
+    let text = "<n:antispoof arp='no'><n:guest mac='52:54:00:00:00:02' allow='dhcp  nd'/>\
+                <n:guest mac='52:54:00:00:00:03' addresses='10.0.0.30 fd00::30'/></n:antispoof>";
+    let read = read_together("nat", text).unwrap();
+    let antispoof = read.antispoof.as_ref().unwrap();
+    let names = |mac: &str| antispoof.checks_of(Some(mac.parse().unwrap())).names();
+    assert_eq!(names("52:54:00:00:00:02"), ["mac", "ip"]);
+    assert_eq!(names("fe:54:00:00:00:02"), ["mac", "ip"], "its tap");
+    for other in [
+        "52:54:00:00:00:03",
+        "52:54:00:00:00:04",
+        "02:54:00:00:00:02",
+    ] {
+        assert_eq!(names(other), ["mac", "ip", "nd", "dhcp"], "{other}");
+    }
+    assert_eq!(antispoof.checks_of(None), antispoof.checks);
+    let own: Vec<IpAddr> = ["10.0.0.30", "fd00::30"].map(|a| a.parse().unwrap()).into();
+    assert_eq!(antispoof.guests[1].addresses, own);
+
+    // As it is written, it is read.
+    let written = read.to_element().unwrap().xml;
+    assert!(
+        written.contains(
+            "<netd:antispoof mac=\"yes\" ip=\"yes\" arp=\"no\" nd=\"yes\" dhcp=\"yes\">\n        \
+             <netd:guest mac=\"52:54:00:00:00:02\" allow=\"nd dhcp\"/>\n        \
+             <netd:guest mac=\"52:54:00:00:00:03\" addresses=\"10.0.0.30 fd00::30\"/>\n      \
+             </netd:antispoof>"
+        ),
+        "{written}"
+    );
+
+    let (own, other) = ("mac='52:54:00:00:00:02'", "mac='52:54:00:00:00:03'");
+    for (guests, words) in [
+        (
+            "<n:guest allow='dhcp'/>".to_owned(),
+            "needs the attribute mac",
+        ),
+        ("<n:guest mac='x' allow='dhcp'/>".to_owned(), "mac='x'"),
+        (format!("<n:guest {own}/>"), "says nothing"),
+        (
+            format!("<n:guest {own} allow='all'/>"),
+            "mac, ip, arp, nd, dhcp",
+        ),
+        (format!("<n:guest {own} addresses='10.0.0'/>"), "'10.0.0'"),
+        (
+            format!("<n:guest {own} addresses='10.0.0.1'/>"),
+            "cannot have 10.0.0.1",
+        ),
+        (format!("<n:guest {own} ip='no'/>"), "no attribute 'ip'"),
+        (
+            format!("<n:guest {own} allow='ip'/><n:guest {own} allow='nd'/>"),
+            "twice",
+        ),
+        (
+            format!("<n:guest {own} addresses='10.0.0.9'/><n:guest {other} addresses='10.0.0.9'/>"),
+            "10.0.0.9 twice",
+        ),
+    ] {
+        let error = read_together("nat", &format!("<n:antispoof>{guests}</n:antispoof>"));
+        let error = error.expect_err(&guests).to_string();
+        assert!(error.contains(words), "{guests}: {error}");
+    }
 }
 
 #[test]
@@ -217,7 +307,7 @@ fn mistakes_are_named() {
         (
             "nat",
             "<n:antispoof><n:x/></n:antispoof>",
-            "has no child <x>",
+            "is not a <guest>",
         ),
         ("nat", "<n:host/><n:host/>", "once only"),
     ] {
@@ -263,7 +353,7 @@ fn an_element_put_in_is_read() {
     };
     put(&mut network, "<antispoof arp='no'/>").unwrap();
     assert_eq!(network.netd.host, None);
-    assert!(!network.netd.antispoof.unwrap().arp);
+    assert!(!network.netd.antispoof.as_ref().unwrap().checks.arp);
     assert_eq!(
         parse(&format(&network, FormatOptions::default())).unwrap(),
         network

@@ -36,10 +36,7 @@ pub fn parse_port(text: &str) -> Result<ParsedPort, PortError> {
     }
     let document = xml::open(text)?;
     let root = document.root_element();
-    if root.tag_name().name() != "networkport" {
-        let error = XmlError::Invalid("unknown root element for network port".to_owned());
-        return Err(error.into());
-    }
+    xml::expect_root(root, "networkport")?;
     // Errors name the port by its UUID, as far as it has one.
     let nameless = Reading::of_port("");
     let name = filled(Element::new(root, &nameless), "uuid").unwrap_or_default();
@@ -72,6 +69,8 @@ fn port(root: Element<'_>) -> Result<NetworkPort, PortError> {
         Some(element) => read_port_bandwidth(element)?,
         None => (None, None),
     };
+    // A class of no limits means nothing.
+    let class_id = bandwidth.as_ref().and(class_id);
     Ok(NetworkPort {
         uuid,
         owner,

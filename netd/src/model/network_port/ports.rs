@@ -130,10 +130,16 @@ impl NetworkPorts {
         self.iter().any(|port| port.isolated == Some(false))
     }
 
-    /// What the network has guaranteed to ports, in kilobytes per second.
+    /// What the network has guaranteed to ports: class of traffic control, guest, kilobytes per second.
+    pub fn floors(&self) -> impl Iterator<Item = (u32, Mac, u64)> {
+        let granted = self.iter().filter(|port| port.floor() > 0);
+        granted.filter_map(|port| Some((port.class_id?, port.mac, port.floor())))
+    }
+
+    /// The sum of that, in kilobytes per second.
     pub(super) fn floor_sum(&self) -> u64 {
-        let granted = self.iter().filter(|port| port.class_id.is_some());
-        granted.fold(0, |sum, port| sum.saturating_add(port.floor()))
+        self.floors()
+            .fold(0, |sum, (_, _, floor)| sum.saturating_add(floor))
     }
 
     /// The lowest number that is free for a class of traffic control.

@@ -167,7 +167,7 @@ fn what_makes_no_sense_is_refused_and_names_the_port() {
     let error = ApiError::from(parse_port("<network/>").unwrap_err());
     assert_eq!(
         error.message,
-        "XML error: unknown root element for network port"
+        "XML error: expecting root element of 'networkport', not 'network'"
     );
 }
 
@@ -180,7 +180,7 @@ fn hostile_text_is_refused_before_it_costs_anything() {
         deep.as_str(),
         "",
         "<networkport>",
-        "<!DOCTYPE networkport><networkport/>",
+        "<!DOCTYPE networkport [<!ENTITY a 'b'>]><networkport/>",
     ] {
         let error = ApiError::from(parse_port(text).unwrap_err());
         assert_eq!(error.code, ErrorCode::XmlDetail, "{error}");
@@ -571,4 +571,11 @@ fn a_network_tells_how_many_use_it() {
     assert_eq!(parse(&text).as_ref(), Ok(&direct));
     let unused = crate::model::format_live(&direct, &NetworkPorts::default());
     assert!(!unused.contains("connections"), "{unused}");
+}
+
+#[test]
+fn a_class_of_no_limits_is_none() {
+    let read = port("<bandwidth classID='3'/>");
+    assert_eq!((&read.bandwidth, read.class_id), (&None, None));
+    assert_eq!(parse_port(&format_port(&read)).unwrap().port, read);
 }

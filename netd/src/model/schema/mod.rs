@@ -1,10 +1,11 @@
-//! What `--validate` holds a definition to: which elements and attributes there are, how often, and what
+//! What `--validate` holds a definition of a network, or a port of one, to: which elements and attributes there are, how often, and what
 //! their values look like. libvirt has this as a RELAX NG schema; here it is rules in a table.
 //!
 //! Reading a definition ([`super::parse()`]) is more forgiving, as libvirt's is: it takes `on` for what
 //! is not `off`, and passes over what it does not know.
 
 mod kind;
+mod port_shapes;
 mod shape;
 mod shapes;
 
@@ -19,16 +20,28 @@ use shape::{Attribute, Child, Content, Needed, Often, Shape};
 /// # Errors
 /// The text is no XML, is no network, or holds what the schema has not; the error names the element.
 pub fn validate(text: &str) -> Result<(), XmlError> {
+    validate_as(text, "network", &shapes::NETWORK)
+}
+
+/// Is the port of a network within libvirt's schema?
+///
+/// # Errors
+/// As [`validate`].
+pub fn validate_port(text: &str) -> Result<(), XmlError> {
+    validate_as(text, "networkport", &port_shapes::NETWORK_PORT)
+}
+
+fn validate_as(text: &str, name: &str, shape: &'static Shape) -> Result<(), XmlError> {
     let document = xml::open(text)?;
     let root = document.root_element();
-    super::parse::expect_root(root)?;
+    xml::expect_root(root, name)?;
     let checked = match root.tag_name().namespace() {
         Some(_) => Err("stands in a namespace".to_owned()),
         None => Ok(()),
     };
     checked
         .map_err(|what| (root, what))
-        .and_then(|()| check(root, &shapes::NETWORK))
+        .and_then(|()| check(root, shape))
         .map_err(|(node, what)| XmlError::Schema(place(&document, node, &what)))
 }
 

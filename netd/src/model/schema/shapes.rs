@@ -14,13 +14,13 @@ pub(super) fn namespace(name: &str) -> Option<&'static str> {
     matches!(name, "options" | "option").then_some(DNSMASQ_NAMESPACE)
 }
 
-const NOTHING: Content = Children(&[]);
+pub(super) const NOTHING: Content = Children(&[]);
 const U32: Kind = Kind::Number(0, u32::MAX as u64);
 const U64: Kind = Kind::Number(0, u64::MAX);
 const U16: Kind = Kind::Number(0, 65_535);
 const PORT: Kind = Kind::Number(1, 65_535);
 
-const fn shape(attributes: &'static [A], content: Content) -> Shape {
+pub(super) const fn shape(attributes: &'static [A], content: Content) -> Shape {
     Shape {
         attributes,
         content,
@@ -57,13 +57,13 @@ pub(super) static NETWORK: Shape = shape(
     ]),
 );
 
-static NAME: Shape = shape(&[], Text(Kind::Text));
+pub(super) static NAME: Shape = shape(&[], Text(Kind::Text));
 static TITLE: Shape = shape(&[], Text(Kind::Line));
 static METADATA: Shape = shape(&[], Anything);
-static UUID: Shape = shape(&[], Text(Kind::Uuid));
+pub(super) static UUID: Shape = shape(&[], Text(Kind::Uuid));
 static MTU: Shape = shape(&[A("size", U16, Always)], NOTHING);
-static MAC: Shape = shape(&[A("address", Kind::Mac, Always)], NOTHING);
-static ISOLATION: Shape = shape(&[A("isolated", YES_NO, Optional)], NOTHING);
+pub(super) static MAC: Shape = shape(&[A("address", Kind::Mac, Always)], NOTHING);
+pub(super) static ISOLATION: Shape = shape(&[A("isolated", YES_NO, Optional)], NOTHING);
 
 static BRIDGE: Shape = shape(
     &[
@@ -71,15 +71,12 @@ static BRIDGE: Shape = shape(
         A("zone", Kind::Letters("_-"), Optional),
         A("stp", ON_OFF, Optional),
         A("delay", U64, Optional),
-        A(
-            "macTableManager",
-            Kind::Word(&["kernel", "libvirt"]),
-            Optional,
-        ),
+        A("macTableManager", MAC_TABLE_MANAGER, Optional),
     ],
     NOTHING,
 );
 
+pub(super) const MAC_TABLE_MANAGER: Kind = Kind::Word(&["kernel", "libvirt"]);
 const MODES: Kind = Kind::Word(&[
     "nat",
     "route",
@@ -135,7 +132,7 @@ static PCI_ADDRESS: Shape = shape(
     ],
     NOTHING,
 );
-static DRIVER: Shape = shape(
+pub(super) static DRIVER: Shape = shape(
     &[
         A("name", Kind::Word(&["kvm", "vfio", "xen"]), Optional),
         A("model", Kind::Letters("_+-"), Optional),
@@ -156,7 +153,7 @@ static NAT_ADDRESS: Shape = shape(
 );
 static NAT_PORT: Shape = shape(&[A("start", PORT, Always), A("end", PORT, Always)], NOTHING);
 
-static VIRTUAL_PORT: Shape = Shape {
+pub(super) static VIRTUAL_PORT: Shape = Shape {
     rule: Some(virtual_port),
     ..shape(
         &[A(
@@ -224,7 +221,7 @@ static DOMAIN: Shape = shape(
     ],
     NOTHING,
 );
-static BANDWIDTH: Shape = shape(
+pub(super) static BANDWIDTH: Shape = shape(
     &[A("classID", Kind::Number(1, u64::MAX), Optional)],
     Children(&[C("inbound", Maybe, &RATE), C("outbound", Maybe, &RATE)]),
 );
@@ -238,7 +235,7 @@ static RATE: Shape = shape(
     ],
     NOTHING,
 );
-static VLAN: Shape = shape(
+pub(super) static VLAN: Shape = shape(
     &[A("trunk", Kind::Word(&["yes"]), Optional)],
     Children(&[C("tag", AtLeastOne, &TAG)]),
 );

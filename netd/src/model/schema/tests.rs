@@ -3,10 +3,10 @@
 use super::kind::Kind;
 use super::*;
 
-#[test]
-fn what_libvirts_schema_refuses_is_refused() {
+/// Compares with what libvirtd answered to each case; returns how many it refused, and took.
+fn compare(cases: &str, validate: impl Fn(&str) -> Result<(), XmlError>) -> (usize, usize) {
     let mut counts = (0, 0);
-    for line in include_str!("cases.txt").lines() {
+    for line in cases.lines() {
         let Some((word, text)) = line.split_once(' ').filter(|_| !line.starts_with('#')) else {
             continue;
         };
@@ -17,7 +17,25 @@ fn what_libvirts_schema_refuses_is_refused() {
             (_, result) => panic!("{word}, but {result:?}: {text}"),
         }
     }
+    counts
+}
+
+#[test]
+fn what_libvirts_schema_refuses_is_refused() {
+    let counts = compare(include_str!("cases.txt"), validate);
     assert!(counts.0 > 100 && counts.1 > 150, "{counts:?}");
+}
+
+#[test]
+fn what_libvirts_schema_refuses_of_a_port_is_refused() {
+    let counts = compare(include_str!("port_cases.txt"), validate_port);
+    assert_eq!(counts, (115, 60));
+}
+
+#[test]
+fn what_is_no_port_is_told_by_its_root() {
+    let error = XmlError::Value("expecting root element of 'networkport', not 'network'".into());
+    assert_eq!(validate_port("<network/>"), Err(error));
 }
 
 #[test]

@@ -68,6 +68,22 @@ fn define_refuses_dns_and_dhcp() {
             "<hostname>",
         ),
         (nat_dhcp("<host name='a,b' ip='10.0.0.3'/>"), "<host name>"),
+        (
+            nat_dhcp("<host name='bücher' ip='10.0.0.3'/>"),
+            "'bücher' is not ASCII",
+        ),
+        (
+            nat_dhcp(&format!(
+                "<host name='a.{}.b' ip='10.0.0.3'/>",
+                "c".repeat(64)
+            )),
+            "has a label of 64 characters",
+        ),
+        (
+            network("<dns><host ip='10.0.0.1'><hostname>ä</hostname></host></dns>"),
+            "is not ASCII",
+        ),
+        (network("<domain name='ä'/>"), "<domain name>"),
         (nat_dhcp("<host name='a' ip='fd00::1'/>"), "family"),
         (
             nat_dhcp("<host name='a' ip='10.0.0.3'/><bootp file='a,b'/>"),
@@ -241,32 +257,17 @@ fn start_takes_ranges_and_behaviours() {
 #[test]
 fn start_names_what_is_missing() {
     let cases = [
-        (
-            nat("<ip family='ipv6' address='fd00::1'><dhcp>\
-                 <range start='fd00::2' end='fd00::9'/></dhcp></ip>"),
-            "<dhcp> in <ip family='ipv6'>",
-        ),
-        (
-            nat("<ip family='ipv6' address='fd00::1'><dhcp>\
-                 <host name='a' ip='fd00::2'/></dhcp></ip>"),
-            "<dhcp> in <ip family='ipv6'>",
-        ),
         (with_nat("<driver name='vfio'/>"), "<forward><driver>"),
-        (
-            nat("").replace("name='br0'", "name='br0' zone='z'"),
-            "<bridge zone>",
-        ),
-        (
-            nat("").replace("name='br0'", "macTableManager='libvirt'"),
-            "<bridge macTableManager='libvirt'>",
-        ),
         (
             nat("<domain name='d' localOnly='yes' register='yes'/>"),
             "<domain register>",
         ),
         (
-            nat("<bandwidth><inbound average='1'/></bandwidth>"),
-            "<bandwidth>",
+            mode(
+                "bridge",
+                "<bridge name='b'/><bandwidth><inbound average='1'/></bandwidth>",
+            ),
+            "<bandwidth> of a network whose bridge is not netd's",
         ),
         (nat("<virtualport type='openvswitch'/>"), "<virtualport>"),
         (
@@ -281,7 +282,6 @@ fn start_names_what_is_missing() {
             mode("vepa", "<port isolated='yes'/>").replace("'vepa'", "'vepa' dev='e0'"),
             "<port isolated='yes'>",
         ),
-        (nat_dhcp("<bootp file='f'/>"), "<bootp> without"),
         (mode("bridge", ""), "without a host's <bridge>"),
         (mode("private", ""), "<forward mode='private'> without"),
         (mode("vepa", ""), "<forward mode='vepa'> without"),
@@ -337,6 +337,24 @@ fn what_ports_get_can_be_started() {
 }
 
 #[test]
+fn rates_can_be_started_and_not_be_taken_over() {
+    for (limits, taken) in [
+        ("<inbound average='100' peak='200' burst='50'/>", false),
+        ("<outbound average='100'/>", false),
+        ("<inbound average='0'/>", true),
+        ("", true),
+    ] {
+        let network = parse(&nat(&format!("<bandwidth>{limits}</bandwidth>"))).unwrap();
+        assert_eq!(check_start(&network), Ok(()), "{limits}");
+        let refused = check_take_over(&network).map_err(|error| error.to_string());
+        match taken {
+            true => assert_eq!(refused, Ok(()), "{limits}"),
+            false => assert!(refused.unwrap_err().contains("'net' runs with <bandwidth>")),
+        }
+    }
+}
+
+#[test]
 fn start_refuses_values() {
     let v6 = |attributes: &str| nat(&format!("<ip family='ipv6' {attributes}/>"));
     let pool = |start, end| {
@@ -345,6 +363,10 @@ fn start_refuses_values() {
         ))
     };
     for (text, words) in [
+        (
+            network("<ip address='10.0.0.1' prefix='24'/><ip address='10.0.0.1' prefix='25'/>"),
+            "<ip>: 10.0.0.1 is given twice",
+        ),
         (nat("<mtu size='67'/>"), "size='67'"),
         (nat("<mtu size='65536'/>"), "size='65536'"),
         (nat("<ip address='0.0.0.0'/>"), "0.0.0.0"),
@@ -412,6 +434,8 @@ fn start_accepts() {
         nat("<ip family='ipv6' address='fd00::1'/>"),
         network("<ip family='ipv6' address='fd00::1' prefix='48' localPtr='yes'/>"),
         nat("<bridge stp='off' delay='3' macTableManager='kernel'/><mtu size='9000'/>"),
+        nat("").replace("name='br0'", "name='br0' macTableManager='libvirt'"),
+        nat_dhcp("<bootp file='f'/>"),
         nat("<mac address='52:54:00:00:00:01'/><domain name='d' localOnly='yes'/>"),
         nat("<port isolated='no'/><metadata><a:b xmlns:a='urn:a'/></metadata>"),
         nat("<title>t</title><description>d\ne</description>"),

@@ -1,6 +1,7 @@
 //! Random networks that the parser would give, over all modes and elements.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use proptest::collection::vec;
 use proptest::option::of;
@@ -128,10 +129,14 @@ fn ip() -> impl Strategy<Value = Ip> {
 
 fn dns() -> impl Strategy<Value = Option<Dns>> {
     let forwarder = prop_oneof![
-        (of(word()), any_ip()).prop_map(|(domain, addr)| (domain, Some(addr))),
-        word().prop_map(|domain| (Some(domain), None)),
+        (of(word()), any_ip(), of(any::<NonZeroU16>())).prop_map(|(domain, addr, port)| (
+            domain,
+            Some(addr),
+            port
+        )),
+        word().prop_map(|domain| (Some(domain), None, None)),
     ]
-    .prop_map(|(domain, addr)| DnsForwarder { domain, addr });
+    .prop_map(|(domain, addr, port)| DnsForwarder { domain, addr, port });
     let txt = (word(), text()).prop_map(|(name, value)| DnsTxt {
         name,
         value: Some(value),
@@ -285,7 +290,7 @@ fn forward() -> impl Strategy<Value = Option<Forward>> {
         nat_range,
         of((any::<u16>(), any::<u16>())),
     );
-    let driver = of((of(Just("vfio".to_owned())), of(text())));
+    let driver = of((of(Just("vfio".to_owned())), of(text()), of(any::<bool>())));
     of((mode, devices, pci, any::<bool>(), nat, driver)).prop_map(|parts| {
         let (mode, devices, pci, managed, (ipv6, address, port), driver) = parts?;
         let most = match mode {
@@ -323,7 +328,11 @@ fn forward() -> impl Strategy<Value = Option<Forward>> {
             pf: None,
             managed: managed && mode == ForwardMode::Hostdev,
             driver: driver
-                .map(|(name, model)| ForwardDriver { name, model })
+                .map(|(name, model, iommufd)| ForwardDriver {
+                    name,
+                    model,
+                    iommufd,
+                })
                 .filter(|driver| *driver != ForwardDriver::default()),
             nat: (mode == ForwardMode::Nat && nat != Nat::default()).then_some(nat),
         })
@@ -439,6 +448,7 @@ pub fn network() -> impl Strategy<Value = Network> {
             let mut network = Network {
                 name,
                 uuid: Uuid::from_u128(uuid),
+                zero_uuid: uuid == 0,
                 title,
                 description,
                 metadata,

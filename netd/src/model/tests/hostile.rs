@@ -68,11 +68,34 @@ fn no_entities_and_no_document_type() {
  <!ENTITY lol3 "&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;">
 ]>
 <network><name>&lol3;</name></network>"#;
-    unreadable(laughs, "document type");
+    unreadable(laughs, "declarations");
+    for text in [
+        "<!DOCTYPE network [<!ENTITY a SYSTEM 'file:///etc/passwd'>]><network><name>&a;</name></network>",
+        "<!DOCTYPE network",
+        "<!DOCTYPE network SYSTEM 'a",
+    ] {
+        unreadable(text, "declarations");
+    }
+    for text in [
+        "<network><!DOCTYPE network><name>n</name></network>",
+        "<!DOCTYPE network><!DOCTYPE network><network><name>n</name></network>",
+        "<!ENTITY a 'b'><network><name>n</name></network>",
+    ] {
+        unreadable(text, "document type");
+    }
     unreadable(
-        "<!DOCTYPE network SYSTEM 'file:///etc/passwd'><network/>",
-        "document type",
+        "<!DOCTYPE network><network><name>&a;</name></network>",
+        "cannot be read",
     );
+    // Nothing of it is read.
+    for doctype in [
+        "<!DOCTYPE network>",
+        "<!DOCTYPE network SYSTEM 'file:///etc/passwd'>",
+        "<?xml version='1.0'?>\n<!-- [ --><!DOCTYPE network PUBLIC '-//a[//b>' \"http://x/y.dtd\">",
+    ] {
+        let text = format!("{doctype}<network><name>n</name></network>");
+        assert_eq!(parse(&text).unwrap().name, "n", "{doctype}");
+    }
     // Inside a comment it is only text.
     assert!(parse("<!-- <!DOCTYPE x> <a><a> --><network><name>n</name></network>").is_ok());
 }

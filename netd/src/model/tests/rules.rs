@@ -71,6 +71,23 @@ fn the_root() {
             "malformed uuid element",
         ),
         (network("<title>one\ntwo</title>"), "<title>"),
+        (network("<portgroup name=''/>"), "name"),
+        (
+            network("<dns><forwarder port='53'/></dns>"),
+            "one of addr and domain",
+        ),
+        (
+            network("<dns><forwarder addr='192.0.2.1' port='0'/></dns>"),
+            "port='0'",
+        ),
+        (
+            network("<dns><forwarder addr='192.0.2.1' port='65536'/></dns>"),
+            "port='65536'",
+        ),
+        (
+            network("<forward mode='hostdev'><driver name='vfio' iommufd='x'/></forward>"),
+            "iommufd",
+        ),
     ]);
     let plain = parse(&network(
         "<uuid>81ff0d90-c91e-6742-64da-4a736edb9a9b</uuid>",
@@ -85,7 +102,16 @@ fn the_root() {
             plain
         );
     }
-    assert!(parse(&network("")).unwrap().uuid.is_nil());
+    assert!(!parse(&network("")).unwrap().has_uuid());
+    let zeros = "<uuid>00000000-0000-0000-0000-000000000000</uuid>";
+    let zeros = parse(&network(zeros)).unwrap();
+    assert!(zeros.has_uuid() && zeros.uuid.is_nil());
+    let text = format(&zeros, FormatOptions::default());
+    assert!(
+        text.contains("<uuid>00000000-0000-0000-0000-000000000000</uuid>"),
+        "{text}"
+    );
+    assert_eq!(parse(&text), Ok(zeros));
 }
 
 #[test]
@@ -380,7 +406,7 @@ fn bandwidth_and_port_groups() {
     accepted(&[
         network("<bandwidth/>"),
         network("<bandwidth><inbound average='0' peak='0'/></bandwidth>"),
-        network("<portgroup name='' default='YES'/>"),
+        network("<portgroup name='g' default='YES'/>"),
     ]);
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use netd_common::abi::{NETWORK_DHCP, NETWORK_DNS, PORT_SERVICES};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -11,27 +12,27 @@ use crate::datapath::Hook;
 use crate::datapath::ports::Ports;
 use crate::datapath::records::{Record, Records};
 use crate::dnsmasq::Digest;
-use crate::link::{Address, Dump, Link, Scope as AddressScope, Snapshot};
-use crate::model::{self, Mac, Network, NetworkPorts};
+use crate::link::{Address, DeviceConf, Dump, Ipv6Conf, Link, Scope as AddressScope, Snapshot};
+use crate::model::{self, Firewall, Mac, Network, NetworkPorts};
 use crate::plan::{
-    Act, Host, Intent, Member, Observed, Outcome, Port, Rehearsal, Scope, ServiceAct, Sockets,
-    Step, StepError, execute, sentences,
+    Act, DeviceAct, Host, Intent, Member, Noted, Observed, Outcome, Port, Rehearsal, Scope,
+    ServiceAct, Sockets, Step, StepError, execute, sentences,
 };
 
 /// A host whose steps may fail, and which looks after each of them whether anybody is unguarded.
-struct FakeHost {
-    has: Rehearsal,
+pub(super) struct FakeHost {
+    pub(super) has: Rehearsal,
     /// Steps that were asked for.
-    asked: usize,
+    pub(super) asked: usize,
     /// Those of them, by number, that fail.
-    fail: BTreeSet<usize>,
+    pub(super) fail: BTreeSet<usize>,
     /// From this one on the agent is dead: nothing is done any more.
-    dies_at: usize,
+    pub(super) dies_at: usize,
     faults: Vec<String>,
 }
 
 impl FakeHost {
-    fn new(observed: Observed) -> Self {
+    pub(super) fn new(observed: Observed) -> Self {
         Self {
             has: Rehearsal::numbered(observed, 1000),
             asked: 0,
@@ -42,7 +43,7 @@ impl FakeHost {
     }
 
     /// Another agent takes over. It knows what is on disk and in the kernel alone.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         let mut observed = self.has.observed();
         observed.unchecked = true;
         for current in observed.programs.values_mut() {
@@ -54,6 +55,7 @@ impl FakeHost {
         if observed.sockets == Sockets::Attached {
             observed.sockets = Sockets::Stale;
         }
+        observed.noted.values_mut().for_each(Noted::adopt);
         self.has = Rehearsal::numbered(observed, 2000);
         self.dies_at = usize::MAX;
         self.fail.clear();
@@ -66,10 +68,14 @@ impl FakeHost {
             programs.any(|at| at.ifindex == ifindex && hooks.contains(&at.hook))
         };
         for link in observed.links.links.values() {
-            let is_own = link.name.starts_with("virbr");
+            let is_own = link.bridge.is_some() && link.name.starts_with("virbr");
             if is_own && link.up && !has(link.index, &[Hook::BridgeIngress]) {
                 self.faults
                     .push(format!("{} is open after: {step}", link.name));
+            }
+            if is_own && link.up && !observed.records.networks.contains_key(&link.index) {
+                self.faults
+                    .push(format!("{} has no policy after: {step}", link.name));
             }
             if link.controller.is_some() && !has(link.index, &[Hook::PortIngress]) {
                 self.faults
@@ -118,11 +124,11 @@ impl Host for FakeHost {
 
 /// Networks, by number, and what dnsmasq is to serve.
 #[derive(Clone, Debug)]
-struct Definition {
-    network: Network,
-    network_ports: NetworkPorts,
-    service: Option<Digest>,
-    ports: Vec<Port>,
+pub(super) struct Definition {
+    pub(super) network: Network,
+    pub(super) network_ports: NetworkPorts,
+    pub(super) service: Option<Digest>,
+    pub(super) ports: Vec<Port>,
 }
 
 /// What a client said of the guest at a tap, if anything.
@@ -143,7 +149,7 @@ fn network_ports(choice: u8, tap: u32) -> NetworkPorts {
     ports
 }
 
-fn definition(number: u8, choices: (u8, bool, bool, bool, bool)) -> Definition {
+pub(super) fn definition(number: u8, choices: (u8, bool, bool, bool, bool)) -> Definition {
     let (mode, dhcp, ipv6, publishes, isolated) = choices;
     let forward = [
         "",
@@ -210,18 +216,26 @@ fn link(index: u32, name: &str) -> Link {
         up: true,
         mtu: 1500,
         mac: Some(Mac([2, 0, 0, 0, 0, index as u8])),
+        conf: DeviceConf {
+            forwarding: [Some(false); 2],
+            ipv6: Some(Ipv6Conf {
+                accept_ra: 1,
+                ..Ipv6Conf::default()
+            }),
+        },
         ..Link::default()
     }
 }
 
 /// A host with an uplink, and a tap for each of four networks.
-fn host(forwards: bool) -> Observed {
+pub(super) fn host(forwards: bool) -> Observed {
     let mut dump = Dump::default();
     dump.links.insert(2, link(2, "eth0"));
     for index in 11..15 {
         let tap = Link {
             kind: Some("tun".to_owned()),
             mac: Some(Mac([0xfe, 0, 0, 0, 0, index as u8])),
+            conf: DeviceConf::default(),
             ..link(index, &format!("tap{index}"))
         };
         dump.links.insert(index, tap);
@@ -242,6 +256,7 @@ fn host(forwards: bool) -> Observed {
         published_held: Some(Ports::default()),
         forwarding: [Some(forwards); 2],
         datapath: true,
+        unmanaged: Some(BTreeSet::new()),
         ..Observed::default()
     }
 }
@@ -258,18 +273,19 @@ fn member(definition: &Definition, generation: u64, up: bool) -> Member<'_> {
 }
 
 /// What is asked while these networks run and those go.
-fn intent<'a>(up: &'a [Definition], down: &'a [Definition], xdp: &'a Xdp) -> Intent<'a> {
+pub(super) fn intent<'a>(up: &'a [Definition], down: &'a [Definition], xdp: &'a Xdp) -> Intent<'a> {
     let running = up.iter().map(|definition| member(definition, 1, true));
     let going = down.iter().map(|definition| member(definition, 1, false));
     Intent {
         members: running.chain(going).collect(),
         xdp,
+        firewall: Some(Firewall::Bypass),
         scope: Scope::Host,
         let_go: BTreeSet::new(),
     }
 }
 
-fn run(host: &mut impl Host, intent: &Intent<'_>) -> Outcome {
+pub(super) fn run(host: &mut impl Host, intent: &Intent<'_>) -> Outcome {
     futures_util::FutureExt::now_or_never(execute(host, intent)).expect("it waits for nothing")
 }
 
@@ -458,6 +474,10 @@ proptest! {
         prop_assert_eq!(&after.proxies, &BTreeMap::new());
         prop_assert_eq!(after.forwarding, before.forwarding);
         prop_assert_eq!(after.forwarding_was, [None; 2]);
+        prop_assert_eq!(&after.listeners, &BTreeSet::new());
+        prop_assert_eq!(&after.unmanaged, &Some(BTreeSet::new()));
+        let uplink = |observed: &Observed| observed.links.links[&2].conf;
+        prop_assert_eq!(uplink(&after), uplink(&before));
         prop_assert_eq!(after.links.links.len(), before.links.links.len());
         prop_assert_eq!(after.links.addresses.len(), before.links.addresses.len());
         prop_assert_eq!(run(&mut host, &teardown).done.len(), 0);
@@ -509,9 +529,16 @@ fn a_second_network_detaches_no_program_of_the_first() {
     let plan = sentences(&run(&mut rehearsal, &intent(&both, &[], &xdp)).done);
     assert!(plan.contains(&"create bridge virbr2 with MAC address 52:54:00:00:00:02".to_owned()));
     assert!(plan.contains(&"start dnsmasq of network n2 on virbr2".to_owned()));
-    let wrong = plan
-        .iter()
-        .find(|line| line.contains("detach") || line.contains("virbr1"));
+    // The one that names all bridges is no other step for the first.
+    let all = DeviceAct::LeaveToNetd(
+        ["tap11", "tap12", "virbr1", "virbr2", "vnet*"]
+            .map(str::to_owned)
+            .into(),
+    );
+    let all = all.to_string();
+    let others = plan.iter().filter(|line| **line != all);
+    let mut others = others.filter(|line| line.contains("detach") || line.contains("virbr1"));
+    let wrong = others.next();
     assert_eq!(wrong, None, "{plan:#?}");
 }
 
@@ -523,13 +550,22 @@ fn a_bridge_that_stays_is_guarded() {
     let mut host = FakeHost::new(host(false));
     run(&mut host, &intent(&all, &[], &xdp));
     let before = host.has.observed();
-    // dnsmasq is stopped first, then the bridge is to go.
-    host.fail.insert(host.asked + 2);
+    // dnsmasq, its relay and their namespace go first, then the bridge is to.
+    host.fail.insert(host.asked + 4);
     let outcome = run(&mut host, &intent(&[], &all, &xdp));
     assert_eq!(outcome.failures.len(), 1);
     let after = host.has.observed();
-    assert_eq!(after.records, before.records);
-    assert_eq!(after.programs, before.programs);
+    // All but what led to the services.
+    let mut records = before.records.clone();
+    for network in records.networks.values_mut() {
+        (network.services_ifindex, network.services_netns) = (0, 0);
+        network.flags &= !(NETWORK_DNS | NETWORK_DHCP);
+    }
+    records.ports.retain(|_, port| port.flags != PORT_SERVICES);
+    assert_eq!(after.records, records);
+    let mut programs = before.programs.clone();
+    programs.retain(|at, _| at.hook != Hook::ServicesIngress);
+    assert_eq!(after.programs, programs);
     assert_eq!(after.noted, before.noted);
     assert!(host.faults.is_empty(), "{:?}", host.faults);
     let ended = outcome.done.iter().map(|step| &step.act);

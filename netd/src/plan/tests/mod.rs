@@ -8,6 +8,10 @@ use netd_common::abi::{DEVICE_ETHERNET, Mode};
 use proptest::prelude::*;
 
 mod convergence;
+mod programs;
+mod redefined;
+mod services;
+mod shapes;
 
 use super::bridge::{find_bridge, make, open};
 use super::desired::returning_ports;
@@ -15,7 +19,7 @@ use super::*;
 use crate::config::Xdp;
 use crate::datapath::records::Records;
 use crate::datapath::{Attachment, Hook};
-use crate::link::{Address, BridgeAttrs, Dump, Link, Route, Scope, Snapshot};
+use crate::link::{Address, BridgeAttrs, Dump, Ipv6Conf, Link, Route, Scope, Snapshot};
 use crate::model::{self, Mac, Network, NetworkPorts};
 
 const UPLINK: u32 = 2;
@@ -58,7 +62,16 @@ static NO_PORTS: LazyLock<NetworkPorts> = LazyLock::new(NetworkPorts::default);
 
 fn records(networks: &[&Network], host: &Dump, guests: &Guests) -> Records {
     let links = host.clone().into();
-    let mut records = records::records(&bridges(networks, &links), &links, guests);
+    let mut records = records::records(
+        &bridges(networks, &links),
+        &records::Around {
+            snapshot: &links,
+            guests,
+            firewall: None,
+            filtered: &BTreeSet::new(),
+            bridged_rules: false,
+        },
+    );
     records.usage.clear();
     records
 }
@@ -78,6 +91,9 @@ fn bridges<'a>(networks: &[&'a Network], links: &'a Snapshot) -> records::Bridge
                 network,
                 ports: &NO_PORTS,
                 link,
+                services: None,
+                was_routed: false,
+                shaper: None,
             },
         ))
     });
@@ -92,7 +108,7 @@ fn plan_bridge(
 ) -> Result<(Vec<DeviceAct>, Vec<DeviceAct>), InTheWay> {
     let links: Snapshot = host.clone().into();
     let link = find_bridge(spec, &links, known)?;
-    let before = make(spec, link, &links);
+    let before = make(spec, link, None, &links);
     let made: Snapshot = carry_out(host, &before).into();
     let after = open(spec, made.by_name(&spec.name).unwrap(), &made);
     Ok((before, after))
@@ -108,6 +124,7 @@ fn carry_out(host: &Dump, acts: &[DeviceAct]) -> Dump {
     let intent = Intent {
         members: Vec::new(),
         xdp: &xdp,
+        firewall: None,
         scope: super::Scope::Host,
         let_go: BTreeSet::new(),
     };
@@ -136,6 +153,18 @@ fn host() -> Dump {
     host
 }
 
+fn connected(to: [u8; 4], prefix: u8) -> Route {
+    Route {
+        destination: (IpAddr::from(to), prefix),
+        index: Some(BRIDGE),
+        gateway: None,
+        table: 254,
+        advertised: false,
+        mtu: None,
+        metric: None,
+    }
+}
+
 /// The host after the network was started and a guest plugged in.
 fn running() -> Dump {
     let mut host = host();
@@ -148,6 +177,7 @@ fn running() -> Dump {
             bridge: Some(BridgeAttrs {
                 stp: true,
                 forward_delay_ms: spec.effective_delay_ms(),
+                ..BridgeAttrs::default()
             }),
             ..link(BRIDGE, "br")
         },
@@ -161,6 +191,7 @@ fn running() -> Dump {
         },
     );
     host.addresses.push(address(BRIDGE, [10, 0, 0, 1], 24));
+    host.routes.push(connected([10, 0, 0, 0], 24));
     host
 }
 
@@ -205,6 +236,7 @@ fn what_somebody_changed_is_mended() {
     bridge.bridge = Some(BridgeAttrs {
         stp: false,
         forward_delay_ms: 0,
+        ..BridgeAttrs::default()
     });
     let (before, after) = plan_bridge(&spec, &host, Some(BRIDGE)).unwrap();
     assert_eq!(before.len(), 3, "{before:?}");
@@ -248,12 +280,20 @@ fn ipv6_is_switched_on_before_its_addresses_come() {
     assert!(on < added, "{new:?}");
 
     // Somebody switched it off, which takes the addresses.
-    let (mended, after) = plan_bridge(&spec, &running(), Some(BRIDGE)).unwrap();
+    let conf = |disabled, accept_ra, autoconf| {
+        Some(Ipv6Conf {
+            disabled,
+            accept_ra,
+            autoconf,
+        })
+    };
+    let mut host = running();
+    host.links.get_mut(&BRIDGE).unwrap().conf.ipv6 = conf(true, 0, false);
+    let (mended, after) = plan_bridge(&spec, &host, Some(BRIDGE)).unwrap();
     assert_eq!(mended.len(), 2, "{mended:?}");
     assert_eq!(positions(&mended), (0, 1));
     assert_eq!(after, []);
 
-    let mut host = running();
     host.addresses.push(Address {
         index: BRIDGE,
         address: "fd00::1".parse().unwrap(),
@@ -261,10 +301,68 @@ fn ipv6_is_switched_on_before_its_addresses_come() {
         primary: true,
         scope: Scope::Global,
     });
-    assert_eq!(
-        plan_bridge(&spec, &host, Some(BRIDGE)),
-        Ok((vec![], vec![]))
-    );
+    host.routes.push(Route {
+        destination: ("fd00::".parse().unwrap(), 64),
+        ..connected([10, 0, 0, 0], 24)
+    });
+    for (conf, steps) in [
+        (conf(false, 0, false), 0),
+        (conf(false, 1, false), 1),
+        (conf(false, 0, true), 1),
+        (None, 0),
+    ] {
+        host.links.get_mut(&BRIDGE).unwrap().conf.ipv6 = conf;
+        let (mended, after) = plan_bridge(&spec, &host, Some(BRIDGE)).unwrap();
+        assert_eq!((mended.len(), after.len()), (steps, 0), "{conf:?}");
+    }
+}
+
+#[test]
+fn a_lost_route_to_the_subnet_comes_back() {
+    let spec = bridge_spec(&network("<forward/>")).unwrap();
+    let mut host = running();
+    host.routes.clear();
+    // By another device, or by a gateway, it is none of the bridge's own.
+    host.routes.push(Route {
+        index: Some(UPLINK),
+        ..connected([10, 0, 0, 0], 24)
+    });
+    host.routes.push(Route {
+        gateway: Some(IpAddr::from([10, 0, 0, 9])),
+        ..connected([10, 0, 0, 0], 24)
+    });
+    let act = DeviceAct::AddConnectedRoute {
+        bridge: "br".to_owned(),
+        address: IpAddr::from([10, 0, 0, 1]),
+        prefix: 24,
+    };
+    let plan = plan_bridge(&spec, &host, None);
+    assert_eq!(plan, Ok((vec![], vec![act])));
+    // The kernel adds it when the bridge is switched on.
+    host.links.get_mut(&BRIDGE).unwrap().up = false;
+    let (_, after) = plan_bridge(&spec, &host, None).unwrap();
+    assert!(matches!(*after, [DeviceAct::SetUp { .. }]), "{after:?}");
+}
+
+#[test]
+fn the_mtu_is_the_least_of_the_ports_where_none_is_defined() {
+    let mut spec = bridge_spec(&network("<forward/>")).unwrap();
+    let mtus = |spec: &BridgeSpec, bridge, port| {
+        let mut host = running();
+        host.links.get_mut(&BRIDGE).unwrap().mtu = bridge;
+        host.links.get_mut(&TAP).unwrap().mtu = port;
+        let (before, _) = plan_bridge(spec, &host, None).unwrap();
+        before.first().map(|act| match act {
+            DeviceAct::SetMtu { mtu, .. } => *mtu,
+            act => panic!("{act}"),
+        })
+    };
+    assert_eq!(mtus(&spec, 1500, 1500), None);
+    assert_eq!(mtus(&spec, 1280, 1500), Some(1500));
+    assert_eq!(mtus(&spec, 1500, 1400), Some(1400));
+    spec.mtu = Some(1400);
+    assert_eq!(mtus(&spec, 1400, 1500), None);
+    assert_eq!(mtus(&spec, 1500, 1500), Some(1400));
 }
 
 #[test]
@@ -283,6 +381,8 @@ fn devices_with_ipv6_alone_count_when_a_network_has_it() {
         gateway: None,
         table: 254,
         advertised: false,
+        mtu: None,
+        metric: None,
     };
     for (index, name) in [(7, "addressed"), (8, "routed"), (9, "tap-new")] {
         host.links.insert(index, link(index, name));
@@ -334,15 +434,20 @@ fn only_ports_that_are_still_free_are_given_back() {
         ports: remembered.to_vec(),
         ..Noted::default()
     };
-    let links: Snapshot = host.into();
-    let given: Vec<&Port> = returning_ports(&noted, BRIDGE, &links).collect();
+    let mut observed = Observed {
+        links: host.into(),
+        ..Observed::default()
+    };
+    let given: Vec<&Port> = returning_ports(&noted, BRIDGE, &observed).collect();
     assert_eq!(given, [&(TAP, "tap0".to_owned())]);
-    // What was taken from a bridge that stayed was taken on purpose.
+    // What was taken from a bridge that stayed was taken on purpose, unless all went at once.
     let noted = Noted {
         bridge: Some(BRIDGE),
         ..noted
     };
-    assert_eq!(returning_ports(&noted, BRIDGE, &links).count(), 0);
+    assert_eq!(returning_ports(&noted, BRIDGE, &observed).count(), 0);
+    observed.emptied.insert(BRIDGE);
+    assert_eq!(returning_ports(&noted, BRIDGE, &observed).count(), 1);
 }
 
 #[test]
@@ -367,6 +472,25 @@ fn records_follow_definitions_and_kernel() {
     assert_eq!(records.v4.addresses.len(), 3);
 }
 
+/// A cluster's address or a pool's may come first among a device's, after that was readdressed.
+#[test]
+fn a_device_speaks_by_an_address_that_has_neighbours() {
+    let network = network("<forward mode='nat'/>");
+    let mut snapshot = running();
+    snapshot
+        .addresses
+        .insert(0, address(UPLINK, [198, 51, 100, 40], 32));
+    let own = |snapshot: &Dump| {
+        let records = records(&[&network], snapshot, &Guests::default());
+        records.devices[&UPLINK].address
+    };
+    assert_eq!(own(&snapshot), [198, 51, 100, 2]);
+    snapshot
+        .addresses
+        .retain(|a| a.index != UPLINK || a.prefix == 32);
+    assert_eq!(own(&snapshot), [198, 51, 100, 40]);
+}
+
 #[test]
 fn a_network_bound_to_a_device_that_is_not_there_may_use_none() {
     let network = network("<forward mode='nat' dev='wlan9'/>");
@@ -374,80 +498,6 @@ fn a_network_bound_to_a_device_that_is_not_there_may_use_none() {
         records(&[&network], &running(), &Guests::default()).networks[&BRIDGE].uplink_ifindex,
         u32::MAX
     );
-}
-
-#[test]
-fn hooks_are_where_traffic_passes() {
-    let network = network("<forward/>");
-    let mut host = running();
-    // A tunnel with a route and no link-layer header; a device that carries nothing.
-    host.links.insert(
-        7,
-        Link {
-            ether: false,
-            headerless: true,
-            ..link(7, "wg0")
-        },
-    );
-    host.routes.push(Route {
-        destination: (IpAddr::from([10, 9, 0, 0]), 16),
-        index: Some(7),
-        gateway: None,
-        table: 254,
-        advertised: false,
-    });
-    host.links.insert(8, link(8, "tap-new"));
-    let at = |ifindex, hook| Attachment { ifindex, hook };
-    let wanted = BTreeSet::from([
-        at(BRIDGE, Hook::BridgeIngress),
-        at(BRIDGE, Hook::BridgeEgress),
-        at(TAP, Hook::PortIngress),
-        at(UPLINK, Hook::UplinkIngress),
-        at(UPLINK, Hook::UplinkEgress),
-        at(7, Hook::TunnelIngress),
-        at(7, Hook::TunnelEgress),
-    ]);
-    assert_eq!(hooks(&[&network], &host), wanted);
-    assert!(hooks(&[], &host).is_empty(), "no network, no program");
-}
-
-#[test]
-fn steps_of_programs_name_devices() {
-    let network = network("<forward/>");
-    let xdp = Xdp::default();
-    let intent = Intent {
-        members: vec![Member {
-            network: &network,
-            generation: 0,
-            up: true,
-            service: None,
-            ports: &[],
-            network_ports: &NO_PORTS,
-        }],
-        xdp: &xdp,
-        scope: super::Scope::Host,
-        let_go: BTreeSet::new(),
-    };
-    let gone = Attachment {
-        ifindex: 77,
-        hook: Hook::PortIngress,
-    };
-    let observed = Observed {
-        links: running().into(),
-        noted: [(network.uuid, Noted::default())].into(),
-        programs: [(gone, true)].into(),
-        ..Observed::default()
-    };
-    let desired = Desired::new(&intent, &observed);
-    let said = |phase| -> Vec<String> {
-        let steps = diff(&desired, &observed, phase);
-        steps.iter().map(ToString::to_string).collect()
-    };
-    let attached = said(Phase::Attach);
-    let wanted = "attach program port_ingress to tap0".to_owned();
-    assert!(attached.contains(&wanted), "{attached:?}");
-    assert_eq!(attached.len(), hooks(&[&network], &running()).len());
-    assert_eq!(said(Phase::Detach), ["detach program port_ingress from 77"]);
 }
 
 #[test]
@@ -485,7 +535,7 @@ proptest! {
             let bridge = host.links.get_mut(&BRIDGE).unwrap();
             bridge.up = up;
             if !stp {
-                bridge.bridge = Some(BridgeAttrs { stp: false, forward_delay_ms: 0 });
+                bridge.bridge = Some(BridgeAttrs::default());
             }
             if !mac {
                 bridge.mac = None;

@@ -1,13 +1,23 @@
 //! Procedures of libvirt's remote program that other drivers answer, with what libvirtd 12.8 says of them on a
 //! connection to networks: which of its parts speaks (`virErrorDomain`), and the function that the network
-//! driver has not.
+//! driver has not. Calls about events of other drivers are refused for their arguments first.
 
-use crate::api::{ApiError, ErrorCode};
+use bytes::Bytes;
+
+use crate::api::{ApiError, ErrorCode, ErrorDomain};
+use crate::rpc::answer::arguments;
 use crate::rpc::remote_error::RemoteError;
 
-/// The error about a procedure that is not spoken here.
+/// The error about a procedure that is not spoken here, with such arguments.
 #[must_use]
-pub fn not_here(number: i32) -> RemoteError {
+pub fn not_here(number: i32, payload: Bytes) -> RemoteError {
+    match about_events(number, payload) {
+        Ok(()) => not_spoken(number),
+        Err(error) => error,
+    }
+}
+
+fn not_spoken(number: i32) -> RemoteError {
     match OTHERS.binary_search_by_key(&number, |row| row.0) {
         Ok(place) => {
             let (_, domain, function) = OTHERS[place];
@@ -20,6 +30,51 @@ pub fn not_here(number: i32) -> RemoteError {
         Err(_) => RemoteError::rpc(format!("unknown procedure: {number}")),
     }
 }
+
+/// Refuses a call about an event that there is not, or that nobody can have registered for.
+fn about_events(number: i32, payload: Bytes) -> Result<(), RemoteError> {
+    let refuse = |detail: String| {
+        Err(ApiError::internal(detail)
+            .in_domain(ErrorDomain::Rpc)
+            .into())
+    };
+    if let Some((_, count, what)) = KINDS.iter().find(|row| row.0 == number) {
+        let kind: i32 = arguments(payload.clone())?;
+        if !(0..*count).contains(&kind) {
+            return refuse(format!("unsupported {what} ID {kind}"));
+        }
+    }
+    let Some((_, what)) = DEREGISTRATIONS.iter().find(|row| row.0 == number) else {
+        return Ok(());
+    };
+    let id: i32 = match number {
+        // It has no argument: the one event that there was at first.
+        106 => 0,
+        _ => arguments(payload)?,
+    };
+    refuse(format!("{what} {id} not registered"))
+}
+
+/// Calls that begin with the kind of an event: number, how many kinds it knows, and libvirt's words for
+/// them. 167 and 168 do not know the newer ones.
+const KINDS: &[(i32, i32, &str)] = &[
+    (167, 16, "event"),
+    (168, 16, "event"),
+    (316, 30, "event"),
+    (368, 2, "storage pool event"),
+    (374, 2, "node device event"),
+    (380, 2, "secret event"),
+];
+
+/// Calls that take a registration back, with libvirt's words for it; for 381, which is about secrets, too.
+const DEREGISTRATIONS: &[(i32, &str)] = &[
+    (106, "domain event"),
+    (168, "domain event"),
+    (317, "domain event callback"),
+    (369, "storage pool event callback"),
+    (375, "node device event callback"),
+    (381, "node device event callback"),
+];
 
 /// Number, domain and function, by number.
 #[rustfmt::skip]
@@ -264,6 +319,7 @@ const OTHERS: &[(i32, i32, &str)] = &[
     (371, 20, "virDomainGetGuestVcpus"),
     (372, 20, "virDomainSetGuestVcpus"),
     (374, 22, "virConnectNodeDeviceEventRegisterAny"),
+    (380, 30, "virConnectSecretEventRegisterAny"),
     (384, 20, "virDomainSetVcpu"),
     (386, 20, "virDomainSetBlockThreshold"),
     (387, 20, "virDomainMigrateGetMaxDowntime"),
@@ -329,14 +385,57 @@ mod tests {
 
     #[test]
     fn functions_of_other_drivers_are_named_and_nothing_else() {
-        let error = not_here(6);
+        let error = not_here(6, Bytes::new());
         assert_eq!((error.code, error.domain), (3, 20));
         assert_eq!(
             error.text(),
             "this function is not supported by the connection driver: virNodeGetInfo"
         );
-        let error = not_here(9999);
+        let error = not_here(9999, Bytes::new());
         assert_eq!((error.code, error.domain), (39, 7));
         assert_eq!(error.text(), "unknown procedure: 9999");
+    }
+
+    #[test]
+    fn nobody_has_registered_for_events_of_other_drivers() {
+        let of_domains = "this function is not supported by the connection driver: \
+                          virConnectDomainEventRegisterAny";
+        let of_secrets = "this function is not supported by the connection driver: \
+                          virConnectSecretEventRegisterAny";
+        // As libvirtd 12.8 answers.
+        #[rustfmt::skip]
+        let answers = [
+            (105, None, 3, 20, of_domains),
+            (106, None, 1, 7, "internal error: domain event 0 not registered"),
+            (106, Some(5), 1, 7, "internal error: domain event 0 not registered"),
+            (167, Some(15), 3, 20, of_domains),
+            (167, Some(16), 1, 7, "internal error: unsupported event ID 16"),
+            (168, Some(7), 1, 7, "internal error: domain event 7 not registered"),
+            (168, Some(16), 1, 7, "internal error: unsupported event ID 16"),
+            (168, Some(-1), 1, 7, "internal error: unsupported event ID -1"),
+            (316, Some(29), 3, 20, of_domains),
+            (316, Some(30), 1, 7, "internal error: unsupported event ID 30"),
+            (317, Some(-1), 1, 7, "internal error: domain event callback -1 not registered"),
+            (368, Some(2), 1, 7, "internal error: unsupported storage pool event ID 2"),
+            (369, Some(1), 1, 7, "internal error: storage pool event callback 1 not registered"),
+            (374, Some(2), 1, 7, "internal error: unsupported node device event ID 2"),
+            (375, Some(1), 1, 7, "internal error: node device event callback 1 not registered"),
+            (380, Some(1), 3, 30, of_secrets),
+            (380, Some(2), 1, 7, "internal error: unsupported secret event ID 2"),
+            (381, Some(5), 1, 7, "internal error: node device event callback 5 not registered"),
+        ];
+        for (number, argument, code, domain, words) in answers {
+            let payload = argument.map_or(Bytes::new(), |argument: i32| {
+                Bytes::copy_from_slice(&argument.to_be_bytes())
+            });
+            let error = not_here(number, payload);
+            assert_eq!((error.code, error.domain), (code, domain), "{number}");
+            assert_eq!(error.text(), words, "{number}");
+        }
+        for number in [167, 168, 316, 317] {
+            let error = not_here(number, Bytes::new());
+            assert_eq!((error.code, error.domain), (39, 7), "{number}");
+            assert!(error.text().starts_with("Unable to decode message payload"));
+        }
     }
 }

@@ -200,6 +200,16 @@ procedures! {
         Drops = 6 "drops" Agent Read,
         /// `str → ()`, a [`crate::api::Handover`] as JSON
         HandOver = 7 "hand over" Agent Write,
+        /// `() → str[]`, a [`crate::api::Ban`] each as JSON
+        BanList = 8 "ban list" Agent Read,
+        /// `str → ()`, a [`crate::api::BanChange`] as JSON
+        BanChange = 9 "ban change" Agent Write,
+        /// `() → str`, a list of [`crate::api::Problem`]s as JSON
+        Doctor = 10 "doctor" Agent Read,
+        /// `NET → str`, the [`crate::api::Applied`] as JSON
+        Apply = 11 "net-apply" Agent Write,
+        /// `NET → str`, the same of what would be done
+        ApplyDryRun = 12 "dry run" Agent Read,
     }
 }
 

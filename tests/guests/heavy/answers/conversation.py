@@ -1,8 +1,9 @@
 """Calls of libvirt-python, good and bad, and every field of what comes back: a JSON line for each.
 
-    conversation.py URI DEFINITIONS
+    conversation.py URI networks|ports CASES
 
-DEFINITIONS holds a definition a line, behind a word. Run beside libvirt's own daemon and beside netd.
+CASES holds the XML of a network or of a port a line, behind a word. Run beside libvirt's own daemon and beside
+netd.
 """
 
 import json
@@ -11,7 +12,7 @@ import sys
 
 import libvirt
 
-URI, DEFINITIONS = sys.argv[1:3]
+URI, SUBJECT, CASES = sys.argv[1:4]
 UUID = "11111111-2222-3333-4444-555555555555"
 FIELDS = (
     "get_error_code get_error_domain get_error_message get_error_level "
@@ -26,9 +27,12 @@ def plain(value):
     """What json can print of an answer, without what each daemon chooses for itself."""
     if isinstance(value, str) and value.startswith("<network"):
         value = re.sub("<uuid>[^<]*", "<uuid>", value)
+        value = re.sub(" interfaceid='[^']*'", "", value)
         return re.sub("<mac address='[^']*'", "<mac", value)
     if isinstance(value, libvirt.virNetwork):
         return ["network", value.name()]
+    if isinstance(value, libvirt.virNetworkPort):
+        return ["port", value.UUIDString()]
     if isinstance(value, libvirt.virConnect):
         return "a connection"
     if isinstance(value, list) and value and isinstance(value[0], libvirt.virNetwork):
@@ -53,17 +57,31 @@ def forget():
             network.undefine()
 
 
-def definitions():
-    for line in open(DEFINITIONS, encoding="utf-8"):
+def cases():
+    for line in open(CASES, encoding="utf-8"):
         word, _, text = line.rstrip("\n").partition(" ")
-        if word not in ("refused", "taken"):
-            continue
-        text = text.replace("\\n", "\n")
+        if word in ("refused", "taken"):
+            yield text.replace("\\n", "\n")
+
+
+def definitions():
+    for text in cases():
         for flags in (0, libvirt.VIR_NETWORK_DEFINE_VALIDATE):
             call(f"define {flags} {text}", conn.networkDefineXMLFlags, text, flags)
             for network in conn.listAllNetworks():
                 call(f"dump {flags} {text}", network.XMLDesc, libvirt.VIR_NETWORK_XML_INACTIVE)
             forget()
+
+
+def ports():
+    network = conn.networkCreateXML("<network><name>n1</name><bridge name='vbr1'/></network>")
+    for text in cases():
+        for flags in (0, libvirt.VIR_NETWORK_PORT_CREATE_VALIDATE):
+            call(f"create port {flags} {text}", network.portCreateXML, text, flags)
+            for port in network.listAllPorts():
+                call(f"dump port {flags} {text}", port.XMLDesc)
+                port.delete()
+    network.destroy()
 
 
 NAT = f"""<network><name>n1</name><uuid>{UUID}</uuid><forward mode='nat'/><bridge name='vbr1'/>
@@ -332,8 +350,11 @@ def read_only():
 
 
 forget()
-connection()
-life()
-forget()
-read_only()
-definitions()
+if SUBJECT == "ports":
+    ports()
+else:
+    connection()
+    life()
+    forget()
+    read_only()
+    definitions()

@@ -1,0 +1,262 @@
+//! A host whose FORWARD chain drops everything, as Docker leaves it: what bypasses the host's rules
+//! passes, also by the ways that used to be the stack's.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, ensure};
+use netd_tests::lab::{HOST, OUTSIDE, at, check};
+use netd_tests::published::{both, forwards, seen};
+use netd_tests::traffic::{self, Load, Server, Verdict};
+use netd_tests::{Frame, Guest, Lab, Netns, Network, SOON, Sniffer, Tunnel, Wire, eventually};
+
+/// Of guest 1.
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
+const PORT: u16 = 7;
+
+/// A guest behind a host that forwards nothing, and a published port of it.
+fn under_drop(test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::default().with(&forwards(&both("", &GUEST.to_string(), 5000, PORT)));
+        lab.up(&network)?;
+        let drop = "table inet t { chain c { type filter hook forward priority 0; policy drop; counter; }\n}";
+        let file = lab.agent.file("drop.nft", drop)?;
+        lab.hv.run(["nft", "-f", &file])?;
+        let guest = lab.member(1, &network)?;
+        test(lab, &guest)?;
+        lab.hv.run(["nft", "flush", "ruleset"])?;
+        Ok(())
+    });
+}
+
+fn is_answered(guest: &Guest) -> Result<()> {
+    let verdict = traffic::ask_udp(guest.netns(), at(OUTSIDE, PORT))?;
+    ensure!(matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p54_a_next_hop_that_the_host_forgot_is_asked_for() {
+    under_drop(|lab, guest| {
+        let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        // The host has not spoken to it yet, nor to the guest.
+        is_answered(guest)?;
+        let load = Load::udp(guest.netns(), at(OUTSIDE, PORT))?;
+        load.reach(100)?;
+        for _ in 0..3 {
+            lab.hv.forget_neighbours("uplink")?;
+            is_answered(guest)?;
+        }
+        load.reach(400)?;
+        let report = load.finish()?;
+        ensure!(report.lost.len() < 20, "{} lost", report.lost.len());
+        lab.hv.run(["ip", "link", "set", "uplink", "down"])?;
+        lab.hv.run(["ip", "link", "set", "uplink", "up"])?;
+        lab.hv.run([
+            "ip",
+            "route",
+            "replace",
+            "default",
+            "via",
+            &OUTSIDE.to_string(),
+        ])?;
+        eventually(SOON, || is_answered(guest))?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p54_a_guest_that_nobody_has_seen_is_asked_for() {
+    under_drop(|lab, guest| {
+        let _server = Server::udp(guest.netns(), at(GUEST, PORT))?;
+        let who = seen(&lab.wan, "udp", at(HOST, 5000))?;
+        ensure!(who.is_some(), "the published port is not reached");
+        lab.hv.forget_neighbours("virbr1")?;
+        let who = seen(&lab.wan, "udp", at(HOST, 5000))?;
+        ensure!(who.is_some(), "the published port is not reached later");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p33_p34_hops_and_sizes_are_answered_for() {
+    under_drop(|lab, guest| {
+        let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        is_answered(guest)?;
+        let gateway = Network::default().gateway();
+        let wire = Wire::new(guest.netns(), "eth0")?;
+        let macs = (guest.netns().mac("eth0")?, lab.hv.mac("virbr1")?);
+        let sniffer = Sniffer::start(guest.netns())?;
+        let mut last_hop = Frame::udp((GUEST, 4000), (OUTSIDE, PORT), b"x").between(macs.0, macs.1);
+        last_hop.ttl = 1;
+        wire.send(&last_hop)?;
+        lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1300"])?;
+        let mut large =
+            Frame::udp((GUEST, 4001), (OUTSIDE, PORT), &[0; 1400]).between(macs.0, macs.1);
+        // Do not fragment.
+        large.fragment = 0x4000;
+        let answers = eventually(SOON, || {
+            wire.send(&large)?;
+            let dropped = lab.agent.drops()?;
+            ensure!(dropped.contains_key("too_large"), "{dropped:?}");
+            Ok(dropped)
+        })?;
+        ensure!(answers.get("hop_limit") == Some(&1), "{answers:?}");
+        let packets = sniffer.finish()?;
+        lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1500"])?;
+        for (kind, port) in [((11, 0), 4000), ((3, 4), 4001)] {
+            let answer = packets.iter().find(|packet| packet.icmp() == Some(kind));
+            let answer = answer.with_context(|| format!("no {kind:?} among {packets:?}"))?;
+            ensure!(
+                answer.source == gateway && answer.icmp_checksum_is_right(),
+                "{answer:?}"
+            );
+            let quoted = answer.quoted().context("a quote")?;
+            ensure!(quoted.source_port() == Some(port), "{quoted:?}");
+            if kind == (3, 4) {
+                ensure!(answer.payload[6..8] == [0x05, 0x14], "the MTU: {answer:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn what_the_stack_alone_can_carry_is_counted_when_it_is_lost() {
+    under_drop(|lab, guest| {
+        let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        is_answered(guest)?;
+        let wire = Wire::new(guest.netns(), "eth0")?;
+        let mut frame = Frame::udp((GUEST, 4000), (OUTSIDE, PORT), b"x")
+            .between(guest.netns().mac("eth0")?, lab.hv.mac("virbr1")?);
+        // Record route, of no use to anybody (RFC 791, section 3.1).
+        frame.options = vec![7, 7, 4, 0, 0, 0, 0, 0];
+        for _ in 0..3 {
+            wire.send(&frame)?;
+        }
+        eventually(SOON, || {
+            let lost = lab.agent.dropped("lost_in_stack")?;
+            ensure!(lost == 2, "{lost}: the last is not known to be lost yet");
+            Ok(())
+        })?;
+        lab.hv.run(["nft", "flush", "ruleset"])?;
+        for _ in 0..3 {
+            wire.send(&frame)?;
+        }
+        is_answered(guest)?;
+        let lost = lab.agent.dropped("lost_in_stack")?;
+        ensure!(lost == 3, "{lost}: what comes out is not lost");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn p54_a_tunnel_without_ethernet_may_be_the_only_uplink() {
+    under_drop(|lab, guest| {
+        let road = Netns::new("road")?;
+        let _tunnel = Tunnel::new(&lab.hv, &road, "tun0")?;
+        let (near, far) = ("192.0.2.65".parse()?, "192.0.2.66".parse::<Ipv4Addr>()?);
+        for (netns, end) in [(&lab.hv, near), (&road, far)] {
+            netns.address("tun0", &format!("{end}/30"))?;
+        }
+        lab.hv
+            .run(["ip", "route", "replace", "default", "dev", "tun0"])?;
+        let _server = Server::udp(&road, at(far, PORT))?;
+        let _tcp = Server::tcp_echo(&road, at(far, PORT + 1))?;
+        eventually(SOON, || {
+            let verdict = traffic::ask_udp(guest.netns(), at(far, PORT))?;
+            ensure!(
+                matches!(verdict, Verdict::Answered(who) if who.ip() == near),
+                "{verdict:?}"
+            );
+            Ok(())
+        })?;
+        traffic::transfer(guest.netns(), at(far, PORT + 1), 1 << 20)?;
+        let counted = lab.hv.run(["nft", "list", "ruleset"])?;
+        ensure!(
+            counted.contains("packets 0 "),
+            "some met FORWARD: {counted}"
+        );
+        road.run(["ip", "route", "add", "default", "dev", "tun0"])?;
+        let _published = Server::udp(guest.netns(), at(GUEST, PORT))?;
+        let who = seen(&road, "udp", at(near, 5000))?;
+        ensure!(who == Some(far.into()), "{who:?}");
+        let usual = ["ip", "route", "replace", "default", "via", "198.51.100.1"];
+        lab.hv.run(usual)?;
+        Ok(())
+    });
+}
+
+/// br_netfilter hands bridged frames to FORWARD as well.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn siblings_talk_whatever_br_netfilter_does() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = Network::default().ipv6();
+        let apart = Network::nat("apart", 2).with("<port isolated='yes'/>");
+        lab.up(&network)?;
+        lab.up(&apart)?;
+        if lab
+            .hv
+            .read_sysctl("net/bridge/bridge-nf-call-iptables")
+            .is_err()
+        {
+            eprintln!("SKIPPED: this kernel has no br_netfilter");
+            return Ok(());
+        }
+        // A bridge without netd shows that the rules are asked.
+        lab.hv.run(["ip", "link", "add", "br9", "type", "bridge"])?;
+        lab.hv.run(["ip", "link", "set", "br9", "up"])?;
+        for key in ["iptables", "ip6tables", "arptables"] {
+            lab.hv
+                .sysctl(&format!("net/bridge/bridge-nf-call-{key}"), "1")?;
+        }
+        let drop =
+            "table inet t { chain c { type filter hook forward priority 0; policy drop; }\n}";
+        let file = lab.agent.file("drop.nft", drop)?;
+        lab.hv.run(["nft", "-f", &file])?;
+        let pair = |network: &Network, first: u8| -> Result<[Guest; 2]> {
+            Ok([lab.member(first, network)?, lab.member(first + 1, network)?])
+        };
+        let siblings = pair(&network, 1)?;
+        let isolated = pair(&apart, 3)?;
+        let control = [5, 6].map(|number| lab.plugged(number, "br9"));
+        let [one, other] = control;
+        let (one, other) = (one?, other?);
+        one.address("10.10.9.15/24", None)?;
+        other.address("10.10.9.16/24", None)?;
+        for (place, guest) in siblings.iter().enumerate() {
+            let own = network.address6(11 + place as u16);
+            guest.netns().address("eth0", &format!("{own}/64"))?;
+            guest.netns().wait_for_addresses("eth0")?;
+        }
+        let reaches =
+            |guest: &Guest, to: &str| -> Result<bool> { Ok(guest.try_ping(to)?.status.success()) };
+        ensure!(
+            !reaches(&one, "10.10.9.16")?,
+            "br_netfilter does nothing here"
+        );
+        for (from, to) in [(0, 1), (1, 0)] {
+            for address in [
+                network.address(11 + to).to_string(),
+                network.address6(11 + u16::from(to)).to_string(),
+            ] {
+                eventually(SOON, || {
+                    ensure!(reaches(&siblings[from], &address)?, "{from} to {address}");
+                    Ok(())
+                })?;
+            }
+        }
+        let to = apart.address(14).to_string();
+        ensure!(!reaches(&isolated[0], &to)?, "isolated guests talk");
+        lab.hv.run(["nft", "flush", "ruleset"])?;
+        lab.hv.run(["ip", "link", "del", "br9"])?;
+        Ok(())
+    });
+}
