@@ -104,6 +104,11 @@ pub fn lint() -> Result<()> {
     );
     // Known vulnerabilities are left out: their list is not to be had everywhere.
     let subjects = ["licenses", "bans", "sources"];
+    // It reads the crates of every platform, of which a build here fetches Linux's alone.
+    check(
+        "dependencies of every platform",
+        cargo().args(["fetch", "--quiet", "--locked"]),
+    );
     check(
         "dependencies",
         cargo().args(["deny", "--offline", "check"]).args(subjects),
