@@ -1,11 +1,11 @@
 //! How large packets may be on a path: every source that the kernel's forwarding obeys holds for guests.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netd_tests::lab::{FAR, at, check};
+use netd_tests::lab::{FAR, OUTSIDE, at, check, check_guest};
 use netd_tests::traffic::{self, Server};
 use netd_tests::{Guest, Lab, Netns, SOON, control, eventually};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
@@ -79,6 +79,22 @@ fn upload(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
+/// A flow to the far host whose datagrams may not be cut.
+fn flow(guest: &Guest) -> Result<UdpSocket> {
+    let socket = guest.netns().udp("0.0.0.0:0")?;
+    set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?;
+    socket.connect(at(FAR, PORT))?;
+    Ok(socket)
+}
+
+/// Is the guest told so? An error about one datagram is told with the next.
+fn is_too_large(socket: &UdpSocket) -> bool {
+    let _ = socket.send(&[0; FULL]);
+    std::thread::sleep(Duration::from_millis(10));
+    let second = socket.send(&[0; FULL]);
+    second.is_err_and(|error| error.raw_os_error() == Some(libc_emsgsize()))
+}
+
 fn obeyed(lab: &Lab, guest: &Guest) -> Result<()> {
     let far = far_behind_a_black_hole(lab)?;
     let _server = Server::tcp(&far, at(FAR, PORT), |mut stream: TcpStream| {
@@ -88,26 +104,18 @@ fn obeyed(lab: &Lab, guest: &Guest) -> Result<()> {
     })?;
     let forget = || guest.netns().run("ip route flush cache".split(' '));
     for (set, unset) in WAYS {
-        let socket = guest.netns().udp("0.0.0.0:0")?;
-        set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?;
-        socket.connect(at(FAR, PORT))?;
-        // An error about one datagram is told with the next.
-        let is_too_large = || -> bool {
-            let _ = socket.send(&[0; FULL]);
-            std::thread::sleep(Duration::from_millis(10));
-            let second = socket.send(&[0; FULL]);
-            second.is_err_and(|error| error.raw_os_error() == Some(libc_emsgsize()))
-        };
+        let socket = flow(guest)?;
         eventually(FOLLOWED, || {
             forget()?;
-            ensure!(!is_too_large(), "before {set:?} it is too large already");
+            let is_too_large = is_too_large(&socket);
+            ensure!(!is_too_large, "before {set:?} it is too large already");
             Ok(())
         })?;
         for line in *set {
             lab.hv.run(line.split(' '))?;
         }
         eventually(FOLLOWED, || {
-            ensure!(is_too_large(), "1500 bytes pass");
+            ensure!(is_too_large(&socket), "1500 bytes pass");
             Ok(())
         })
         .with_context(|| format!("{set:?}"))?;
@@ -138,4 +146,46 @@ fn every_mtu_that_forwarding_obeys_holds_for_guests() {
         let guest = lab.nat_guest()?;
         obeyed(lab, &guest)
     });
+}
+
+/// While nobody answers for the next hop's address, packets wait for it; those that are too large for what
+/// comes then need not.
+fn obeyed_without_a_next_hop(lab: &Lab, guest: &Guest) -> Result<()> {
+    let forget = || guest.netns().run("ip route flush cache".split(' '));
+    for (set, unset) in WAYS {
+        for line in *set {
+            lab.hv.run(line.split(' '))?;
+        }
+        eventually(FOLLOWED, || {
+            ensure!(is_too_large(&flow(guest)?), "1500 bytes pass");
+            Ok(())
+        })
+        .with_context(|| format!("{set:?}"))?;
+        forget()?;
+        lab.wan.run("ip link set wan0 arp off".split(' '))?;
+        lab.hv.run("ip neigh flush dev uplink".split(' '))?;
+        // Two datagrams, long before the host gives up.
+        ensure!(
+            is_too_large(&flow(guest)?),
+            "{set:?}: 1500 bytes wait for a next hop"
+        );
+        lab.wan.run("ip link set wan0 arp on".split(' '))?;
+        for line in *unset {
+            eventually(SOON, || lab.hv.run(line.split(' ')))?;
+        }
+        forget()?;
+        eventually(SOON, || guest.ping(&OUTSIDE.to_string()))?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn they_hold_while_the_next_hop_is_not_known() {
+    let by_kernel = || -> Result<()> {
+        let (lab, guest) = control::nat_guest()?;
+        obeyed_without_a_next_hop(&lab, &guest)
+    };
+    by_kernel().expect("the control");
+    check_guest(|lab, guest| obeyed_without_a_next_hop(lab, guest));
 }
