@@ -2,16 +2,25 @@
 //! passes, also by the ways that used to be the stack's.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::published::{both, forwards, seen};
 use netd_tests::traffic::{self, Load, Server, Verdict};
 use netd_tests::{Frame, Guest, Lab, Netns, Network, SOON, Sniffer, Tunnel, Wire, eventually};
+use rustix::process::Signal;
+
+use crate::host_dnat::br_netfilter;
 
 /// Of guest 1.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
 const PORT: u16 = 7;
+/// Time within which netd follows.
+const FOLLOWED: Duration = Duration::from_secs(2);
+/// All that is forwarded is dropped.
+const BARE_DROP: &str =
+    "table inet t { chain c { type filter hook forward priority 0; policy drop; }\n}";
 
 /// A guest behind a host that forwards nothing, and a published port of it.
 fn under_drop(test: impl FnOnce(&mut Lab, &Guest) -> Result<()>) {
@@ -192,6 +201,51 @@ fn p54_a_tunnel_without_ethernet_may_be_the_only_uplink() {
     });
 }
 
+/// Docker, or a hand, has bridged frames pass FORWARD while guests talk: nobody tells an agent.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn siblings_go_on_when_br_netfilter_comes() {
+    check(|lab| {
+        let key = "net/bridge/bridge-nf-call-iptables";
+        if lab.hv.read_sysctl(key).is_err() {
+            eprintln!("SKIPPED: this kernel has no br_netfilter");
+            return Ok(());
+        }
+        let before = br_netfilter(lab, false)?;
+        lab.agent.start()?;
+        let network = Network::default();
+        lab.up(&network)?;
+        let guests = [lab.member(1, &network)?, lab.member(2, &network)?];
+        let file = lab.agent.file("drop.nft", BARE_DROP)?;
+        lab.hv.run(["nft", "-f", &file])?;
+        let reaches = || -> Result<()> {
+            let to = network.address(12).to_string();
+            let ping = ["ping", "-c1", "-W0.1", &to];
+            ensure!(
+                guests[0].netns().output(ping)?.status.success(),
+                "they do not talk"
+            );
+            Ok(())
+        };
+        eventually(SOON, reaches)?;
+        for round in 0..3 {
+            lab.agent.signal(Signal::STOP)?;
+            br_netfilter(lab, true)?;
+            let alone = reaches();
+            lab.agent.signal(Signal::CONT)?;
+            ensure!(alone.is_err(), "br_netfilter does nothing here");
+            eventually(FOLLOWED, reaches).with_context(|| format!("round {round}"))?;
+            br_netfilter(lab, false)?;
+            // What an agent that has not seen that yet does goes on as well.
+            std::thread::sleep(FOLLOWED);
+            reaches().with_context(|| format!("round {round}, off"))?;
+        }
+        br_netfilter(lab, before)?;
+        lab.hv.run(["nft", "flush", "ruleset"])?;
+        Ok(())
+    });
+}
+
 /// br_netfilter hands bridged frames to FORWARD as well.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
@@ -217,9 +271,7 @@ fn siblings_talk_whatever_br_netfilter_does() {
             lab.hv
                 .sysctl(&format!("net/bridge/bridge-nf-call-{key}"), "1")?;
         }
-        let drop =
-            "table inet t { chain c { type filter hook forward priority 0; policy drop; }\n}";
-        let file = lab.agent.file("drop.nft", drop)?;
+        let file = lab.agent.file("drop.nft", BARE_DROP)?;
         lab.hv.run(["nft", "-f", &file])?;
         let pair = |network: &Network, first: u8| -> Result<[Guest; 2]> {
             Ok([lab.member(first, network)?, lab.member(first + 1, network)?])

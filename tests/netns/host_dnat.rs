@@ -63,9 +63,8 @@ fn clear(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Has the host's rules see what is bridged (br_netfilter), and so translate it on the bridge, or not. Nobody tells an
-/// agent of a change, so the first is to come before it starts. What was so before; `false` where the kernel has no
-/// such module.
+/// Has the host's rules see what is bridged (br_netfilter), and so translate it on the bridge, or not. An agent that
+/// runs sees that a second later. What was so before; `false` where the kernel has no such module.
 pub fn br_netfilter(lab: &Lab, on: bool) -> Result<bool> {
     let mut before = false;
     for name in ["iptables", "ip6tables"] {

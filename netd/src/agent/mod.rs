@@ -54,7 +54,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::api;
 use crate::config::Config;
@@ -64,7 +64,7 @@ use crate::dnsmasq::watch::LeaseWatch;
 use crate::libvirt::{Places, module};
 use crate::link::ipsec::watch_policies;
 use crate::link::netfilter::{has_silent_rules, watch_rules};
-use crate::link::{Announcements, Change, DriverWatch, NetlinkMonitor};
+use crate::link::{Announcements, Change, DriverWatch, NetlinkMonitor, sysctl};
 use crate::managers::{firewalld, network_manager};
 use crate::paths::Paths;
 use crate::rpc;
@@ -101,6 +101,10 @@ const FOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long it leaves the word to others between two of them.
 const LOAD_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often it looks whether the host's rules see what is bridged: the kernel tells nobody when somebody has
+/// them do so. Two files of a digit, 20 µs of a processor.
+const BRIDGED_LOOK: Duration = Duration::from_secs(1);
 
 /// How long after a change of routes it does.
 const AFTER_ROUTES: Duration = Duration::from_secs(1);
@@ -142,6 +146,8 @@ enum Event {
     Policies(io::Result<()>),
     /// They may have, if they are of the kind that nobody tells of.
     SilentRules,
+    /// They see what is bridged (br_netfilter), or do so no more.
+    BridgedRules,
 }
 
 /// Where events come from.
@@ -161,6 +167,7 @@ struct Events {
     policies: Option<Announcements>,
     /// When to ask of rules that nobody tells of.
     silent_rules: Instant,
+    bridged_rules: BridgedRules,
     /// When to look without having heard of anything.
     timer: Instant,
 }
@@ -188,6 +195,7 @@ impl Events {
                 None
             }),
             silent_rules: Instant::now() + LOOK_AGAIN,
+            bridged_rules: BridgedRules::new(),
             timer: Instant::now() + LOOK_AGAIN,
         })
     }
@@ -207,6 +215,7 @@ impl Events {
             changed = announced(&mut self.rules) => Event::Rules(changed),
             changed = announced(&mut self.policies) => Event::Policies(changed),
             () = tokio::time::sleep_until(self.silent_rules) => Event::SilentRules,
+            () = self.bridged_rules.changed() => Event::BridgedRules,
         }
     }
 
@@ -240,6 +249,34 @@ impl Events {
         if let Err(error) = changed {
             tracing::warn!(%error, "{LATE_DRIVERS}");
             self.drivers = None;
+        }
+    }
+}
+
+/// Whether the host's rules see what is bridged, as it was at the last look.
+struct BridgedRules {
+    look: Interval,
+    seen: bool,
+}
+
+impl BridgedRules {
+    fn new() -> Self {
+        let mut look = tokio::time::interval(BRIDGED_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            look,
+            seen: sysctl::bridged_rules(),
+        }
+    }
+
+    /// Waits until that is not so any more. Whoever gives up waiting misses nothing.
+    async fn changed(&mut self) {
+        loop {
+            self.look.tick().await;
+            let sees = sysctl::bridged_rules();
+            if std::mem::replace(&mut self.seen, sees) != sees {
+                return;
+            }
         }
     }
 }
@@ -345,7 +382,7 @@ async fn follow(agent: &Agent, events: &mut Events) -> anyhow::Result<()> {
                 manager::reload(&mut controller).await;
                 continue;
             }
-            Event::Wake | Event::Timer | Event::Host(Change::Links) => {}
+            Event::Wake | Event::Timer | Event::BridgedRules | Event::Host(Change::Links) => {}
             // Routes may make a device one that guests' traffic can leave by, but there can be many
             // changes of routes and neighbours a second: those wait for each other.
             Event::Host(Change::Routes) => {
