@@ -4,9 +4,9 @@ use core::hint::black_box;
 
 use aya_ebpf::btf_maps::{Array, lpm_trie};
 use netd_common::abi::{
-    BridgePort, CONTROL_FORWARDS, CONTROL_WHOLE_ADDRESSES, Control, DEVICE_BRIDGED_RULES,
-    DEVICE_FILTERED, Device, GuestMoves, NETWORK_RESPECT, Network, PORT_BY_BRIDGE, PORT_SERVICES,
-    PORTS_WORDS, PortsWord,
+    BridgePort, CONTROL_FORWARDS, CONTROL_ROUTES_BEHIND, CONTROL_WHOLE_ADDRESSES, Control,
+    DEVICE_BRIDGED_RULES, DEVICE_FILTERED, Device, GuestMoves, NETWORK_RESPECT, Network,
+    PORT_BY_BRIDGE, PORT_SERVICES, PORTS_WORDS, PortsWord,
 };
 use netd_common::state::State;
 use netd_common::timeout::Timeout;
@@ -74,6 +74,12 @@ pub fn control_flags() -> u32 {
 #[inline(always)]
 pub fn has_forwards() -> bool {
     control_flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
+}
+
+/// May what is of no guest's subnet go to guests all the same, as the host routes it?
+#[inline(always)]
+pub fn has_routes_behind() -> bool {
+    control_flags() & CONTROL_ROUTES_BEHIND != 0
 }
 
 /// Flows of one family that a network may have; 0 for no limit.

@@ -7,6 +7,7 @@ mod answers;
 mod applied;
 mod bad_input;
 mod bans;
+mod behind_guests;
 mod bridged_uplink;
 mod by_stack;
 mod bypass;

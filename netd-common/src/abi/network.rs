@@ -104,6 +104,8 @@ pub const NETWORK_TFTP: u32 = 512;
 pub const NETWORK_RESPECT: u32 = 1024;
 /// It was routed before it came to be translated: what was opened then goes on as it began.
 pub const NETWORK_WAS_ROUTED: u32 = 2048;
+/// The host has routes to others by way of its bridge, which its definition does not name.
+pub const NETWORK_ROUTES_BEHIND: u32 = 4096;
 
 /// Value of `subnets4`, `subnets6` (guests' prefixes) and `pools4`, `pools6` (prefixes of address
 /// ranges to masquerade with), which are LPM tries on the address.

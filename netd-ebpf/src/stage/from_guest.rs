@@ -79,6 +79,7 @@ pub fn entry<F: Guards>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     // something published.
     if mode == Mode::Open
         && records::bridge_of::<F>(packet.key.dst) == 0
+        && !records::has_routes_behind()
         && forwards::find::<F>(&packet.key, 0, &mut Forward::default()) == forwards::NONE
     {
         return PASS;

@@ -41,7 +41,9 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
             }
             return drop(Reason::NoMapping);
         }
-        return PASS;
+        if !records::has_routes_behind() || F::never_forwarded(packet.key.dst) {
+            return PASS;
+        }
     }
     let Some(decision) = decide::<F>(ctx) else {
         return PASS;

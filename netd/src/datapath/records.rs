@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use netd_common::abi::{
     Addr4, Addr6, BINDING_FCFS, BINDING_STATIC, Binding, BindingKey, BridgePort, CONTROL_FORWARDS,
-    CONTROL_MAPPINGS, CONTROL_SHAPERS, CONTROL_WHOLE_ADDRESSES, Device, Forward, ForwardKey,
-    NETWORK_DNS, NETWORK_ENDPOINT_INDEPENDENT, Network, PORT_GUARD, PortMac, RouteKey,
+    CONTROL_MAPPINGS, CONTROL_ROUTES_BEHIND, CONTROL_SHAPERS, CONTROL_WHOLE_ADDRESSES, Device,
+    Forward, ForwardKey, NETWORK_DNS, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_ROUTES_BEHIND, Network,
+    PORT_GUARD, PortMac, RouteKey,
 };
 
 use super::names;
@@ -200,16 +201,30 @@ impl Records {
     #[must_use]
     pub fn bridge_of(&self, address: IpAddr) -> Option<u32> {
         let within = |subnet: IpAddr, len: u8| network_address(address, len) == subnet;
+        self.subnets()
+            .find(|&(subnet, len, _)| within(subnet, len))
+            .map(|(_, _, bridge)| bridge)
+    }
+
+    /// Has the bridge's network a subnet that holds all of the prefix?
+    #[must_use]
+    pub fn has_subnet(&self, address: IpAddr, len: u8, bridge: u32) -> bool {
+        let holds = |(subnet, own, of): (IpAddr, u8, u32)| {
+            of == bridge && own <= len && network_address(address, own) == subnet
+        };
+        self.subnets().any(holds)
+    }
+
+    /// Guests' prefixes, and the bridges that they are behind.
+    fn subnets(&self) -> impl Iterator<Item = (IpAddr, u8, u32)> {
         let v4 = self.v4.subnets.iter();
         let v4 = v4.map(|(&(subnet, len), &bridge)| (IpAddr::from(subnet), len, bridge));
         let v6 = self.v6.subnets.iter();
         let v6 = v6.map(|(&(subnet, len), &bridge)| (IpAddr::from(subnet), len, bridge));
         v4.chain(v6)
-            .find(|&(subnet, len, _)| within(subnet, len))
-            .map(|(_, _, bridge)| bridge)
     }
 
-    /// `CONTROL_*` bits that follow from the networks and forwards.
+    /// `CONTROL_*` bits that follow from the networks, routes and forwards.
     #[must_use]
     pub fn flags(&self) -> u32 {
         let independent = |network: &Network| network.flags & NETWORK_ENDPOINT_INDEPENDENT != 0;
@@ -219,6 +234,10 @@ impl Records {
         }
         if self.networks.values().any(|n| n.shaper_ifindex != 0) {
             flags |= CONTROL_SHAPERS;
+        }
+        let leads_behind = |network: &Network| network.flags & NETWORK_ROUTES_BEHIND != 0;
+        if self.networks.values().any(leads_behind) {
+            flags |= CONTROL_ROUTES_BEHIND;
         }
         flags
     }

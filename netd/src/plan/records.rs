@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use netd_common::abi::{
     self, DEVICE_BRIDGED_RULES, DEVICE_ETHERNET, DEVICE_FILTERED, Device, FamilyConfig,
     NETWORK_DHCP, NETWORK_DNS, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS,
-    NETWORK_FILTER_NONE, NETWORK_TFTP, NETWORK_WAS_ROUTED, PORT_BY_BRIDGE, PORT_ISOLATED,
-    PORT_SERVICES, PORT_SHAPER, PORT_SIBLINGS,
+    NETWORK_FILTER_NONE, NETWORK_ROUTES_BEHIND, NETWORK_TFTP, NETWORK_WAS_ROUTED, PORT_BY_BRIDGE,
+    PORT_ISOLATED, PORT_SERVICES, PORT_SHAPER, PORT_SIBLINGS,
 };
 
 use super::shaping::ShaperEnds;
@@ -204,7 +204,33 @@ pub(super) fn records(bridges: &Bridges<'_>, around: &Around<'_>) -> Records {
         }
     }
     records.route_mtus = route_mtus(&records.devices, snapshot);
+    note_routes_behind(&mut records, snapshot);
     records
+}
+
+/// Note by which bridges the host has routes to others than their guests. What comes from there would be
+/// refused, so what goes there is judged, and refused at once.
+fn note_routes_behind(records: &mut Records, snapshot: &Snapshot) {
+    for route in &snapshot.routes {
+        let (destination, len) = route.destination;
+        let bridge = route.index.unwrap_or_default();
+        if let Some(network) = records.networks.get(&bridge)
+            && network.flags & NETWORK_ROUTES_BEHIND == 0
+            && !stays_on_link(destination)
+            && !records.has_subnet(destination, len, bridge)
+            && let Some(network) = records.networks.get_mut(&bridge)
+        {
+            network.flags |= NETWORK_ROUTES_BEHIND;
+        }
+    }
+}
+
+/// Does no router forward packets to the address?
+fn stays_on_link(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_multicast() || a.is_link_local() || a.is_broadcast(),
+        IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local(),
+    }
 }
 
 /// What the programs are to know of a bridge's ports, and of the devices that are there like ports.
