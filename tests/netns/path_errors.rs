@@ -372,7 +372,7 @@ fn p45_what_knocks_at_a_closed_mapping_is_answered_or_counted() {
         for port in [port, 6000] {
             let before = counted()?;
             let start = Instant::now();
-            let outcome = traffic::connect(&lab.wan, at(HOST, port));
+            let outcome = traffic::try_connect(&lab.wan, at(HOST, port));
             let error = outcome.err().context("somebody answered")?;
             let refused = error.downcast_ref().map(std::io::Error::kind)
                 == Some(ErrorKind::ConnectionRefused);

@@ -268,7 +268,7 @@ fn the_host_is_closed_to_guests() {
                 guest.dhcp()?;
                 guest.ping(&gateway.to_string())?;
             }
-            let reached = traffic::connect(guest.netns(), at(gateway, PORT));
+            let reached = traffic::try_connect(guest.netns(), at(gateway, PORT));
             ensure!(
                 reached.is_ok() == (access == "all"),
                 "{access}: {reached:?}"

@@ -333,7 +333,7 @@ impl Agent {
     pub fn teardown(&self) -> Result<String> {
         let output = self
             .command()
-            .args(["timeout", "60"])
+            .args(["timeout", "300"])
             .arg(&self.binary)
             .arg("teardown")
             .args(self.directories())
@@ -356,7 +356,7 @@ impl Agent {
     pub fn cli<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Output> {
         crate::output(
             self.command()
-                .args(["timeout", "60"])
+                .args(["timeout", "300"])
                 .arg(&self.binary)
                 .arg("--socket")
                 .arg(self.socket())
@@ -372,7 +372,7 @@ impl Agent {
         let uri = format!("network+unix:///system?socket={}", self.socket().display());
         crate::output(
             self.command()
-                .args(["timeout", "60", "virsh", "-c", &uri])
+                .args(["timeout", "300", "virsh", "-c", &uri])
                 .args(arguments),
         )
     }

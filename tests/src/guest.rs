@@ -25,6 +25,9 @@ bound | renew)
 esac
 "#;
 
+/// Exit status of `timeout` where the command was still running.
+const TIMED_OUT: i32 = 124;
+
 /// One guest. Its cable ends in the hypervisor as [`Guest::port`].
 #[derive(Debug)]
 pub struct Guest {
@@ -149,7 +152,7 @@ impl Guest {
     /// Gets an address with a real DHCP client.
     ///
     /// # Errors
-    /// No lease within about twenty seconds.
+    /// No lease within about a minute.
     pub fn dhcp(&self) -> Result<Lease> {
         self.dhcp_with(&[])
     }
@@ -172,8 +175,8 @@ impl Guest {
             self.netns
                 .command("timeout")
                 .env("NETD_LEASE", &lease)
-                .args(["25", "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n"])
-                .args(["-t", "20", "-T", "1", "-x", &hostname, "-O", "mtu", "-s"])
+                .args(["60", "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n"])
+                .args(["-t", "50", "-T", "1", "-x", &hostname, "-O", "mtu", "-s"])
                 .arg(&script)
                 .args(words),
         )?;
@@ -188,19 +191,23 @@ impl Guest {
         Lease::parse(&text)
     }
 
-    /// Pings once, patiently; the answer must come.
+    /// Pings until an answer comes, which it must. That may take seconds where the machine is busy: a bridge sends
+    /// nothing of its own until the kernel has noticed, in the background, that it has a port, and a question for a
+    /// neighbour that is lost there is repeated after a second.
     ///
     /// # Errors
-    /// It does not.
+    /// None comes.
     pub fn ping(&self, to: &str) -> Result<String> {
-        let output = self.try_ping(to)?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success(),
-            "{} cannot ping {to}:\n{text}",
-            self.hostname
-        );
-        Ok(text)
+        crate::eventually(crate::SOON, || {
+            let output = self.try_ping(to)?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(
+                output.status.success(),
+                "{} cannot ping {to}:\n{text}",
+                self.hostname
+            );
+            Ok(text)
+        })
     }
 
     /// Pings once, whatever comes of it.
@@ -212,16 +219,23 @@ impl Guest {
             .output(["busybox", "ping", "-c", "1", "-W", "3", to])
     }
 
-    /// Asks a name server for the IPv4 address of a name.
+    /// Asks a name server for the IPv4 address of a name, until it answers.
     ///
     /// # Errors
-    /// It does not know.
+    /// It does not know, or says nothing.
     pub fn resolve(&self, name: &str, server: Ipv4Addr) -> Result<Ipv4Addr> {
         let server = server.to_string();
-        let output = self.netns.output([
-            "timeout", "10", "busybox", "nslookup", "-type=a", name, &server,
-        ])?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = crate::eventually(crate::SOON, || {
+            let output = self.netns.output([
+                "timeout", "15", "busybox", "nslookup", "-type=a", name, &server,
+            ])?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(
+                output.status.code() != Some(TIMED_OUT) && !text.contains("timed out"),
+                "{server} does not answer about {name}:\n{text}"
+            );
+            Ok(text)
+        })?;
         // The answer follows the line with the name; the first address printed is the server's.
         let answer = text
             .split_once("Name:")

@@ -128,6 +128,19 @@ impl Lab {
         Ok(guest)
     }
 
+    /// Waits until the agent has done what the host asks of it: it hears of a new port or route some time after
+    /// that is there, on a busy machine seconds later.
+    ///
+    /// # Errors
+    /// Something remains to be done.
+    pub fn settled(&self) -> Result<()> {
+        crate::eventually(crate::SOON, || {
+            let plan = self.agent.ok(["plan"])?;
+            ensure!(plan.contains("Nothing to do"), "to be done still:\n{plan}");
+            Ok(())
+        })
+    }
+
     /// The table of a network's leases once it shows `address`: dnsmasq calls the helper that
     /// notes a lease only after it has answered the guest.
     ///
@@ -224,7 +237,7 @@ impl Lab {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net={}", self.services(bridge).display()))
-            .args(["--", "timeout", "60"])
+            .args(["--", "timeout", "300"])
             .args(arguments);
         crate::run(&mut command)
     }
@@ -285,15 +298,18 @@ pub fn hypervisor() -> Result<(Netns, Netns)> {
     hv.veth("uplink", &wan, "wan0")?;
     hv.address("uplink", &format!("{HOST}/24"))?;
     wan.address("wan0", &format!("{OUTSIDE}/24"))?;
-    // The kernel notices a carrier in the background, and adds addresses and routes then.
-    crate::eventually(crate::SOON, || {
-        let link = hv.run(["ip", "addr", "show", "uplink"])?;
-        ensure!(
-            link.contains("state UP") && !link.contains("tentative"),
-            "the uplink is not ready: {link}"
-        );
-        Ok(())
-    })?;
+    // The kernel notices a carrier in the background, and adds addresses and routes then. Until that a device
+    // sends nothing.
+    for (netns, device) in [(&hv, "uplink"), (&wan, "wan0")] {
+        crate::eventually(crate::SOON, || {
+            let link = netns.run(["ip", "addr", "show", device])?;
+            ensure!(
+                link.contains("state UP") && !link.contains("tentative"),
+                "{device} is not ready: {link}"
+            );
+            Ok(())
+        })?;
+    }
     hv.run(["ip", "route", "add", "default", "via", &OUTSIDE.to_string()])?;
     hv.sysctl("net/ipv4/ip_forward", "0")?;
     Ok((hv, wan))

@@ -28,6 +28,7 @@ pub mod network;
 pub mod packet;
 pub mod packet6;
 pub mod published;
+pub mod questions;
 pub mod rate;
 pub mod relay;
 pub mod snapshot;

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::Netns;
+use crate::traffic::Report;
 
 /// A socket's receive buffer was full (`/proc/net/snmp`).
 const BUFFER: &str = "Udp RcvbufErrors";
@@ -84,6 +85,22 @@ impl Losses {
             (more > 0).then(|| (place.clone(), more))
         });
         Self(grown.collect())
+    }
+
+    /// Since this look at the namespaces no more was lost than met a full buffer or queue in them.
+    ///
+    /// # Errors
+    /// More was lost.
+    pub fn account_for(&self, report: &Report, namespaces: &[&Netns]) -> Result<()> {
+        let counted = Self::look(namespaces)?.since(self);
+        ensure!(
+            report.lost.len() as u64 <= counted.to_overload(),
+            "lost {} of {}: {:?}\n{counted}",
+            report.lost.len(),
+            report.sent,
+            report.lost
+        );
+        Ok(())
     }
 
     /// Packets that met a full buffer or queue in the namespaces: the machine was too slow for them.

@@ -14,7 +14,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// Where `ip netns` keeps its namespaces.
 const NETNS_DIR: &str = "/run/netns";
 /// No command of a test may hang it: seconds.
-const COMMAND_LIMIT: &str = "60";
+const COMMAND_LIMIT: &str = "300";
 
 /// A named network namespace; dropping it ends every process inside and removes it.
 #[derive(Debug)]

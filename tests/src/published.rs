@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::Netns;
 use crate::traffic::{self, Server, Verdict};
+use crate::{Netns, SOON};
 
 /// One `<netd:portForward>`.
 #[must_use]
@@ -70,7 +70,8 @@ impl Service {
     }
 }
 
-/// Whom the [`Service`] at the other end sees; nothing when none is reached.
+/// Whom the [`Service`] at the other end sees; nothing when none is reached. One that is there may seem
+/// not to be, where the machine is busy: of one that is to be reached, see [`reached`].
 ///
 /// # Errors
 /// The client does not speak with whom it asked, or something else answered.
@@ -82,7 +83,7 @@ pub fn seen(netns: &Netns, proto: &str, to: impl Into<SocketAddr>) -> Result<Opt
             _ => None,
         });
     }
-    let Ok(mut stream) = traffic::connect(netns, to) else {
+    let Ok(mut stream) = traffic::try_connect(netns, to) else {
         return Ok(None);
     };
     ensure!(
@@ -96,4 +97,15 @@ pub fn seen(netns: &Netns, proto: &str, to: impl Into<SocketAddr>) -> Result<Opt
         .parse()
         .with_context(|| format!("{to} says {text:?}"))?;
     Ok(Some(who.ip()))
+}
+
+/// Asks a [`Service`] that is to be reached, for as long as nobody is; whom it sees.
+///
+/// # Errors
+/// Nobody is reached in time, or as [`seen`].
+pub fn reached(netns: &Netns, proto: &str, to: impl Into<SocketAddr>) -> Result<IpAddr> {
+    let to = to.into();
+    crate::eventually(SOON, || {
+        seen(netns, proto, to)?.with_context(|| format!("nobody answers at {to} by {proto}"))
+    })
 }

@@ -18,8 +18,9 @@ use crate::{Netns, SOON};
 const MESSAGE: usize = 16;
 /// Each connection asks once in that time.
 const ROUND: Duration = Duration::from_millis(200);
-/// A connection that is silent for so long is broken. TCP's first repetitions fit into it.
-const PATIENCE: Duration = Duration::from_secs(12);
+/// A connection that is silent for so long is broken. TCP's first repetitions fit into it, of which a flood
+/// may cost six on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(40);
 const TICK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 10_000_000,

@@ -12,15 +12,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::questions::WHO;
+pub use crate::questions::{
+    Verdict, answered, answered_from, ask_udp, ask_udp_from, connect, refused, try_connect,
+};
 use crate::socket::any;
 use crate::{Netns, SOON};
 
 /// How often a server looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(20);
 /// When a datagram that has not come back after the last one was sent is lost.
-const LATEST: Duration = Duration::from_secs(2);
-/// Question to which a server answers with the address it sees.
-const WHO: &[u8] = b"who am I?";
+const LATEST: Duration = Duration::from_secs(5);
 
 /// A server on a thread; dropping it stops it.
 #[derive(Debug)]
@@ -158,85 +160,6 @@ impl Drop for Server {
     }
 }
 
-/// What became of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The server answered and saw this source.
-    Answered(SocketAddr),
-    /// ICMP said that nobody is there: a REJECT or a closed port.
-    Refused,
-    /// ICMP said that there is no way: nobody there, prohibited, or something used up.
-    Unreachable,
-    /// Nothing came back.
-    Silent,
-}
-
-/// Asks a UDP server ([`Server::udp`]) who we are.
-///
-/// # Errors
-/// The socket cannot be made, or has no route.
-pub fn ask_udp(netns: &Netns, to: impl Into<SocketAddr>) -> Result<Verdict> {
-    ask_udp_from(netns, 0, to)
-}
-
-/// The same from a source port of one's choice.
-///
-/// # Errors
-/// As [`ask_udp`], and where the port is in use.
-pub fn ask_udp_from(netns: &Netns, port: u16, to: impl Into<SocketAddr>) -> Result<Verdict> {
-    let to = to.into();
-    let socket = netns.udp(any(to, port))?;
-    netns.enter(|| socket.connect(to))??;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let mut buffer = [0; 128];
-    // Neighbour resolution may swallow the very first datagram, so a silent peer is asked twice.
-    for _ in 0..2 {
-        socket.send(WHO)?;
-        match socket.recv(&mut buffer) {
-            Ok(length) => {
-                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                let seen = text.parse().with_context(|| format!("answer {text:?}"))?;
-                return Ok(Verdict::Answered(seen));
-            }
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                return Ok(Verdict::Refused);
-            }
-            // "Administratively prohibited" is the former in IPv4 and the latter in IPv6.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::HostUnreachable | ErrorKind::PermissionDenied
-                ) =>
-            {
-                return Ok(Verdict::Unreachable);
-            }
-            // A wait with a limit is not taken up again after a signal, not even one without a handler
-            // (signal(7)).
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                ) => {}
-            Err(error) => return Err(error).context(format!("asking {to}")),
-        }
-    }
-    Ok(Verdict::Silent)
-}
-
-/// A TCP connection out of a namespace.
-///
-/// # Errors
-/// It is refused or not answered in time.
-pub fn connect(netns: &Netns, to: impl Into<SocketAddr>) -> Result<TcpStream> {
-    let to = to.into();
-    let stream = netns
-        .enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?
-        .with_context(|| format!("connecting to {to}"))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(SOON))?;
-    Ok(stream)
-}
-
 /// Sends `length` bytes to an echo server and compares the checksum of what comes back.
 ///
 /// # Errors
@@ -312,13 +235,19 @@ impl Load {
         Self { progress, thread }
     }
 
+    /// Packets that were sent, or attempts made, so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.progress.sent.load(Ordering::Relaxed)
+    }
+
     /// Waits until so many packets were sent, or attempts made, since the start.
     ///
     /// # Errors
     /// It takes too long.
     pub fn reach(&self, count: u64) -> Result<()> {
         crate::eventually(SOON, || {
-            let sent = self.progress.sent.load(Ordering::Relaxed);
+            let sent = self.sent();
             ensure!(sent >= count, "{sent} of {count} were sent");
             Ok(())
         })

@@ -19,9 +19,9 @@ use super::tap::frame;
 use super::topology::{SIDES, Topology};
 use super::world::{Line, Path, Station, World};
 
-/// Time within which a change has come about on both sides: what netd promises, and as much again
-/// for a busy machine, four times.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Time within which a change has come about on both sides, on a busy machine too: less than the 30 s after
+/// which flows are looked at again for their own sake.
+const LIMIT: Duration = Duration::from_secs(20);
 /// Silence after which an attempt is over.
 const SILENCE: Duration = Duration::from_millis(3);
 /// Bytes of data of a packet that fits any way.
