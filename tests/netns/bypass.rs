@@ -13,7 +13,7 @@ use netd_tests::frame::{Frame, SERVICE_VLAN, VLAN, Wire};
 use netd_tests::lab::{HOST, OUTSIDE, at, check, check_router};
 use netd_tests::packet::{ICMP, Ipv4};
 use netd_tests::traffic::Server;
-use netd_tests::{Guest, Lab, Network, Sniffer};
+use netd_tests::{Guest, Lab, Network, SOON, Sniffer, eventually};
 
 const PORT: u16 = 7000;
 const SYN: u8 = 2;
@@ -245,8 +245,17 @@ struct Players {
 impl Players {
     fn new(lab: &mut Lab) -> Result<Self> {
         lab.agent.start()?;
-        lab.hv
-            .run(["busybox", "ping", "-c", "1", &OUTSIDE.to_string()])?;
+        eventually(SOON, || {
+            lab.hv.run([
+                "busybox",
+                "ping",
+                "-c",
+                "1",
+                "-W",
+                "3",
+                &OUTSIDE.to_string(),
+            ])
+        })?;
         let players = Self {
             isolated: Player::new(lab, Network::isolated("isolated", 1), 1)?,
             nat: Player::new(lab, Network::nat("nat", 2), 2)?,
@@ -262,6 +271,13 @@ impl Players {
     fn all(&self) -> [&Player; 4] {
         [&self.isolated, &self.nat, &self.route, &self.open]
     }
+}
+
+/// Source of a datagram that is sent behind others, and arrives as they do.
+const LAST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
+
+fn has_last(packets: &[Ipv4]) -> bool {
+    packets.iter().any(|packet| packet.source == LAST)
 }
 
 /// What of the packets that arrived outside should not have, and what is missing.
@@ -332,8 +348,12 @@ fn no_frame_of_a_guest_gets_past_its_networks_policy() {
                     player.wire.send(&(trick.frame)(player, source))?;
                 }
             }
-            let packets = sniffer.finish()?;
-            faults.extend(judge_outside(trick, &players, &packets));
+            players.open.wire.send(&plain(&players.open, LAST))?;
+            let judge = |packets: &[Ipv4]| judge_outside(trick, &players, packets);
+            let packets =
+                sniffer.finish_when(|packets| has_last(packets) && judge(packets).is_empty())?;
+            ensure!(has_last(&packets), "{}: nothing arrives", trick.name);
+            faults.extend(judge(&packets));
         }
         ensure!(faults.is_empty(), "{:#?}", faults);
         Ok(())
@@ -377,12 +397,31 @@ fn no_frame_from_outside_gets_past_a_networks_policy() {
                     wire.send(&frame)?;
                 }
             }
+            let mut last = datagram(&players.open, LAST, players.open.inside());
+            (last.to, last.from) = (uplink, wan);
+            wire.send(&last)?;
             let names = ["isolated", "nat", "route", "open"];
-            for ((name, sniffer), player) in names.into_iter().zip(sniffers).zip(players.all()) {
-                let packets = sniffer.finish()?;
-                let seen = packets.iter().any(|packet| {
-                    sources.contains(&packet.source) && packet.destination == player.inside()
-                });
+            let sniffed = names.into_iter().zip(sniffers).zip(players.all());
+            // The last one's first: what was sent before is there then, too.
+            for ((name, sniffer), player) in sniffed.rev() {
+                let arrived = |packets: &[Ipv4]| {
+                    packets.iter().any(|packet| {
+                        sources.contains(&packet.source) && packet.destination == player.inside()
+                    })
+                };
+                let packets = match name {
+                    "open" => sniffer.finish_when(|packets| {
+                        has_last(packets) && arrived(packets) == trick.works
+                    })?,
+                    "route" if trick.name == "plain" => sniffer.finish_when(arrived)?,
+                    _ => sniffer.finish()?,
+                };
+                ensure!(
+                    name != "open" || has_last(&packets),
+                    "{}: nothing arrives",
+                    trick.name
+                );
+                let seen = arrived(&packets);
                 let expected = match name {
                     "isolated" | "nat" => false,
                     // What a routed network gets by a way other than its own is not asked here.

@@ -55,6 +55,21 @@ fn pieces(from: Address, to: Address, macs: [[u8; 6]; 2], id: u16, data: &[u8]) 
     }
 }
 
+/// Sends what belongs together before everybody else's turn: what is held for the first fragment is not held
+/// for as long as a busy machine may let a thread wait.
+fn at_once(send: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            // This thread's alone.
+            rustix::process::setpriority_process(None, -20)?;
+            send()
+        });
+        sending
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Datagrams that come in at a wire in pieces, and where they are to arrive.
 struct Way<'a> {
     name: &'static str,
@@ -74,9 +89,10 @@ impl Way<'_> {
             .collect();
         let pieces = pieces(self.from, self.to, self.macs, id, &data);
         ensure!(pieces.len() == order.len(), "{} fragments", pieces.len());
-        for place in order {
-            self.wire.send_bytes(&pieces[*place])?;
-        }
+        at_once(|| {
+            let mut pieces = order.iter().map(|place| &pieces[*place]);
+            pieces.try_for_each(|piece| self.wire.send_bytes(piece))
+        })?;
         let mut buffer = vec![0; 65_536];
         let (length, _) = self
             .arrives
@@ -334,6 +350,9 @@ fn p26_they_do_where_the_hosts_rules_are_respected() {
             lab.agent.start()?;
             lab.up(&network)?;
             let guest = lab.member(1, &network)?;
+            // The flow is opened where its first fragment comes out of the stack, which is not to ask for a
+            // neighbour for longer than the others are held.
+            guest.ping(&OUTSIDE.to_string())?;
             in_every_order(lab, &guest, &V4, V4.host, false).context(rules)?;
             lab.hv.run(["nft", "flush", "ruleset"])?;
             none_is_lost(lab)
@@ -419,9 +438,10 @@ fn p26_they_do_through_a_tunnel() {
             let mut answer = Frame::udp((peer, PORT), (near, OWN), &data).with_udp_checksum();
             answer.id = id;
             let pieces = answer.fragments(ROOM);
-            for place in order {
-                far.send(&pieces[*place].packet())?;
-            }
+            at_once(|| {
+                let mut pieces = order.iter().map(|place| &pieces[*place]);
+                pieces.try_for_each(|piece| far.send(&piece.packet()))
+            })?;
             let mut buffer = vec![0; 65_536];
             let (length, _) = at_guest
                 .recv_from(&mut buffer)
@@ -457,7 +477,8 @@ fn strays_are_dropped_by_name_and_the_hosts_own_are_the_hosts() {
         let from = (V4.guest, OWN);
         let stray = |id: u16| -> Result<()> {
             let pieces = pieces(from, (V4.outside, PORT), macs, id, &[0; 4000]);
-            wire.send_bytes(&pieces[2])
+            // A processor's queue may be full on a busy machine, which is told.
+            eventually(SOON, || wire.send_bytes(&pieces[2]))
         };
         let strays_are_counted = |lab: &Lab, count: u64| {
             eventually(SOON, || {

@@ -1,12 +1,11 @@
 //! Datagrams larger than a packet, through NAT and back.
 
 use std::net::UdpSocket;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, UDP};
-use netd_tests::traffic::{self, Server, Verdict};
+use netd_tests::traffic::{self, Server};
 use netd_tests::{Frame, Guest, Lab, Netns, Network, Sniffer, Wire};
 
 const PORT: u16 = 7000;
@@ -119,7 +118,7 @@ fn p25_large_pings_pass_both_ways() {
         |lab, guest| {
             let ping = |netns: &Netns, to: std::net::Ipv4Addr| -> Result<()> {
                 let (size, to) = (LARGE.to_string(), to.to_string());
-                let command = ["busybox", "ping", "-c", "3", "-i", "0.2", "-W", "2", "-s"];
+                let command = ["busybox", "ping", "-c", "3", "-i", "0.2", "-W", "30", "-s"];
                 let output = netns.output(command.into_iter().chain([&*size, &to]))?;
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 ensure!(text.contains(" 0% packet loss"), "ping {to}:\n{text}");
@@ -197,10 +196,9 @@ fn p27_what_looks_like_ports_in_a_later_fragment_is_none() {
             let sibling = lab.member(2, &Network::default())?;
             let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
             let ask = |guest: &Guest, port| -> Result<u16> {
-                match traffic::ask_udp_from(guest.netns(), port, at(OUTSIDE, PORT))? {
-                    Verdict::Answered(seen) => Ok(seen.port()),
-                    verdict => anyhow::bail!("{} from {port}: {verdict:?}", guest.hostname),
-                }
+                let seen = traffic::answered_from(guest.netns(), port, at(OUTSIDE, PORT));
+                let seen = seen.with_context(|| format!("{} from {port}", guest.hostname))?;
+                Ok(seen.port())
             };
             ensure!(ask(guest, 5000)? == 5000, "the flow to imitate");
             let at_guest = Sniffer::start(guest.netns())?;
@@ -282,8 +280,7 @@ fn p25_what_is_too_large_for_the_uplink_is_cut_there() {
             let narrow = |mtu: &str| lab.hv.run(["ip", "link", "set", "uplink", "mtu", mtu]);
             narrow("1300")?;
             lab.wan.run(["ip", "link", "set", "wan0", "mtu", "1300"])?;
-            std::thread::sleep(Duration::from_millis(500));
-            let outcome = cut_at_the_uplink(lab, guest);
+            let outcome = lab.settled().and_then(|()| cut_at_the_uplink(lab, guest));
             narrow("1500")?;
             outcome
         },
