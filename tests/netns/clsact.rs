@@ -68,6 +68,7 @@ fn every_hook_is_a_filter() {
         let guest = nat_guest(lab)?;
         let _server = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
         traffic::transfer(guest.netns(), at(OUTSIDE, PORT), 1_000_000)?;
+        lab.settled()?;
         for (device, side, program) in [
             ("vnet1", "ingress", "port_ingress"),
             ("virbr1", "ingress", "bridge_ingress"),
@@ -121,35 +122,20 @@ fn the_modes_keep_their_promises() {
         let lonely = lab.member(3, &isolated)?;
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let inside = Server::udp(guest.netns(), at(lease.address, PORT))?;
-        let ask = |guest: &Guest, to| traffic::ask_udp(guest.netns(), to);
         let outside = at(OUTSIDE, PORT);
-        let seen = |verdict| match verdict {
-            Verdict::Answered(source) => Ok(source),
-            other => anyhow::bail!("{other:?}"),
-        };
-        let source = seen(ask(&guest, outside)?).context("masqueraded")?;
-        ensure!(source.ip() == std::net::IpAddr::from(HOST), "from {source}");
-        let source = seen(ask(&routed, outside)?).context("routed")?;
-        ensure!(
-            source.ip() == std::net::IpAddr::from(route.address(12)),
-            "from {source}"
-        );
-        let verdict = ask(&lonely, outside)?;
+        let source = traffic::answered(guest.netns(), outside).context("masqueraded")?;
+        ensure!(source.ip() == HOST, "from {source}");
+        let source = traffic::answered(routed.netns(), outside).context("routed")?;
+        ensure!(source.ip() == route.address(12), "from {source}");
+        let verdict = traffic::ask_udp(lonely.netns(), outside)?;
         ensure!(!matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
         lonely.ping(&isolated.gateway().to_string())?;
         let published = format!("{}:{PORT}", lease.address);
         lab.agent
             .ok(["forward", "add", "nat", "udp", "9000", &published, "--live"])?;
-        let verdict = traffic::ask_udp(&lab.wan, at(HOST, 9000))?;
-        ensure!(
-            matches!(verdict, Verdict::Answered(_)),
-            "from outside: {verdict:?}"
-        );
-        let verdict = traffic::ask_udp(&lab.hv, at(HOST, 9000))?;
-        ensure!(
-            matches!(verdict, Verdict::Answered(_)),
-            "from the host: {verdict:?}"
-        );
+        for (who, netns) in [("outside", &lab.wan), ("the host", &lab.hv)] {
+            traffic::answered(netns, at(HOST, 9000)).context(who)?;
+        }
         drop(inside);
         Ok(())
     });
@@ -189,6 +175,7 @@ fn agents_come_and_go_without_loss() {
 fn the_mechanism_can_be_changed() {
     check(|lab| {
         let guest = nat_guest(lab)?;
+        lab.settled()?;
         let _server = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
         let load = Load::tcp(guest.netns(), at(OUTSIDE, PORT))?;
         let sniffer = Sniffer::start(&lab.wan)?;
@@ -233,6 +220,7 @@ fn others_filters_keep_their_places() {
         foreign(&lab.hv, "uplink", "1", before)?;
         foreign(&lab.hv, "uplink", "40000", after)?;
         let guest = nat_guest(lab)?;
+        lab.settled()?;
         let expected = [(1, false), (32, true), (40000, false)];
         let found = order(&lab.hv, "uplink")?;
         ensure!(found == expected, "{found:?}");
@@ -300,6 +288,7 @@ fn a_port_with_the_qdisc_ingress_is_guarded_too() {
         lab.plug(&guest, &network.bridge())?;
         guest.address(&format!("{}/24", network.address(11)), Some("10.10.1.1"))?;
         guest.ping(&OUTSIDE.to_string())?;
+        lab.settled()?;
         let filters = hooks::filters(&lab.hv, &guest.port, "ingress")?;
         ensure!(filters.contains("netd:port_ingress"), "{filters}");
         lab.agent.ok(["net-destroy", "default"])?;

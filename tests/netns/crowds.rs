@@ -82,12 +82,20 @@ fn round(lab: &Lab) -> Result<u64> {
         }
         crowd.push(stream);
     }
-    // These are read only as far as there is memory for them.
-    for _ in 0..LARGE {
-        let mut stream = opened(&socket)?;
-        stream.set_write_timeout(Some(Duration::from_millis(200)))?;
-        let _ = stream.write_all(&beginning(PART));
-        crowd.push(stream);
+    // These are read only as far as there is memory for them: where nothing is read for so long there is none.
+    let large = (0..LARGE)
+        .map(|_| {
+            let mut stream = opened(&socket)?;
+            stream.set_write_timeout(Some(Duration::from_secs(2)))?;
+            Ok(std::thread::spawn(move || {
+                let _ = stream.write_all(&beginning(PART));
+                stream
+            }))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for writing in large {
+        let stream = writing.join();
+        crowd.push(stream.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
     }
     let list = lab.agent.ok(["net-list", "--all", "--name"])?;
     ensure!(list.trim() == "default", "{list}");

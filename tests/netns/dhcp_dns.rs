@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{OUTSIDE, check};
 use netd_tests::packet::UDP;
-use netd_tests::{Network, SOON, Sniffer};
+use netd_tests::{Network, SOON, Sniffer, eventually};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -17,9 +17,11 @@ fn kill(pid: i32) -> Result<()> {
     pidfd_send_signal(&process, Signal::KILL)?;
     // It is readable from then on.
     let mut ended = [PollFd::new(&process, PollFlags::IN)];
-    let limit = Timespec::try_from(Duration::from_secs(5))?;
-    ensure!(poll(&mut ended, Some(&limit))? == 1, "{pid:?} does not end");
-    Ok(())
+    let limit = Timespec::try_from(Duration::from_millis(100))?;
+    eventually(SOON, || {
+        ensure!(poll(&mut ended, Some(&limit))? == 1, "{pid:?} does not end");
+        Ok(())
+    })
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn t56_guests_of_a_network_without_addresses_serve_each_other() {
             "8900",
             "172.20.0.1",
         ];
-        guest.netns().run(jumbo)?;
+        eventually(SOON, || guest.netns().run(jumbo))?;
         Ok(())
     });
 }
@@ -160,7 +162,7 @@ fn who_puts_an_uplink_into_a_bridge_with_dhcp_is_told_whom_it_serves() {
             lab.hv
                 .run(["ip", "link", "set", &lan, "master", bridge, "up"])?;
         }
-        netd_tests::eventually(SOON, || {
+        eventually(SOON, || {
             ensure!(told() > 0, "nobody is told:\n{}", lab.agent.log());
             Ok(())
         })?;
@@ -181,7 +183,7 @@ fn who_puts_an_uplink_into_a_bridge_with_dhcp_is_told_whom_it_serves() {
         for lan in ["lan1", "lan2"] {
             lab.hv.run(["ip", "link", "del", lan])?;
         }
-        lab.agent.ok(["doctor"])?;
+        eventually(SOON, || lab.agent.ok(["doctor"]))?;
         Ok(())
     });
 }
@@ -255,7 +257,7 @@ fn names_of_the_definition_and_of_the_outside_are_answered() {
             ("lp", "10.10.1.9"),
             ("www.outside.example", "192.0.2.80"),
         ] {
-            let answer = guest.resolve(name, server)?;
+            let answer = eventually(SOON, || guest.resolve(name, server))?;
             ensure!(answer.to_string() == address, "{name} is {answer}");
         }
         ensure!(guest.resolve("nobody.outside.example", server).is_err());
@@ -273,7 +275,7 @@ fn a_dnsmasq_that_dies_is_started_again() {
         ensure!(before.len() == 1, "{before:?}");
         kill(before[0])?;
         // It is not started more often than every few seconds.
-        netd_tests::eventually(SOON, || {
+        eventually(SOON, || {
             let now = lab.dnsmasqs()?;
             ensure!(now.len() == 1 && now != before, "{before:?}, then {now:?}");
             Ok(())
@@ -301,7 +303,7 @@ fn dnsmasq_outlives_the_agent_and_is_adopted() {
         lab.leases_with("default", lease.address)?;
         // The adopted one is looked after, too.
         kill(before[0])?;
-        netd_tests::eventually(SOON, || {
+        eventually(SOON, || {
             let now = lab.dnsmasqs()?;
             ensure!(now.len() == 1 && now != before, "{before:?}, then {now:?}");
             Ok(())
@@ -336,7 +338,7 @@ fn a_dnsmasq_that_cannot_be_started_again_leaves_nothing_to_net_destroy() {
         ensure!(pid_file.exists(), "no {}", pid_file.display());
         std::fs::remove_file(&dnsmasq)?;
         kill(lab.dnsmasqs()?[0])?;
-        netd_tests::eventually(SOON, || {
+        eventually(SOON, || {
             let log = lab.agent.log();
             ensure!(log.contains("no DHCP and DNS"), "not noticed:\n{log}");
             Ok(())

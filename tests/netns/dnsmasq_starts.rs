@@ -194,9 +194,11 @@ fn t27_name_servers_that_are_not_there_yet_are_no_reason_to_fail() {
             ensure!(answer.to_string() == "192.0.2.80", "{answer}");
             Ok(())
         })?;
-        let after = lab.dnsmasqs()?;
-        ensure!(after.len() == 1 && after != before, "{before:?}, {after:?}");
-        lab.agent.ok(["doctor"])?;
+        eventually(SOON, || {
+            let after = lab.dnsmasqs()?;
+            ensure!(after.len() == 1 && after != before, "{before:?}, {after:?}");
+            lab.agent.ok(["doctor"])
+        })?;
         let lease = lab.agent.ok(["net-dhcp-leases", "default"])?;
         ensure!(lease.contains("52:54:00:00:00:01"), "{lease}");
         Ok(())

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use netd_tests::lab::{OUTSIDE, at, check};
-use netd_tests::traffic::{self, Verdict};
-use netd_tests::{Network, eventually};
+use netd_tests::traffic;
+use netd_tests::{Network, SOON, eventually};
 
 const PORT: u16 = 7000;
 
@@ -23,8 +23,9 @@ fn a_refused_packet_is_explained() {
         let network = Network::isolated("quiet", 1);
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
-        let verdict = traffic::ask_udp(guest.netns(), at(OUTSIDE, PORT))?;
-        ensure!(verdict == Verdict::Refused, "{verdict:?}");
+        // Until its port is known the bridge drops what comes from there.
+        lab.settled()?;
+        traffic::refused(guest.netns(), at(OUTSIDE, PORT))?;
         let told = lab.agent.ok(["drops"])?;
         for words in [
             "quiet",
@@ -65,6 +66,7 @@ fn new_drops_are_told_as_they_come() {
         let network = Network::isolated("quiet", 1);
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
+        lab.settled()?;
         let mut follower = Command::new(netd_tests::agent::binary()?)
             .args(["--socket", &lab.agent.socket().display().to_string()])
             .args(["drops", "--follow"])
@@ -80,7 +82,7 @@ fn new_drops_are_told_as_they_come() {
             }
         });
         // It may not listen yet: ask again until it speaks.
-        let outcome = eventually(Duration::from_secs(20), || {
+        let outcome = eventually(2 * SOON, || {
             traffic::ask_udp(guest.netns(), at(OUTSIDE, PORT))?;
             Ok(receive.recv_timeout(Duration::from_secs(1))?)
         });

@@ -23,6 +23,10 @@ use rustix::process::{Pid, Signal, kill_process};
 const PYTHON: &str = "/usr/bin/python3";
 const BINDING: &str = "/usr/lib/python3/dist-packages/libvirt.py";
 
+/// Time for hundreds of clients to start and to hear of hundreds of events, on a machine that is busy with
+/// something else, too.
+const ALL_HEAR: Duration = Duration::from_secs(180);
+
 /// A program that prints a line for each event.
 struct Listener {
     child: Child,
@@ -69,7 +73,7 @@ impl Listener {
 
     /// Waits until it has printed something that holds this.
     fn hears(&self, what: &str) -> Result<()> {
-        eventually(SOON, || {
+        eventually(ALL_HEAR, || {
             let lines = self.lines()?;
             ensure!(
                 lines.iter().any(|line| line.contains(what)),
@@ -114,7 +118,7 @@ fn network(name: &str, number: u8) -> Network {
 /// Makes events until all of these hear them, so that from then on they miss nothing.
 fn all_listen(lab: &Lab, listeners: &[&Listener]) -> Result<()> {
     let probe = network("probe", 99).xml();
-    eventually(SOON, || {
+    eventually(ALL_HEAR, || {
         lab.agent.define(&probe)?;
         for listener in listeners {
             ensure!(
@@ -211,13 +215,8 @@ fn every_change_is_told_once_and_in_order() {
         lab.agent.stop()?;
         for listener in [&mut virsh, &mut netd] {
             ensure!(listener.status()? == Some(1));
+            listener.hears("events received: ")?;
             let lines = listener.lines()?;
-            ensure!(
-                lines
-                    .iter()
-                    .any(|line| line.starts_with("events received: ")),
-                "{lines:#?}"
-            );
             ensure!(
                 !lines.iter().any(|line| line.contains("hand: Stopped")),
                 "{lines:#?}"
@@ -433,12 +432,12 @@ fn hundreds_of_clients_hear_and_none_costs_the_agent() {
         );
         runtime.block_on(async {
             for reader in readers {
-                tokio::time::timeout(SOON, reader).await???;
+                tokio::time::timeout(ALL_HEAR, reader).await???;
             }
             anyhow::Ok(())
         })?;
         for virsh in &virshs {
-            eventually(SOON, || {
+            eventually(ALL_HEAR, || {
                 let told = told(virsh, "lifecycle")?;
                 ensure!(told.len() == EVENTS, "{} of {EVENTS}", told.len());
                 ensure!(told.iter().all(|line| line == "many: Defined"), "{told:?}");
@@ -454,7 +453,7 @@ fn hundreds_of_clients_hear_and_none_costs_the_agent() {
             "the agent took {before} KiB before and {after} KiB after"
         );
         // Nobody waited for the one that does not read; it is let go.
-        eventually(2 * SOON, || {
+        eventually(ALL_HEAR, || {
             let log = lab.agent.log();
             let gone = log.contains("did not read a reply") || log.contains("pings unanswered");
             ensure!(gone, "it is not let go");
@@ -491,7 +490,7 @@ fn python(lab: &Lab, count: usize) -> Result<Option<Listener>> {
 
 /// Every client of Python heard every event once.
 fn python_heard(python: &Listener, clients: usize, events: usize) -> Result<()> {
-    eventually(SOON, || {
+    eventually(ALL_HEAR, || {
         let lines = python.lines()?;
         let mut heard = vec![0; clients];
         for line in lines.iter().filter(|line| line.contains("\"many\"")) {

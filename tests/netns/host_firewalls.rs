@@ -16,6 +16,9 @@ use crate::sockets::open_directory;
 /// What is opened in the zone of the test's own.
 const PORT: u16 = 4711;
 
+/// Time for what firewalld and its clients do, which are programs in Python.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A folder of what firewalld has by itself, without the zones that libvirt's packages may have put there.
 fn defaults(place: &Path) -> Result<()> {
     let defaults = place.join("defaults");
@@ -58,7 +61,7 @@ impl<'a> Firewalld<'a> {
         fs::create_dir_all(place.join("system/zones"))?;
         let running = spawn(&mut command, &place.join("firewalld.out"))?;
         let firewalld = Self { hv, place, running };
-        eventually(SOON, || {
+        eventually(PATIENCE, || {
             let said = firewalld.tell(&["--state"]);
             said.with_context(|| fs::read_to_string(place.join("log")).unwrap_or_default())
         })?;
@@ -77,7 +80,7 @@ impl<'a> Firewalld<'a> {
     /// Waits until a bridge is in that zone; "no zone" is one, too.
     fn has(&self, bridge: &str, zone: &str) -> Result<()> {
         let ask = format!("--get-zone-of-interface={bridge}");
-        eventually(SOON, || {
+        eventually(PATIENCE, || {
             let mut command = self.hv.command("firewall-cmd");
             command.env("DBUS_SYSTEM_BUS_ADDRESS", address(self.place));
             let said = netd_tests::output(command.arg(&ask))?;
@@ -112,6 +115,14 @@ fn named(network: Network) -> Network {
     let address = network.address(9);
     let names = format!("<dns><host ip='{address}'><hostname>printer</hostname></host></dns>");
     network.with(&names).dhcp("")
+}
+
+/// Waits until a guest reaches a port of the host's.
+fn becomes_reachable(guest: &Guest, network: &Network) -> Result<()> {
+    eventually(SOON, || {
+        ensure!(reaches(guest, network)?, "{} is kept out", guest.hostname);
+        Ok(())
+    })
 }
 
 /// Does a guest reach a port of the host's?
@@ -176,10 +187,7 @@ fn t01_firewalld_has_bridges_in_their_zones_and_guests_are_served_in_any() {
         let all = || -> Result<()> {
             served(&guest, &first)?;
             served(&other, &second)?;
-            ensure!(
-                reaches(&other, &second)?,
-                "the zone 'guests' does not count"
-            );
+            becomes_reachable(&other, &second).context("the zone 'guests' does not count")?;
             ensure!(
                 !reaches(&guest, &first)?,
                 "the zone 'libvirt' does not count"
@@ -212,10 +220,7 @@ fn t01_firewalld_has_bridges_in_their_zones_and_guests_are_served_in_any() {
         }
         firewalld.has("virbr1", "trusted")?;
         served(&guest, &first)?;
-        ensure!(
-            reaches(&guest, &first)?,
-            "the zone 'trusted' does not count"
-        );
+        becomes_reachable(&guest, &first).context("the zone 'trusted' does not count")?;
         // But not before what a definition says.
         lab.agent.ok(["net-destroy", "default"])?;
         let xml = lab.agent.ok(["net-dumpxml", "default", "--inactive"])?;
@@ -302,10 +307,7 @@ fn t01_guests_are_served_under_the_rules_of_ufw() {
             served(&guest, &network)?;
         }
         ufw(lab, &place, "disable")?;
-        ensure!(
-            reaches(&guest, &network)?,
-            "something else kept the guest out"
-        );
+        becomes_reachable(&guest, &network).context("by something else than ufw")?;
         lab.hv.run(["nft", "flush", "ruleset"])?;
         Ok(())
     });
