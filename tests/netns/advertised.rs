@@ -125,7 +125,7 @@ fn dhcpv6(lab: &Lab, guest: &Guest, name: &str) -> Result<String> {
     let file = |name: &str| place.join(name).display().to_string();
     let mut client = guest.netns().command("timeout");
     // A DUID of the MAC address (RFC 8415, section 11.4).
-    client.args(["25", "dhclient", "-6", "-1", "-d", "-D", "LL", "-cf"]);
+    client.args(["60", "dhclient", "-6", "-1", "-d", "-D", "LL", "-cf"]);
     client.arg(&conf).arg("-sf").arg(&script);
     client.args(["-lf", &file("leases"), "-pf", &file("pid"), "eth0"]);
     // It sends from its link-local address.
@@ -183,15 +183,22 @@ fn dhcpv6_gives_reserved_addresses_and_others() {
             guest.netns().wait_for_addresses("eth0")?;
             guest.ping(&OUTSIDE6.to_string())?;
             let known = ["busybox", "nslookup", "-type=aaaa", "one.lab.test", gateway];
-            let answer = guest.netns().run(known)?;
-            ensure!(answer.contains("fd00:10:1::5"), "{answer}");
-            let leases = lab.agent.ok(["net-dhcp-leases", "six"])?;
-            let told = leases.lines().any(|line| {
-                line.contains(&format!(" {address}/64 "))
-                    && line.contains("ipv6")
-                    && line.contains(&guest.mac)
-            });
-            ensure!(told, "{address}: {leases}");
+            eventually(SOON, || {
+                let answer = guest.netns().run(known)?;
+                ensure!(answer.contains("fd00:10:1::5"), "{answer}");
+                Ok(())
+            })?;
+            // Noted after the guest was answered.
+            eventually(SOON, || {
+                let leases = lab.agent.ok(["net-dhcp-leases", "six"])?;
+                let told = leases.lines().any(|line| {
+                    line.contains(&format!(" {address}/64 "))
+                        && line.contains("ipv6")
+                        && line.contains(&guest.mac)
+                });
+                ensure!(told, "{address}: {leases}");
+                Ok(())
+            })?;
         }
         Ok(())
     });

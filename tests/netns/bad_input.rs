@@ -401,7 +401,7 @@ fn without_the_right_to_load_programs_the_agent_says_so() {
         let output = netd_tests::output(
             lab.hv
                 .command("timeout")
-                .args(["10", "setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"])
+                .args(["300", "setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"])
                 .args(["--inh-caps=-sys_admin,-bpf,-perfmon", "--no-new-privs"])
                 .arg(lab.directory().join("bin/netd"))
                 .arg("--socket")

@@ -1,10 +1,10 @@
 //! A host whose uplink is a bridge of its own (br0, with the NIC in it), and whose rules see what is bridged
 //! (br_netfilter, which Docker and Kubernetes load): there the kernel knows packets before netd does.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::published::both;
-use netd_tests::traffic::{self, Server, Verdict};
+use netd_tests::traffic::{self, Server};
 use netd_tests::{Guest, Lab, Network};
 
 use crate::host_dnat::br_netfilter;
@@ -54,10 +54,7 @@ fn talks(lab: &Lab, guest: &Guest) -> Result<()> {
         (guest.netns(), at(OUTSIDE, PORT)),
         (&lab.wan, at(HOST, PUBLISHED)),
     ] {
-        match traffic::ask_udp(from, to)? {
-            Verdict::Answered(_) => {}
-            verdict => bail!("{to} by UDP: {verdict:?}"),
-        }
+        traffic::answered(from, to).context("by UDP")?;
         traffic::transfer(from, to, 300_000).with_context(|| format!("{to} by TCP"))?;
     }
     Ok(())

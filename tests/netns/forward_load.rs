@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use netd_tests::lab::{HOST, at, check};
 use netd_tests::published::{forward, forwards, range};
-use netd_tests::traffic::{self, Server, Verdict};
+use netd_tests::traffic::{self, Server};
 use netd_tests::{Network, TcpPool};
 
 /// Connections that go by a forward.
@@ -60,20 +60,18 @@ fn ten_thousand_forwards_and_one_more() {
         let network = Network::default().with(&forwards(&many));
         lab.up(&network)?;
         let guest = lab.member(1, &network)?;
-        let ask = |port: u16, inside: u16| -> Result<Verdict> {
+        let ask = |port: u16, inside: u16| -> Result<()> {
             let _server = Server::udp(guest.netns(), at(Ipv4Addr::UNSPECIFIED, inside))?;
-            traffic::ask_udp(&lab.wan, at(HOST, port))
+            traffic::answered(&lab.wan, at(HOST, port)).map(|_| ())
         };
         for n in [0, 200, 9800] {
-            let verdict = ask(20_000 + n, 1000 + n)?;
-            ensure!(matches!(verdict, Verdict::Answered(_)), "{n}: {verdict:?}");
+            ask(20_000 + n, 1000 + n)?;
         }
         let before = Instant::now();
         lab.agent
             .ok("forward add default udp 19999 10.10.1.11:99".split(' '))?;
         println!("one more of {MANY} forwards: {:?}", before.elapsed());
-        let verdict = ask(19_999, 99)?;
-        ensure!(matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
+        ask(19_999, 99)?;
         let table = lab.agent.ok(["forward", "list", "default"])?;
         ensure!(
             table.lines().count() > usize::from(MANY),

@@ -82,7 +82,7 @@ fn ipv6_comes_with_the_network_and_goes_with_it() {
         eventually(SOON, || {
             guest.netns().run(["ping", "-6", "-c1", "-W1", GATEWAY])
         })?;
-        eventually(SOON, || {
+        eventually(2 * SOON, || {
             let routes = guest.netns().run(["ip", "-6", "route"])?;
             ensure!(routes.contains("proto ra"), "{routes}");
             Ok(())

@@ -4,9 +4,9 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
-use netd_tests::traffic::{self, Server, Verdict};
+use netd_tests::traffic::{self, Server};
 use netd_tests::{Guest, Lab, Netns, Network, SOON};
 use rustix::net::{AddressFamily, SocketType};
 
@@ -40,10 +40,10 @@ fn seen(stream: &mut TcpStream) -> Result<u16> {
 
 /// The port by which the outside knows a guest's datagrams from `port`.
 fn udp_seen(guest: &Guest, port: u16) -> Result<u16> {
-    match traffic::ask_udp_from(guest.netns(), port, at(OUTSIDE, PORT))? {
-        Verdict::Answered(seen) if seen.ip() == HOST => Ok(seen.port()),
-        verdict => bail!("UDP from {port}: {verdict:?}"),
-    }
+    let seen = traffic::answered_from(guest.netns(), port, at(OUTSIDE, PORT))
+        .with_context(|| format!("UDP from {port}"))?;
+    ensure!(seen.ip() == HOST, "UDP from {port}: {seen}");
+    Ok(seen.port())
 }
 
 /// The port by which the outside knows a guest's connection from `port`.
@@ -227,8 +227,10 @@ fn p07_the_port_of_a_tunnel_is_not_given_to_guests() {
         tunnel(&lab.hv, OUTSIDE, "uplink", "192.0.2.1/24")?;
         tunnel(&lab.wan, HOST, "wan0", "192.0.2.2/24")?;
         let ping = || {
-            lab.hv
-                .run(["busybox", "ping", "-c", "1", "-W", "2", "192.0.2.2"])
+            netd_tests::eventually(SOON, || {
+                lab.hv
+                    .run(["busybox", "ping", "-c", "1", "-W", "2", "192.0.2.2"])
+            })
         };
         ping().context("the tunnel by itself")?;
         // A peer that sends its tunnel's packets from the port which it listens on.
