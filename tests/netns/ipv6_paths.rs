@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab6::{FAR6, HOST6, OUTSIDE6, at6, check_guest6};
 use netd_tests::packet::UDP;
 use netd_tests::packet6::Ipv6;
-use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Network, SOON, Sniffer, eventually};
+use netd_tests::traffic::{self, Load, Server};
+use netd_tests::{Losses, Network, SOON, Sniffer, eventually};
 
 const PORT: u16 = 7000;
 const TOO_BIG: (u8, u8) = (2, 0);
@@ -111,17 +111,21 @@ fn p18_traceroute_shows_every_ipv6_hop() {
             let hops = [gateway(), OUTSIDE6, FAR6].map(|hop| hop.to_string());
             let (far, port) = (FAR6.to_string(), PORT.to_string());
             for method in [[].as_slice(), &["-I"], &["-T", "-p", &port]] {
-                let command = ["traceroute", "-6", "-n", "-q", "2", "-w", "2"].into_iter();
-                let command = command.chain(method.iter().copied()).chain([far.as_str()]);
-                let text = guest.netns().run(command)?;
-                let lines = text.lines().skip(1);
-                let seen: Vec<_> = lines
-                    .filter_map(|line| line.split_whitespace().nth(1))
-                    .collect();
-                ensure!(
-                    seen == hops && !text.contains('*'),
-                    "traceroute {method:?}:\n{text}"
-                );
+                // Who answers late on a busy machine has not answered.
+                eventually(SOON, || {
+                    let command = ["traceroute", "-6", "-n", "-q", "2", "-w", "2"].into_iter();
+                    let command = command.chain(method.iter().copied()).chain([far.as_str()]);
+                    let text = guest.netns().run(command)?;
+                    let lines = text.lines().skip(1);
+                    let seen: Vec<_> = lines
+                        .filter_map(|line| line.split_whitespace().nth(1))
+                        .collect();
+                    ensure!(
+                        seen == hops && !text.contains('*'),
+                        "traceroute {method:?}:\n{text}"
+                    );
+                    Ok(())
+                })?;
             }
             Ok(())
         });
@@ -135,8 +139,7 @@ fn p34_an_ipv6_packet_loses_one_hop() {
         let _server = Server::udp(&lab.wan, at6(OUTSIDE6, PORT))?;
         let (at_wan, at_guest) = (Sniffer::start6(&lab.wan)?, Sniffer::start6(guest.netns())?);
         for _ in 0..3 {
-            let verdict = traffic::ask_udp_from(guest.netns(), 5000, at6(OUTSIDE6, PORT))?;
-            ensure!(matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
+            traffic::answered_from(guest.netns(), 5000, at6(OUTSIDE6, PORT))?;
         }
         for (packets, source) in [(at_wan.finish()?, HOST6), (at_guest.finish()?, OUTSIDE6)] {
             let of_it = packets.iter().filter(|packet| packet.source == source);
@@ -144,7 +147,9 @@ fn p34_an_ipv6_packet_loses_one_hop() {
                 .filter(|packet| packet.protocol == UDP)
                 .map(|packet| packet.hop_limit)
                 .collect();
-            ensure!(hops == [63; 3], "from {source}: {hops:?}");
+            // A question may have been asked again.
+            let right = hops.len() >= 3 && hops.iter().all(|hop| *hop == 63);
+            ensure!(right, "from {source}: {hops:?}");
         }
         Ok(())
     });
@@ -160,6 +165,11 @@ fn p54_ipv6_flows_go_on_while_neighbours_are_forgotten() {
         check_guest6(&network, |lab, guest| {
             let _udp = Server::udp(&lab.wan, at6(OUTSIDE6, PORT))?;
             let _tcp = Server::tcp_echo(&lab.wan, at6(OUTSIDE6, PORT))?;
+            let all = [&lab.hv, &lab.wan, guest.netns()];
+            for (netns, device) in [(0, "virbr1"), (0, "uplink"), (1, "wan0"), (2, "eth0")] {
+                all[netns].wait_for_neighbours(device)?;
+            }
+            let before = Losses::look(&all)?;
             // The host's own traffic goes on as well.
             let loads = [
                 Load::udp(guest.netns(), at6(OUTSIDE6, PORT))?,
@@ -174,10 +184,11 @@ fn p54_ipv6_flows_go_on_while_neighbours_are_forgotten() {
                 lab.wan.forget_neighbours("wan0")?;
                 std::thread::sleep(Duration::from_millis(300));
             }
+            for load in &loads {
+                load.reach(201)?;
+            }
             for load in loads {
-                let report = load.finish()?;
-                ensure!(report.sent > 200, "only {} were sent", report.sent);
-                ensure!(report.lost.is_empty(), "lost: {report:?}");
+                before.account_for(&load.finish()?, &all)?;
             }
             Ok(())
         });
@@ -216,7 +227,7 @@ fn p42_duplicate_addresses_of_guests_are_detected() {
         })?;
         let from = ["ping", "-6", "-c1", "-W2", "-I"].into_iter();
         let (free, outside) = (free.to_string(), OUTSIDE6.to_string());
-        netns.run(from.chain([free.as_str(), outside.as_str()]))?;
-        Ok(())
+        let ping: Vec<&str> = from.chain([free.as_str(), outside.as_str()]).collect();
+        eventually(SOON, || netns.run(ping.iter().copied())).map(drop)
     });
 }

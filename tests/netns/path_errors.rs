@@ -1,6 +1,7 @@
 //! What routers say about a guest's packets reaches the guest, and what the host has to say as a
 //! router is said.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check_guest};
 use netd_tests::packet::{ICMP, Ipv4, TCP, UDP};
-use netd_tests::traffic::{self, Load, Server, Verdict};
-use netd_tests::{Frame, Guest, Lab, Network, SOON, Sniffer, Wire};
+use netd_tests::traffic::{self, Load, Server};
+use netd_tests::{Frame, Guest, Lab, Losses, Network, SOON, Sniffer, Wire, eventually};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover, set_ip_ttl};
 
 const PORT: u16 = 7000;
@@ -44,13 +45,15 @@ fn complete_checksums(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// What a guest knows of a path.
+/// What a guest knows of a path, sooner or later.
 fn learned(guest: &Guest, to: Ipv4Addr, mtu: u32) -> Result<()> {
-    netd_tests::eventually(SOON, || {
-        let route = guest.netns().run(["ip", "route", "get", &to.to_string()])?;
-        ensure!(route.contains(&format!("mtu {mtu}")), "{route}");
-        Ok(())
-    })
+    eventually(SOON, || learned_now(guest, to, mtu))
+}
+
+fn learned_now(guest: &Guest, to: Ipv4Addr, mtu: u32) -> Result<()> {
+    let route = guest.netns().run(["ip", "route", "get", &to.to_string()])?;
+    ensure!(route.contains(&format!("mtu {mtu}")), "{route}");
+    Ok(())
 }
 
 #[test]
@@ -98,18 +101,22 @@ fn p18_traceroute_shows_every_hop_by_udp_icmp_and_tcp() {
             &["-T", "-p", &port],
         ] {
             // Several probes of each hop, and several hops at a time.
-            let command = ["traceroute", "-n", "-q", "2", "-w", "2"].into_iter();
-            let command = command.chain(method.iter().copied()).chain([far.as_str()]);
-            let text = guest.netns().run(command)?;
-            let seen: Vec<_> = text
-                .lines()
-                .skip(1)
-                .filter_map(|line| line.split_whitespace().nth(1))
-                .collect();
-            ensure!(
-                seen == hops && !text.contains('*'),
-                "traceroute {method:?}:\n{text}"
-            );
+            // Who answers late on a busy machine has not answered.
+            eventually(SOON, || {
+                let command = ["traceroute", "-n", "-q", "2", "-w", "2"].into_iter();
+                let command = command.chain(method.iter().copied()).chain([far.as_str()]);
+                let text = guest.netns().run(command)?;
+                let seen: Vec<_> = text
+                    .lines()
+                    .skip(1)
+                    .filter_map(|line| line.split_whitespace().nth(1))
+                    .collect();
+                ensure!(
+                    seen == hops && !text.contains('*'),
+                    "traceroute {method:?}:\n{text}"
+                );
+                Ok(())
+            })?;
         }
         Ok(())
     });
@@ -127,7 +134,6 @@ fn p33_a_guest_is_told_that_the_uplink_takes_less() {
         wan(&format!(
             "ip route replace {HOST}/32 dev wan0 src {OUTSIDE} advmss 1460"
         ))?;
-        std::thread::sleep(Duration::from_millis(500));
         let outcome = told_of_the_uplink(lab, guest);
         lab.hv.run(["ip", "link", "set", "uplink", "mtu", "1500"])?;
         outcome
@@ -138,9 +144,17 @@ fn told_of_the_uplink(lab: &Lab, guest: &Guest) -> Result<()> {
     complete_checksums(guest)?;
     let _udp = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
     let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
-    let socket = guest.netns().udp(("0.0.0.0", 5000))?;
+    let [first, socket] = [4999, 5000].map(|port| guest.netns().udp(("0.0.0.0", port)));
+    let (first, socket) = (first?, socket?);
     // As it comes, whatever the guest has learned: each is too large.
-    set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
+    for socket in [&first, &socket] {
+        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?;
+    }
+    // The agent hears of the change a moment later, and so does the guest.
+    eventually(SOON, || {
+        first.send_to(&[0; 1400], at(OUTSIDE, PORT))?;
+        learned_now(guest, OUTSIDE, 1300)
+    })?;
     let sniffer = Sniffer::start(guest.netns())?;
     for round in 0..3 {
         socket.send_to(&[1; 1400], at(OUTSIDE, PORT))?;
@@ -152,8 +166,12 @@ fn told_of_the_uplink(lab: &Lab, guest: &Guest) -> Result<()> {
             ensure!(length == 1200, "{length} bytes came back");
         }
     }
-    let is_complaint = |packet: &&Ipv4| packet.icmp() == Some((UNREACHABLE, 4));
+    let is_complaint = |packet: &&Ipv4| {
+        let quoted = packet.quoted().and_then(|quoted| quoted.source_port());
+        packet.icmp() == Some((UNREACHABLE, 4)) && quoted == Some(5000)
+    };
     let seen = sniffer.finish_when(|seen| seen.iter().filter(is_complaint).count() >= 3)?;
+    let seen: Vec<Ipv4> = seen.iter().filter(is_complaint).cloned().collect();
     let complaints = errors(&seen, UNREACHABLE, 4)?;
     ensure!(complaints.len() == 3, "3 expected: {complaints:?}");
     for (complaint, quoted) in complaints {
@@ -223,10 +241,12 @@ fn p34_a_hop_is_taken_off_once_and_the_last_one_is_reported() {
 
         let told = errors(&at_guest, TIME_EXCEEDED, 0)?;
         ensure!(told.len() == 2, "the guest heard {told:?}");
-        for ((error, quoted), port) in told.iter().zip([5000, 5001]) {
+        let mut ports = BTreeSet::new();
+        for (error, quoted) in &told {
             ensure!(error.source == gateway(), "{error:?}");
-            ensure!(quoted.source_port() == Some(port), "{quoted:?}");
+            ports.extend(quoted.source_port());
         }
+        ensure!(ports == BTreeSet::from([5000, 5001]), "{told:?}");
         let told = errors(&at_wan, TIME_EXCEEDED, 0)?;
         ensure!(told.len() == 1, "the outside heard {told:?}");
         let (error, quoted) = &told[0];
@@ -263,8 +283,7 @@ fn p24_an_error_about_an_unknown_flow_leaves_no_trace() {
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
         let wire = Wire::new(&lab.wan, "wan0")?;
         // One flow is known, to see that the errors are well made.
-        let verdict = traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, PORT))?;
-        ensure!(matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
+        traffic::answered_from(guest.netns(), 5000, at(OUTSIDE, PORT))?;
         let sniffer = Sniffer::start(guest.netns())?;
         let peer = (OUTSIDE, PORT);
         let echo = |id: u16| {
@@ -298,9 +317,8 @@ fn p24_an_error_about_an_unknown_flow_leaves_no_trace() {
         ensure!(told.len() == 1, "the control: {told:?}");
         ensure!(told[0].1.source == GUEST, "{told:?}");
         // No flow goes by port 6000, so it is free for two protocols.
-        let verdict = traffic::ask_udp_from(guest.netns(), 6000, at(OUTSIDE, PORT))?;
-        let own = Verdict::Answered(SocketAddr::from((HOST, 6000)));
-        ensure!(verdict == own, "{verdict:?}");
+        let seen = traffic::answered_from(guest.netns(), 6000, at(OUTSIDE, PORT))?;
+        ensure!(seen == SocketAddr::from((HOST, 6000)), "{seen}");
         Ok(())
     });
 }
@@ -311,6 +329,11 @@ fn p54_a_next_hop_that_must_be_asked_for_costs_no_packet() {
     check_guest(|lab, guest| {
         complete_checksums(guest)?;
         let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
+        for device in ["uplink", "virbr1"] {
+            lab.hv.wait_for_neighbours(device)?;
+        }
+        let all = [&lab.hv, &lab.wan, guest.netns()];
+        let before = Losses::look(&all)?;
         let load = Load::udp(guest.netns(), at(OUTSIDE, PORT))?;
         for round in 0..10 {
             for device in ["uplink", "virbr1"] {
@@ -325,24 +348,26 @@ fn p54_a_next_hop_that_must_be_asked_for_costs_no_packet() {
             ensure!(length == 5, "{length} bytes");
         }
         load.reach(101)?;
-        let report = load.finish()?;
-        ensure!(report.sent > 100, "only {} were sent", report.sent);
-        ensure!(report.lost.is_empty(), "of an old flow: {report:?}");
+        before
+            .account_for(&load.finish()?, &all)
+            .context("of an old flow")?;
         // Nobody has this address: the guest hears of it as soon as the host knows.
+        lab.hv.sysctl("net/ipv4/neigh/uplink/mcast_solicit", "3")?;
         lab.hv
             .sysctl("net/ipv4/neigh/uplink/retrans_time_ms", "100")?;
         let nobody = Ipv4Addr::new(198, 51, 100, 99);
         let sniffer = Sniffer::start(guest.netns())?;
         let socket = guest.netns().udp(("0.0.0.0", 5100))?;
         socket.connect(at(nobody, PORT))?;
-        netd_tests::eventually(SOON, || {
+        eventually(SOON, || {
             // Sockets do not report it unless they ask for soft errors.
             socket.send(b"anybody?")?;
             let told = lab.agent.dropped("unresolved")?;
             ensure!(told > 0, "nobody was told");
             Ok(())
         })?;
-        let seen = sniffer.finish()?;
+        let is_told = |packet: &Ipv4| packet.icmp() == Some((UNREACHABLE, 1));
+        let seen = sniffer.finish_when(|seen| seen.iter().any(is_told))?;
         lab.hv
             .sysctl("net/ipv4/neigh/uplink/retrans_time_ms", "1000")?;
         let told = errors(&seen, UNREACHABLE, 1)?;

@@ -256,6 +256,10 @@ impl Lab {
         far.address("far0", &format!("{FAR}/24"))?;
         far.run(["ip", "route", "add", "default", "via", "203.0.113.1"])?;
         self.wan.sysctl("net/ipv4/ip_forward", "1")?;
+        // The kernel notices a carrier in the background.
+        crate::eventually(crate::SOON, || {
+            self.wan.run(["ping", "-c1", "-W1", &FAR.to_string()])
+        })?;
         Ok(far)
     }
 

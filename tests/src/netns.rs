@@ -238,6 +238,20 @@ impl Netns {
         })
     }
 
+    /// Has a device keep what waits for a neighbour's MAC address, all of it and until there is one: a
+    /// kernel's own limits are 0.1 s of what the tests send, and three questions.
+    ///
+    /// # Errors
+    /// No such device.
+    pub fn wait_for_neighbours(&self, device: &str) -> Result<()> {
+        for family in ["ipv4", "ipv6"] {
+            let key = |name| format!("net/{family}/neigh/{device}/{name}");
+            self.sysctl(&key("unres_qlen_bytes"), "67108864")?;
+            self.sysctl(&key("mcast_solicit"), "1000")?;
+        }
+        Ok(())
+    }
+
     /// MAC address of a device.
     ///
     /// # Errors
