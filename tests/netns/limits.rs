@@ -6,16 +6,16 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData};
-use netd_common::abi::{Flow4, FlowKey4, Usage, VERSION};
+use aya::maps::{Array, HashMap, Map, MapData};
+use netd_common::abi::{Control, Flow4, FlowKey4, Usage, VERSION};
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::packet::{TCP, UDP};
 use netd_tests::traffic::{self, Server, Verdict};
 use netd_tests::{Guest, Lab, Network, SOON, eventually};
 
 const PORT: u16 = 7000;
-/// The sweep goes round the table once in 64 s; some more for a busy machine.
-const SWEPT: Duration = Duration::from_secs(90);
+/// The sweep goes round the table once in 64 s; much more for a busy machine.
+const SWEPT: Duration = Duration::from_secs(180);
 
 /// Writes netd.toml for agents started from now on.
 fn configure(lab: &Lab, text: &str) -> Result<()> {
@@ -28,6 +28,16 @@ fn pinned(lab: &Lab, name: &str) -> Result<Map> {
     let path = lab.agent.bpffs().join(format!("v{VERSION}/maps/{name}"));
     let data = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
     Ok(Map::from_map_data(data)?)
+}
+
+/// Lets flows look at policy and path again when the agent says so, and not for their own sake every half a
+/// minute: until the next agent starts.
+pub(crate) fn look_only_when_told(lab: &Lab) -> Result<()> {
+    let mut control: Array<_, Control> = Array::try_from(pinned(lab, "control")?)?;
+    let mut settings = control.get(&0, 0)?;
+    // The time of a look has eight bits.
+    settings.validity = 200;
+    Ok(control.set(0, settings, 0)?)
 }
 
 /// How many entries of that protocol there are.
@@ -85,18 +95,22 @@ fn p12_p49_idle_flows_leave_the_table_with_no_agent() {
         let mut stream = traffic::connect(guest.netns(), at(OUTSIDE, PORT))?;
         talk(&mut stream)?;
         lab.agent.kill()?;
-        for port in 5000..5050 {
-            // Half of them are answered.
-            let to = at(OUTSIDE, PORT + port % 2);
-            let socket = guest.netns().udp(("0.0.0.0", port))?;
-            socket.send_to(b"once", to)?;
-        }
-        let (before, counted) = (entries(lab, UDP)?, usage(lab, &Network::default())?);
-        ensure!(before == 100, "{before} entries of 50 flows");
-        ensure!(counted >= 51, "{counted} flows are counted");
+        let sockets = (5000..5050).map(|port| guest.netns().udp(("0.0.0.0", port)));
+        let sockets = sockets.collect::<Result<Vec<_>>>()?;
+        // They time out soon: on a machine that is busy just now they are opened again.
+        eventually(SOON, || {
+            for (socket, port) in sockets.iter().zip(5000..) {
+                // Half of them are answered, the other half with an error, which the next call tells.
+                let _ = socket.send_to(b"once", at(OUTSIDE, PORT + port % 2));
+            }
+            let (opened, counted) = (entries(lab, UDP)?, usage(lab, &Network::default())?);
+            ensure!(opened == 100, "{opened} entries of 50 flows");
+            ensure!(counted >= 51, "{counted} flows are counted");
+            Ok(())
+        })?;
         eventually(SWEPT, || {
             let left = entries(lab, UDP)?;
-            ensure!(left == 0, "{left} of {before} entries are left");
+            ensure!(left == 0, "{left} entries are left");
             Ok(())
         })?;
         // Established TCP stays, and is all that is counted.
@@ -116,7 +130,7 @@ fn p12_p49_idle_flows_leave_the_table_with_no_agent() {
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn a_flow_that_has_timed_out_lets_nothing_in() {
     check(|lab| {
-        configure(lab, "[timeouts]\nudp = 2\nudp_stream = 5\n")?;
+        configure(lab, "[timeouts]\nudp = 5\nudp_stream = 20\n")?;
         let guest = lab.nat_guest()?;
         let outside = lab.wan.udp(at(OUTSIDE, PORT))?;
         let inside = guest.netns().udp("0.0.0.0:5000")?;
@@ -136,13 +150,14 @@ fn a_flow_that_has_timed_out_lets_nothing_in() {
             ensure!(arrived == answered, "answer after {pause} s: {arrived}");
             Ok(())
         };
-        // No answer yet: two seconds, which the clock's grain may make four.
-        exchange(5, false)?;
+        // No answer yet: five seconds, which the clock's grain may make seven. A busy machine is to be no
+        // later than that with an answer that is in time.
+        exchange(9, false)?;
         exchange(0, true)?;
         // Both directions and one more: a stream.
         exchange(0, true)?;
-        exchange(3, true)?;
-        exchange(8, false)
+        exchange(9, true)?;
+        exchange(24, false)
     });
 }
 
@@ -162,8 +177,11 @@ fn a_network_that_has_all_its_flows_is_refused_by_name() {
         ensure!(error.kind() == ErrorKind::HostUnreachable, "{error}");
         // What pings and the like had was taken from them.
         ensure!(streams.len() == 50, "{} connections", streams.len());
-        let verdict = traffic::ask_udp(guest.netns(), at(OUTSIDE, PORT))?;
-        ensure!(verdict == Verdict::Unreachable, "UDP: {verdict:?}");
+        eventually(SOON, || {
+            let verdict = traffic::ask_udp(guest.netns(), at(OUTSIDE, PORT))?;
+            ensure!(verdict == Verdict::Unreachable, "UDP: {verdict:?}");
+            Ok(())
+        })?;
         let dropped = lab.agent.drops()?;
         ensure!(
             dropped.get("network_full").copied() >= Some(2),
@@ -178,8 +196,7 @@ fn a_network_that_has_all_its_flows_is_refused_by_name() {
         for _ in 0..20 {
             others.push(traffic::connect(other.netns(), at(OUTSIDE, PORT))?);
         }
-        let verdict = traffic::ask_udp(other.netns(), at(OUTSIDE, PORT))?;
-        ensure!(matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
+        traffic::answered(other.netns(), at(OUTSIDE, PORT))?;
         for stream in streams.iter_mut().chain(&mut others) {
             talk(stream)?;
         }

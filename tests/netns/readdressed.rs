@@ -12,9 +12,9 @@ use netd_tests::traffic::{self, Server};
 use netd_tests::two_uplinks::SECOND;
 use netd_tests::{Guest, Lab, SOON, Sniffer, Tunnel, TwoUplinks, control, eventually};
 
+use crate::limits::look_only_when_told;
+
 const PORT: u16 = 7000;
-/// Time within which flows follow the host. The kernel's own need no time.
-const FOLLOWED: Duration = Duration::from_secs(2);
 /// The host's address in a tunnel, and the other end's.
 const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 2);
 const TUNNEL_END: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
@@ -58,7 +58,7 @@ impl Flows {
     /// The datagrams are seen as another address, without a pause, and the connection is reset.
     fn follow(mut self, address: Ipv4Addr) -> Result<()> {
         let start = Instant::now();
-        eventually(FOLLOWED, || {
+        eventually(SOON, || {
             let seen = seen(&self.datagrams, Duration::from_millis(300))?;
             ensure!(seen == address, "the datagrams are seen as {seen}");
             Ok(())
@@ -130,6 +130,7 @@ impl Move<'_> {
             let two = TwoUplinks::new(lab)?;
             let tunnel = prepare(lab, &two)?;
             let guest = lab.nat_guest()?;
+            look_only_when_told(lab)?;
             let packets = self.make(lab, &guest, &two)?;
             // The far host does not hear of a connection that it does not know.
             let refused = packets.iter().find(|packet| {

@@ -100,10 +100,10 @@ pub fn output(command: &mut Command) -> Result<Output> {
 ///
 /// # Errors
 /// The last answer was still an error when the time was over.
-pub fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
-        match ask() {
+        match attempt() {
             Ok(answer) => return Ok(answer),
             Err(error) if start.elapsed() >= limit => {
                 return Err(error.context(format!("still so after {limit:?}")));
