@@ -25,6 +25,7 @@ fn refused(lab: &Lab, device: &str, frame: &[u8]) {
 #[ignore = "needs root: cargo xtask test"]
 fn a_drop_is_told_with_who_and_why() {
     let mut lab = lab();
+    lab.allow_events();
     lab.events();
     let isolated =
         |packet: crate::packet::Packet| packet.macs(ISOLATED_MAC, ISOLATED_GUEST_MAC).bytes();
@@ -94,6 +95,7 @@ fn a_flood_of_drops_is_no_flood_of_records() {
     one.set(sched_getcpu());
     let all = sched_getaffinity(None).expect("this thread's processors");
     sched_setaffinity(None, &one).expect("one of them");
+    lab.allow_events();
     lab.events();
     let before = lab.drops()["foreign_source"];
     let packet = up(tcp([10, 9, 9, 9], 4000, SERVER, 80, SYN)).bytes();

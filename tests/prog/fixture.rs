@@ -167,6 +167,7 @@ impl Fixture {
 
     /// Run it once and compare everything.
     pub fn run(mut self, lab: &mut Lab) {
+        let began = now();
         let before = Tables::of(lab);
         lab.allow_answers();
         let drops_before = lab.drops();
@@ -194,8 +195,8 @@ impl Fixture {
             wrong.push(format!("drops: wanted {wanted:?}, got {drops:?}"));
         }
         let after = Tables::of(lab);
-        wrong.extend(self.flows.compare(&before.v4, &after.v4));
-        wrong.extend(self.flows6.compare(&before.v6, &after.v6));
+        wrong.extend(self.flows.compare(&before.v4, &after.v4, began));
+        wrong.extend(self.flows6.compare(&before.v6, &after.v6, began));
         // What a test sets up may be wrong on purpose.
         if before.faults.is_empty() {
             wrong.extend(after.faults.iter().cloned());
@@ -392,6 +393,7 @@ impl<A: Address> After<A> {
         &self,
         before: &[(FlowKey<A>, Flow<A>)],
         after: &[(FlowKey<A>, Flow<A>)],
+        began: u32,
     ) -> Vec<String> {
         match self {
             Self::Anything => Vec::new(),
@@ -405,7 +407,7 @@ impl<A: Address> After<A> {
                     vec!["the flow table's keys changed".to_owned()]
                 }
             }
-            Self::Exactly(wanted) => compare_flows(wanted, after),
+            Self::Exactly(wanted) => compare_flows(wanted, after, began),
         }
     }
 }
@@ -415,6 +417,7 @@ impl<A: Address> After<A> {
 fn compare_flows<A: Address>(
     wanted: &[(FlowKey<A>, Flow<A>)],
     got: &[(FlowKey<A>, Flow<A>)],
+    began: u32,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut wanted: Vec<_> = wanted.to_vec();
@@ -424,7 +427,8 @@ fn compare_flows<A: Address>(
             continue;
         };
         let (_, mut want) = wanted.swap_remove(at);
-        if now().wrapping_sub(flow.last_seen) > 2 {
+        // Since the test of the packet began, or a moment before.
+        if !(began.wrapping_sub(2)..=now()).contains(&flow.last_seen) {
             wrong.push(format!("last seen at {}, it is {}", flow.last_seen, now()));
         }
         want.last_seen = flow.last_seen;

@@ -61,6 +61,7 @@ pub struct Lab {
     published: Array<MapData, u64>,
     drops: PerCpuArray<MapData, DropCount>,
     answers: PerCpuArray<MapData, [u64; 2]>,
+    told: PerCpuArray<MapData, [u64; 2]>,
     events: netd::datapath::events::Events,
     held: RingBuf<MapData>,
     sweeper: Array<MapData, Sweeper>,
@@ -190,6 +191,7 @@ impl Lab {
             published: take(&mut ebpf, "dnat_ports"),
             drops: take(&mut ebpf, "drops"),
             answers: take(&mut ebpf, "reply_limit"),
+            told: take(&mut ebpf, "event_limit"),
             events: netd::datapath::events::Events::take(&mut ebpf).expect("events"),
             held: take(&mut ebpf, "held"),
             sweeper: take(&mut ebpf, "sweeper"),
@@ -409,15 +411,6 @@ impl Lab {
             ..Sweeper::default()
         };
         self.sweeper.set(0, sweeper, 0).expect("sweeper");
-    }
-
-    /// Let the programs send answers of their own as if they had not for a while.
-    pub fn allow_answers(&mut self) {
-        let cpus = self.answers.get(&0, 0).expect("reply_limit").len();
-        let filled_long_ago = aya::maps::PerCpuValues::try_from(vec![[0; 2]; cpus]);
-        self.answers
-            .set(0, filled_long_ago.expect("one value per CPU"), 0)
-            .expect("reply_limit");
     }
 
     /// What the programs told of drops since this was last asked.

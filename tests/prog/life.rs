@@ -83,9 +83,11 @@ fn a_look_holds_good_for_a_while() {
         let name = format!("silent for {silent}, looked at {since_look} ago");
         let fixture = Fixture::new(name, "port_ingress", "nat1", packet.bytes()).any_flows();
         if holds {
+            let began = now();
             fixture.redirect(out(packet.clone(), 40000)).run(&mut lab);
             let after = lab.flow(&flow.key()).expect("the flow");
-            assert_eq!(after.last_seen, now(), "{silent} {since_look}");
+            let is_now = (began..=now()).contains(&after.last_seen);
+            assert!(is_now, "{silent} {since_look}");
         } else {
             fixture.run(&mut lab);
         }

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, PerCpuArray};
 use netd_common::abi::{
     Addr4, Addr6, Binding, BindingKey, CONTROL_BANS, CONTROL_FORWARDS, CONTROL_HOLDS,
     CONTROL_POLICIES, CONTROL_SECOND_POLICIES, CONTROL_WHOLE_ADDRESSES, Control, Device, Endpoint,
@@ -274,9 +274,28 @@ impl Lab {
         A::maps_mut(self).set_endpoint(address, endpoint);
     }
 
+    /// Let the programs send answers of their own as if they had not for a while.
+    pub fn allow_answers(&mut self) {
+        fill(&mut self.answers);
+    }
+
+    /// Let the programs tell of drops as if there had been none for a while.
+    pub fn allow_events(&mut self) {
+        fill(&mut self.told);
+    }
+
     pub fn endpoint<A: Address>(&self, address: A) -> Option<Endpoint> {
         A::maps(self).endpoint(address)
     }
+}
+
+/// Fill the processors' buckets of tokens.
+fn fill(buckets: &mut PerCpuArray<MapData, [u64; 2]>) {
+    let processors = buckets.get(&0, 0).expect("a bucket").len();
+    let filled_long_ago = aya::maps::PerCpuValues::try_from(vec![[0; 2]; processors]);
+    buckets
+        .set(0, filled_long_ago.expect("one value per CPU"), 0)
+        .expect("a bucket");
 }
 
 /// A forward of one port, or of an address (protocol 0).
