@@ -50,6 +50,11 @@ fn is_answered(netns: &netd_tests::Netns, to: IpAddr, port: u16) -> Result<bool>
     Ok(matches!(verdict, Verdict::Answered(_)))
 }
 
+/// It answers sooner or later.
+fn answers(netns: &netd_tests::Netns, to: IpAddr, port: u16) -> Result<()> {
+    traffic::answered(netns, SocketAddr::from((to, port))).map(drop)
+}
+
 fn policy(lab: &Lab, words: &str) -> Result<()> {
     let words = format!("ip xfrm policy {words}");
     lab.hv.run(words.split_whitespace())?;
@@ -106,13 +111,7 @@ fn with_servers(network: &Network, test: impl FnOnce(&mut Lab, &Guest, [Ends; 2]
         let _servers = servers.collect::<Result<Vec<_>>>()?;
         for end in &ends {
             for to in [end.outside, end.other] {
-                eventually(SOON, || {
-                    ensure!(
-                        is_answered(guest.netns(), to, PORT)?,
-                        "{to} does not answer"
-                    );
-                    Ok(())
-                })?;
+                answers(guest.netns(), to, PORT)?;
             }
         }
         test(lab, guest, ends)
@@ -136,24 +135,15 @@ fn holds(lab: &Lab, guest: &Guest, end: &Ends, words: &str) -> Result<()> {
             let answered = is_answered(guest.netns(), end.outside, PORT)?;
             ensure!(!answered, "it answers under {rule}");
         }
-        let answered = is_answered(guest.netns(), end.other, PORT)?;
-        ensure!(answered, "the other does not answer under {rule}");
-        Ok(())
+        answers(guest.netns(), end.other, PORT).with_context(|| format!("the other under {rule}"))
     })?;
     ensure!(
         in_clear == 0,
         "{in_clear} datagrams left in clear under {rule}"
     );
     policy(lab, "flush")?;
-    eventually(SOON, || {
-        let answered = is_answered(guest.netns(), end.outside, PORT)?;
-        ensure!(
-            answered,
-            "no answer without {rule}: {:?}",
-            lab.agent.drops()
-        );
-        Ok(())
-    })
+    answers(guest.netns(), end.outside, PORT)
+        .with_context(|| format!("without {rule}: {:?}", lab.agent.drops()))
 }
 
 fn length(address: IpAddr) -> u8 {
@@ -204,15 +194,11 @@ fn answers_do_not_come(lab: &Lab, guest: &Guest, end: &Ends, words: &str) -> Res
         );
         Ok(())
     });
-    let other = is_answered(guest.netns(), end.other, PORT)?;
+    let other = answers(guest.netns(), end.other, PORT);
     policy(lab, "flush")?;
     silent?;
-    ensure!(other, "the other does not answer under {words}");
-    eventually(SOON, || {
-        let answered = is_answered(guest.netns(), end.outside, PORT)?;
-        ensure!(answered, "no answer without {words}");
-        Ok(())
-    })
+    other.with_context(|| format!("the other under {words}"))?;
+    answers(guest.netns(), end.outside, PORT).with_context(|| format!("without {words}"))
 }
 
 #[test]
@@ -323,16 +309,10 @@ fn what_is_covered_goes_by_the_stack_and_the_rest_does_not() {
                 ensure!(passed == 2, "{passed} of question and answer met FORWARD");
                 Ok(())
             })?;
-            ensure!(
-                is_answered(guest.netns(), end.other, PORT)?,
-                "no answer of the other"
-            );
+            answers(guest.netns(), end.other, PORT)?;
             let before = counted()?;
             for _ in 0..5 {
-                ensure!(
-                    is_answered(guest.netns(), end.other, PORT)?,
-                    "no answer of the other"
-                );
+                answers(guest.netns(), end.other, PORT)?;
             }
             let passed = counted()? - before;
             ensure!(
@@ -360,7 +340,7 @@ fn a_published_port_is_not_reached_in_clear() {
         for end in &ends {
             let _service = Server::udp(guest.netns(), (end.guest, PORT))?;
             let reached = || is_answered(&lab.wan, end.host, PUBLISHED);
-            ensure!(reached()?, "{} is not reached", end.host);
+            answers(&lab.wan, end.host, PUBLISHED)?;
             let all = if end.guest.is_ipv4() {
                 "0.0.0.0/0"
             } else {
@@ -379,10 +359,7 @@ fn a_published_port_is_not_reached_in_clear() {
                 Ok(())
             })?;
             policy(lab, "flush")?;
-            eventually(SOON, || {
-                ensure!(reached()?, "{} is not reached any more", end.host);
-                Ok(())
-            })?;
+            answers(&lab.wan, end.host, PUBLISHED)?;
         }
         Ok(())
     });

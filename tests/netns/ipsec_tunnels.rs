@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE};
 use netd_tests::lab6::{HOST6, OUTSIDE6, check_guest6};
-use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Lab, Netns, Network, SOON, eventually};
+use netd_tests::traffic::{self, Server};
+use netd_tests::{Lab, Netns, Network};
 
 const PORT: u16 = 7;
 /// Servers of the net behind the other end.
@@ -115,12 +115,8 @@ fn guests_talk_by_a_tunnel(network: &Network) {
             let before = (carried(lab, host)?, carried(lab, outside)?);
             // The other end takes nothing of it in clear: an answer has come by the tunnel, both ways,
             // and with the guest's own address.
-            eventually(SOON, || {
-                let verdict = traffic::ask_udp(guest.netns(), SocketAddr::from((remote, PORT)))?;
-                let seen = matches!(verdict, Verdict::Answered(seen) if seen.ip() == own);
-                ensure!(seen, "{own} asks {remote}: {verdict:?}");
-                Ok(())
-            })?;
+            let seen = traffic::answered(guest.netns(), SocketAddr::from((remote, PORT)))?;
+            ensure!(seen.ip() == own, "{own} asks {remote}, which sees {seen}");
             traffic::transfer(guest.netns(), SocketAddr::from((remote, PORT)), 200_000)?;
             let after = (carried(lab, host)?, carried(lab, outside)?);
             ensure!(

@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check6};
 use netd_tests::packet::{TCP, UDP};
 use netd_tests::packet6::{ICMPV6, Ipv6};
-use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Guest, Lab, Netns, Network, Sniffer};
+use netd_tests::traffic::{self, Server};
+use netd_tests::{Guest, Lab, Netns, Network, SOON, Sniffer, eventually};
 
 /// Port of the UDP and the TCP server that every party runs.
 const PORT: u16 = 7000;
@@ -17,6 +17,11 @@ fn serve(netns: &Netns, address: Ipv6Addr) -> Result<(Server, Server)> {
         Server::udp(netns, at6(address, PORT))?,
         Server::tcp_echo(netns, at6(address, PORT))?,
     ))
+}
+
+fn ping(from: &Netns, to: Ipv6Addr) -> Result<()> {
+    let ping = ["ping", "-6", "-c1", "-W2", &to.to_string()].map(str::to_owned);
+    eventually(SOON, || from.run(ping.iter().map(String::as_str))).map(drop)
 }
 
 #[test]
@@ -49,10 +54,10 @@ fn ipv6_guests_of_one_network_and_their_host_talk_in_every_mode() {
                 // And the host's own way to its guests.
                 (&lab.hv, gateway, yours),
             ] {
-                let verdict = traffic::ask_udp(from, at6(to, PORT))?;
-                let plain = matches!(verdict, Verdict::Answered(seen) if seen.ip() == source);
-                ensure!(plain, "{}: {source} asks {to}: {verdict:?}", network.name);
-                from.run(["ping", "-6", "-c1", "-W2", &to.to_string()])?;
+                let seen = traffic::answered(from, at6(to, PORT))?;
+                let plain = seen.ip() == source;
+                ensure!(plain, "{}: {source} asks {to}: {seen}", network.name);
+                ping(from, to)?;
             }
             traffic::transfer(one.netns(), at6(yours, PORT), 100_000)?;
             traffic::transfer(&lab.hv, at6(yours, PORT), 100_000)?;
@@ -92,27 +97,20 @@ fn tcp_udp_and_ping_leave_behind_the_hosts_ipv6_address() {
         let (_udp, _tcp) = serve(&lab.wan, OUTSIDE6)?;
         guest.ping(&OUTSIDE6.to_string())?;
         for port in [5000, 5001, 65535] {
-            let verdict = traffic::ask_udp_from(guest.netns(), port, at6(OUTSIDE6, PORT))?;
-            let seen = Verdict::Answered(SocketAddr::from((HOST6, port)));
-            ensure!(verdict == seen, "{verdict:?}, not {seen:?}");
+            let seen = traffic::answered_from(guest.netns(), port, at6(OUTSIDE6, PORT))?;
+            let wanted = SocketAddr::from((HOST6, port));
+            ensure!(seen == wanted, "{seen}, not {wanted}");
         }
         // Never privileged, and never another guest's.
-        match traffic::ask_udp_from(guest.netns(), 700, at6(OUTSIDE6, PORT))? {
-            Verdict::Answered(seen) if seen.port() >= 1024 => {}
-            verdict => bail!("from port 700: {verdict:?}"),
-        }
+        let seen = traffic::answered_from(guest.netns(), 700, at6(OUTSIDE6, PORT))?;
+        ensure!(seen.port() >= 1024, "from port 700: {seen}");
         let sibling = lab.member6(2, &network)?;
-        match traffic::ask_udp_from(sibling.netns(), 5000, at6(OUTSIDE6, PORT))? {
-            Verdict::Answered(seen) if seen.ip() == IpAddr::V6(HOST6) => {
-                ensure!(seen.port() != 5000, "two guests have one port");
-            }
-            verdict => bail!("the sibling: {verdict:?}"),
-        }
+        let seen = traffic::answered_from(sibling.netns(), 5000, at6(OUTSIDE6, PORT))?;
+        ensure!(seen.ip() == IpAddr::V6(HOST6), "the sibling: {seen}");
+        ensure!(seen.port() != 5000, "two guests have one port");
         sibling.ping(&OUTSIDE6.to_string())?;
         traffic::transfer(guest.netns(), at6(OUTSIDE6, PORT), 1 << 20)?;
-        let verdict = traffic::ask_udp(guest.netns(), at6(OUTSIDE6, PORT + 1))?;
-        ensure!(verdict == Verdict::Refused, "a closed port: {verdict:?}");
-        Ok(())
+        traffic::refused(guest.netns(), at6(OUTSIDE6, PORT + 1)).context("a closed port")
     });
     for protocol in [ICMPV6, UDP, TCP] {
         let seen = count(&packets, HOST6, protocol);
@@ -132,15 +130,11 @@ fn routed_ipv6_guests_are_reached_from_outside() {
             let (_udp, _tcp) = serve(&lab.wan, OUTSIDE6)?;
             let _servers = serve(guest.netns(), own)?;
             guest.ping(&OUTSIDE6.to_string())?;
-            lab.wan
-                .run(["ping", "-6", "-c1", "-W2", &own.to_string()])?;
+            ping(&lab.wan, own)?;
             traffic::transfer(guest.netns(), at6(OUTSIDE6, PORT), 1 << 20).context("out")?;
             traffic::transfer(&lab.wan, at6(own, PORT), 1 << 20).context("in")?;
-            let verdict = traffic::ask_udp(&lab.wan, at6(own, PORT))?;
-            ensure!(matches!(verdict, Verdict::Answered(_)), "{verdict:?}");
-            let verdict = traffic::ask_udp(&lab.wan, at6(own, PORT + 1))?;
-            ensure!(verdict == Verdict::Refused, "a closed port: {verdict:?}");
-            Ok(())
+            traffic::answered(&lab.wan, at6(own, PORT))?;
+            traffic::refused(&lab.wan, at6(own, PORT + 1)).context("a closed port")
         });
         assert!(count(&packets, own, TCP) > 20 && count(&packets, own, ICMPV6) > 0);
         assert_eq!(count(&packets, HOST6, UDP), 0);

@@ -81,8 +81,12 @@ fn a_thousand_leases_outlive_changes_and_restarts() {
             !log.contains("ignored SIGTERM"),
             "dnsmasq was killed:\n{log}"
         );
-        lab.leases_with("default", lease.address)?;
-        ensure!(listed(lab)? == MANY as usize + 1, "{} leases", listed(lab)?);
+        // The helper is called for one lease after the other.
+        eventually(PATIENCE, || {
+            lab.leases_with("default", lease.address)?;
+            ensure!(listed(lab)? == MANY as usize + 1, "{} leases", listed(lab)?);
+            Ok(())
+        })?;
         // The new one knows them all: nobody else gets the address.
         guest.netns().run(["ip", "addr", "flush", "dev", "eth0"])?;
         let again = guest.dhcp()?;

@@ -1,13 +1,14 @@
 //! Agents come and go; networks, guests and packets do not notice.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use netd::datapath::pin_dir;
 use netd_tests::lab::{OUTSIDE, at, check};
 use netd_tests::traffic::{self, Load, Server};
 use netd_tests::{Guest, Lab, Losses, Network, SOON, Sniffer, eventually};
+use rustix::process::Signal;
 
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
@@ -170,6 +171,16 @@ pub(crate) fn programs(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     Ok(hooks.iter().filter_map(of).collect())
 }
 
+/// The same once there is one at that device, of which the agent may not have heard yet.
+fn programs_with(lab: &Lab, device: &str) -> Result<BTreeMap<String, u64>> {
+    eventually(SOON, || {
+        let now = programs(lab)?;
+        let there = now.keys().any(|place| place.contains(device));
+        ensure!(there, "none at {device}: {now:?}");
+        Ok(now)
+    })
+}
+
 /// Lets the programs in place be another build's, for the next agent.
 pub(crate) fn of_another_build(lab: &Lab) -> Result<()> {
     std::fs::remove_dir_all(pin_dir(&lab.agent.bpffs()).join("build"))?;
@@ -182,7 +193,7 @@ pub(crate) fn of_another_build(lab: &Lab) -> Result<()> {
 fn a_restart_leaves_the_programs_in_place() {
     check(|lab| {
         let guest = lab.nat_guest()?;
-        let first = programs(lab)?;
+        let first = programs_with(lab, &guest.port)?;
         ensure!(first.len() >= 5, "{first:?}");
         lab.agent.stop()?;
         lab.agent.start()?;
@@ -239,7 +250,7 @@ fn an_upgrade_to_another_layout_leaves_one_set_of_programs() {
     check(|lab| {
         let guest = lab.nat_guest()?;
         let _server = Server::tcp_echo(&lab.wan, at(OUTSIDE, TCP_PORT))?;
-        let before = programs(lab)?;
+        let before = programs_with(lab, &guest.port)?;
         lab.agent.stop()?;
         let pins = pin_dir(&lab.agent.bpffs());
         let earlier = pins.with_file_name("v0");
@@ -374,16 +385,21 @@ fn a_guest_that_is_plugged_in_talks_at_once() {
         lab.up(&Network::default().dns())?;
         let guest = lab.guest(1)?;
         guest.address("10.10.1.11/24", Some("10.10.1.1"))?;
-        let start = Instant::now();
+        // By itself the kernel keeps a port silent for twice the bridge's delay, at least four seconds. A
+        // busy machine may need as much, so this delay is longer. The agent takes it back as soon as it
+        // hears of it: when the port has begun to wait.
+        lab.agent.signal(Signal::STOP)?;
+        let slow = "ip link set virbr1 type bridge forward_delay 3000";
+        lab.hv.run(slow.split(' '))?;
         lab.plug(&guest, "virbr1")?;
+        lab.agent.signal(Signal::CONT)?;
+        eventually(Duration::from_secs(20), || {
+            let port = lab.hv.run(["bridge", "link", "show", "dev", &guest.port])?;
+            ensure!(port.contains("state forwarding"), "{port}");
+            Ok(())
+        })?;
         guest.ping("10.10.1.1")?;
         guest.ping(&OUTSIDE.to_string())?;
-        let took = start.elapsed();
-        // The kernel by itself would keep the port silent for four.
-        ensure!(
-            took < Duration::from_secs(3),
-            "silence for {took:?} after plugging in"
-        );
         Ok(())
     });
 }
@@ -452,7 +468,7 @@ fn p64_a_guest_that_moves_to_another_port_keeps_its_flows() {
         let guest = lab.member(1, &Network::default())?;
         let _server = Server::udp(&lab.wan, at(OUTSIDE, UDP_PORT))?;
         for _ in 0..3 {
-            traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, UDP_PORT))?;
+            traffic::answered_from(guest.netns(), 5000, at(OUTSIDE, UDP_PORT))?;
         }
         lab.hv.run(["ip", "link", "del", "vnet1"])?;
         lab.hv.veth("tap7", guest.netns(), "eth0")?;
@@ -462,11 +478,7 @@ fn p64_a_guest_that_moves_to_another_port_keeps_its_flows() {
             .netns()
             .run(["ip", "link", "set", "eth0", "address", &guest.mac, "up"])?;
         guest.address("10.10.1.11/24", Some("10.10.1.1"))?;
-        let verdict = traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, UDP_PORT))?;
-        ensure!(
-            matches!(verdict, traffic::Verdict::Answered(_)),
-            "{verdict:?}"
-        );
+        traffic::answered_from(guest.netns(), 5000, at(OUTSIDE, UDP_PORT))?;
         lab.hv.run(["ip", "link", "del", "tap7"])?;
         Ok(())
     });

@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
@@ -10,7 +9,7 @@ use netd_tests::lab6::{HOST_LAN, HOST6, LAN, OUTSIDE6, check6};
 use netd_tests::packet::{Ipv4, TCP, UDP};
 use netd_tests::packet6::Ipv6;
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Frame, Frame6, Guest, Lab, Netns, Network, Sniffer, Wire};
+use netd_tests::{Frame, Frame6, Guest, Lab, Netns, Network, SOON, Sniffer, Wire, eventually};
 
 /// Port of the UDP and the TCP server that every party runs.
 const PORT: u16 = 7000;
@@ -166,28 +165,42 @@ impl<'a> Party<'a> {
             .try_for_each(|frame| self.wire.send_bytes(frame))
     }
 
-    /// All that came from others.
-    fn heard(self) -> Result<Vec<Heard>> {
-        let (v4, v6) = (self.ears.0.finish()?, self.ears.1.finish()?);
-        let v4 = v4.iter().filter_map(|packet| {
-            Some(Heard {
-                source: packet.source.into(),
-                protocol: packet.protocol,
-                port: packet.destination_port()?,
-            })
-        });
-        let v6 = v6.iter().filter_map(|packet| {
-            Some(Heard {
-                source: packet.source.into(),
-                protocol: packet.protocol,
-                port: packet.destination_port()?,
-            })
-        });
-        let all = v4.chain(v6);
+    /// All that came from others, once what is awaited has come.
+    fn heard(self, awaited: &[Heard]) -> Result<Vec<Heard>> {
+        let (of4, of6): (Vec<Heard>, Vec<Heard>) =
+            awaited.iter().partition(|heard| heard.source.is_ipv4());
+        let has = |packets: Vec<Heard>, awaited: &[Heard]| {
+            awaited.iter().all(|heard| packets.contains(heard))
+        };
+        let v4 = self.ears.0.finish_when(|all| has(heard4(all), &of4))?;
+        let v6 = self.ears.1.finish_when(|all| has(heard6(all), &of6))?;
+        let all = heard4(&v4).into_iter().chain(heard6(&v6));
         Ok(all
             .filter(|heard| !self.own.contains(&heard.source))
             .collect())
     }
+}
+
+fn heard4(packets: &[Ipv4]) -> Vec<Heard> {
+    let heard = packets.iter().map(|packet| {
+        Some(Heard {
+            source: packet.source.into(),
+            protocol: packet.protocol,
+            port: packet.destination_port()?,
+        })
+    });
+    heard.flatten().collect()
+}
+
+fn heard6(packets: &[Ipv6]) -> Vec<Heard> {
+    let heard = packets.iter().map(|packet| {
+        Some(Heard {
+            source: packet.source.into(),
+            protocol: packet.protocol,
+            port: packet.destination_port()?,
+        })
+    });
+    heard.flatten().collect()
 }
 
 /// Starts two networks of each kind, each with one guest.
@@ -248,26 +261,32 @@ fn parties<'a>(
 /// UDP, TCP and ping from one party to another: what happened, or why that cannot be said.
 fn probe(from: &Party, to: &Party, family: usize) -> Result<Expected> {
     let target = (to.own[family], PORT).into();
-    let udp = match traffic::ask_udp(from.netns, target)? {
-        Verdict::Answered(seen) if seen.ip().to_canonical() == from.own[family] => OWN,
-        Verdict::Answered(seen) if seen.ip().to_canonical() == to.host[family] => NAT,
-        Verdict::Refused => NO,
+    let udp = eventually(SOON, || match traffic::ask_udp(from.netns, target)? {
+        Verdict::Answered(seen) if seen.ip().to_canonical() == from.own[family] => Ok(OWN),
+        Verdict::Answered(seen) if seen.ip().to_canonical() == to.host[family] => Ok(NAT),
+        Verdict::Refused => Ok(NO),
         verdict => bail!("UDP: {verdict:?}"),
-    };
-    let limit = Duration::from_secs(3);
+    })?;
     let tcp = from
         .netns
-        .enter(|| TcpStream::connect_timeout(&target, limit))?;
+        .enter(|| TcpStream::connect_timeout(&target, SOON))?;
     match (udp, tcp) {
         (NO, Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {}
         (OWN | NAT, Ok(_)) => {}
         (udp, tcp) => bail!("UDP: {udp:?}, but TCP: {tcp:?}"),
     }
     let address = to.own[family].to_string();
-    let ping = from.netns.output(["ping", "-c1", "-W2", &address])?;
-    let answered = ping.status.success();
-    ensure!(answered == (udp != NO), "UDP: {udp:?}, but {ping:?}");
-    Ok(udp)
+    let ping = || from.netns.output(["ping", "-c1", "-W2", &address]);
+    if udp == NO {
+        let ping = ping()?;
+        ensure!(!ping.status.success(), "UDP: {udp:?}, but {ping:?}");
+        return Ok(udp);
+    }
+    eventually(SOON, || {
+        let ping = ping()?;
+        ensure!(ping.status.success(), "UDP: {udp:?}, but {ping:?}");
+        Ok(udp)
+    })
 }
 
 /// One cell of a table, by which one party hears another.
@@ -282,6 +301,37 @@ struct Cell {
 }
 
 impl Cell {
+    /// What nobody asked for is to be heard like this: by protocol, port and source, if from anybody.
+    fn unasked(&self) -> [(u8, u16, Option<IpAddr>); 3] {
+        [
+            (UDP, self.unasked, true),
+            // What answers a SYN opens no flow, so that it cannot be translated. Any segment of a
+            // connection does, whose start may have been long ago (`nf_conntrack_tcp_loose`).
+            (TCP, self.unasked, false),
+            (TCP, self.unasked + 1, true),
+        ]
+        .map(|(protocol, port, opens)| {
+            let source = match self.should {
+                Expected::Plain => Some(self.own),
+                Expected::Translated if opens => Some(self.host),
+                _ => None,
+            };
+            (protocol, port, source)
+        })
+    }
+
+    /// What is sure to come.
+    fn awaited(&self) -> impl Iterator<Item = Heard> {
+        let unasked = self.unasked().into_iter();
+        unasked.filter_map(|(protocol, port, source)| {
+            Some(Heard {
+                source: source?,
+                protocol,
+                port,
+            })
+        })
+    }
+
     /// Did the receiver hear what it should, and nothing else?
     fn compare(&self, heard: &[Heard]) -> Result<()> {
         let Self { own, host, .. } = *self;
@@ -290,18 +340,7 @@ impl Cell {
             asked.is_none() || self.should == OWN,
             "the question was heard: {asked:?}"
         );
-        for (protocol, port, opens) in [
-            (UDP, self.unasked, true),
-            // What answers a SYN opens no flow, so that it cannot be translated. Any segment of a
-            // connection does, whose start may have been long ago (`nf_conntrack_tcp_loose`).
-            (TCP, self.unasked, false),
-            (TCP, self.unasked + 1, true),
-        ] {
-            let source = match self.should {
-                Expected::Plain => Some(own),
-                Expected::Translated if opens => Some(host),
-                _ => None,
-            };
+        for (protocol, port, source) in self.unasked() {
             let sources = heard
                 .iter()
                 .filter(|h| h.protocol == protocol && h.port == port)
@@ -376,10 +415,12 @@ fn the_truth_table_holds_between_networks_and_to_the_outside() {
         let (wrong6, cells6) = deviations(&parties, 1, IPV6)?;
         wrong += &wrong6;
         cells.extend(cells6);
-        let heard: Vec<Vec<Heard>> = parties
-            .into_iter()
-            .map(Party::heard)
-            .collect::<Result<_>>()?;
+        let heard = parties.into_iter().enumerate().map(|(place, party)| {
+            let of_it = cells.iter().filter(|cell| cell.receiver == place);
+            let awaited: Vec<Heard> = of_it.flat_map(Cell::awaited).collect();
+            party.heard(&awaited)
+        });
+        let heard: Vec<Vec<Heard>> = heard.collect::<Result<_>>()?;
         for cell in cells {
             if let Err(error) = cell.compare(&heard[cell.receiver]) {
                 wrong += &format!("{} by {}: {error}\n", cell.own, cell.host);
@@ -421,10 +462,12 @@ fn guests_of_one_network_and_their_host_talk_in_every_mode() {
 }
 
 fn expect_plain(from: &Netns, source: Ipv4Addr, to: Ipv4Addr) -> Result<()> {
-    match traffic::ask_udp(from, at(to, PORT))? {
-        Verdict::Answered(seen) if seen.ip() == IpAddr::V4(source) => Ok(()),
-        other => bail!("{source} asks {to}: {other:?}"),
-    }
+    let seen = traffic::answered(from, at(to, PORT))?;
+    ensure!(
+        seen.ip() == IpAddr::V4(source),
+        "{source} asks {to}: {seen}"
+    );
+    Ok(())
 }
 
 /// Has a guest send from an address that is not of its network.

@@ -3,11 +3,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{FAR, HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, TCP, UDP};
-use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Guest, Lab, Network, SOON, Sniffer};
+use netd_tests::traffic::{self, Server};
+use netd_tests::{Guest, Lab, Network, SOON, Sniffer, eventually};
 
 const PORT: u16 = 7000;
 
@@ -68,15 +68,13 @@ fn tcp_udp_and_ping_reach_the_outside_and_come_back() {
             let _udp = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
             let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, PORT))?;
             for port in [5000, 5001] {
-                let verdict = traffic::ask_udp_from(guest.netns(), port, at(OUTSIDE, PORT))?;
+                let seen = traffic::answered_from(guest.netns(), port, at(OUTSIDE, PORT))?;
                 // The guest's own port is kept where it is free.
-                let seen = Verdict::Answered(SocketAddr::from((HOST, port)));
-                ensure!(verdict == seen, "{verdict:?}, not {seen:?}");
+                let wanted = SocketAddr::from((HOST, port));
+                ensure!(seen == wanted, "{seen}, not {wanted}");
             }
             traffic::transfer(guest.netns(), at(OUTSIDE, PORT), 1000)?;
-            let verdict = traffic::ask_udp(guest.netns(), at(OUTSIDE, PORT + 1))?;
-            ensure!(verdict == Verdict::Refused, "a closed port: {verdict:?}");
-            Ok(())
+            traffic::refused(guest.netns(), at(OUTSIDE, PORT + 1)).context("a closed port")
         },
         |packets| {
             for protocol in [ICMP, UDP, TCP] {
@@ -140,10 +138,8 @@ fn two_guests_with_one_source_port_are_told_apart() {
             let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
             let mut ports = Vec::new();
             for guest in [one, &other] {
-                match traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, PORT))? {
-                    Verdict::Answered(seen) => ports.push(seen.port()),
-                    verdict => bail!("{}: {verdict:?}", guest.hostname),
-                }
+                let seen = traffic::answered_from(guest.netns(), 5000, at(OUTSIDE, PORT))?;
+                ports.push(seen.port());
             }
             ensure!(
                 ports[0] == 5000 && ports[1] != 5000 && ports[1] >= 1024,
@@ -162,10 +158,9 @@ fn p14_a_guest_never_appears_with_a_privileged_port() {
         &Network::default(),
         |lab, guest| {
             let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
-            match traffic::ask_udp_from(guest.netns(), 700, at(OUTSIDE, PORT))? {
-                Verdict::Answered(seen) if seen.port() >= 1024 => Ok(()),
-                verdict => bail!("{verdict:?}"),
-            }
+            let seen = traffic::answered_from(guest.netns(), 700, at(OUTSIDE, PORT))?;
+            ensure!(seen.port() >= 1024, "{seen}");
+            Ok(())
         },
         |_| Ok(()),
     );
@@ -185,7 +180,7 @@ fn p17_the_path_mtu_towards_the_outside_is_discovered() {
             // The kernel sets "don't fragment" by default, so a router outside must complain.
             socket.send(&[1; 1400])?;
             // The complaint is about this very socket, as the guest knows it.
-            netd_tests::eventually(SOON, || {
+            eventually(SOON, || {
                 let error = socket.take_error()?.context("the guest did not learn")?;
                 let expected = rustix::io::Errno::MSGSIZE.raw_os_error();
                 ensure!(error.raw_os_error() == Some(expected), "{error}");
@@ -233,7 +228,7 @@ fn p33_the_host_tells_the_outside_its_smaller_mtu() {
                 .recv_from(&mut [0; 16])
                 .context("the first datagram")?;
             outside.send_to(&[1; 1400], peer)?;
-            netd_tests::eventually(SOON, || {
+            eventually(SOON, || {
                 let route = lab.wan.run(["ip", "route", "get", &HOST.to_string()])?;
                 ensure!(route.contains("mtu 1300"), "outside did not learn: {route}");
                 Ok(())
@@ -271,15 +266,19 @@ fn p18_traceroute_shows_every_hop() {
             let hops = [Network::default().gateway(), OUTSIDE, FAR].map(|hop| hop.to_string());
             for options in [["-n", "-q1", "-w2"].as_slice(), &["-n", "-q1", "-w2", "-I"]] {
                 let far = FAR.to_string();
-                let command = ["busybox", "traceroute"].into_iter();
-                let command = command.chain(options.iter().copied()).chain([far.as_str()]);
-                let text = guest.netns().run(command)?;
-                let seen: Vec<_> = text
-                    .lines()
-                    .skip(1)
-                    .filter_map(|line| line.split_whitespace().nth(1))
-                    .collect();
-                ensure!(seen == hops, "traceroute {options:?}:\n{text}");
+                // Who answers late on a busy machine has not answered.
+                eventually(SOON, || {
+                    let command = ["busybox", "traceroute"].into_iter();
+                    let command = command.chain(options.iter().copied()).chain([far.as_str()]);
+                    let text = guest.netns().run(command)?;
+                    let seen: Vec<_> = text
+                        .lines()
+                        .skip(1)
+                        .filter_map(|line| line.split_whitespace().nth(1))
+                        .collect();
+                    ensure!(seen == hops, "traceroute {options:?}:\n{text}");
+                    Ok(())
+                })?;
             }
             Ok(())
         },
@@ -296,7 +295,7 @@ fn p34_a_forwarded_packet_loses_one_hop_of_its_time_to_live() {
             let _server = Server::udp(&lab.wan, at(OUTSIDE, PORT))?;
             for _ in 0..3 {
                 // The first packet of the flow, and later ones that take the short way.
-                traffic::ask_udp_from(guest.netns(), 5000, at(OUTSIDE, PORT))?;
+                traffic::answered_from(guest.netns(), 5000, at(OUTSIDE, PORT))?;
             }
             Ok(())
         },
@@ -306,7 +305,9 @@ fn p34_a_forwarded_packet_loses_one_hop_of_its_time_to_live() {
                 .filter(|packet| packet.source == HOST && packet.source_port() == Some(5000))
                 .map(|packet| packet.ttl)
                 .collect();
-            ensure!(asked == [63, 63, 63], "times to live: {asked:?}");
+            // A question may have been asked again.
+            let right = asked.len() >= 3 && asked.iter().all(|ttl| *ttl == 63);
+            ensure!(right, "times to live: {asked:?}");
             Ok(())
         },
     );

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use netd_tests::lab6::{OUTSIDE6, at6, check6};
 use netd_tests::published::{forward, forwards, range};
 use netd_tests::traffic::{self, Server, Verdict};
@@ -22,6 +22,13 @@ fn answers(lab: &Lab, address: Ipv6Addr, port: u16) -> Result<bool> {
         ensure!(seen.ip() == OUTSIDE6, "the guest sees {seen}");
     }
     Ok(matches!(verdict, Verdict::Answered(_)))
+}
+
+fn must_answer(lab: &Lab, address: Ipv6Addr, port: u16) -> Result<()> {
+    eventually(SOON, || {
+        ensure!(answers(lab, address, port)?, "{address} does not answer");
+        Ok(())
+    })
 }
 
 /// The addresses that devices listen to solicitations for.
@@ -52,8 +59,8 @@ fn solicitations_for_published_addresses_are_answered() {
         let guest = lab.member6(1, &network)?;
         let _server = Server::udp(guest.netns(), at6(guest_address, 80))?;
         let all = |lab: &Lab| -> Result<()> {
-            ensure!(answers(lab, PUBLISHED, PORT)?, "a port's address");
-            ensure!(answers(lab, WHOLE, 80)?, "an address of the guest's own");
+            must_answer(lab, PUBLISHED, PORT).context("a port's address")?;
+            must_answer(lab, WHOLE, 80).context("an address of the guest's own")?;
             ensure!(!answers(lab, NOBODY, 80)?, "nobody's address");
             Ok(())
         };
@@ -61,7 +68,7 @@ fn solicitations_for_published_addresses_are_answered() {
         ensure!(listened(lab)? == 2, "{}", listened(lab)?);
         // Neighbours ask again whether somebody is still there, by unicast.
         let before = lab.agent.dropped("no_mapping")?;
-        ensure!(answers(lab, WHOLE, 80)?, "an address of the guest's own");
+        must_answer(lab, WHOLE, 80)?;
         let probe = format!("ip -6 neigh change {WHOLE} dev wan0 nud probe");
         lab.wan.run(probe.split(' '))?;
         eventually(SOON, || {

@@ -35,7 +35,7 @@ fn a_part_of_a_wider_subnet_is_a_networks_with_one_warning() {
             let guest = lab.member(1, &network)?;
             guest.ping(&network.gateway().to_string())?;
             guest.ping(&OUTSIDE.to_string())?;
-            lab.hv.run(["ping", "-c1", "-W5", "10.10.1.11"])?;
+            eventually(SOON, || lab.hv.run(["ping", "-c1", "-W2", "10.10.1.11"]))?;
             lab.agent.ok(["net-destroy", "default"])?;
             lab.agent.ok(["net-undefine", "default"])?;
             ip(lab, delete)?;

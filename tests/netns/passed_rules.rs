@@ -1,10 +1,10 @@
 //! The host's own rules that netd passes by: told where they name a network, or ban somebody, and not
 //! where they do neither.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::published::{both, forwards};
-use netd_tests::traffic::{self, Server, Verdict};
+use netd_tests::traffic::{self, Server};
 use netd_tests::{Lab, Network, SOON, Sniffer, eventually};
 
 /// The network of all tests here, number 1: bridge, subnet and published port.
@@ -44,8 +44,13 @@ fn rules_that_name_a_network_are_told_with_their_remedy() {
     check(|lab| {
         lab.agent.start()?;
         let network = network(lab)?;
-        let _guest = lab.member(1, &network)?;
+        let guest = lab.member(1, &network)?;
         let bridge = network.bridge();
+        eventually(SOON, || {
+            let status = lab.agent.ok(["status"])?;
+            ensure!(status.contains(&guest.port), "{status}");
+            Ok(())
+        })?;
         ensure!(doctor(lab)?.is_empty(), "no rules yet");
         nft(
             lab,
@@ -181,10 +186,8 @@ fn p47_a_host_that_masquerades_the_same_subnet_translates_nothing_twice() {
             let sniffer = Sniffer::start(&lab.wan)?;
             for port in 6000..6005 {
                 for _ in 0..3 {
-                    let answer = traffic::ask_udp_from(guest.netns(), port, at(OUTSIDE, 7))?;
-                    let Verdict::Answered(seen) = answer else {
-                        bail!("{kind}: {answer:?}");
-                    };
+                    let seen = traffic::answered_from(guest.netns(), port, at(OUTSIDE, 7))
+                        .with_context(|| kind.to_owned())?;
                     ensure!(seen.ip() == HOST, "{kind}: {seen}");
                 }
             }

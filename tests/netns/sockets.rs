@@ -133,6 +133,11 @@ fn sockets_that_somebody_answers_on_are_not_taken() {
         ensure!(rw.exists(), "the other daemon's socket was removed");
         // It is gone, and its file was left.
         drop(other);
+        // A command that another test starts at this moment holds it until it is executed.
+        eventually(netd_tests::SOON, || {
+            ensure!(UnixStream::connect(&rw).is_err(), "somebody listens");
+            Ok(())
+        })?;
         lab.agent.start()?;
         passes(&virsh_as("root", "", &rw, &["net-list"])?)?;
         lab.agent.stop()

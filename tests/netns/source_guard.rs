@@ -237,8 +237,7 @@ fn isolated_ports_do_not_meet() {
         let gateway = network.gateway().to_string();
         let route = format!("ip route add {}/32 via {gateway}", network.address(12));
         one.netns().run(route.split(' '))?;
-        let verdict = traffic::ask_udp(one.netns(), at(network.address(12), PORT))?;
-        ensure!(verdict == traffic::Verdict::Refused, "{verdict:?}");
+        traffic::refused(one.netns(), at(network.address(12), PORT))?;
         ensure!(
             lab.agent.dropped("port_isolated")? > 0,
             "it was not counted"
@@ -281,8 +280,8 @@ fn the_host_is_closed_to_guests() {
             };
             let _inside = Server::tcp_echo(guest.netns(), at(address, PORT))?;
             traffic::connect(&lab.hv, at(address, PORT))?;
-            lab.hv
-                .run(["busybox", "ping", "-c1", "-W3", &address.to_string()])?;
+            let ping = ["busybox", "ping", "-c1", "-W3", &address.to_string()].map(str::to_owned);
+            eventually(SOON, || lab.hv.run(ping.iter().map(String::as_str)))?;
         }
         drop(server);
         ensure!(
@@ -328,7 +327,7 @@ fn a_subnet_behind_a_guest_is_routed() {
             "172.20.5.1",
             &outside,
         ];
-        guest.netns().run(ping)?;
+        eventually(SOON, || guest.netns().run(ping))?;
         // A bridge that is made anew has its route again.
         lab.agent.ok(["net-destroy", "default"])?;
         lab.agent.ok(["net-start", "default"])?;

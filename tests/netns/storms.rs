@@ -133,13 +133,20 @@ fn p33_jumbo_frames_stay_where_they_fit() {
             ensure!(outside.received() > before, "it is not cut up, but lost");
             Ok(())
         })?;
-        let (told4, told6) = (told.0.finish()?, told.1.finish()?);
         let mtu = (UPLINK as u16).to_be_bytes();
-        let too_big = told4.iter().filter(|packet| packet.icmp() == Some((3, 4)));
-        let too_big: Vec<_> = too_big.map(|packet| packet.payload[6..8] == mtu).collect();
+        let too_big4 = |told: &[Ipv4]| -> Vec<bool> {
+            let too_big = told.iter().filter(|packet| packet.icmp() == Some((3, 4)));
+            too_big.map(|packet| packet.payload[6..8] == mtu).collect()
+        };
+        let told4 = told.0.finish_when(|told| too_big4(told).len() >= 5)?;
+        let too_big = too_big4(&told4);
         ensure!(too_big == [true; 5], "IPv4: told {too_big:?}");
-        let too_big = told6.iter().filter(|packet| packet.icmp() == Some((2, 0)));
-        let too_big: Vec<_> = too_big.map(|packet| packet.payload[6..8] == mtu).collect();
+        let too_big6 = |told: &[Ipv6]| -> Vec<bool> {
+            let too_big = told.iter().filter(|packet| packet.icmp() == Some((2, 0)));
+            too_big.map(|packet| packet.payload[6..8] == mtu).collect()
+        };
+        let told6 = told.1.finish_when(|told| too_big6(told).len() >= 5)?;
+        let too_big = too_big6(&told6);
         ensure!(too_big == [true; 5], "IPv6: told {too_big:?}");
         let (v4, v6) = largest(&ears.0.finish()?, &ears.1.finish()?);
         ensure!(
@@ -187,7 +194,8 @@ fn a_storm_of_broadcasts_breaks_no_connection() {
             };
             for guest in &guests {
                 let gateway = network.gateway().to_string();
-                eventually(SOON, || guest.ping(&gateway))
+                guest
+                    .ping(&gateway)
                     .with_context(|| format!("dropped: {:?}", lab.agent.drops()))?;
             }
             let everywhere = at(Ipv4Addr::UNSPECIFIED, PORT);
@@ -231,19 +239,17 @@ fn a_storm_of_broadcasts_breaks_no_connection() {
                 frame.between(mac, to_mac)
             });
             std::thread::sleep(Duration::from_secs(2));
-            storm.reach(10_001)?;
+            // On a busy machine many meet a full queue: it goes on until enough have arrived.
+            eventually(SOON, || {
+                let arrived = one.netns().counters("eth0")?.received_packets - before;
+                ensure!(arrived > 10_000, "no storm: {arrived} frames arrived");
+                Ok(())
+            })?;
             let sent = storm.finish()?;
-            ensure!(sent > 10_000, "no storm: {sent} frames");
-            let arrived = one.netns().counters("eth0")?.received_packets - before;
-            ensure!(arrived > sent / 4, "of {sent} frames {arrived} arrived");
             for (who, load) in loads {
-                let report = load
-                    .finish()
-                    .with_context(|| format!("{who}: {sent} frames"))?;
-                ensure!(
-                    report.sent > 20 && report.lost.is_empty(),
-                    "{who}: {report:?}"
-                );
+                let end = load.reach(21).and_then(|()| load.finish());
+                let report = end.with_context(|| format!("{who}: {sent} frames"))?;
+                ensure!(report.lost.is_empty(), "{who}: {report:?}");
             }
             for guest in &guests {
                 guest.ping(&OUTSIDE.to_string())?;

@@ -131,13 +131,16 @@ fn p56_devices_that_cannot_take_frames_are_reached_by_tc() {
         wait_for(lab, &["uplink", "vnet1"])?;
         let limit = "tc qdisc add dev uplink root tbf rate 1gbit burst 1mb latency 50ms";
         lab.hv.run(limit.split(' '))?;
-        // The agent hears of it with the next change of the device.
+        // The agent hears of it with the next change of the device, a moment later.
         for state in ["down", "up"] {
             lab.hv.run(["ip", "link", "set", "vnet1", state])?;
         }
         guest.ping(&OUTSIDE.to_string())?;
-        let seen = exchange(lab, &guest)?;
-        ensure!(seen >= 2 * DATAGRAMS, "{seen}: not by the queue");
+        eventually(SOON, || {
+            let seen = exchange(lab, &guest)?;
+            ensure!(seen >= 2 * DATAGRAMS, "{seen}: not by the queue");
+            Ok(())
+        })?;
         lab.hv
             .run(["tc", "qdisc", "del", "dev", "uplink", "root"])?;
         Ok(())

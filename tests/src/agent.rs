@@ -236,16 +236,8 @@ impl Agent {
     /// # Errors
     /// It ends or stays silent; the error holds its log.
     pub fn start(&mut self) -> Result<()> {
-        self.start_within(PATIENCE)
-    }
-
-    /// The same for an agent that has more to do than most before it answers.
-    ///
-    /// # Errors
-    /// As [`Agent::start`].
-    pub fn start_within(&mut self, limit: Duration) -> Result<()> {
         self.spawn()?;
-        let answer = crate::eventually(limit, || {
+        let answer = crate::eventually(PATIENCE, || {
             if let Some(status) = self.ended()? {
                 // Nothing will answer any more; waiting would only blur that.
                 return Ok(Err(status));

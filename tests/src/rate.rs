@@ -24,6 +24,7 @@ pub enum Way {
 /// As many bytes as one TCP connection takes, until it is dropped.
 #[derive(Debug)]
 pub struct Bulk {
+    began: Instant,
     received: Arc<AtomicU64>,
     client: TcpStream,
     thread: Option<JoinHandle<()>>,
@@ -57,6 +58,7 @@ impl Bulk {
         way: Way,
     ) -> Result<Self> {
         let address = address.into();
+        let began = Instant::now();
         let received = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&received);
         let server = Server::tcp(server, address, move |mut stream| {
@@ -75,6 +77,7 @@ impl Bulk {
             Way::Up => pour(&mut stream),
         });
         Ok(Self {
+            began,
             received,
             client,
             thread: Some(thread),
@@ -86,6 +89,14 @@ impl Bulk {
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes a second since it began, at least. A reader that could not run for a while reads faster than
+    /// they come for a while, but never more than came.
+    #[must_use]
+    pub fn speed(&self) -> f64 {
+        let received = self.received() as f64;
+        received / self.began.elapsed().as_secs_f64()
     }
 }
 
