@@ -10,11 +10,11 @@ use netd::link::{
 };
 use netd::model::Mac;
 
-use crate::{MAC, find, in_namespace, ip, run};
+use crate::{MAC, SOON, find, in_namespace, ip, run, state_of, until};
 
 /// A host with a bit of everything.
 fn make_devices_and_routes() {
-    ip("link add br0 address 52:54:00:aa:bb:cc type bridge stp_state 1 forward_delay 400");
+    ip("link add br0 address 52:54:00:aa:bb:cc type bridge stp_state 1 forward_delay 3000");
     ip("link set br0 mtu 1400");
     ip("link add p0 type veth peer name g0");
     ip("link set p0 master br0");
@@ -42,7 +42,13 @@ fn make_devices_and_routes() {
 fn a_snapshot_shows_devices() {
     in_namespace(|| async {
         make_devices_and_routes();
-        let snapshot = Links::connect().unwrap().snapshot().await.unwrap();
+        let links = Links::connect().unwrap();
+        // The kernel tells a bridge in its own time that a port has a carrier.
+        until("p0 listens", SOON, async || {
+            state_of(&links, "p0").await == port_state::LISTENING
+        })
+        .await;
+        let snapshot = links.snapshot().await.unwrap();
 
         let bridge = find(&snapshot, "br0");
         assert_eq!(bridge.mac, Some(Mac([0x52, 0x54, 0, 0xaa, 0xbb, 0xcc])));
@@ -50,7 +56,7 @@ fn a_snapshot_shows_devices() {
         assert_eq!(bridge.kind.as_deref(), Some("bridge"));
         let expected = BridgeAttrs {
             stp: true,
-            forward_delay_ms: 4_000,
+            forward_delay_ms: 30_000,
             ..BridgeAttrs::default()
         };
         assert_eq!(bridge.bridge, Some(expected));

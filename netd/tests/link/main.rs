@@ -107,6 +107,12 @@ impl Drop for Guest {
     }
 }
 
+/// Has the kernel noticed that a device is switched on and has a carrier? It does so in its own time.
+fn is_up(device: &str) -> bool {
+    let shown = run(&format!("ip -o link show dev {device}")).stdout;
+    String::from_utf8(shown).unwrap().contains(" state UP ")
+}
+
 fn find<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Link {
     snapshot
         .by_name(name)
