@@ -110,7 +110,7 @@ impl Topology {
             "-q",
             "-f",
             "-t",
-            "10",
+            "30",
             "-T",
             "1",
             "-s",
@@ -276,6 +276,9 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
         topology.lease(&[]).as_deref() == Some("192.168.122.50")
     });
     assert_eq!(adopt_network(&network, &paths).unwrap().pid(), pid);
+    // dnsmasq notes a lease after it has answered.
+    let reserved = |lease: &netd::api::Lease| lease.ip.to_string() == "192.168.122.50";
+    eventually("the lease is noted", || read().iter().any(reserved));
 
     // A death is noticed by somebody who is not the parent, and the next one knows the leases.
     topology.on_host(async || {
@@ -290,11 +293,7 @@ fn a_guest_gets_a_lease_and_nothing_is_left_behind() {
         assert!(adopt_network(&network, &paths).is_none());
         assert_ne!(start(&network, &paths).await.pid(), pid);
     });
-    assert!(
-        read()
-            .iter()
-            .any(|lease| lease.ip.to_string() == "192.168.122.50")
-    );
+    assert!(read().iter().any(reserved));
 
     // Starting over an existing one replaces it.
     topology.on_host(async || {
@@ -342,13 +341,11 @@ fn a_daemon_that_keeps_stderr_is_no_hindrance() {
     let paths = topology.paths();
     let mut network = network();
     network.dnsmasq_options = vec!["log-facility=-".into()];
-    let begin = Instant::now();
     topology.on_host(async || {
+        // With the hindrance it takes all the time that a start may take, and is an error.
         let running = start(&network, &paths).await;
         let pid_file = files_of(&paths, &network).unwrap().pid_file.unwrap();
         running.stop(&pid_file).await.unwrap();
     });
-    // With the hindrance it takes the 10 s that a start may take, and is an error.
-    assert!(begin.elapsed() < Duration::from_secs(9));
     eventually("no process is left", || topology.pids().is_empty());
 }
