@@ -187,7 +187,7 @@ impl<D: Driver> Connection<D> {
         let mut give_way = pin!(give_way);
         let handshake_ends = Instant::now() + limits.handshake;
         let mut call = None;
-        let mut heard = Instant::now();
+        let mut next_ping = Instant::now() + limits.keepalive_interval;
         let mut pings = 0;
         loop {
             while call.is_none() {
@@ -200,7 +200,8 @@ impl<D: Driver> Connection<D> {
                     },
                     () = self.outbox.closed() => return End::Gone,
                 }
-                heard = Instant::now();
+                next_ping = Instant::now() + limits.keepalive_interval;
+                pings = 0;
             }
             let received = tokio::select! {
                 received = reader.next() => received,
@@ -226,15 +227,22 @@ impl<D: Driver> Connection<D> {
                     self.authenticate(answer).await;
                     continue;
                 }
-                () = sleep_until(heard + limits.keepalive_interval * (pings + 1)),
-                    if self.keepalive =>
-                {
-                    if pings == limits.keepalive_count {
-                        return End::Disconnect(format!("it left {pings} pings unanswered").into());
-                    }
+                () = sleep_until(next_ping), if self.keepalive && pings < limits.keepalive_count => {
                     pings += 1;
+                    // From now on: a host that stood still had no ear for its clients.
+                    next_ping = Instant::now() + limits.keepalive_interval;
                     self.send(Message::keepalive(KEEPALIVE_PING), None).await;
                     continue;
+                }
+                () = sleep_until(next_ping), if self.keepalive && pings == limits.keepalive_count => {
+                    // An answer may have come in this very moment.
+                    match reader.next().now_or_never() {
+                        Some(received) => received,
+                        None => {
+                            let why = format!("it left {pings} pings unanswered");
+                            return End::Disconnect(why.into());
+                        }
+                    }
                 }
             };
             let received = match received {
@@ -242,7 +250,7 @@ impl<D: Driver> Connection<D> {
                 Ok(None) => return End::Flush,
                 Err(error) => return lost(&error),
             };
-            heard = Instant::now();
+            next_ping = Instant::now() + limits.keepalive_interval;
             pings = 0;
             if let Some(end) = self.receive(received, &mut call).await {
                 return end;

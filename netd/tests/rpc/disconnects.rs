@@ -131,10 +131,10 @@ async fn ends(mut raw: Raw) {
 fn the_log_says_who_is_disconnected_and_why() {
     // Times that no other test has.
     let limits = Limits {
-        message: Duration::from_millis(803),
-        handshake: Duration::from_millis(1507),
-        write: Duration::from_millis(509),
-        keepalive_interval: Duration::from_millis(211),
+        message: Duration::from_millis(6_803),
+        handshake: Duration::from_millis(8_507),
+        write: Duration::from_millis(4_509),
+        keepalive_interval: Duration::from_millis(1_511),
         keepalive_count: 4,
         ..Limits::default()
     };
@@ -178,12 +178,12 @@ fn the_log_says_who_is_disconnected_and_why() {
             no_reading
         );
         for why in [
-            "a message did not arrive whole within 803ms",
+            "a message did not arrive whole within 6.803s",
             "a message cannot be 17 bytes long",
-            "it did not open the connection within 1.507s",
+            "it did not open the connection within 8.507s",
             "it sends file descriptors, which no call here takes",
             "it left 4 pings unanswered",
-            "it did not read a reply within 509ms",
+            "it did not read a reply within 4.509s",
         ] {
             log::wait_for(&["a client is disconnected: ", why, &who()]).await;
         }
@@ -197,7 +197,7 @@ fn the_log_says_who_finds_no_place() {
         per_process: 1,
         reserve: 0,
         waiting: 1,
-        handshake: Duration::from_millis(701),
+        handshake: Duration::from_millis(5_701),
         ..Limits::default()
     };
     log::keep();
@@ -208,6 +208,6 @@ fn the_log_says_who_finds_no_place() {
         ends(turned_away).await;
         log::wait_for(&["too many clients wait for a place already", &who()]).await;
         ends(waiting).await;
-        log::wait_for(&["no other client left within 701ms", &who()]).await;
+        log::wait_for(&["no other client left within 5.701s", &who()]).await;
     });
 }

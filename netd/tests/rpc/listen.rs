@@ -25,22 +25,31 @@ fn lifecycle(name: &str, uuid: Uuid, now: Lifecycle) -> NetworkEvent {
     event(name, uuid, EventKind::Lifecycle(now))
 }
 
-/// Starts a program and waits until it listens.
-fn listening(server: &Server, mut program: Command, words: &[&str]) -> Child {
-    let before = server.driver.listened.load(Ordering::SeqCst);
-    let child = program
+fn spawned(mut program: Command, words: &[&str]) -> Child {
+    program
         .args(words)
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Waits until so many programs have begun to listen.
+fn wait_for_listeners(server: &Server, count: usize) {
     let deadline = Instant::now() + PATIENCE;
-    while server.driver.listened.load(Ordering::SeqCst) == before {
-        assert!(Instant::now() < deadline, "{words:?} does not listen");
+    while server.driver.listened.load(Ordering::SeqCst) < count {
+        assert!(Instant::now() < deadline, "not all of them listen");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Starts a program and waits until it listens.
+fn listening(server: &Server, program: Command, words: &[&str]) -> Child {
+    let before = server.driver.listened.load(Ordering::SeqCst);
+    let child = spawned(program, words);
+    wait_for_listeners(server, before + 1);
     child
 }
 
@@ -97,17 +106,21 @@ fn events_are_printed_as_by_virsh() {
     ];
     // A virsh that is interrupted right after an event has not counted it, so these end by themselves.
     let commands = [
-        "net-event --event lifecycle --loop --timeout 10",
-        "net-event --event lifecycle --loop --timeout 10 --network n1",
-        "-q net-event --event lifecycle --loop --timeout 10",
+        "net-event --event lifecycle --loop --timeout 20",
+        "net-event --event lifecycle --loop --timeout 20 --network n1",
+        "-q net-event --event lifecycle --loop --timeout 20",
     ];
     let mut running = Vec::new();
+    let mut listeners = 0;
     for command in commands {
         let words: Vec<&str> = command.split(' ').collect();
-        let ours = listening(&server, netd(&server.socket), &words);
-        let theirs = virsh(&server.socket).map(|virsh| listening(&server, virsh, &words));
+        let ours = spawned(netd(&server.socket), &words);
+        let theirs = virsh(&server.socket).map(|virsh| spawned(virsh, &words));
+        listeners += 1 + usize::from(theirs.is_some());
         running.push((command, ours, theirs));
     }
+    // All are started at once: none is to end before the last one listens.
+    wait_for_listeners(&server, listeners);
     for event in &events {
         server.driver.events.publish(event.clone());
     }

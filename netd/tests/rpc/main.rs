@@ -49,15 +49,19 @@ impl Server {
     }
 
     fn with_limits(limits: Limits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("netd-sock");
-        let driver = Arc::new(Fake::default());
-        driver.reset();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
+        Self::on(runtime, limits)
+    }
+
+    fn on(runtime: Runtime, limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("netd-sock");
+        let driver = Arc::new(Fake::default());
+        driver.reset();
         let doors = {
             let _inside = runtime.enter();
             let read_only = Access {
@@ -99,6 +103,19 @@ impl Server {
     fn stop(&mut self) {
         self.stop.send(true).unwrap();
         self.runtime.block_on(self.task.take().unwrap()).unwrap();
+    }
+}
+
+/// Waits until nobody can connect any more. A command that another test starts at this moment has copies of
+/// this program's sockets until it is executed.
+fn nobody_listens(socket: &Path) {
+    let begin = std::time::Instant::now();
+    loop {
+        match std::os::unix::net::UnixStream::connect(socket) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
+            answer => assert!(begin.elapsed() < raw::PATIENCE, "{answer:?}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 

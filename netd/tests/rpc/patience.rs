@@ -1,6 +1,7 @@
 //! What one client can take from the others, in time and in memory, and what ends when.
 
-use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use netd::rpc::Limits;
@@ -12,17 +13,24 @@ use netd::rpc::procedures::{NetworkRef, XmlDescArgs};
 use netd::rpc::xdr::{from_bytes, to_bytes};
 use tokio::io::AsyncWriteExt;
 
-use crate::Server;
 use crate::raw::{PATIENCE, Raw, against, slow};
+use crate::{Server, nobody_listens};
+
+/// For what is not to happen. Where it takes longer to happen, the test sees nothing wrong.
+const MOMENT: Duration = Duration::from_millis(300);
 
 #[test]
 fn close_is_answered_after_what_came_before() {
-    against(Limits::default(), |socket| async move {
-        let mut raw = Raw::open(&socket).await;
+    let server = Server::start();
+    server.runtime.block_on(async {
+        let mut raw = Raw::open(&server.socket).await;
         let start = raw.header(39);
         raw.send(&Message::new(start, &slow()).unwrap()).await;
         let close = raw.header(2);
         raw.send(&Message::new(close, &()).unwrap()).await;
+        let early = tokio::time::timeout(MOMENT, raw.reader.next());
+        assert!(early.await.is_err(), "the start is not over");
+        server.driver.let_end(1);
         assert_eq!(raw.next().await.unwrap().header, start.reply(STATUS_OK));
         assert_eq!(raw.next().await.unwrap().header, close.reply(STATUS_OK));
         assert!(raw.next().await.is_none());
@@ -31,40 +39,47 @@ fn close_is_answered_after_what_came_before() {
 
 #[test]
 fn a_slow_call_holds_up_no_other() {
-    against(Limits::default(), |socket| async move {
-        let mut raw = Raw::open(&socket).await;
+    let server = Server::start();
+    server.runtime.block_on(async {
+        let mut raw = Raw::open(&server.socket).await;
         let start = raw.header(39);
         raw.send(&Message::new(start, &slow()).unwrap()).await;
+        server.driver.begun(1).await;
         for _ in 0..20 {
-            let header = raw.header(46);
-            raw.send(&Message::new(header, "n1").unwrap()).await;
-            assert_eq!(raw.next().await.unwrap().header, header.reply(STATUS_OK));
+            raw.ok(46, "n1").await;
         }
+        server.driver.let_end(1);
         assert_eq!(raw.next().await.unwrap().header, start.reply(STATUS_OK));
     });
 }
 
 #[test]
 fn more_calls_than_a_client_may_have_wait_their_turn() {
-    against(Limits::default(), |socket| async move {
-        let mut raw = Raw::open(&socket).await;
+    let server = Server::start();
+    let driver = &server.driver;
+    server.runtime.block_on(async {
+        let mut raw = Raw::open(&server.socket).await;
         for _ in 0..12 {
             let header = raw.header(39);
             raw.send(&Message::new(header, &slow()).unwrap()).await;
         }
         let header = raw.header(46);
         raw.send(&Message::new(header, "n1").unwrap()).await;
-        let sent = Instant::now();
         let mut serials = Vec::new();
-        for _ in 0..13 {
+        for turn in [5, 10] {
+            driver.begun(turn).await;
+            let early = tokio::time::timeout(MOMENT, raw.reader.next());
+            assert!(early.await.is_err(), "the lookup waits, too");
+            assert_eq!(driver.begun_so_far(), turn, "five at a time");
+            driver.let_end(turn);
+            for _ in 0..5 {
+                serials.push(raw.next().await.unwrap().header.serial);
+            }
+        }
+        driver.let_end(12);
+        for _ in 0..3 {
             serials.push(raw.next().await.unwrap().header.serial);
         }
-        // Twelve starts of 0.4 s, five at a time, take three turns; the lookup comes in the last.
-        assert!(
-            sent.elapsed() >= Duration::from_millis(1100),
-            "{:?}",
-            sent.elapsed()
-        );
         serials.sort_unstable();
         assert_eq!(serials, (2..=14).collect::<Vec<_>>());
     });
@@ -74,6 +89,7 @@ fn more_calls_than_a_client_may_have_wait_their_turn() {
 fn a_start_is_finished_when_its_client_leaves_or_the_server_stops() {
     let mut server = Server::start();
     let socket = server.socket.clone();
+    let driver = Arc::clone(&server.driver);
     let wire = |serial| {
         let header = Header {
             program: PROGRAM_REMOTE,
@@ -88,73 +104,105 @@ fn a_start_is_finished_when_its_client_leaves_or_the_server_stops() {
     let mut raw = server.runtime.block_on(async {
         let mut gone = Raw::open(&socket).await;
         gone.send(&wire(1)).await;
-        gone.ok(46, "n1").await;
+        driver.begun(1).await;
         drop(gone);
-        // Clearly after the first.
-        tokio::time::sleep(Duration::from_millis(100)).await;
         let mut raw = Raw::open(&socket).await;
         raw.send(&wire(7)).await;
-        raw.ok(46, "n1").await;
+        driver.begun(2).await;
         raw
     });
+    let ending = std::thread::spawn({
+        let driver = Arc::clone(&driver);
+        move || {
+            // The server is told to stop meanwhile.
+            std::thread::sleep(MOMENT);
+            driver.let_end(1);
+            let begin = Instant::now();
+            while driver.starts.load(SeqCst) == 0 && begin.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            driver.let_end(2);
+        }
+    });
     server.stop();
+    ending.join().unwrap();
     let reply = server.runtime.block_on(raw.next()).unwrap();
     assert_eq!(reply.header.serial, 7);
     assert_eq!(reply.header.status, STATUS_ERROR, "the first start won");
     assert!(server.runtime.block_on(raw.next()).is_none());
-    let starts = server
-        .driver
-        .starts
-        .load(std::sync::atomic::Ordering::SeqCst);
-    assert_eq!(starts, 1);
-    assert_eq!(
-        std::os::unix::net::UnixStream::connect(&socket)
-            .unwrap_err()
-            .kind(),
-        io::ErrorKind::ConnectionRefused
-    );
-}
-
-fn impatient() -> Limits {
-    Limits {
-        handshake: Duration::from_millis(1500),
-        message: Duration::from_millis(800),
-        write: Duration::from_millis(500),
-        keepalive_interval: Duration::from_millis(250),
-        keepalive_count: 3,
-        ..Limits::default()
-    }
+    assert_eq!(driver.starts.load(SeqCst), 1);
+    nobody_listens(&socket);
 }
 
 #[test]
 fn a_client_that_asked_for_keepalive_is_pinged_and_given_up() {
-    against(impatient(), |socket| async move {
+    let limits = Limits {
+        keepalive_interval: Duration::from_secs(2),
+        keepalive_count: 3,
+        ..Limits::default()
+    };
+    against(limits, |socket| async move {
         let mut raw = Raw::open(&socket).await;
         raw.ok(60, &10).await;
-        // It lives as long as it answers.
-        for _ in 0..6 {
+        // It lives as long as it answers: so far longer than silence is borne.
+        let begin = Instant::now();
+        while begin.elapsed() < 5 * limits.keepalive_interval {
             let ping = raw.next().await.unwrap();
             assert_eq!(ping, Message::keepalive(KEEPALIVE_PING));
             raw.send(&Message::keepalive(KEEPALIVE_PONG)).await;
         }
+        // A ping that was under way meanwhile is none of those that are not answered.
         let silent = Instant::now();
+        let header = raw.header(46);
+        raw.send(&Message::new(header, "n1").unwrap()).await;
+        let reply = raw.next_but_pings().await;
+        assert_eq!(reply.header, header.reply(STATUS_OK));
         let mut pings = 0;
         while let Some(message) = raw.next().await {
             assert_eq!(message, Message::keepalive(KEEPALIVE_PING));
             pings += 1;
         }
         assert_eq!(pings, 3);
-        assert!(
-            silent.elapsed() >= Duration::from_millis(900),
-            "{:?}",
-            silent.elapsed()
-        );
+        let silent = silent.elapsed();
+        assert!(silent > 3 * limits.keepalive_interval, "{silent:?}");
+    });
+}
+
+#[test]
+fn a_host_that_stood_still_gives_nobody_up() {
+    let limits = Limits {
+        keepalive_interval: Duration::from_secs(1),
+        keepalive_count: 3,
+        ..Limits::default()
+    };
+    // With one thread for both, the server stands still while the client does.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let server = Server::on(runtime, limits);
+    server.runtime.block_on(async {
+        let mut raw = Raw::open(&server.socket).await;
+        raw.ok(60, &10).await;
+        std::thread::sleep(6 * limits.keepalive_interval);
+        let ping = raw.next().await.unwrap();
+        assert_eq!(ping, Message::keepalive(KEEPALIVE_PING));
+        raw.send(&Message::keepalive(KEEPALIVE_PONG)).await;
+        let header = raw.header(46);
+        raw.send(&Message::new(header, "n1").unwrap()).await;
+        let reply = raw.next_but_pings().await;
+        assert_eq!(reply.header, header.reply(STATUS_OK));
     });
 }
 
 #[test]
 fn a_client_that_did_not_ask_is_never_pinged() {
-    against(impatient(), |socket| async move {
+    let limits = Limits {
+        keepalive_interval: Duration::from_millis(250),
+        keepalive_count: 3,
+        ..Limits::default()
+    };
+    against(limits, |socket| async move {
         let mut raw = Raw::open(&socket).await;
         let quiet = tokio::time::timeout(Duration::from_millis(1400), raw.reader.next());
         assert!(quiet.await.is_err(), "neither a ping nor the end");
@@ -182,35 +230,52 @@ fn pings_are_answered_before_open_too() {
 
 #[test]
 fn half_a_message_and_no_open_have_their_time() {
-    against(impatient(), |socket| async move {
-        let mut raw = Raw::open(&socket).await;
-        raw.writer.write_all(&[0, 0, 0, 40, 1, 2, 3]).await.unwrap();
-        assert!(raw.next().await.is_none(), "half a message");
-        let mut raw = Raw::open(&socket).await;
-        let header = raw.header(46);
-        let one_and_a_bit = [
-            &Message::new(header, "n1").unwrap().to_bytes()[..],
-            &[0, 0, 0],
-        ];
-        raw.writer.write_all(&one_and_a_bit.concat()).await.unwrap();
-        assert_eq!(raw.next().await.unwrap().header, header.reply(STATUS_OK));
-        assert!(raw.next().await.is_none(), "a bit of a second message");
-        let mut raw = Raw::connect(&socket).await;
-        raw.ok(66, &()).await;
-        assert!(raw.next().await.is_none(), "no OPEN");
-        // Bytes one by one are as good as any.
-        let mut raw = Raw::open(&socket).await;
-        let header = raw.header(46);
-        for byte in Message::new(header, "n1").unwrap().to_bytes() {
-            raw.writer.write_all(&[byte]).await.unwrap();
-        }
-        assert_eq!(raw.next().await.unwrap().header, header.reply(STATUS_OK));
+    let limits = Limits {
+        handshake: Duration::from_secs(7),
+        message: Duration::from_secs(6),
+        ..Limits::default()
+    };
+    against(limits, |socket| async move {
+        let half = async {
+            let mut raw = Raw::open(&socket).await;
+            raw.writer.write_all(&[0, 0, 0, 40, 1, 2, 3]).await.unwrap();
+            assert!(raw.next().await.is_none(), "half a message");
+        };
+        let more = async {
+            let mut raw = Raw::open(&socket).await;
+            let header = raw.header(46);
+            let one_and_a_bit = [
+                &Message::new(header, "n1").unwrap().to_bytes()[..],
+                &[0, 0, 0],
+            ];
+            raw.writer.write_all(&one_and_a_bit.concat()).await.unwrap();
+            assert_eq!(raw.next().await.unwrap().header, header.reply(STATUS_OK));
+            assert!(raw.next().await.is_none(), "a bit of a second message");
+        };
+        let no_open = async {
+            let mut raw = Raw::connect(&socket).await;
+            raw.ok(66, &()).await;
+            assert!(raw.next().await.is_none(), "no OPEN");
+        };
+        let byte_by_byte = async {
+            let mut raw = Raw::open(&socket).await;
+            let header = raw.header(46);
+            for byte in Message::new(header, "n1").unwrap().to_bytes() {
+                raw.writer.write_all(&[byte]).await.unwrap();
+            }
+            assert_eq!(raw.next().await.unwrap().header, header.reply(STATUS_OK));
+        };
+        tokio::join!(half, more, no_open, byte_by_byte);
     });
 }
 
 #[test]
 fn a_client_that_does_not_read_is_given_up() {
-    against(impatient(), |socket| async move {
+    let limits = Limits {
+        write: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    against(limits, |socket| async move {
         let mut raw = Raw::open(&socket).await;
         // A megabyte of XML, asked for again and again and never read.
         let xml = format!("<network><name>big</name>{}</network>", "x".repeat(1 << 20));
@@ -289,7 +354,7 @@ fn many_clients_are_served_and_more_than_allowed_wait() {
         let mut waiting = Raw::connect(&socket).await;
         let header = waiting.header(66);
         waiting.send(&Message::new(header, &()).unwrap()).await;
-        let answer = tokio::time::timeout(Duration::from_millis(300), waiting.reader.next());
+        let answer = tokio::time::timeout(MOMENT, waiting.reader.next());
         assert!(answer.await.is_err(), "the server is full");
         for raw in &mut clients {
             raw.ok(46, "n1").await;
@@ -316,7 +381,7 @@ fn noise_does_not_hurt_the_server() {
     use proptest::strategy::{Strategy, ValueTree};
     use proptest::test_runner::TestRunner;
 
-    against(impatient(), |socket| async move {
+    against(Limits::default(), |socket| async move {
         let mut runner = TestRunner::deterministic();
         let noise = proptest::collection::vec(proptest::num::u8::ANY, 0..400);
         for round in 0..200 {

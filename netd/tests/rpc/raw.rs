@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use netd::rpc::Limits;
 use netd::rpc::message::{
-    Header, Message, PROGRAM_NETD, PROGRAM_REMOTE, STATUS_ERROR, STATUS_OK, TYPE_CALL, TYPE_REPLY,
+    Header, KEEPALIVE_PING, KEEPALIVE_PONG, Message, PROGRAM_NETD, PROGRAM_REMOTE, STATUS_ERROR,
+    STATUS_OK, TYPE_CALL, TYPE_REPLY,
 };
 use netd::rpc::procedures::{NetworkRef, OpenArgs};
 use netd::rpc::reader::Reader;
@@ -81,6 +82,17 @@ impl Raw {
         }
     }
 
+    /// The next message but for pings, which are answered.
+    pub async fn next_but_pings(&mut self) -> Message {
+        loop {
+            let message = self.next().await.unwrap();
+            if message != Message::keepalive(KEEPALIVE_PING) {
+                return message;
+            }
+            self.send(&Message::keepalive(KEEPALIVE_PONG)).await;
+        }
+    }
+
     pub async fn call(&mut self, procedure: i32, args: &(impl Encode + ?Sized)) -> Message {
         let header = self.header(procedure);
         self.send(&Message::new(header, args).unwrap()).await;
@@ -141,6 +153,7 @@ pub fn against<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(std::pa
     server.runtime.block_on(test(socket));
 }
 
+/// A network whose start takes until the test lets it end ([`crate::fake::Fake::let_end`]).
 pub fn slow() -> NetworkRef {
     NetworkRef {
         name: "slow".into(),
