@@ -5,7 +5,7 @@ use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{Lab, check};
-use netd_tests::{Agent, Network};
+use netd_tests::{Agent, Network, SOON, eventually};
 
 /// What a user sees of a command.
 #[derive(Debug, PartialEq, Eq)]
@@ -332,21 +332,24 @@ fn what_only_netd_has() {
         lab.plugged(1, "virbr1")?;
         let guest = lab.plugged(2, "virbr1")?;
         guest.dhcp()?;
-        let status = lab.agent.ok(["status"])?;
-        for word in [
-            "default",
-            "nat",
-            "virbr1",
-            "vnet2",
-            "uplink",
-            "tcx ingress",
-            "Tracked connections",
-        ] {
-            ensure!(status.contains(word), "no {word} in:\n{status}");
-        }
-        let plan = lab.agent.ok(["--quiet", "plan"])?;
-        ensure!(plan.trim().is_empty(), "everything is done, but: {plan}");
-        Ok(())
+        // The agent hears of the ports, and acts upon that, while they are plugged in.
+        eventually(SOON, || {
+            let status = lab.agent.ok(["status"])?;
+            for word in [
+                "default",
+                "nat",
+                "virbr1",
+                "vnet2",
+                "uplink",
+                "tcx ingress",
+                "Tracked connections",
+            ] {
+                ensure!(status.contains(word), "no {word} in:\n{status}");
+            }
+            let plan = lab.agent.ok(["--quiet", "plan"])?;
+            ensure!(plan.trim().is_empty(), "everything is done, but: {plan}");
+            Ok(())
+        })
     });
 }
 

@@ -93,7 +93,10 @@ impl Console {
                 Ok(0) => anyhow::bail!("its line was closed after: {:?}", self.pending),
                 Ok(count) => self.pending += &String::from_utf8_lossy(&bytes[..count]),
                 Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
                 Err(error) => return Err(error.into()),
             }
         }
