@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{FAR, HOST, at, check};
 use netd_tests::packet::Ipv4;
 use netd_tests::published::{Service, both, forwards, seen};
+use netd_tests::socket::Receive as _;
 use netd_tests::two_uplinks::SECOND;
 use netd_tests::{Guest, Lab, Network, SOON, Sniffer, TwoUplinks, eventually};
 
@@ -134,7 +135,7 @@ fn p55_answers_follow_a_client_that_comes_by_another_uplink() {
             // Those of earlier questions may have taken another way.
             let mut answer = [0; 8];
             while answer != asked.to_be_bytes() {
-                let (_, from) = client.recv_from(&mut answer).context("no answer")?;
+                let (_, from) = client.receive_from(&mut answer).context("no answer")?;
                 let expected: SocketAddr = at(SECOND, PUBLIC).into();
                 ensure!(from == expected, "{from} answers");
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{OUTSIDE, at, check};
+use netd_tests::socket::Receive as _;
 use netd_tests::{Guest, Lab, Netns, Network, SOON, control, eventually};
 
 const PORT: u16 = 7000;
@@ -115,7 +116,7 @@ impl Asker {
 
     fn arrives(&self, number: u64) -> Result<bool> {
         let mut question = [0; 8];
-        while let Ok((_, from)) = self.server.recv_from(&mut question) {
+        while let Ok((_, from)) = self.server.receive_from(&mut question) {
             self.server.send_to(&question, from)?;
             if question == number.to_be_bytes() {
                 return Ok(true);

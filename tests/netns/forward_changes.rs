@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::lab6::{HOST6, OUTSIDE6, at6, check6};
 use netd_tests::published::{forward, forwards, range, reached, seen};
+use netd_tests::socket::Receive as _;
 use netd_tests::traffic::{self, Server};
 use netd_tests::{Guest, Lab, Netns, Network, SOON, eventually};
 
@@ -225,7 +226,7 @@ fn p39_an_edited_definition_moves_a_stream_with_its_next_packet() {
         let ask = || -> Result<[u64; 2]> {
             let before = [servers[0].received(), servers[1].received()];
             socket.send(b"?")?;
-            socket.recv(&mut [0; 8]).context("no answer")?;
+            socket.receive(&mut [0; 8]).context("no answer")?;
             Ok([0, 1].map(|n| servers[n].received() - before[n]))
         };
         ensure!(ask()? == [1, 0], "the first target");

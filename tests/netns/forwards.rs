@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::lab6::{HOST6, OUTSIDE6, check6};
 use netd_tests::published::{Service, forward, forwards, range, reached, seen};
+use netd_tests::socket::Receive as _;
 use netd_tests::traffic::{self, Load, Server};
 use netd_tests::{Guest, Lab, Losses, Netns, Network, SOON, eventually};
 
@@ -325,7 +326,7 @@ fn p37_p08_other_traffic_is_untouched() {
         ensure!(local.received() > 0, "it was not asked");
         let socket = lab.hv.udp(at(HOST, PUBLIC))?;
         socket.send_to(b"who am I?", at(OUTSIDE, PUBLIC))?;
-        let (length, from) = socket.recv_from(&mut [0; 64])?;
+        let (length, from) = socket.receive_from(&mut [0; 64])?;
         ensure!(length > 0 && from == at(OUTSIDE, PUBLIC).into(), "{from}");
         Ok(())
     });
@@ -386,7 +387,7 @@ fn p39_a_stream_follows_its_forward_and_others_notice_nothing() {
         socket.connect(at(HOST, 8080))?;
         let ask = || -> Result<()> {
             socket.send(b"?")?;
-            socket.recv(&mut [0; 8])?;
+            socket.receive(&mut [0; 8])?;
             Ok(())
         };
         ask()?;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, check};
 use netd_tests::lab6::{HOST6, OUTSIDE6, check_guest6};
 use netd_tests::published::{both, forwards};
+use netd_tests::socket::Receive as _;
 use netd_tests::{Frame, Frame6, Guest, Lab, Netns, Network, SOON, Tun, Wire, control, eventually};
 
 const PORT: u16 = 7000;
@@ -96,7 +97,7 @@ impl Way<'_> {
         let mut buffer = vec![0; 65_536];
         let (length, _) = self
             .arrives
-            .recv_from(&mut buffer)
+            .receive_from(&mut buffer)
             .with_context(|| format!("{}: the order {order:?} did not arrive", self.name))?;
         ensure!(
             buffer[..length] == data,
@@ -427,7 +428,7 @@ fn p26_they_do_through_a_tunnel() {
             let whole = Frame::udp((peer, PORT), (near, OWN), b"whole").with_udp_checksum();
             far.send(&whole.packet())?;
             at_guest.set_read_timeout(Some(Duration::from_millis(200)))?;
-            at_guest.recv_from(&mut [0; 64])?;
+            at_guest.receive_from(&mut [0; 64])?;
             Ok(())
         })?;
         // Answers of earlier attempts.
@@ -444,7 +445,7 @@ fn p26_they_do_through_a_tunnel() {
             })?;
             let mut buffer = vec![0; 65_536];
             let (length, _) = at_guest
-                .recv_from(&mut buffer)
+                .receive_from(&mut buffer)
                 .with_context(|| format!("order {order:?}"))?;
             ensure!(
                 buffer[..length] == data,

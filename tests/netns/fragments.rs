@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::packet::{ICMP, Ipv4, UDP};
+use netd_tests::socket::Receive as _;
 use netd_tests::traffic::{self, Server};
 use netd_tests::{Frame, Guest, Lab, Netns, Network, Sniffer, Wire};
 
@@ -41,7 +42,7 @@ fn content(seed: u8, length: usize) -> Vec<u8> {
 fn receive(socket: &UdpSocket, expected: &[u8], what: &str) -> Result<std::net::SocketAddr> {
     let mut buffer = vec![0; 65_536];
     let (length, from) = socket
-        .recv_from(&mut buffer)
+        .receive_from(&mut buffer)
         .with_context(|| format!("{what} did not arrive"))?;
     ensure!(length == expected.len(), "{what}: {length} bytes arrived");
     ensure!(&buffer[..length] == expected, "{what}: other content");
@@ -172,7 +173,7 @@ fn p25_fragments_of_two_guests_are_told_apart() {
                 let mut buffer = vec![0; 65_536];
                 for _ in &senders {
                     let (length, _) = outside
-                        .recv_from(&mut buffer)
+                        .receive_from(&mut buffer)
                         .with_context(|| format!("{} of 2 with {id:?}", arrived.len()))?;
                     arrived.push(buffer[..length].to_vec());
                 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at};
 use netd_tests::packet::{Ipv4, UDP};
+use netd_tests::socket::Receive as _;
 use netd_tests::traffic::{self, Load, Server, Verdict};
 use netd_tests::{
     Capture, Flood, Frame, Guest, Lab, Losses, SOON, Snapshot, Sniffer, TcpPool, Wire, eventually,
@@ -259,7 +260,7 @@ fn frames_and_their_fragments_are_well_made() -> Result<()> {
             wire.send(&datagram.fragments(1480)[place])?;
         }
         let mut buffer = vec![0; 65_536];
-        let (length, _) = receiver.recv_from(&mut buffer)?;
+        let (length, _) = receiver.receive_from(&mut buffer)?;
         ensure!(buffer[..length] == data, "{order:?}: other data");
     }
     // The receiver looks at the sum.

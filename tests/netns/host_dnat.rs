@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
+use netd_tests::socket::Receive as _;
 use netd_tests::traffic::{self, Server, Verdict};
 use netd_tests::{Lab, Netns, Network};
 
@@ -97,7 +98,7 @@ fn stays_the_hosts(from: &Netns, to: SocketAddr) -> Result<()> {
     while Instant::now() < end {
         socket.send(b"still there?")?;
         socket
-            .recv(&mut [0; 64])
+            .receive(&mut [0; 64])
             .with_context(|| format!("{to} by a flow that runs"))?;
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
+use netd_tests::socket::Receive as _;
 use netd_tests::traffic::{self, Server};
 use netd_tests::{Guest, Lab, Netns, Network, SOON};
 use rustix::net::{AddressFamily, SocketType};
@@ -88,7 +89,9 @@ fn p07_a_port_the_host_listens_on_is_not_given_to_guests() {
             )?;
             let asker = lab.wan.udp("0.0.0.0:0")?;
             asker.send_to(b"to the host", at(HOST, port))?;
-            let (length, _) = socket.recv_from(&mut [0; 32]).context("the host's own")?;
+            let (length, _) = socket
+                .receive_from(&mut [0; 32])
+                .context("the host's own")?;
             ensure!(length == 11, "{length} bytes");
         }
         Ok(())
@@ -111,7 +114,7 @@ fn p07_a_port_the_host_is_connected_from_is_not_given_to_guests() {
         lab.hv.enter(|| socket.connect(at(OUTSIDE, PORT)))??;
         another(udp_seen(&guest, 5002)?, 5002, "a connected UDP socket")?;
         socket.send(b"still mine")?;
-        let length = socket.recv(&mut [0; 32]).context("the host's answer")?;
+        let length = socket.receive(&mut [0; 32]).context("the host's answer")?;
         ensure!(length == 10, "{length} bytes");
         Ok(())
     });
@@ -142,7 +145,7 @@ fn p07_the_host_may_connect_from_a_port_that_a_guest_had_first() {
             socket.send_to(text, at(OUTSIDE, PORT))?;
             let mut answer = [0; 32];
             let length = socket
-                .recv(&mut answer)
+                .receive(&mut answer)
                 .with_context(|| String::from_utf8_lossy(text).into_owned())?;
             ensure!(&answer[..length] == text, "UDP: another one's answer");
         }
@@ -180,7 +183,8 @@ impl Pinger {
         let name = String::from_utf8_lossy(text).into_owned();
         let mut packet = [0; 128];
         loop {
-            let (length, _) = rustix::net::recv(&self.0, &mut packet, RecvFlags::empty())
+            let receive = || rustix::net::recv(&self.0, &mut packet, RecvFlags::empty());
+            let (length, _) = rustix::io::retry_on_intr(receive)
                 .with_context(|| format!("no answer to {name}"))?;
             // A raw socket gets everybody's answers, with their headers.
             let answer = &packet[20..length];

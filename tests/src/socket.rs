@@ -18,6 +18,37 @@ use crate::{Netns, SOON};
 /// what these tests send, where the kernel's own limit is 0.1 s of it.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
+/// Receiving that ends with a datagram or when the time is over. A wait with a limit is not taken up again after
+/// a signal, not even one without a handler (signal(7)).
+pub trait Receive {
+    /// As [`UdpSocket::recv`].
+    ///
+    /// # Errors
+    /// The time is over, or ICMP told of an earlier datagram.
+    fn receive(&self, buffer: &mut [u8]) -> std::io::Result<usize>;
+
+    /// As [`UdpSocket::recv_from`].
+    ///
+    /// # Errors
+    /// As [`Receive::receive`].
+    fn receive_from(&self, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr)>;
+}
+
+impl Receive for UdpSocket {
+    fn receive(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.receive_from(buffer).map(|(length, _)| length)
+    }
+
+    fn receive_from(&self, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {
+        loop {
+            match self.recv_from(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
 /// Any address of the peer's family, with that port.
 #[must_use]
 pub fn any(peer: SocketAddr, port: u16) -> SocketAddr {
