@@ -40,6 +40,7 @@ pub mod programs;
 pub mod records;
 mod required;
 pub mod slow_paths;
+mod subnets;
 mod sweep;
 mod sync;
 

@@ -1,7 +1,6 @@
 //! What the maps hold, as plain data, and what has to change in them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use netd_common::abi::{
     Addr4, Addr6, BINDING_FCFS, BINDING_STATIC, Binding, BindingKey, BridgePort, CONTROL_FORWARDS,
@@ -12,7 +11,6 @@ use netd_common::abi::{
 
 use super::names;
 use super::ports::Ports;
-use crate::model::network_address;
 
 /// The records that follow from definitions and from the kernel's links and addresses, or those
 /// that the maps hold.
@@ -197,33 +195,6 @@ impl<A> FamilyRecord<A> {
 }
 
 impl Records {
-    /// The bridge whose guests' subnet has the address.
-    #[must_use]
-    pub fn bridge_of(&self, address: IpAddr) -> Option<u32> {
-        let within = |subnet: IpAddr, len: u8| network_address(address, len) == subnet;
-        self.subnets()
-            .find(|&(subnet, len, _)| within(subnet, len))
-            .map(|(_, _, bridge)| bridge)
-    }
-
-    /// Has the bridge's network a subnet that holds all of the prefix?
-    #[must_use]
-    pub fn has_subnet(&self, address: IpAddr, len: u8, bridge: u32) -> bool {
-        let holds = |(subnet, own, of): (IpAddr, u8, u32)| {
-            of == bridge && own <= len && network_address(address, own) == subnet
-        };
-        self.subnets().any(holds)
-    }
-
-    /// Guests' prefixes, and the bridges that they are behind.
-    fn subnets(&self) -> impl Iterator<Item = (IpAddr, u8, u32)> {
-        let v4 = self.v4.subnets.iter();
-        let v4 = v4.map(|(&(subnet, len), &bridge)| (IpAddr::from(subnet), len, bridge));
-        let v6 = self.v6.subnets.iter();
-        let v6 = v6.map(|(&(subnet, len), &bridge)| (IpAddr::from(subnet), len, bridge));
-        v4.chain(v6)
-    }
-
     /// `CONTROL_*` bits that follow from the networks, routes and forwards.
     #[must_use]
     pub fn flags(&self) -> u32 {
