@@ -13,8 +13,6 @@ use crate::verified::verified;
 const NOT_FORWARDED: i64 = 4;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: routed, but the next hop's MAC address is not known.
 const NO_NEIGH: i64 = 7;
-/// `BPF_FIB_LKUP_RET_FRAG_NEEDED`: routed, but larger than the path's MTU.
-const FRAG_NEEDED: i64 = 8;
 /// `BPF_FIB_LOOKUP_OUTPUT`: the device is the one to leave by.
 const LOOKUP_OUTPUT: u32 = 1 << 1;
 /// `BPF_FIB_LOOKUP_SRC` (Linux 6.7): answer with the source address the host itself would use.
@@ -94,26 +92,25 @@ fn ask<F: Family>(ctx: &TcContext, routing: &mut Routing<F::Addr>) -> bool {
     *route = Route::default();
     // SAFETY: all of its fields are integers.
     let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    fib.family = F::AF;
     fib.l4_protocol = key.proto;
     fib.sport = u16::from_ne_bytes(key.sport);
     fib.dport = u16::from_ne_bytes(key.dport);
-    // All that an earlier answer may stand in the place of.
-    let look_up = |fib: &mut bpf_fib_lookup, tot_len: u16, flags: u32| {
-        fib.family = F::AF;
-        fib.ifindex = *in_ifindex;
-        fib.__bindgen_anon_1.tot_len = tot_len;
-        F::ask(fib, key.src, key.dst, *tos);
+    fib.ifindex = *in_ifindex;
+    // A length makes the helper answer with the path's MTU; the comparison is made later, when
+    // the packet's own length after segmentation is known.
+    fib.__bindgen_anon_1.tot_len = 1;
+    F::ask(&mut fib, key.src, key.dst, *tos);
+    let look_up = |fib: &mut bpf_fib_lookup, flags: u32| {
         let len = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: `fib` is as large as said and outlives the call.
         unsafe { fib_lookup(ctx.skb.skb.cast(), core::ptr::from_mut(fib), len, flags) }
     };
     let output = if *output != 0 { LOOKUP_OUTPUT } else { 0 };
-    // A length makes the helper answer with the path's MTU; the comparison is made later, when
-    // the packet's own length after segmentation is known.
-    let mut answer = look_up(&mut fib, 1, LOOKUP_SRC | output);
+    let mut answer = look_up(&mut fib, LOOKUP_SRC | output);
     let tells_own = answer != EINVAL;
     if !tells_own {
-        answer = look_up(&mut fib, 1, output);
+        answer = look_up(&mut fib, output);
     }
     route.resolved = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS);
     route.local = answer == NOT_FORWARDED;
@@ -123,21 +120,19 @@ fn ask<F: Family>(ctx: &TcContext, routing: &mut Routing<F::Addr>) -> bool {
     route.ifindex = fib.ifindex;
     route.dmac = fib.dmac;
     route.smac = fib.smac;
+    if route.resolved {
+        // SAFETY: the helper wrote this field of the union.
+        route.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+        let limit = F::route_mtu(route.ifindex, key.dst);
+        if limit < route.mtu {
+            route.mtu = limit;
+        }
+    }
     if tells_own {
         route.own = F::source(&fib);
     }
     if fib.family == F::AF {
         route.gateway = F::next_hop(&fib);
-    }
-    // Without the MAC address it tells the MTU of a packet alone that is larger, before it looks for that.
-    route.mtu = u16::MAX;
-    if route.resolved || look_up(&mut fib, u16::MAX, output) == FRAG_NEEDED {
-        // SAFETY: the helper wrote this field of the union.
-        route.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
-    }
-    let limit = F::route_mtu(route.ifindex, key.dst);
-    if limit < route.mtu {
-        route.mtu = limit;
     }
     true
 }
