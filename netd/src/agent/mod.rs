@@ -382,7 +382,8 @@ async fn follow(agent: &Agent, events: &mut Events) -> anyhow::Result<()> {
                 manager::reload(&mut controller).await;
                 continue;
             }
-            Event::Wake | Event::Timer | Event::BridgedRules | Event::Host(Change::Links) => {}
+            Event::Wake | Event::Timer | Event::Host(Change::Links) => {}
+            Event::BridgedRules => controller.bridged_rules_changed().await,
             // Routes may make a device one that guests' traffic can leave by, but there can be many
             // changes of routes and neighbours a second: those wait for each other.
             Event::Host(Change::Routes) => {

@@ -205,6 +205,12 @@ impl Controller {
         })
     }
 
+    /// The host's rules see what is bridged, or do so no more. What connections have shown since may be wrong.
+    pub async fn bridged_rules_changed(&mut self) {
+        self.reconcile().await;
+        self.rules_changed();
+    }
+
     /// The host's own rules changed, or may have: in networks that respect them flows prove again that
     /// they may pass. The kernel is told of those that run first: conntrack saw their beginning alone,
     /// and rules that let established connections pass are to know them.
