@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use netd_tests::lab::{HOST, OUTSIDE, at, check};
 use netd_tests::socket::Receive as _;
 use netd_tests::traffic::{self, Server, Verdict};
-use netd_tests::{Lab, Netns, Network};
+use netd_tests::{Lab, Netns, Network, SOON, eventually};
 
 /// A container of other software's.
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
@@ -105,9 +105,8 @@ fn stays_the_hosts(from: &Netns, to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-#[test]
-#[ignore = "needs root and network namespaces: cargo xtask test"]
-fn guests_reach_what_the_host_publishes_of_containers() {
+/// What guests send goes past the bridge, or by it: a hub has all of it.
+fn guests_reach_containers(is_hub: bool) {
     check(|lab| {
         let before = br_netfilter(lab, true)?;
         lab.agent.start()?;
@@ -135,18 +134,40 @@ fn guests_reach_what_the_host_publishes_of_containers() {
             guest
                 .netns()
                 .run(["ip", "route", "add", "default", "via", &gateway])?;
+            if is_hub {
+                let bridge = network.bridge();
+                let hub = ["type", "bridge", "ageing_time", "0"];
+                lab.hv
+                    .run(["ip", "link", "set", &bridge].into_iter().chain(hub))?;
+            }
             guests.push((network, guest, IpAddr::from(own)));
         }
         for on in [true, false] {
             br_netfilter(lab, on)?;
             for (network, guest, own) in &guests {
                 let how = || format!("{}, br_netfilter {on}", network.name);
+                // The agent follows.
+                let published = at(HOST, PUBLISHED);
+                eventually(SOON, || traffic::answered(guest.netns(), published))
+                    .with_context(how)?;
                 asks(network, guest.netns(), *own).with_context(how)?;
             }
         }
         br_netfilter(lab, before)?;
         clear(lab)
     });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn guests_reach_what_the_host_publishes_of_containers() {
+    guests_reach_containers(false);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn guests_reach_it_where_the_bridge_has_what_they_send() {
+    guests_reach_containers(true);
 }
 
 /// By each of the host's addresses.

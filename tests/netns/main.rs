@@ -33,6 +33,7 @@ mod hook_programs;
 mod hooks;
 mod host6;
 mod host_dnat;
+mod host_dnat_between;
 mod host_firewalls;
 mod host_ports;
 mod host_rules;

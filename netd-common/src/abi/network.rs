@@ -152,6 +152,6 @@ pub struct Device {
 pub const DEVICE_ETHERNET: u32 = 1;
 /// Somebody's filters of traffic control hang at its ingress.
 pub const DEVICE_FILTERED: u32 = 2;
-/// The host's rules, and its connection tracking, see frames of this device before netd does: it is a bridge of
-/// somebody else's, and br_netfilter has its rules see what is bridged.
+/// The host's rules, and its connection tracking, see frames of this device before netd does: it is a bridge, and
+/// br_netfilter has its rules see what is bridged.
 pub const DEVICE_BRIDGED_RULES: u32 = 4;

@@ -105,7 +105,7 @@ pub fn known<F: Family>(_: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) -> i
         return FIRST;
     }
     let epoch = records::epoch();
-    if flow.in_bridge == 0 && flow.out_bridge == 0 {
+    if flow.out_bridge == 0 && (flow.in_bridge == 0 || is_hosts_to_lead_back::<F>(flow)) {
         // Answers to the host itself: there is no path to look after.
         flow.epoch = epoch;
         flow.validated_at = now as u8;
@@ -201,6 +201,13 @@ pub fn go_on<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
         fragment::note::<F>(ctx, packet, flow.flags & FLOW_SNAT != 0);
     }
     SEND
+}
+
+/// Does the flow answer a guest whose question the host's own rules have led here, untranslated by netd? Of what
+/// answers a guest's question to netd the entry names his network.
+#[inline(always)]
+fn is_hosts_to_lead_back<F: Family>(flow: &Flow<F::Addr>) -> bool {
+    flow.flags & (FLOW_REPLY | FLOW_NAT) == FLOW_REPLY && records::bridge_of::<F>(flow.new_dst) != 0
 }
 
 /// An entry of the flow table.

@@ -14,7 +14,7 @@ use crate::frame::read;
 use crate::hook::slow_path::{self, takes_no_port};
 use crate::records;
 use crate::report::drops;
-use crate::skb::{ifindex, ingress_ifindex};
+use crate::skb::{ifindex, ingress_ifindex, is_left_to_host};
 use crate::verified::verified;
 
 /// Egress of any device.
@@ -32,17 +32,20 @@ pub fn egress(ctx: &TcContext, l3: usize) -> i32 {
 
 verified! {
     /// Has a bridge's hook settled what becomes of a packet to guests from there?
-    fn is_settled(from: u32, bridge: u32, here: u32) -> u32
+    fn is_settled(ctx: Ctx, from: u32, bridge: u32, here: u32) -> u32
         = has_settled, else 0, as is_settled4, is_settled6;
 }
 
 #[inline(always)]
-fn has_settled<F: Family>(from: u32, bridge: u32, here: u32) -> u32 {
+fn has_settled<F: Family>(ctx: &TcContext, from: u32, bridge: u32, here: u32) -> u32 {
     let (Some(source), Some(to)) = (records::network(from), records::network(here)) else {
         return 0;
     };
     // No guest is let through with an address that is not its network's: it is translated already.
-    let hides = is_to_hide::<F>(source, to) || records::respects_rules(bridge, here);
+    // Nor has anybody judged what was for the host, and was led here by its rules.
+    let hides = is_to_hide::<F>(source, to)
+        || records::respects_rules(bridge, here)
+        || is_left_to_host(ctx);
     u32::from(bridge == 0 || !hides)
 }
 
@@ -54,6 +57,14 @@ fn has_settled<F: Family>(from: u32, bridge: u32, here: u32) -> u32 {
 fn is_to_hide<F: Family>(source: &Network, to: &Network) -> bool {
     let [hides, hidden] = [source, to].map(|n| F::config(n).mode == Mode::Nat as u8);
     hides & !hidden
+}
+
+/// Was the packet for the host when it came in from this network, which is not open, and have the host's rules
+/// led it on? What is for the host may have any source.
+#[inline(always)]
+fn is_led_out_of<F: Family>(ctx: &TcContext, bridge: u32) -> bool {
+    let is_open = |n: &Network| Mode::from_u8(F::config(n).mode) == Mode::Open;
+    is_left_to_host(ctx) && !records::network(bridge).is_some_and(is_open)
 }
 
 #[inline(always)]
@@ -86,6 +97,9 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
         return PASS;
     }
     let is_guests = from != 0 && records::network(from).is_some();
+    if is_guests && bridge == 0 && is_led_out_of::<F>(ctx, from) {
+        return drop(Reason::ForeignSource);
+    }
     // Redirected by `bridge_ingress`: no guest is let through with an address that is not its
     // network's, so this is a translated packet, too.
     if is_guests && bridge == 0 && to_guests.is_none() {
@@ -139,14 +153,15 @@ fn leave<F: Family>(
     match parsed {
         Ok(()) => {}
         Err(Unread::Foreign) => return PASS,
-        Err(Unread::Malformed) if bridge == 0 || is_settled::<F>(from, bridge, here) != 0 => {
+        Err(Unread::Malformed) if bridge == 0 || is_settled::<F>(ctx, from, bridge, here) != 0 => {
             return PASS;
         }
         Err(Unread::Malformed) => return drop(Reason::Malformed),
     }
     if to_guests {
         if from != 0
-            && (in_stack::take_back_to_guests::<F>(here) | is_settled::<F>(from, bridge, here)) != 0
+            && (in_stack::take_back_to_guests::<F>(here) | is_settled::<F>(ctx, from, bridge, here))
+                != 0
         {
             return PASS;
         }

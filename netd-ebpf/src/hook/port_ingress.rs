@@ -15,7 +15,7 @@ use crate::hook::slow_path;
 use crate::records;
 use crate::report::drops;
 use crate::route::next_hop::needs_stack;
-use crate::skb::{ifindex, is_left_to_host, take_off_claims, take_off_priority_tag};
+use crate::skb::{ifindex, is_left_to_host, is_translated, take_off_claims, take_off_priority_tag};
 use crate::stage::shaper;
 use crate::stage::transmit::transmit;
 
@@ -24,6 +24,9 @@ use crate::stage::transmit::transmit;
 pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
     if hook == Hook::Port {
         take_off_claims(ctx);
+    }
+    if hook == Hook::Bridge && is_translated(ctx) {
+        return PASS;
     }
     if hook == Hook::Bridge
         && let Some(action) = shaper::wait(ctx)
@@ -62,8 +65,12 @@ fn packet_from_guest<F: Family>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
     // What was for the host, or for its rules to judge, at the port may be for somebody else here: br_netfilter
     // has the host's rules translate it on the bridge. Then the connection is the kernel's: answers are translated
     // back only if the kernel sees all of it, and what leaves is judged there (`egress`).
-    if hook == Hook::Bridge && is_left_to_host(ctx) && !records::is_own::<F>(&packet.key.dst) {
-        return PASS;
+    if hook == Hook::Bridge && is_left_to_host(ctx) {
+        if !records::is_own::<F>(&packet.key.dst) {
+            return PASS;
+        }
+        // Published by netd, it may be netd's yet.
+        take_off_claims(ctx);
     }
     let Some((dmac, _)) = macs(ctx) else {
         return PASS;

@@ -38,11 +38,18 @@ pub fn entry<F: Guards>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
         return PASS;
     };
     if hook == Hook::Port && records::is_by_bridge(ingress.ifindex) {
-        // The bridge's own hook sees what it lets through, but not whose port it came in by.
-        let apart = ingress.dmac == network.mac
-            && !records::is_own::<F>(&packet.key.dst)
-            && is_kept_apart::<F>(packet, ingress);
-        return if apart {
+        // The bridge's own hook sees what it lets through, but not whose port it came in by, nor what the
+        // host's rules have made of it on the way (br_netfilter).
+        if ingress.dmac != network.mac {
+            return PASS;
+        }
+        if records::is_own::<F>(&packet.key.dst) {
+            if packet.kind == Kind::Flow && !host_access::is_closed(network) {
+                leave_to_host(ctx);
+            }
+            return PASS;
+        }
+        return if is_kept_apart::<F>(packet, ingress) {
             drop(Reason::PortIsolated)
         } else {
             PASS

@@ -71,7 +71,7 @@ pub fn known<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     match Mode::from_u8(F::config(network).mode) {
         Mode::Nat => {}
         // Opened here, where the host's rules have let it pass, or have led it.
-        Mode::Route if is_judged(ctx, ingress) || is_led(ctx, ingress) => {
+        Mode::Route | Mode::Open if is_judged(ctx, ingress) || is_led(ctx, ingress) => {
             if packet.kind == Kind::Flow
                 && let Some(flow) = find::<F>(&packet.key)
                 && flow.in_bridge == bridge
@@ -222,6 +222,9 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     let mut decision = Decision::none();
     decision.verdict = verdict;
     decision.route.ifindex = here;
+    if is_led && records::network(here).is_some() {
+        decision.to = here;
+    }
     let action = open::prepare::<F>(ctx, packet, &ingress, &decision, confirm);
     // Its answers are the host's to translate back, so they go by the stack for good, like those to the host.
     if is_led

@@ -194,9 +194,7 @@ fn give_to_stack<F: Family>(
     match rewrite::apply::<F>(ctx, l3, packet, flow, false) {
         // What connection tracking has made of it is wrong now: the host's rules would take an answer for a packet
         // of no connection.
-        Some(()) if hook == Hook::Uplink && records::has_bridged_rules(ifindex(ctx)) => {
-            come_in_again(ctx)
-        }
+        Some(()) if records::has_bridged_rules(ifindex(ctx)) => come_in_again(ctx),
         Some(()) => PASS,
         None => drop(Reason::Rewrite),
     }

@@ -197,7 +197,7 @@ pub(super) fn records(bridges: &Bridges<'_>, around: &Around<'_>) -> Records {
             if filtered.contains(&link.index) {
                 record.flags |= DEVICE_FILTERED;
             }
-            if bridged_rules && link.bridge.is_some() && !bridges.contains_key(&link.index) {
+            if bridged_rules && link.bridge.is_some() {
                 record.flags |= DEVICE_BRIDGED_RULES;
             }
             records.devices.insert(link.index, record);
