@@ -162,7 +162,7 @@ pub enum Hook {
 pub struct Route<A> {
     /// Device to leave by.
     pub ifindex: u32,
-    /// Largest IP packet on that path; 0 while `resolved` is false.
+    /// Largest IP packet on that path.
     pub mtu: u16,
     /// Is the next hop's MAC address known?
     pub resolved: bool,

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use netd_tests::lab::{FAR, at, check};
+use netd_tests::lab::{FAR, OUTSIDE, at, check, check_guest};
 use netd_tests::traffic::{self, Server};
 use netd_tests::{Guest, Lab, Netns, SOON, control, eventually};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
@@ -147,4 +147,48 @@ fn every_mtu_that_forwarding_obeys_holds_for_guests() {
         look_only_when_told(lab)?;
         obeyed(lab, &guest)
     });
+}
+
+/// While nobody answers for the next hop's address, packets wait for it; those that are too large for what
+/// comes then need not.
+fn obeyed_without_a_next_hop(lab: &Lab, guest: &Guest) -> Result<()> {
+    let forget = || guest.netns().run("ip route flush cache".split(' '));
+    lab.hv.wait_for_neighbours("uplink")?;
+    for (set, unset) in WAYS {
+        for line in *set {
+            lab.hv.run(line.split(' '))?;
+        }
+        eventually(SOON, || {
+            ensure!(is_too_large(&flow(guest)?), "1500 bytes pass");
+            Ok(())
+        })
+        .with_context(|| format!("{set:?}"))?;
+        forget()?;
+        lab.wan.run("ip link set wan0 arp off".split(' '))?;
+        lab.hv.run("ip neigh flush dev uplink".split(' '))?;
+        // The host does not give up.
+        eventually(SOON, || {
+            let is_told = is_too_large(&flow(guest)?);
+            ensure!(is_told, "{set:?}: 1500 bytes wait for a next hop");
+            Ok(())
+        })?;
+        lab.wan.run("ip link set wan0 arp on".split(' '))?;
+        for line in *unset {
+            eventually(SOON, || lab.hv.run(line.split(' ')))?;
+        }
+        forget()?;
+        guest.ping(&OUTSIDE.to_string())?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn they_hold_while_the_next_hop_is_not_known() {
+    let by_kernel = || -> Result<()> {
+        let (lab, guest) = control::nat_guest()?;
+        obeyed_without_a_next_hop(&lab, &guest)
+    };
+    by_kernel().expect("the control");
+    check_guest(|lab, guest| obeyed_without_a_next_hop(lab, guest));
 }

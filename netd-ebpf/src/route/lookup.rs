@@ -13,6 +13,8 @@ use crate::verified::verified;
 const NOT_FORWARDED: i64 = 4;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: routed, but the next hop's MAC address is not known.
 const NO_NEIGH: i64 = 7;
+/// `BPF_FIB_LKUP_RET_FRAG_NEEDED`: routed, but larger than the path's MTU.
+const FRAG_NEEDED: i64 = 8;
 /// `BPF_FIB_LOOKUP_OUTPUT`: the device is the one to leave by.
 const LOOKUP_OUTPUT: u32 = 1 << 1;
 /// `BPF_FIB_LOOKUP_SRC` (Linux 6.7): answer with the source address the host itself would use.
@@ -37,6 +39,9 @@ pub fn route<F: Family>(
     routing.output = 0;
     routing.tos = tos;
     let forwarded = ask_routing::<F>(ctx) != 0;
+    if forwarded && !routing.route.resolved {
+        ask_mtu::<F>(ctx);
+    }
     *route = routing.route;
     forwarded
 }
@@ -62,6 +67,9 @@ pub fn route_by<F: Family>(
     routing.tos = tos;
     let found = ask_routing::<F>(ctx) != 0;
     if found && routing.route.ifindex == out {
+        if !routing.route.resolved {
+            ask_mtu::<F>(ctx);
+        }
         *route = routing.route;
         return true;
     }
@@ -75,6 +83,64 @@ verified! {
     fn ask_routing(ctx: Ctx) -> u32 = answer, else 0, as ask_routing4, ask_routing6;
 }
 
+// On its own, and not called from there: the way here uses the whole stack.
+verified! {
+    /// Fill in the MTU where the next hop's MAC address is not known: without that the helper tells the one of a
+    /// packet alone that is larger, which it finds before.
+    fn ask_mtu(ctx: Ctx) -> u32 = find_mtu, else 0, as ask_mtu4, ask_mtu6;
+}
+
+#[inline(always)]
+fn find_mtu<F: Family>(ctx: &TcContext) -> u32 {
+    let Some(routing) = F::routing() else {
+        return 0;
+    };
+    // SAFETY: all of its fields are integers.
+    let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    question::<F>(&mut fib, routing, u16::MAX);
+    let output = if routing.output != 0 {
+        LOOKUP_OUTPUT
+    } else {
+        0
+    };
+    routing.route.mtu = u16::MAX;
+    if look_up(ctx, &mut fib, output) == FRAG_NEEDED {
+        // SAFETY: the helper wrote this field of the union.
+        routing.route.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    }
+    limit_mtu::<F>(&routing.key, &mut routing.route);
+    0
+}
+
+/// What routing is asked.
+#[inline(always)]
+fn question<F: Family>(fib: &mut bpf_fib_lookup, routing: &Routing<F::Addr>, tot_len: u16) {
+    let key = &routing.key;
+    fib.family = F::AF;
+    fib.l4_protocol = key.proto;
+    fib.sport = u16::from_ne_bytes(key.sport);
+    fib.dport = u16::from_ne_bytes(key.dport);
+    fib.ifindex = routing.in_ifindex;
+    fib.__bindgen_anon_1.tot_len = tot_len;
+    F::ask(fib, key.src, key.dst, routing.tos);
+}
+
+#[inline(always)]
+fn look_up(ctx: &TcContext, fib: &mut bpf_fib_lookup, flags: u32) -> i64 {
+    let len = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: `fib` is as large as said and outlives the call.
+    unsafe { fib_lookup(ctx.skb.skb.cast(), core::ptr::from_mut(fib), len, flags) }
+}
+
+/// Some routes' MTUs the helper does not tell.
+#[inline(always)]
+fn limit_mtu<F: Family>(key: &FlowKey<F::Addr>, route: &mut Route<F::Addr>) {
+    let limit = F::route_mtu(route.ifindex, key.dst);
+    if limit < route.mtu {
+        route.mtu = limit;
+    }
+}
+
 #[inline(always)]
 fn answer<F: Family>(ctx: &TcContext) -> u32 {
     F::routing().map_or(0, |routing| u32::from(ask::<F>(ctx, routing)))
@@ -82,36 +148,23 @@ fn answer<F: Family>(ctx: &TcContext) -> u32 {
 
 #[inline(always)]
 fn ask<F: Family>(ctx: &TcContext, routing: &mut Routing<F::Addr>) -> bool {
-    let Routing {
-        key,
-        in_ifindex,
-        output,
-        tos,
-        route,
-    } = routing;
-    *route = Route::default();
+    routing.route = Route::default();
     // SAFETY: all of its fields are integers.
     let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    fib.family = F::AF;
-    fib.l4_protocol = key.proto;
-    fib.sport = u16::from_ne_bytes(key.sport);
-    fib.dport = u16::from_ne_bytes(key.dport);
-    fib.ifindex = *in_ifindex;
     // A length makes the helper answer with the path's MTU; the comparison is made later, when
     // the packet's own length after segmentation is known.
-    fib.__bindgen_anon_1.tot_len = 1;
-    F::ask(&mut fib, key.src, key.dst, *tos);
-    let look_up = |fib: &mut bpf_fib_lookup, flags: u32| {
-        let len = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: `fib` is as large as said and outlives the call.
-        unsafe { fib_lookup(ctx.skb.skb.cast(), core::ptr::from_mut(fib), len, flags) }
+    question::<F>(&mut fib, routing, 1);
+    let output = if routing.output != 0 {
+        LOOKUP_OUTPUT
+    } else {
+        0
     };
-    let output = if *output != 0 { LOOKUP_OUTPUT } else { 0 };
-    let mut answer = look_up(&mut fib, LOOKUP_SRC | output);
+    let mut answer = look_up(ctx, &mut fib, LOOKUP_SRC | output);
     let tells_own = answer != EINVAL;
     if !tells_own {
-        answer = look_up(&mut fib, output);
+        answer = look_up(ctx, &mut fib, output);
     }
+    let Routing { key, route, .. } = routing;
     route.resolved = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS);
     route.local = answer == NOT_FORWARDED;
     if !route.resolved && answer != NO_NEIGH {
@@ -123,10 +176,7 @@ fn ask<F: Family>(ctx: &TcContext, routing: &mut Routing<F::Addr>) -> bool {
     if route.resolved {
         // SAFETY: the helper wrote this field of the union.
         route.mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
-        let limit = F::route_mtu(route.ifindex, key.dst);
-        if limit < route.mtu {
-            route.mtu = limit;
-        }
+        limit_mtu::<F>(key, route);
     }
     if tells_own {
         route.own = F::source(&fib);

@@ -40,12 +40,16 @@ pub fn set_outside<F: Family>(flow: &mut Flow<F::Addr>, route: &Route<F::Addr>) 
         return;
     }
     flow.next_hop.ifindex = route.ifindex;
+    // Nobody has asked routing where the stack has chosen the device.
+    flow.next_hop.mtu = if route.mtu != 0 {
+        route.mtu
+    } else {
+        device.mtu
+    };
     if route.resolved {
-        flow.next_hop.mtu = route.mtu;
         flow.next_hop.dmac = route.dmac;
         flow.next_hop.smac = route.smac;
     } else {
-        flow.next_hop.mtu = device.mtu;
         flow.next_hop.smac = device.mac;
         if flow.next_hop.dmac != [0; 6] {
             flow.validated_at = now() as u8;
@@ -90,9 +94,8 @@ pub fn set_way_back<F: Family>(
     if !route_by::<F>(ctx, out, &packet.key, &flow.new_src, packet.tos, route) {
         return flow.next_hop.dmac != [0; 6];
     }
-    flow.next_hop.mtu = device.mtu;
+    flow.next_hop.mtu = route.mtu;
     if route.resolved {
-        flow.next_hop.mtu = route.mtu;
         flow.next_hop.dmac = route.dmac;
         flow.next_hop.smac = route.smac;
     } else {
