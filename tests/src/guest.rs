@@ -121,7 +121,8 @@ impl Guest {
         self.netns
             .run(["ip", "link", "set", "eth0", "address", &self.mac, "up"])?;
         hv.run(["ip", "link", "set", &self.port, "up"])?;
-        Ok(())
+        self.netns.wait_for_carrier("eth0")?;
+        hv.wait_for_carrier(&self.port)
     }
 
     /// What moves frames between the guest's card and its port, where that is a tap device.

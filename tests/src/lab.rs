@@ -100,7 +100,7 @@ impl Lab {
     pub fn plug(&self, guest: &Guest, bridge: &str) -> Result<()> {
         self.hv
             .run(["ip", "link", "set", &guest.port, "master", bridge])?;
-        Ok(())
+        self.hv.wait_for_carrier(bridge)
     }
 
     /// A guest of that network with a fixed address, .10 + `number`, and a default route.
@@ -308,11 +308,12 @@ pub fn hypervisor() -> Result<(Netns, Netns)> {
         crate::eventually(crate::SOON, || {
             let link = netns.run(["ip", "addr", "show", device])?;
             ensure!(
-                link.contains("state UP") && !link.contains("tentative"),
+                link.contains("state UP") && link.contains("inet6 fe80"),
                 "{device} is not ready: {link}"
             );
             Ok(())
         })?;
+        netns.wait_for_addresses(device)?;
     }
     hv.run(["ip", "route", "add", "default", "via", &OUTSIDE.to_string()])?;
     hv.sysctl("net/ipv4/ip_forward", "0")?;

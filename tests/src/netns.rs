@@ -191,6 +191,22 @@ impl Netns {
         Ok(())
     }
 
+    /// Waits until the kernel has acted upon what it knows of a device's carrier. It does so in the background
+    /// (`linkwatch_event`), behind everybody who changes devices on this machine, and a device that has just
+    /// got a carrier loses what it is to send until then.
+    ///
+    /// # Errors
+    /// No such device.
+    pub fn wait_for_carrier(&self, device: &str) -> Result<()> {
+        crate::eventually(crate::SOON, || {
+            let link = self.run(["ip", "-o", "link", "show", "dev", device])?;
+            // Tap devices have no state.
+            let acted = link.contains(" state UP ") || link.contains(" state UNKNOWN ");
+            ensure!(acted == link.contains("LOWER_UP"), "not yet: {link}");
+            Ok(())
+        })
+    }
+
     /// Waits until all IPv6 addresses of a device can be used. The kernel sees to that in the
     /// background (`addrconf_dad_work`), even where it looks for no duplicates. Until then it
     /// sends from the link-local address instead, and no router forwards that; and what comes for

@@ -12,7 +12,7 @@ use crate::Netns;
 
 /// Time for removals in the background: the kernel takes deleted namespaces and what is in them apart
 /// by and by, one after the other (`cleanup_net`), those of other tests, too.
-const TAKEN_APART: Duration = Duration::from_secs(60);
+const TAKEN_APART: Duration = Duration::from_secs(180);
 
 /// Sysctls that a router of packets could want to change.
 const SYSCTLS: &[&str] = &[

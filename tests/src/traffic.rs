@@ -386,19 +386,20 @@ fn numbered_datagrams(socket: &UdpSocket, progress: &Progress) -> Result<Report>
             let mut seen = HashSet::new();
             let mut buffer = [0; 8];
             let mut quiet_since = Instant::now();
-            // What is still on its way after the last one was sent gets its time.
-            let is_all = |seen: &HashSet<u64>, quiet_since: Instant| {
-                done.load(Ordering::Acquire)
-                    && (seen.len() as u64 == progress.sent.load(Ordering::Relaxed)
-                        || quiet_since.elapsed() > LATEST)
-            };
-            while !is_all(&seen, quiet_since) {
-                if matches!(receiver.recv(&mut buffer), Ok(8)) {
+            loop {
+                let all_sent = done.load(Ordering::Acquire);
+                let received = matches!(receiver.recv(&mut buffer), Ok(8));
+                if received {
                     seen.insert(u64::from_be_bytes(buffer));
                     quiet_since = Instant::now();
                 }
+                // What is still on its way after the last one was sent gets its time. It is over when there
+                // is nothing to read: a busy machine may not have let this thread read for long.
+                let is_all = seen.len() as u64 == progress.sent.load(Ordering::Relaxed);
+                if all_sent && (is_all || !received && quiet_since.elapsed() > LATEST) {
+                    return seen;
+                }
             }
-            seen
         });
         let mut sent: u64 = 0;
         let mut failure = Ok(());

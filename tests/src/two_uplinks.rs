@@ -44,6 +44,8 @@ impl TwoUplinks {
         router.veth("wan1", &far, "far1")?;
         router.address("wan1", "10.99.0.1/24")?;
         far.address("far1", "10.99.0.2/24")?;
+        lab.hv.wait_for_carrier("uplink2")?;
+        router.wait_for_carrier("wan1")?;
         router.sysctl("net/ipv4/ip_forward", "1")?;
         for (netns, route) in [
             (&far, "192.0.2.0/24 via 10.99.0.1"),

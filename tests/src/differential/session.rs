@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_millis(15);
 /// And when it is about to be reported, some times over: netd's agent takes part where fragments
 /// overtake each other, and may have to wait for a processor.
 const LAST_CALL: Duration = Duration::from_millis(50);
-const LAST_CALLS: usize = 20;
+const LAST_CALLS: usize = 100;
 
 /// Rounds in which a fragment may come that netd has held back.
 const ROUNDS_HELD: usize = 3;
