@@ -27,9 +27,9 @@ fn lookup(raw: &mut Raw, len: usize) -> Message {
 }
 
 /// A large message is answered.
-async fn large_one_passes(socket: &std::path::Path) {
+async fn large_one_passes(socket: &std::path::Path, len: usize) {
     let mut raw = Raw::open(socket).await;
-    let message = lookup(&mut raw, MESSAGE_MAX);
+    let message = lookup(&mut raw, len);
     raw.send(&message).await;
     let answer = raw.next().await.unwrap();
     assert_eq!(answer.header, message.header.reply(STATUS_OK));
@@ -50,7 +50,7 @@ fn large_messages_that_are_only_announced_take_nothing() {
             raw.writer.write_all(&head).await.unwrap();
             silent.push(raw);
         }
-        large_one_passes(&socket).await;
+        large_one_passes(&socket, MESSAGE_MAX).await;
         for raw in &mut silent {
             let more = tokio::time::timeout(Duration::from_millis(1), raw.reader.next());
             assert!(more.await.is_err(), "they are still there");
@@ -60,6 +60,9 @@ fn large_messages_that_are_only_announced_take_nothing() {
 
 #[test]
 fn half_messages_stall_others_for_a_moment_only() {
+    // Of the memory there is none beyond that for one message, of whatever size, and a busy machine takes
+    // its time for the largest.
+    const LARGE: usize = 1 << 20;
     let limits = Limits {
         memory: MESSAGE_MAX,
         message: FOREVER,
@@ -70,16 +73,14 @@ fn half_messages_stall_others_for_a_moment_only() {
         let mut silent = Vec::new();
         for _ in 0..3 {
             let mut raw = Raw::open(&socket).await;
-            let half = lookup(&mut raw, MESSAGE_MAX)
-                .to_bytes()
-                .split_to(MESSAGE_MAX / 2);
+            let half = lookup(&mut raw, LARGE).to_bytes().split_to(LARGE / 2);
             silent.push(tokio::spawn(async move {
                 // The last ones are read only when the first have been given up.
                 let _ = raw.writer.write_all(&half).await;
                 while let Ok(Some(_)) = raw.reader.next().await {}
             }));
         }
-        let passed = large_one_passes(&socket);
+        let passed = large_one_passes(&socket, LARGE);
         tokio::time::timeout(12 * limits.large_message, passed)
             .await
             .unwrap();
@@ -91,7 +92,11 @@ fn half_messages_stall_others_for_a_moment_only() {
 
 #[test]
 fn nothing_large_is_kept_before_open() {
-    against(Limits::default(), |socket| async move {
+    let limits = Limits {
+        large_message: FOREVER,
+        ..Limits::default()
+    };
+    against(limits, |socket| async move {
         let mut raw = Raw::connect(&socket).await;
         let mut uri = "network:///system?".to_owned();
         uri.push_str(&"x".repeat(5000));

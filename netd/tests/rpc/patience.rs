@@ -301,7 +301,11 @@ fn a_client_that_does_not_read_is_given_up() {
 
 #[test]
 fn the_largest_message_is_taken() {
-    against(Limits::default(), |socket| async move {
+    let limits = Limits {
+        large_message: PATIENCE,
+        ..Limits::default()
+    };
+    against(limits, |socket| async move {
         let mut raw = Raw::open(&socket).await;
         let mut payload = to_bytes("n1").unwrap().to_vec();
         payload.resize(MESSAGE_MAX - HEADER_LEN, 0);
@@ -316,6 +320,7 @@ fn the_largest_message_is_taken() {
 fn many_large_messages_share_the_memory() {
     let limits = Limits {
         memory: MESSAGE_MAX,
+        large_message: PATIENCE,
         ..Limits::default()
     };
     against(limits, |socket| async move {
