@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Output;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -24,6 +25,9 @@ bound | renew)
         "domain=$domain" "mtu=$mtu" "lease=$lease" "hostname=$hostname" > "$NETD_LEASE" ;;
 esac
 "#;
+
+/// Time that an answer may take: less than the 30 s after which netd looks at flows by itself.
+const ANSWERED: Duration = Duration::from_secs(20);
 
 /// Exit status of `timeout` where the command was still running.
 const TIMED_OUT: i32 = 124;
@@ -194,12 +198,13 @@ impl Guest {
 
     /// Pings until an answer comes, which it must. That may take seconds where the machine is busy: a bridge sends
     /// nothing of its own until the kernel has noticed, in the background, that it has a port, and a question for a
-    /// neighbour that is lost there is repeated after a second.
+    /// neighbour that is lost there is repeated after a second. What comes right only when netd looks at its
+    /// flows again by itself is not waited for.
     ///
     /// # Errors
     /// None comes.
     pub fn ping(&self, to: &str) -> Result<String> {
-        crate::eventually(crate::SOON, || {
+        crate::eventually(ANSWERED, || {
             let output = self.try_ping(to)?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             ensure!(
