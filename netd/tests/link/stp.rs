@@ -62,6 +62,12 @@ async fn a_bridge_and_two_guests(links: &Links) -> u32 {
     bridge
 }
 
+async fn both_forward(links: &Links) {
+    for port in ["p0", "p1"] {
+        assert_eq!(state_of(links, port).await, port_state::FORWARDING);
+    }
+}
+
 #[test]
 fn edge_ports_forward_at_once_and_stp_stays_on() {
     in_namespace(|| async {
@@ -101,9 +107,7 @@ fn edge_ports_forward_at_once_and_stp_stays_on() {
         let start = Instant::now();
         links.forward_ports_now(bridge, &waiting).await.unwrap();
         eprintln!("switched in {:?}", start.elapsed());
-        for port in ["p0", "p1"] {
-            assert_eq!(state_of(&links, port).await, port_state::FORWARDING);
-        }
+        both_forward(&links).await;
         let since = begin.elapsed();
         assert!(since < 2 * DELAY, "{since:?}: they need not have waited");
         // The bridge has a carrier now, and begins to send when the kernel has noticed that.
@@ -123,9 +127,7 @@ fn edge_ports_forward_at_once_and_stp_stays_on() {
         // It stays so when the timers of the interrupted wait run out.
         let over = begin + 2 * DELAY + Duration::from_millis(500);
         tokio::time::sleep_until(over.into()).await;
-        for port in ["p0", "p1"] {
-            assert_eq!(state_of(&links, port).await, port_state::FORWARDING);
-        }
+        both_forward(&links).await;
 
         // A port that went away meanwhile does not keep the others waiting, nor STP off.
         ip("link set p1 down");

@@ -259,12 +259,12 @@ fn a_client_with_all_its_calls_in_flight_hears_all_the_same() {
         let (mut raw, callback) = Raw::listening(socket).await;
         let start = raw.header(START);
         raw.send(&Message::new(start, &slow()).unwrap()).await;
-        server.driver.begun(1).await;
+        server.driver.slow.begun(1).await;
         let network = named("n1", N1);
         Raw::open(socket).await.ok(DESTROY, &network).await;
         let stopped = state(callback, &network, Lifecycle::Stopped);
         assert_eq!(raw.lifecycle().await, stopped);
-        server.driver.let_end(1);
+        server.driver.slow.let_end(1);
         // The reply may come before or after what it caused.
         let rest = [raw.next().await.unwrap(), raw.next().await.unwrap()];
         assert!(

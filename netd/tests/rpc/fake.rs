@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use netd::api::{
     Affect, ApiError, Applied, Ban, BanChange, Changed, Driver, DropRecord, DropStatus, Drops,
@@ -14,8 +13,9 @@ use netd::api::{
 use netd::model::{
     Bandwidth, ForwardAction, NetworkPort, NetworkPorts, Update, format_port, parse, parse_port,
 };
-use tokio::sync::watch;
 use uuid::Uuid;
+
+use crate::slow::SlowStarts;
 
 pub const N1: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
 
@@ -38,10 +38,8 @@ pub struct Fake {
     pub bans: Mutex<Vec<BanChange>>,
     /// Starts that were finished.
     pub starts: AtomicUsize,
-    /// Starts of the network "slow" that were begun.
-    begun: watch::Sender<usize>,
-    /// How many of these may end, in the order in which they were begun.
-    may_end: watch::Sender<usize>,
+    /// Starts of the network "slow".
+    pub slow: SlowStarts,
     /// What clients are told by themselves.
     pub events: Events,
     /// How often somebody began to listen.
@@ -107,35 +105,6 @@ impl Fake {
             network("slow", 9, false, true, false),
             network("panic", 10, false, true, false),
         ];
-    }
-
-    /// Waits until so many starts of the network "slow" were begun.
-    pub async fn begun(&self, count: usize) {
-        let mut begun = self.begun.subscribe();
-        let enough = begun.wait_for(|begun| *begun >= count);
-        let enough = tokio::time::timeout(Duration::from_secs(30), enough).await;
-        enough.expect("a start is begun").unwrap();
-    }
-
-    /// Starts of the network "slow" that were begun so far.
-    pub fn begun_so_far(&self) -> usize {
-        *self.begun.borrow()
-    }
-
-    /// Lets the first starts of the network "slow" end.
-    pub fn let_end(&self, count: usize) {
-        self.may_end.send_replace(count);
-    }
-
-    /// A start of the network "slow" takes until a test lets it end.
-    async fn take_long(&self) {
-        let mut turn = 0;
-        self.begun.send_modify(|begun| {
-            *begun += 1;
-            turn = *begun;
-        });
-        let mut may_end = self.may_end.subscribe();
-        may_end.wait_for(|count| *count >= turn).await.unwrap();
     }
 
     /// No network at all.
@@ -279,7 +248,7 @@ impl Driver for Fake {
     async fn start(&self, uuid: Uuid) -> Result<()> {
         let name = self.by_uuid(uuid).await?.name;
         if name == "slow" {
-            self.take_long().await;
+            self.slow.take_long().await;
         }
         assert_ne!(name, "panic", "a defect on purpose");
         self.with(uuid, |n| {

@@ -21,6 +21,7 @@ mod patience;
 mod ports;
 mod protocol;
 mod raw;
+mod slow;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -30,7 +30,7 @@ fn close_is_answered_after_what_came_before() {
         raw.send(&Message::new(close, &()).unwrap()).await;
         let early = tokio::time::timeout(MOMENT, raw.reader.next());
         assert!(early.await.is_err(), "the start is not over");
-        server.driver.let_end(1);
+        server.driver.slow.let_end(1);
         assert_eq!(raw.next().await.unwrap().header, start.reply(STATUS_OK));
         assert_eq!(raw.next().await.unwrap().header, close.reply(STATUS_OK));
         assert!(raw.next().await.is_none());
@@ -44,11 +44,11 @@ fn a_slow_call_holds_up_no_other() {
         let mut raw = Raw::open(&server.socket).await;
         let start = raw.header(39);
         raw.send(&Message::new(start, &slow()).unwrap()).await;
-        server.driver.begun(1).await;
+        server.driver.slow.begun(1).await;
         for _ in 0..20 {
             raw.ok(46, "n1").await;
         }
-        server.driver.let_end(1);
+        server.driver.slow.let_end(1);
         assert_eq!(raw.next().await.unwrap().header, start.reply(STATUS_OK));
     });
 }
@@ -67,16 +67,16 @@ fn more_calls_than_a_client_may_have_wait_their_turn() {
         raw.send(&Message::new(header, "n1").unwrap()).await;
         let mut serials = Vec::new();
         for turn in [5, 10] {
-            driver.begun(turn).await;
+            driver.slow.begun(turn).await;
             let early = tokio::time::timeout(MOMENT, raw.reader.next());
             assert!(early.await.is_err(), "the lookup waits, too");
-            assert_eq!(driver.begun_so_far(), turn, "five at a time");
-            driver.let_end(turn);
+            assert_eq!(driver.slow.begun_so_far(), turn, "five at a time");
+            driver.slow.let_end(turn);
             for _ in 0..5 {
                 serials.push(raw.next().await.unwrap().header.serial);
             }
         }
-        driver.let_end(12);
+        driver.slow.let_end(12);
         for _ in 0..3 {
             serials.push(raw.next().await.unwrap().header.serial);
         }
@@ -104,11 +104,11 @@ fn a_start_is_finished_when_its_client_leaves_or_the_server_stops() {
     let mut raw = server.runtime.block_on(async {
         let mut gone = Raw::open(&socket).await;
         gone.send(&wire(1)).await;
-        driver.begun(1).await;
+        driver.slow.begun(1).await;
         drop(gone);
         let mut raw = Raw::open(&socket).await;
         raw.send(&wire(7)).await;
-        driver.begun(2).await;
+        driver.slow.begun(2).await;
         raw
     });
     let ending = std::thread::spawn({
@@ -116,12 +116,12 @@ fn a_start_is_finished_when_its_client_leaves_or_the_server_stops() {
         move || {
             // The server is told to stop meanwhile.
             std::thread::sleep(MOMENT);
-            driver.let_end(1);
+            driver.slow.let_end(1);
             let begin = Instant::now();
             while driver.starts.load(SeqCst) == 0 && begin.elapsed() < PATIENCE {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            driver.let_end(2);
+            driver.slow.let_end(2);
         }
     });
     server.stop();

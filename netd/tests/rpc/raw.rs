@@ -153,7 +153,7 @@ pub fn against<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(std::pa
     server.runtime.block_on(test(socket));
 }
 
-/// A network whose start takes until the test lets it end ([`crate::fake::Fake::let_end`]).
+/// A network whose start takes until the test lets it end ([`crate::slow::SlowStarts::let_end`]).
 pub fn slow() -> NetworkRef {
     NetworkRef {
         name: "slow".into(),

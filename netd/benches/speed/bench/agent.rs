@@ -8,7 +8,6 @@ use netd_tests::lab::at;
 use netd_tests::{Guest, Lab, Network};
 
 use super::others::write_definitions;
-use super::peer::START_PATIENCE;
 use super::report::{Case, Metric, Report};
 use super::{Choice, progress};
 
@@ -59,12 +58,12 @@ pub fn measure(choice: &Choice, report: &mut Report) -> Result<()> {
     lab.agent.stop()?;
     write_definitions(&lab, 0..networks)?;
     // Its first start makes the networks, the others find them.
-    let took = until(|| lab.agent.start_within(START_PATIENCE))?;
+    let took = until(|| lab.agent.start())?;
     note(report, Case::FirstStart, networks.into(), took);
     for _ in 0..choice.effort.rounds {
         choice.go_on()?;
         lab.agent.stop()?;
-        let took = until(|| lab.agent.start_within(START_PATIENCE))?;
+        let took = until(|| lab.agent.start())?;
         note(report, Case::Restart, networks.into(), took);
     }
     let list = lab.agent.ok(["net-list"])?;

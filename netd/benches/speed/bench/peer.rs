@@ -19,8 +19,6 @@ use super::rules::{self, Published};
 
 /// The guest's address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 10, 1, 11);
-/// How long an agent may take to start: one that makes a thousand networks takes minutes.
-pub const START_PATIENCE: Duration = Duration::from_secs(600);
 /// The gateway's MAC address where a peer has no bridge.
 const NOBODY: Mac = [2, 0, 0, 0, 0, 1];
 /// Flows that netd has room for, unless a case is larger: twice what it has by itself, since flows of
@@ -240,7 +238,7 @@ impl Peer {
             Kind::Netd | Kind::NetdXdp if number > BY_HAND => {
                 self.lab.agent.stop()?;
                 write_definitions(&self.lab, more)?;
-                self.lab.agent.start_within(START_PATIENCE)
+                self.lab.agent.start()
             }
             Kind::Netd | Kind::NetdXdp => more.into_iter().try_for_each(|n| {
                 let (name, xml) = other_network(n, "");
