@@ -111,24 +111,46 @@ pub fn mark_waited(ctx: &TcContext) -> bool {
     true
 }
 
-/// By this number later hooks know a guest's packet that was looked at where it came in, and left to the host: "ho".
+/// By this number later hooks know a guest's packet that was for the host when it came in, and was left to it: "ho".
 const LEFT_TO_HOST: u32 = 0x686f;
 
-/// The host's stack is to have a guest's packet as it is.
+/// By this one a packet that is for somebody else, looked at where it came in, of which the host's rules are to
+/// judge: "ru".
+const LEFT_TO_RULES: u32 = 0x7275;
+
+/// The host's stack is to have a guest's packet to the host as it is.
 #[inline(always)]
 pub fn leave_to_host(ctx: &TcContext) {
+    mark(ctx, LEFT_TO_HOST);
+}
+
+/// The host's rules are to judge a guest's packet to somebody else. Its source is its network's.
+#[inline(always)]
+pub fn leave_to_rules(ctx: &TcContext) {
+    mark(ctx, LEFT_TO_RULES);
+}
+
+/// Mark a packet that has no mark yet.
+#[inline(always)]
+fn mark(ctx: &TcContext, mark: u32) {
     // SAFETY: as for `ifindex`.
     unsafe {
         if (*raw(ctx)).tc_index == 0 {
-            (*raw(ctx)).tc_index = LEFT_TO_HOST;
+            (*raw(ctx)).tc_index = mark;
         }
     }
 }
 
-/// Was the packet left to the host? If it is not addressed to the host any more, the host's own rules have translated
-/// it.
+/// Was the packet left to the host, or to its rules? If it is not addressed to the host any more, the host's own
+/// rules have translated it.
 #[inline(always)]
 pub fn is_left_to_host(ctx: &TcContext) -> bool {
+    matches!(tc_index(ctx), LEFT_TO_HOST | LEFT_TO_RULES)
+}
+
+/// Was it for the host when it came in? Then nobody has judged its source.
+#[inline(always)]
+pub fn was_for_host(ctx: &TcContext) -> bool {
     tc_index(ctx) == LEFT_TO_HOST
 }
 
@@ -169,7 +191,8 @@ pub fn copy_to(ctx: &TcContext, ifindex: u32) {
 /// (a container) may have filters of its own, and the number is not reset on its way.
 #[inline(always)]
 pub fn take_off_claims(ctx: &TcContext) {
-    if matches!(tc_index(ctx), COPIED | WAITED | LEFT_TO_HOST | TRANSLATED) {
+    let claims = [COPIED, WAITED, LEFT_TO_HOST, LEFT_TO_RULES, TRANSLATED];
+    if claims.contains(&tc_index(ctx)) {
         // SAFETY: as for `ifindex`.
         unsafe { (*raw(ctx)).tc_index = 0 };
     }

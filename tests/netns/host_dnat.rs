@@ -31,6 +31,10 @@ const RULES: &str = "table ip d {
      chain pre { type nat hook prerouting priority dstnat;
          fib daddr type local meta l4proto { tcp, udp } th dport 8080 dnat to [fd00:17::2]:80
      }\n}";
+/// And whoever asks it is masked.
+const MASKS: &str = "table ip m {
+     chain post { type nat hook postrouting priority srcnat; ct status dnat masquerade
+     }\n}";
 
 /// A container behind a bridge of its own, published by the host's rules.
 fn container(lab: &Lab) -> Result<Netns> {
@@ -153,9 +157,20 @@ fn guests_reach_containers(is_hub: bool) {
                 asks(network, guest.netns(), *own).with_context(how)?;
             }
         }
+        masks(lab)?;
+        for (_, guest, _) in &guests {
+            let masked = Some(Ipv4Addr::new(172, 17, 0, 1).into());
+            is_answered(guest.netns(), at(HOST, PUBLISHED).into(), masked).context("masked")?;
+        }
         br_netfilter(lab, before)?;
         clear(lab)
     });
+}
+
+fn masks(lab: &Lab) -> Result<()> {
+    let file = lab.agent.file("masks.nft", MASKS)?;
+    lab.hv.run(["nft", "-f", &file])?;
+    Ok(())
 }
 
 #[test]
@@ -198,7 +213,10 @@ fn the_hosts_rules_lead_nobody_out_of_an_isolated_network() {
         // That the rules do something: the host leads others there.
         traffic::answered(&lab.wan, at(HOST, PUBLISHED))?;
         let before = inside.received();
-        for on in [false, true] {
+        for (on, masked) in [(false, false), (true, false), (false, true)] {
+            if masked {
+                masks(lab)?;
+            }
             br_netfilter(lab, on)?;
             for port in [PUBLISHED, OUTWARD] {
                 let verdict = traffic::ask_udp(guest.netns(), at(network.gateway(), port))?;

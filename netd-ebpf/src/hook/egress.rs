@@ -14,7 +14,7 @@ use crate::frame::read;
 use crate::hook::slow_path::{self, takes_no_port};
 use crate::records;
 use crate::report::drops;
-use crate::skb::{ifindex, ingress_ifindex, is_left_to_host};
+use crate::skb::{ifindex, ingress_ifindex, is_left_to_host, was_for_host};
 use crate::verified::verified;
 
 /// Egress of any device.
@@ -59,12 +59,20 @@ fn is_to_hide<F: Family>(source: &Network, to: &Network) -> bool {
     hides & !hidden
 }
 
-/// Was the packet for the host when it came in from this network, which is not open, and have the host's rules
-/// led it on? What is for the host may have any source.
+/// Why does a packet not leave whose source is no guest's, and which was for the host when it came in from this
+/// network: the host's rules have led it on. What is for the host may have any source, but for the host's own
+/// (the kernel takes none of those in), which only its rules can have given it.
 #[inline(always)]
-fn is_led_out_of<F: Family>(ctx: &TcContext, bridge: u32) -> bool {
-    let is_open = |n: &Network| Mode::from_u8(F::config(n).mode) == Mode::Open;
-    is_left_to_host(ctx) && !records::network(bridge).is_some_and(is_open)
+fn why_not_led<F: Family>(ctx: &TcContext, bridge: u32, src: &F::Addr) -> Option<Reason> {
+    if !was_for_host(ctx) {
+        return None;
+    }
+    match Mode::from_u8(F::config(records::network(bridge)?).mode) {
+        Mode::Open => None,
+        Mode::Isolated => Some(Reason::Isolated),
+        _ if records::is_own::<F>(src) => None,
+        _ => Some(Reason::ForeignSource),
+    }
 }
 
 #[inline(always)]
@@ -97,8 +105,11 @@ fn packet_to_outside<F: Family>(ctx: &TcContext, l3: usize) -> i32 {
         return PASS;
     }
     let is_guests = from != 0 && records::network(from).is_some();
-    if is_guests && bridge == 0 && is_led_out_of::<F>(ctx, from) {
-        return drop(Reason::ForeignSource);
+    if is_guests
+        && bridge == 0
+        && let Some(reason) = why_not_led::<F>(ctx, from, &src)
+    {
+        return drop(reason);
     }
     // Redirected by `bridge_ingress`: no guest is let through with an address that is not its
     // network's, so this is a translated packet, too.

@@ -19,7 +19,7 @@ use crate::nat::{forwards, open};
 use crate::records;
 use crate::route::endpoint;
 use crate::route::redirect::redirect;
-use crate::skb::{is_for_us, leave_to_host};
+use crate::skb::{is_for_us, leave_to_host, leave_to_rules};
 use crate::stage::announced;
 
 /// ICMPv6 (RFC 4861, section 4.3).
@@ -204,7 +204,7 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     // already is entered (`hook::enter`).
     if by_rules {
         if ingress.hook() == Hook::Port {
-            leave_to_host(ctx);
+            leave_to_rules(ctx);
         }
         return PASS;
     }
