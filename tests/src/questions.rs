@@ -25,8 +25,8 @@ pub enum Verdict {
     Silent,
 }
 
-/// Asks a UDP server ([`Server::udp`]) who we are. Nothing may come back from a server that is there,
-/// where the machine is busy: of one that is to answer, see [`answered`].
+/// Asks a UDP server ([`Server::udp`](crate::traffic::Server::udp)) who we are. Nothing may come back from a
+/// server that is there, where the machine is busy: of one that is to answer, see [`answered`].
 ///
 /// # Errors
 /// The socket cannot be made, or has no route.
