@@ -159,7 +159,8 @@ impl Guest {
     /// # Errors
     /// No lease within about a minute.
     pub fn dhcp(&self) -> Result<Lease> {
-        self.dhcp_with(&[])
+        // It gives up when three requests get no answer, and dnsmasq may have to wait for the disk before it gives one.
+        crate::eventually(crate::SOON, || self.dhcp_with(&[]))
     }
 
     /// The same with further words for `busybox udhcpc`.
