@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, lpm_trie};
 use netd_common::abi::{
     BridgePort, CONTROL_FORWARDS, CONTROL_ROUTES_BEHIND, CONTROL_WHOLE_ADDRESSES, Control,
     DEVICE_BRIDGED_RULES, DEVICE_FILTERED, Device, GuestMoves, NETWORK_RESPECT, Network,
-    PORT_BY_BRIDGE, PORT_SERVICES, PORTS_WORDS, PortsWord,
+    PORT_BY_BRIDGE, PORT_GETS_BY_BRIDGE, PORT_SERVICES, PORTS_WORDS, PortsWord,
 };
 use netd_common::state::State;
 use netd_common::timeout::Timeout;
@@ -185,6 +185,12 @@ pub fn bridge_of_port(ifindex: u32) -> u32 {
 #[inline(always)]
 pub fn is_by_bridge(ifindex: u32) -> bool {
     port(ifindex).is_some_and(|p| p.flags & PORT_BY_BRIDGE != 0)
+}
+
+/// Does what goes to a port's guest go by the bridge, which has a look at it, or at which it waits for its turn?
+#[inline(always)]
+pub fn gets_by_bridge(ifindex: u32) -> bool {
+    port(ifindex).is_some_and(|p| p.flags & PORT_GETS_BY_BRIDGE != 0)
 }
 
 /// The record of a port of a managed bridge.

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_redirect, bpf_skb_load_bytes, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
-use netd_common::abi::{HELD_LONG, HELD_ONCE};
+use netd_common::abi::{HELD_LONG, HELD_ONCE, QUEUES};
 
 #[inline(always)]
 fn raw(ctx: &TcContext) -> *mut __sk_buff {
@@ -80,35 +80,48 @@ pub fn tc_index(ctx: &TcContext) -> u32 {
 /// By this number a later hook knows a frame that has waited for its turn already: "wa". `abi::held` has others.
 const WAITED: u32 = 0x7761;
 
-/// Has the frame come from where it waited for its turn? It says so once: at the bridge it is like any
-/// other from then on.
-#[inline(always)]
-pub fn take_off_waited(ctx: &TcContext) -> bool {
-    let waited = has_waited(ctx);
-    if waited {
-        // SAFETY: as for `ifindex`.
-        unsafe { (*raw(ctx)).tc_index = 0 };
-    }
-    waited
-}
-
-/// Is it on its way there, or back?
-#[inline(always)]
-pub fn has_waited(ctx: &TcContext) -> bool {
-    tc_index(ctx) == WAITED
-}
-
-/// Note that the frame goes where it waits. `false` for one of which there is a copy: that is what
-/// guests send to all, and to their network's services; and for a fragment that was held, which has waited
-/// before that and has to say so when it is looked at again.
+/// Note that the frame goes where it waits, and that it is to come back here. `false` where some hook has had it
+/// before, as its number says: it has waited, or was not to.
 #[inline(always)]
 pub fn mark_waited(ctx: &TcContext) -> bool {
-    if matches!(tc_index(ctx), COPIED | HELD_ONCE | HELD_LONG) {
+    if NUMBERS.contains(&tc_index(ctx)) {
         return false;
     }
     // SAFETY: as for `ifindex`.
-    unsafe { (*raw(ctx)).tc_index = WAITED };
+    unsafe {
+        (*raw(ctx)).tc_index = WAITED;
+        (*raw(ctx)).mark = (*raw(ctx)).ifindex;
+    }
     true
+}
+
+/// At the bridge a frame that has waited, here or at its port, is like any other.
+#[inline(always)]
+pub fn take_off_waited(ctx: &TcContext) {
+    if tc_index(ctx) != WAITED {
+        return;
+    }
+    // SAFETY: as for `ifindex`.
+    unsafe {
+        (*raw(ctx)).tc_index = 0;
+        if (*raw(ctx)).mark == (*raw(ctx)).ifindex {
+            (*raw(ctx)).mark = 0;
+        }
+    }
+}
+
+/// The device that a frame is to come back to which has waited.
+#[inline(always)]
+pub fn waited_at(ctx: &TcContext) -> Option<u32> {
+    // SAFETY: as for `ifindex`.
+    unsafe { (tc_index(ctx) == WAITED).then_some((*raw(ctx)).mark) }
+}
+
+/// Netd's queue at the device that the frame goes to is to let it pass at once (`htb_classify`).
+#[inline(always)]
+pub fn pass_queue(ctx: &TcContext) {
+    // SAFETY: as for `ifindex`.
+    unsafe { (*raw(ctx)).priority = QUEUES << 16 };
 }
 
 /// By this number later hooks know a guest's packet that was for the host when it came in, and was left to it: "ho".
@@ -130,19 +143,19 @@ pub fn leave_to_rules(ctx: &TcContext) {
     mark(ctx, LEFT_TO_RULES);
 }
 
-/// Mark a packet that has no mark yet.
+/// Mark a packet of which nothing has to be known but that it has waited, if it has: what has a mark has.
 #[inline(always)]
 fn mark(ctx: &TcContext, mark: u32) {
     // SAFETY: as for `ifindex`.
     unsafe {
-        if (*raw(ctx)).tc_index == 0 {
+        if matches!((*raw(ctx)).tc_index, 0 | WAITED) {
             (*raw(ctx)).tc_index = mark;
         }
     }
 }
 
-/// Was the packet left to the host, or to its rules? If it is not addressed to the host any more, the host's own
-/// rules have translated it.
+/// Was the packet left to the host, or to its rules? They may have led it elsewhere than it went when it came in, and
+/// what was left to the host and is not addressed to it any more they have.
 #[inline(always)]
 pub fn is_left_to_host(ctx: &TcContext) -> bool {
     matches!(tc_index(ctx), LEFT_TO_HOST | LEFT_TO_RULES)
@@ -187,15 +200,41 @@ pub fn copy_to(ctx: &TcContext, ifindex: u32) {
     }
 }
 
-/// Take off what a frame says of itself before anybody here has looked at it: a guest in a network namespace
-/// (a container) may have filters of its own, and the number is not reset on its way.
+/// The numbers by which netd's hooks know what others of them have done with a frame.
+const NUMBERS: [u32; 7] = [
+    COPIED,
+    WAITED,
+    LEFT_TO_HOST,
+    LEFT_TO_RULES,
+    TRANSLATED,
+    HELD_ONCE,
+    HELD_LONG,
+];
+
+/// At a guest's port: take off what a frame says of itself before anybody here has looked at it. A guest in a
+/// network namespace (a container) may have filters of its own, and the number is not reset on its way. The
+/// packet's mark is (`skb_scrub_packet`), so that has the port's number in it where the frame has been here before:
+/// where it waited for its turn, or was held. A filter before this one may have put another in its place.
 #[inline(always)]
 pub fn take_off_claims(ctx: &TcContext) {
-    let claims = [COPIED, WAITED, LEFT_TO_HOST, LEFT_TO_RULES, TRANSLATED];
-    if claims.contains(&tc_index(ctx)) {
-        // SAFETY: as for `ifindex`.
-        unsafe { (*raw(ctx)).tc_index = 0 };
+    if tc_index(ctx) == 0 || !NUMBERS.contains(&tc_index(ctx)) {
+        return;
     }
+    // SAFETY: as for `ifindex`.
+    unsafe {
+        match (*raw(ctx)).mark {
+            0 => (*raw(ctx)).tc_index = 0,
+            here if here == (*raw(ctx)).ifindex => (*raw(ctx)).mark = 0,
+            _ => {}
+        }
+    }
+}
+
+/// The frame is like any other from here on.
+#[inline(always)]
+pub fn take_off_number(ctx: &TcContext) {
+    // SAFETY: as for `ifindex`.
+    unsafe { (*raw(ctx)).tc_index = 0 };
 }
 
 /// Bring the packet's first `want` bytes, or all there are, into the linear part.

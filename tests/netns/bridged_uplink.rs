@@ -8,6 +8,7 @@ use netd_tests::traffic::{self, Server};
 use netd_tests::{Guest, Lab, Network};
 
 use crate::host_dnat::br_netfilter;
+use crate::shaping::UNNOTICED;
 
 const PORT: u16 = 7000;
 const PUBLISHED: u16 = 5000;
@@ -63,11 +64,21 @@ fn talks(lab: &Lab, guest: &Guest) -> Result<()> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn rules_by_state_hold_behind_a_bridge() {
+    rules_by_state_hold("");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn rules_by_state_hold_behind_a_bridge_for_what_waits() {
+    rules_by_state_hold(UNNOTICED);
+}
+
+fn rules_by_state_hold(rates: &str) {
     check(|lab| {
         bridge_the_uplink(lab)?;
         let before = br_netfilter(lab, true)?;
         lab.agent.start()?;
-        let network = Network::default();
+        let network = Network::default().with(rates);
         let published = both("", &network.address(11).to_string(), PUBLISHED, PORT);
         let network = network.with(&format!(
             "<metadata><netd:network xmlns:netd='urn:netd:network:1'>\

@@ -10,6 +10,8 @@ use netd_tests::socket::Receive as _;
 use netd_tests::traffic::{self, Server, Verdict};
 use netd_tests::{Lab, Netns, Network, SOON, eventually};
 
+use crate::shaping::UNNOTICED;
+
 /// A container of other software's.
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 const CONTAINER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 2);
@@ -109,13 +111,13 @@ fn stays_the_hosts(from: &Netns, to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// What guests send goes past the bridge, or by it: a hub has all of it.
-fn guests_reach_containers(is_hub: bool) {
+/// What guests send goes past the bridge, or by it: a hub has all of it. `rates` are those of both networks.
+fn guests_reach_containers(is_hub: bool, rates: &str) {
     check(|lab| {
         let before = br_netfilter(lab, true)?;
         lab.agent.start()?;
-        let bypassing = Network::nat("bypassing", 1).ipv6();
-        let respecting = Network::nat("respecting", 2).ipv6().with(
+        let bypassing = Network::nat("bypassing", 1).ipv6().with(rates);
+        let respecting = Network::nat("respecting", 2).ipv6().with(rates).with(
             "<metadata><netd:host xmlns:netd='urn:netd:network:1' firewall='respect'/></metadata>",
         );
         let container = container(lab)?;
@@ -176,13 +178,19 @@ fn masks(lab: &Lab) -> Result<()> {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn guests_reach_what_the_host_publishes_of_containers() {
-    guests_reach_containers(false);
+    guests_reach_containers(false, "");
 }
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn guests_reach_it_where_the_bridge_has_what_they_send() {
-    guests_reach_containers(true);
+    guests_reach_containers(true, "");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn guests_reach_it_where_what_they_send_waits() {
+    guests_reach_containers(false, UNNOTICED);
 }
 
 /// By each of the host's addresses.
@@ -195,16 +203,25 @@ fn asks(network: &Network, guest: &Netns, own: IpAddr) -> Result<()> {
     stays_the_hosts(guest, published(HOST.into()))
 }
 
-/// What the host's rules make of what its guests ask the host leaves an isolated network no more than anything else.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn the_hosts_rules_lead_nobody_out_of_an_isolated_network() {
+    nobody_leaves(Network::isolated("closed", 1));
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn the_hosts_rules_lead_nobody_out_of_an_isolated_network_that_has_a_rate() {
+    nobody_leaves(Network::isolated("closed", 1).with(UNNOTICED));
+}
+
+/// What the host's rules make of what its guests ask the host leaves an isolated network no more than anything else.
+fn nobody_leaves(network: Network) {
     check(|lab| {
         // So that the host forwards at all, which an isolated network does not ask for.
         lab.hv.sysctl("net/ipv4/ip_forward", "1")?;
         let bridged = br_netfilter(lab, false)?;
         lab.agent.start()?;
-        let network = Network::isolated("closed", 1);
         lab.up(&network)?;
         let container = container(lab)?;
         let inside = Server::udp(&container, at(CONTAINER, PORT))?;

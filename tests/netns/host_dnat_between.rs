@@ -11,6 +11,7 @@ use netd_tests::traffic::{self, Server};
 use netd_tests::{Guest, Lab, Network, SOON, eventually};
 
 use crate::host_dnat::br_netfilter;
+use crate::shaping::UNNOTICED;
 
 /// Where guests listen, and where the host leads to the guest of network 1; the others follow.
 const PORT: u16 = 7000;
@@ -165,8 +166,8 @@ fn the_kernel_with_libvirts_rules_leads_guests_as_the_table_says() -> Result<()>
     asked(&places(&lab)?, false)
 }
 
-/// With the host's rules for judges as well, and where they see what is bridged.
-fn by_netd(firewall: &str) {
+/// With the host's rules for judges as well, and where they see what is bridged. `rates` are the networks'.
+fn by_netd(firewall: &str, rates: &str) {
     check(|lab| {
         let before = br_netfilter(lab, false)?;
         lab.agent.start()?;
@@ -178,6 +179,7 @@ fn by_netd(firewall: &str) {
                 "open" => network,
                 _ => network.with(&metadata),
             };
+            let network = network.with(rates);
             lab.up(&network)?;
         }
         let file = lab.agent.file("rules.nft", &lead())?;
@@ -196,11 +198,23 @@ fn by_netd(firewall: &str) {
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn whom_the_host_leads_to_another_network_gets_there_or_never_leaves() {
-    by_netd("bypass");
+    by_netd("bypass", "");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn whom_it_leads_gets_there_where_what_guests_send_waits() {
+    by_netd("bypass", UNNOTICED);
 }
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn whom_it_leads_where_its_rules_count_gets_there_or_never_leaves() {
-    by_netd("respect");
+    by_netd("respect", "");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn whom_it_leads_where_its_rules_count_gets_there_where_what_guests_send_waits() {
+    by_netd("respect", UNNOTICED);
 }

@@ -69,6 +69,7 @@ mod replaced_guest;
 mod rfc;
 mod services;
 mod serving_guests;
+mod shaped_rules;
 mod shaping;
 mod slow_dnsmasq;
 mod sockets;

@@ -29,6 +29,17 @@ const TCP: Bounds = Bounds {
 /// That nobody is held to anything shows at three times the rate.
 const UNHELD: u64 = 3;
 
+/// Rates that nobody here meets.
+pub const UNNOTICED: &str =
+    "<bandwidth><inbound average='100000'/><outbound average='100000'/></bandwidth>";
+
+/// A network that is held to the rate in both directions.
+pub fn both_directions(network: Network) -> Network {
+    network.with(&format!(
+        "<bandwidth><inbound average='{RATE}'/><outbound average='{RATE}'/></bandwidth>"
+    ))
+}
+
 fn held(network: Network, direction: &str) -> Network {
     network.with(&format!(
         "<bandwidth><{direction} average='{RATE}'/></bandwidth>"
@@ -68,7 +79,7 @@ fn sends_at_the_rate(lab: &Lab, guest: &Guest, to: SocketAddr) -> Result<()> {
 }
 
 /// A transfer is held to nothing.
-fn is_unheld(count: impl FnMut() -> Result<u64>) -> Result<()> {
+pub fn is_unheld(count: impl FnMut() -> Result<u64>) -> Result<()> {
     let unheld = Bounds {
         most: f64::INFINITY,
         least: 1.0,
@@ -249,13 +260,27 @@ fn what_guests_send_is_held_to_the_rate() {
 
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
+fn both_directions_where_the_hosts_rules_are_respected() {
+    check(|lab| {
+        lab.agent.start()?;
+        let network = both_directions(Network::default()).with(
+            "<metadata><netd:host xmlns:netd='urn:netd:network:1' firewall='respect'/></metadata>",
+        );
+        lab.up(&network)?;
+        let guest = lab.member(1, &network)?;
+        guest.ping(&OUTSIDE.to_string())?;
+        gets_the_rate(lab, &guest, &lab.wan, at(OUTSIDE, 5001).into())?;
+        sends_at_the_rate(lab, &guest, at(OUTSIDE, 5002).into())
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
 fn both_directions_without_an_agent_and_with_filters() {
     check(|lab| {
         lab.agent.attach_by("clsact")?;
         lab.agent.start()?;
-        let network = Network::route("default", 1).with(&format!(
-            "<bandwidth><inbound average='{RATE}'/><outbound average='{RATE}'/></bandwidth>"
-        ));
+        let network = both_directions(Network::route("default", 1));
         lab.up(&network)?;
         let route = format!("ip route add {} via {HOST}", network.subnet());
         lab.wan.run(route.split(' '))?;
@@ -435,7 +460,8 @@ fn a_queue_at_a_guests_tap_holds_for_what_is_redirected() {
     });
 }
 
-/// By `tc_index` netd knows the frames that have waited; a guest in a network namespace can set it, too.
+/// By `tc_index` netd knows the frames that have waited, or were held; a guest in a network namespace can set it,
+/// too, and the mark that has to be beside it.
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn a_guest_cannot_say_that_its_frames_have_waited() {
@@ -446,22 +472,26 @@ fn a_guest_cannot_say_that_its_frames_have_waited() {
         let guest = lab.member(1, &network)?;
         guest.ping(&OUTSIDE.to_string())?;
         let script = lab.agent.file("claims.py", include_str!("claims.py"))?;
-        // `skb::WAITED` in the programs.
-        let mut claims = guest.netns().command("python3");
-        let mut claims = claims
-            .args([&script, "0x7761"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("python3")?;
-        let mut ready = String::new();
-        let output = claims.stdout.take().context("no output")?;
-        BufReader::new(output).read_line(&mut ready)?;
-        let sent = match ready.trim() {
-            "ready" => sends_at_the_rate(lab, &guest, at(OUTSIDE, 5001).into()),
-            said => Err(anyhow!("the guest's program: {said:?}")),
-        };
-        claims.kill()?;
-        claims.wait()?;
-        sent
+        let port = lab.hv.ifindex(&guest.port)?.to_string();
+        // `skb::WAITED` in the programs, and `abi::HELD_LONG`.
+        for (claim, to) in [("0x7761", 5001), ("0x6e66", 5002)] {
+            let mut claims = guest.netns().command("python3");
+            let mut claims = claims
+                .args([&script, claim, &port])
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("python3")?;
+            let mut ready = String::new();
+            let output = claims.stdout.take().context("no output")?;
+            BufReader::new(output).read_line(&mut ready)?;
+            let sent = match ready.trim() {
+                "ready" => sends_at_the_rate(lab, &guest, at(OUTSIDE, to).into()),
+                said => Err(anyhow!("the guest's program: {said:?}")),
+            };
+            claims.kill()?;
+            claims.wait()?;
+            sent.with_context(|| format!("claiming {claim}"))?;
+        }
+        Ok(())
     });
 }

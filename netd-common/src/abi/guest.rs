@@ -32,6 +32,10 @@ pub const PORT_GUARD_DHCP: u32 = 32;
 /// somebody's filters of traffic control do at its ingress (a policer, say), so all that its guest sends and
 /// gets goes by the bridge.
 pub const PORT_BY_BRIDGE: u32 = 64;
+/// What goes to its guest goes by the bridge, at which it waits for its turn.
+pub const PORT_QUEUED: u32 = 256;
+/// What goes to its guest goes by the bridge.
+pub const PORT_GETS_BY_BRIDGE: u32 = PORT_BY_BRIDGE | PORT_QUEUED;
 /// No guest's: it leads to the namespace of the network's services.
 pub const PORT_SERVICES: u32 = 512;
 /// No guest's: what waited for its turn in the queue of the network's comes back by it.
@@ -39,6 +43,9 @@ pub const PORT_SHAPER: u32 = 1024;
 /// The host's rules would have their say between this guest and its siblings (br_netfilter), which it may
 /// reach: what it sends them goes past.
 pub const PORT_SIBLINGS: u32 = 128;
+/// The number of netd's queues of traffic control ("nd"). A packet whose priority is the handle with this number
+/// passes the queue at once.
+pub const QUEUES: u32 = 0x6e64;
 /// Any of the guards.
 pub const PORT_GUARD: u32 =
     PORT_GUARD_MAC | PORT_GUARD_IP | PORT_GUARD_ARP | PORT_GUARD_ND | PORT_GUARD_DHCP;

@@ -15,7 +15,10 @@ use crate::hook::slow_path;
 use crate::records;
 use crate::report::drops;
 use crate::route::next_hop::needs_stack;
-use crate::skb::{ifindex, is_left_to_host, is_translated, take_off_claims, take_off_priority_tag};
+use crate::skb::{
+    ifindex, is_left_to_host, is_translated, take_off_claims, take_off_number,
+    take_off_priority_tag, take_off_waited,
+};
 use crate::stage::shaper;
 use crate::stage::transmit::transmit;
 
@@ -28,14 +31,15 @@ pub fn ingress(ctx: &TcContext, hook: Hook) -> i32 {
     if hook == Hook::Bridge && is_translated(ctx) {
         return PASS;
     }
-    if hook == Hook::Bridge
-        && let Some(action) = shaper::wait(ctx)
-    {
+    if let Some(action) = shaper::wait(ctx, hook) {
         return action;
     }
-    // At a port tags are the guests' own business.
-    if hook == Hook::Bridge && !take_off_priority_tag(ctx) {
-        return drops::finish(ctx, drop(Reason::VlanTag));
+    if hook == Hook::Bridge {
+        take_off_waited(ctx);
+        // At a port tags are the guests' own business.
+        if !take_off_priority_tag(ctx) {
+            return drops::finish(ctx, drop(Reason::VlanTag));
+        }
     }
     let here = ifindex(ctx);
     let action = if V4::is(ctx) {
@@ -70,7 +74,7 @@ fn packet_from_guest<F: Family>(ctx: &TcContext, hook: Hook, here: u32) -> i32 {
             return PASS;
         }
         // Published by netd, it may be netd's yet.
-        take_off_claims(ctx);
+        take_off_number(ctx);
     }
     let Some((dmac, _)) = macs(ctx) else {
         return PASS;

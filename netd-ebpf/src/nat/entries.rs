@@ -1,19 +1,23 @@
 //! What the two entries of any new flow say.
 
 use aya_ebpf::programs::TcContext;
-use netd_common::abi::Flow;
+use netd_common::abi::{Flow, PORT_GETS_BY_BRIDGE};
 use netd_common::tcp;
 
 use crate::conntrack::window::window_scale;
 use crate::context::{Ingress, Packet};
 use crate::records;
 
-/// Answers to a guest go straight back to where its packet came from.
+/// Answers to a guest go straight back to where its packet came from, or by the bridge to there.
 #[inline(always)]
 pub fn to_sender<A>(back: &mut Flow<A>, ingress: &Ingress, epoch: u32) {
     if let Some(network) = records::network(ingress.bridge) {
         back.out_bridge = ingress.bridge;
-        back.next_hop.ifindex = ingress.ifindex;
+        back.next_hop.ifindex = if ingress.port_flags & PORT_GETS_BY_BRIDGE == 0 {
+            ingress.ifindex
+        } else {
+            ingress.bridge
+        };
         back.next_hop.dmac = ingress.smac;
         back.next_hop.smac = network.mac;
         back.next_hop.mtu = network.mtu;

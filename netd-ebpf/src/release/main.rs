@@ -8,17 +8,20 @@
 #![no_main]
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
 use aya_ebpf::helpers::generated::bpf_clone_redirect;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::DropCount;
+use netd_common::abi::{BridgePort, DropCount};
 use netd_common::reason::DROP_ENTRIES;
 
-/// The map of netd's programs.
+// Maps of netd's programs.
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuArray<DropCount, DROP_ENTRIES> = PerCpuArray::new();
+
+#[btf_map(name = "ports")]
+pub static PORTS: HashMap<u32, BridgePort, 65536> = HashMap::new();
 
 /// Put the frame into the stack, as received by its device. What the stack does not take is counted.
 #[classifier]
@@ -28,6 +31,10 @@ pub fn release(ctx: TcContext) -> i32 {
     let taken = unsafe {
         let mark = (*skb).cb[0];
         (*skb).tc_index = mark;
+        // At a guest's port the mark is believed of such frames alone.
+        if PORTS.get((*skb).ifindex).is_some() {
+            (*skb).mark = (*skb).ifindex;
+        }
         mark != 0 && bpf_clone_redirect(skb, (*skb).ifindex, u64::from(BPF_F_INGRESS)) == 0
     };
     if !taken && let Some(drops) = DROPS.get_ptr_mut(Reason::FragWithoutFirst as u32) {

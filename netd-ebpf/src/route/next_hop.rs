@@ -179,7 +179,7 @@ pub fn set_guest<F: Family>(
     if !asked(endpoint.mac) {
         return false;
     }
-    flow.next_hop.ifindex = if records::is_by_bridge(endpoint.ifindex) {
+    flow.next_hop.ifindex = if records::gets_by_bridge(endpoint.ifindex) {
         bridge
     } else {
         endpoint.ifindex

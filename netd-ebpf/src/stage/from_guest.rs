@@ -19,7 +19,7 @@ use crate::nat::{forwards, open};
 use crate::records;
 use crate::route::endpoint;
 use crate::route::redirect::redirect;
-use crate::skb::{is_for_us, leave_to_host, leave_to_rules};
+use crate::skb::{is_for_us, leave_to_host, leave_to_rules, pass_queue};
 use crate::stage::announced;
 
 /// ICMPv6 (RFC 4861, section 4.3).
@@ -125,6 +125,8 @@ fn to_sibling<F: Family>(
     if to_many && !asks_for_sibling::<F>(ctx, packet) {
         return PASS;
     }
+    // Guests of one network are held to no rate among themselves.
+    pass_queue(ctx);
     redirect::<F>(ingress.bridge, F::ZERO)
 }
 

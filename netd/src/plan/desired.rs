@@ -119,9 +119,6 @@ impl<'a> Desired<'a> {
         let returned = desired.with_returned_ports(observed);
         let links = returned.as_ref().unwrap_or(&observed.links);
         desired.hooks = hooks(&bridges, links);
-        let fast = fast_path(&desired.hooks, links, intent.xdp);
-        let taken = fast.hooks.difference(&observed.refused);
-        desired.hooks.extend(taken.copied());
         desired.records = records(
             &bridges,
             &Around {
@@ -132,6 +129,9 @@ impl<'a> Desired<'a> {
                 bridged_rules: observed.bridged_rules,
             },
         );
+        let fast = fast_path(&desired.hooks, &desired.records.ports, links, intent.xdp);
+        let taken = fast.hooks.difference(&observed.refused);
+        desired.hooks.extend(taken.copied());
         desired.records.xdp_targets = fast.targets;
         desired.proxies = nd_proxies(&desired.records, links);
         let running = intent.members.iter().filter(|member| member.up);

@@ -7,7 +7,7 @@ use netd_common::abi::{
     self, DEVICE_BRIDGED_RULES, DEVICE_ETHERNET, DEVICE_FILTERED, Device, FamilyConfig,
     NETWORK_DHCP, NETWORK_DNS, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS,
     NETWORK_FILTER_NONE, NETWORK_ROUTES_BEHIND, NETWORK_TFTP, NETWORK_WAS_ROUTED, PORT_BY_BRIDGE,
-    PORT_ISOLATED, PORT_SERVICES, PORT_SHAPER, PORT_SIBLINGS,
+    PORT_ISOLATED, PORT_QUEUED, PORT_SERVICES, PORT_SHAPER, PORT_SIBLINGS,
 };
 
 use super::shaping::ShaperEnds;
@@ -245,9 +245,12 @@ fn add_ports(records: &mut Records, index: u32, bridge: Bridge<'_>, around: &Aro
     } = bridge;
     for port in around.snapshot.ports_of(index) {
         let mut record = guards::port(network, ports, link, port);
-        // Queues stand at the bridge, and see what goes by it alone.
-        if around.filtered.contains(&port.index) || network.is_shaped() {
+        if around.filtered.contains(&port.index) {
             record.flags |= PORT_BY_BRIDGE;
+        }
+        // Queues stand at the bridge, and see what goes by it alone.
+        if network.is_shaped() {
+            record.flags |= PORT_QUEUED;
         }
         if around.bridged_rules && record.flags & (PORT_ISOLATED | PORT_BY_BRIDGE) == 0 {
             record.flags |= PORT_SIBLINGS;

@@ -1,6 +1,8 @@
 //! Which devices have the XDP fast path.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use netd_common::abi::{BridgePort, PORT_QUEUED};
 
 use crate::config::Xdp;
 use crate::datapath::{Attachment, Hook};
@@ -20,11 +22,21 @@ pub struct FastPath {
 }
 
 /// The XDP fast path of devices that have the programs `hooks`, as the administrator (`xdp`) and
-/// drivers allow.
+/// drivers allow. What guests at one of `ports` get and send may have to wait for its turn, which nothing does
+/// there.
 #[must_use]
-pub fn fast_path(hooks: &BTreeSet<Attachment>, snapshot: &Snapshot, xdp: &Xdp) -> FastPath {
+pub fn fast_path(
+    hooks: &BTreeSet<Attachment>,
+    ports: &BTreeMap<u32, BridgePort>,
+    snapshot: &Snapshot,
+    xdp: &Xdp,
+) -> FastPath {
     let mut fast = FastPath::default();
     for &Attachment { ifindex, hook } in hooks {
+        let port = ports.get(&ifindex);
+        if port.is_some_and(|port| port.flags & PORT_QUEUED != 0) {
+            continue;
+        }
         let Some(link) = snapshot.links.get(&ifindex) else {
             continue;
         };
@@ -83,7 +95,8 @@ mod tests {
             links: links.into_iter().collect(),
             ..Dump::default()
         };
-        fast_path(&hooks.iter().copied().collect(), &dump.into(), xdp)
+        let hooks = hooks.iter().copied().collect();
+        fast_path(&hooks, &BTreeMap::new(), &dump.into(), xdp)
     }
 
     #[test]
@@ -121,6 +134,37 @@ mod tests {
         let fast = of(links(), &hooks, &ports);
         assert_eq!(fast.hooks, [at(3, Hook::PortXdp)].into());
         assert_eq!(fast.targets, [1, 3, 4].into());
+    }
+
+    #[test]
+    fn guests_whose_packets_wait_have_none() {
+        let hooks = [at(1, Hook::UplinkIngress), at(3, Hook::PortIngress)];
+        let dump = Dump {
+            links: [
+                link(1, "eno1", None, ABLE),
+                link(3, "vnet0", Some("tun"), ABLE),
+            ]
+            .into(),
+            ..Dump::default()
+        };
+        let snapshot = dump.into();
+        let all = Xdp {
+            physical: true,
+            on: vec!["vnet*".to_owned()],
+            ..Xdp::default()
+        };
+        let with = |flags| {
+            let port = BridgePort {
+                flags,
+                ..BridgePort::default()
+            };
+            let ports = [(3, port)].into();
+            fast_path(&hooks.into(), &ports, &snapshot, &all)
+        };
+        assert_eq!(with(0).targets, [1, 3].into());
+        let queued = with(PORT_QUEUED);
+        assert_eq!(queued.hooks, [at(1, Hook::UplinkXdp)].into());
+        assert_eq!(queued.targets, [1].into());
     }
 
     /// P56: what a driver cannot take, or a queue would have limited, goes by TC.

@@ -21,11 +21,13 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHeader, TcMessage};
 
+use netd_common::abi::QUEUES;
+
 use super::rates::{Class, OTHERS, Shape};
 use crate::model::Mac;
 
-/// The handle of netd's queues, by which they are known: "nd".
-const MAJOR: u16 = 0x6e64;
+/// The handle of netd's queues, by which they are known.
+const MAJOR: u16 = QUEUES as u16;
 
 /// The device itself, as the place of a queue or class (`TC_H_ROOT`).
 const ROOT: u32 = u32::MAX;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netd_common::abi::PORT_BY_BRIDGE;
+use netd_common::abi::{PORT_BY_BRIDGE, PORT_QUEUED};
 
 use super::*;
 use crate::model::parse_port;
@@ -121,13 +121,13 @@ fn floors_come_and_go_with_ports() {
 }
 
 #[test]
-fn what_is_held_to_a_rate_goes_by_the_bridge() {
+fn what_guests_get_goes_by_the_bridge_where_it_is_held_to_a_rate() {
     let flags = |network: &Network| {
         let records = records(&[network], &running(), &Guests::default());
-        records.ports[&TAP].flags & PORT_BY_BRIDGE
+        records.ports[&TAP].flags & (PORT_BY_BRIDGE | PORT_QUEUED)
     };
     assert_eq!(flags(&network("<forward/>")), 0);
-    assert_eq!(flags(&network(RATE)), PORT_BY_BRIDGE);
+    assert_eq!(flags(&network(RATE)), PORT_QUEUED);
     let none = "<forward/><bandwidth><inbound average='0'/></bandwidth>";
     assert_eq!(flags(&network(none)), 0);
 }
