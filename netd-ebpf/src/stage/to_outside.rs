@@ -126,7 +126,9 @@ pub fn is_judged(ctx: &TcContext, ingress: &Ingress) -> bool {
         && records::respects_rules(ingress.bridge, ifindex(ctx))
 }
 
-/// Was the packet of a guest for the host, whose own rules have translated it (a port that Docker publishes, say)?
+/// Was a guest's packet left to the host, or to its rules, where it came in? One that was for the host itself they
+/// have led here (to a port that Docker publishes, say); one that they were to judge since they count where it went
+/// they may have led to where they do not.
 #[inline(always)]
 fn is_led(ctx: &TcContext, ingress: &Ingress) -> bool {
     ingress.ifindex != 0 && is_left_to_host(ctx)
