@@ -75,6 +75,30 @@ fn traffic_is_carried_and_its_losses_are_counted() -> Result<()> {
     Ok(())
 }
 
+/// Of each connection the first packet is lost, that of the client and then that of the server.
+#[test]
+#[ignore = "needs root and network namespaces: cargo xtask test"]
+fn handshakes_that_needed_a_second_attempt_are_counted() -> Result<()> {
+    let (lab, guest) = plain_router()?;
+    let _tcp = Server::tcp_echo(&lab.wan, at(OUTSIDE, 8))?;
+    for flags in ["syn", "syn|ack"] {
+        let rules = format!(
+            "table ip t {{ chain c {{ type filter hook forward priority 0;
+             tcp flags & (syn|ack) == {flags} numgen inc mod 2 == 0 counter drop
+             }}\n}}"
+        );
+        let file = lab.agent.file("lossy.nft", &rules)?;
+        lab.hv.run(["nft", "-f", &file])?;
+        let load = Load::new_tcp_flows(guest.netns(), at(OUTSIDE, 8))?;
+        load.reach(2)?;
+        let report = load.finish()?;
+        // What each end sends again may make the next one whole.
+        ensure!(report.lost.first() == Some(&0), "{flags}: {report:?}");
+        lab.hv.run(["nft", "flush", "ruleset"])?;
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and network namespaces: cargo xtask test"]
 fn large_segments_cross_whole_between_a_tap_and_its_guest() -> Result<()> {
