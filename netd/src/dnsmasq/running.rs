@@ -16,8 +16,10 @@ use tokio::time::timeout;
 use super::error::{Error, Result};
 use super::files::{read_bounded, remove};
 
-/// How long a process may take to end after SIGTERM.
-const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// How long a process may take to end after SIGTERM, or to show progress. It takes some milliseconds, and is not waited
+/// for any longer. But on a host that is short of processors or waits for its disk, a second passes before a dnsmasq has run
+/// its lease helper once; killed, it would forget leases. Callers bear more than this (libvirt's clients hang up after 30 s).
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a process that was killed may take to be gone: nobody can refuse, but the kernel may have work to do
 /// for it on a busy machine.
@@ -65,7 +67,7 @@ impl Running {
         Ok(())
     }
 
-    /// End the process: SIGTERM, after a second SIGKILL. Removes the pid file.
+    /// End the process: SIGTERM, after ten seconds SIGKILL. Removes the pid file.
     ///
     /// # Errors
     /// The process does not end.
@@ -74,7 +76,7 @@ impl Running {
     }
 
     /// The same with a process that does its work to the end: as long as `progress` has another value
-    /// than a second before, it is waited for, three minutes at most.
+    /// than ten seconds before, it is waited for, three minutes at most.
     ///
     /// # Errors
     /// As [`Running::stop`].
