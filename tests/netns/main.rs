@@ -21,6 +21,7 @@ mod drops;
 mod enforcement;
 mod events;
 mod floods;
+mod flows;
 mod forward_changes;
 mod forward_drop;
 mod forward_load;

@@ -8,9 +8,10 @@ use super::hooks::Occasion;
 use super::live::taken_back;
 use super::starting::Trial;
 use crate::api::{
-    Affect, ApiError, Applied, Ban, BanChange, Changed, Driver, Drops, ErrorCode, ForwardChange,
-    Handover, Lease, Metadata, NetworkForwards, NetworkInfo, NewMetadata, PortId, PortPurpose,
-    Problem, Reloaded, Result, Status, Subscription, Unknown,
+    Affect, ApiError, Applied, Ban, BanChange, Changed, Driver, Drops, ErrorCode, FlowFilter,
+    FlowKill, FlowNames, FlowPiece, ForwardChange, Handover, Lease, Metadata, NetworkForwards,
+    NetworkInfo, NewMetadata, PortId, PortPurpose, Problem, Reloaded, Result, Status, Subscription,
+    Unknown,
 };
 use crate::dnsmasq::leases;
 use crate::model::{self, Bandwidth, FormatOptions, Network, Update};
@@ -318,6 +319,18 @@ impl Driver for Agent {
 
     async fn doctor(&self) -> Result<Vec<Problem>> {
         self.controller.lock().await.doctor().await
+    }
+
+    async fn flows(&self, filter: &FlowFilter, from: u64) -> Result<FlowPiece> {
+        self.some_flows(filter, from).await
+    }
+
+    async fn flow_names(&self) -> Result<FlowNames> {
+        self.controller.lock().await.flow_names().await
+    }
+
+    async fn kill_flows(&self, which: &FlowKill) -> Result<u64> {
+        self.end_flows(which).await
     }
 
     async fn drops(&self, since: u64) -> Result<Drops> {

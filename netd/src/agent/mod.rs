@@ -15,6 +15,8 @@ mod controller;
 mod doctor;
 mod driver;
 mod drops;
+mod flows;
+mod guest_addresses;
 mod guests;
 mod handover;
 mod held_addresses;
@@ -118,6 +120,8 @@ pub struct Agent {
     hooks: hooks::Hooks,
     /// libvirt's sockets, as far as a switch from libvirt has them served.
     adopted: Mutex<sockets::Adopted>,
+    /// Who reads the flow table has this.
+    flow_turns: Mutex<()>,
 }
 
 /// What the agent wakes up for, but for calls from clients.
@@ -330,6 +334,7 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
         hooks: hooks::Hooks::new(controller.host.paths.hooks_dir()),
         controller: Mutex::new(controller),
         adopted: Mutex::new(adopted),
+        flow_turns: Mutex::new(()),
     });
     let files: Vec<_> = doors
         .iter_mut()

@@ -7,6 +7,7 @@ mod ban;
 mod doctor;
 mod error;
 mod event;
+mod flow;
 mod handover;
 mod network;
 mod port;
@@ -21,6 +22,7 @@ pub use ban::{Ban, BanChange, BanId};
 pub use doctor::Problem;
 pub use error::{ApiError, ErrorCode, ErrorDomain};
 pub use event::{EventKind, Events, Lagged, Lifecycle, NetworkEvent, Subscription};
+pub use flow::*;
 pub use handover::{Handover, StockService};
 pub use network::*;
 pub use port::*;
@@ -158,6 +160,17 @@ pub trait Driver: Send + Sync + 'static {
     fn change_bans(&self, change: &BanChange) -> impl Future<Output = Result<()>> + Send;
     /// Why packets were dropped: counters, and the records behind number `since`.
     fn drops(&self, since: u64) -> impl Future<Output = Result<Drops>> + Send;
+    /// Some entries of the connections that are meant, and where to go on: `from` is 0, or what the last piece
+    /// says is next.
+    fn flows(
+        &self,
+        filter: &FlowFilter,
+        from: u64,
+    ) -> impl Future<Output = Result<FlowPiece>> + Send;
+    /// Names for what is a number in those.
+    fn flow_names(&self) -> impl Future<Output = Result<FlowNames>> + Send;
+    /// End connections; returns how many.
+    fn kill_flows(&self, which: &FlowKill) -> impl Future<Output = Result<u64>> + Send;
     /// What of the host is not as its administrator may believe.
     fn doctor(&self) -> impl Future<Output = Result<Vec<Problem>>> + Send;
     /// What is attached where.

@@ -4,6 +4,7 @@ mod agent;
 mod bans;
 mod config;
 mod events;
+mod flows;
 mod ports;
 mod views;
 mod xml;
@@ -22,6 +23,7 @@ pub use agent::{RunArgs, TeardownArgs};
 pub use bans::{BanAddArgs, BanCommand, BanDeleteArgs, BanIdArgs, BanListArgs, DoctorArgs};
 pub use config::ConfigCommand;
 pub use events::EventArgs;
+pub use flows::{FlowFilterArgs, FlowSort, FlowsArgs, FlowsCommand, FlowsKillArgs};
 pub use ports::{PortArgs, PortCreateArgs, PortListArgs};
 pub use views::{ApplyArgs, DropsArgs, PlanArgs, StatusArgs};
 pub use xml::{CanonicalArgs, CheckArgs, DnsmasqArgs, XmlCommand, XmlUpdateArgs};
@@ -301,6 +303,22 @@ Examples:
   netd drops --follow                   print new drops until Ctrl-C
   netd drops --json")]
     Drops(DropsArgs),
+
+    /// List connections, or end some
+    #[command(after_help = "\
+One row for each connection of guests: who opened it, whom it goes to, what is translated (\"as\" the
+source that the destination sees, \"to\" the guest that a published port leads to), the device that it
+leaves by, whether programs carry it (fast) or the host's stack, and packets and bytes sent by who
+opened it and received.
+
+Examples:
+  netd flows                            all connections
+  netd flows default --guest web        one guest's
+  netd flows --proto tcp --port 443 --json
+  netd flows --sort bytes --limit 20    the largest
+  netd flows --guest web --follow       as they begin and end
+  netd flows kill --guest web --port 22 end some")]
+    Flows(FlowsArgs),
 
     /// Check this host for rules and settings that do not do what they seem to
     #[command(after_help = "\

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use crate::api::{DropRecord, Drops};
 use crate::cli::args::DropsArgs;
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
+use crate::cli::stamp::stamp;
 use crate::cli::table::Table;
 use crate::rpc::Client;
 
@@ -159,15 +159,8 @@ fn reasons(drops: &Drops, network: Option<&str>, output: &mut Output) {
     }
 }
 
-/// With date and zone: it is compared with the logs of other machines.
 fn time(record: &DropRecord) -> String {
-    Timestamp::from_microsecond(record.time).map_or_else(
-        |_| "?".to_owned(),
-        |time| {
-            let time = time.to_zoned(TimeZone::system());
-            time.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
-        },
-    )
+    Timestamp::from_microsecond(record.time).map_or_else(|_| "?".to_owned(), stamp)
 }
 
 fn or_dash(text: &str) -> String {

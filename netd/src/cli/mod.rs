@@ -12,6 +12,7 @@ mod doctor;
 mod drops;
 mod edit;
 mod events;
+mod flows;
 mod forward;
 mod libvirt;
 mod logging;
@@ -20,6 +21,7 @@ mod output;
 mod pending;
 mod ports;
 mod shell;
+mod stamp;
 mod status;
 mod table;
 mod teardown;
@@ -226,6 +228,7 @@ pub async fn execute(
         Command::Reload => forward::reload(client, output).await,
         Command::Doctor(args) => doctor::doctor(client, output, &args).await,
         Command::Drops(args) => drops::drops(client, output, &args).await,
+        Command::Flows(args) => flows::flows(client, output, &args).await,
         Command::Plan(args) => status::plan(client, output, &args).await,
         Command::Status(args) => status::status(client, output, &args).await,
         Command::Run(_)

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use crate::rpc::ClientError;
 
 /// Text for standard output, printed when the verb is done.
@@ -31,6 +33,14 @@ impl Output {
     /// Data that was asked for.
     pub fn data(&mut self, text: impl AsRef<str>) {
         self.text.push_str(text.as_ref());
+    }
+
+    /// Data as JSON, without a line's end.
+    pub fn json<T: Serialize>(&mut self, value: &T) -> Result<(), Failure> {
+        let json = serde_json::to_string(value)
+            .map_err(|error| Failure::from(format!("cannot write JSON: {error}")))?;
+        self.data(json);
+        Ok(())
     }
 
     /// A heading, a confirmation, an empty line.

@@ -66,6 +66,17 @@ where
         }
     }
 
+    /// Where guests were last seen, by their addresses.
+    pub fn endpoints(&self) -> Result<Vec<(A, Endpoint)>> {
+        let (name, endpoints) = &self.endpoints;
+        let entries = endpoints
+            .iter()
+            .map(|entry| entry.map_err(error("read", name)));
+        entries
+            .map(|entry| entry.map(|(key, endpoint)| (key.address, endpoint)))
+            .collect()
+    }
+
     /// Forget where the guests are of whom `is_gone` says so; returns their addresses and ports.
     pub fn forget_endpoints(
         &mut self,

@@ -4,15 +4,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData};
 use netd_common::abi::{Addr4, Addr6, FLOW_NAT, FLOW_REPLY, Flow, FlowKey};
 use netd_common::proto;
 use netd_common::state::State;
 
 use super::error::Result;
+use super::flow_table::{Addresses, FlowTable};
 use super::handle::Datapath;
-use super::names;
-use super::sync::error;
 use crate::link::{Running, Translated};
 
 impl Datapath {
@@ -21,11 +19,8 @@ impl Datapath {
     /// # Errors
     /// The flows cannot be read.
     pub fn translated(&self, bridge: u32) -> Result<Vec<Translated>> {
-        let mut all =
-            self.select::<Addr4, _>(names::FLOWS4, |key, flow| translated(key, flow, bridge))?;
-        all.extend(
-            self.select::<Addr6, _>(names::FLOWS6, |key, flow| translated(key, flow, bridge))?,
-        );
+        let mut all = self.select::<Addr4, _>(|key, flow| translated(key, flow, bridge))?;
+        all.extend(self.select::<Addr6, _>(|key, flow| translated(key, flow, bridge))?);
         Ok(all)
     }
 
@@ -35,34 +30,29 @@ impl Datapath {
     /// # Errors
     /// The flows cannot be read.
     pub fn running(&self, bridges: &BTreeSet<u32>) -> Result<Vec<Running>> {
-        let mut all =
-            self.select::<Addr4, _>(names::FLOWS4, |key, flow| running(key, flow, bridges))?;
-        all.extend(
-            self.select::<Addr6, _>(names::FLOWS6, |key, flow| running(key, flow, bridges))?,
-        );
+        let mut all = self.select::<Addr4, _>(|key, flow| running(key, flow, bridges))?;
+        all.extend(self.select::<Addr6, _>(|key, flow| running(key, flow, bridges))?);
         Ok(all)
     }
 
-    fn select<A, T>(
-        &self,
-        name: &'static str,
-        pick: impl Fn(&FlowKey<A>, &Flow<A>) -> Option<T>,
-    ) -> Result<Vec<T>>
+    fn select<A, T>(&self, pick: impl Fn(&FlowKey<A>, &Flow<A>) -> Option<T>) -> Result<Vec<T>>
     where
-        A: Copy,
-        FlowKey<A>: Pod,
-        Flow<A>: Pod,
+        A: Addresses,
+        FlowKey<A>: Pod + Default,
+        Flow<A>: Pod + Default,
     {
-        let path = self.dir.join("maps").join(name);
-        let data = MapData::from_pin(path).map_err(error("open", name))?;
-        let map: HashMap<MapData, FlowKey<A>, Flow<A>> =
-            Map::HashMap(data).try_into().map_err(error("use", name))?;
+        let mut table = FlowTable::<A>::open(&self.dir)?;
         let mut found = Vec::new();
-        for entry in map.iter() {
-            let (key, flow) = entry.map_err(error("read", name))?;
-            found.extend(pick(&key, &flow));
+        let mut next = None;
+        loop {
+            next = table.each(next, |_, key, flow| {
+                found.extend(pick(key, flow));
+                Ok(())
+            })?;
+            if next.is_none() {
+                return Ok(found);
+            }
         }
-        Ok(found)
     }
 }
 

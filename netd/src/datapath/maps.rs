@@ -9,11 +9,11 @@ use aya::maps::{Array, DevMapHash, HashMap, LpmTrie, MapData, MapError, PerCpuAr
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, BridgePort, CONTROL_BANS, CONTROL_HOLDS, CONTROL_POLICIES,
-    CONTROL_SECOND_POLICIES, Control, Device, DropCount, Endpoint, GuestMoves, MacAddr,
-    NETWORK_RESPECT, Network, PORTS_WORDS, PortsWord, RouteKey, Usage,
+    CONTROL_SECOND_POLICIES, Control, DEVICE_FILTERED, Device, DropCount, Endpoint, GuestMoves,
+    MacAddr, NETWORK_RESPECT, Network, PORTS_WORDS, PortsWord, RouteKey, Usage,
 };
 use netd_common::clock::ticks;
-use netd_common::timeout::surely_alive;
+use netd_common::timeout::{TIMEOUTS, surely_alive};
 
 use super::bans::{BanRecord, BanTrie, Bans};
 use super::bindings::{Bindings, Guards};
@@ -400,6 +400,37 @@ impl Maps {
         let networks = entries(&self.networks, names::NETWORKS)?.into_iter();
         let respecting = networks.filter(|(_, network)| network.flags & NETWORK_RESPECT != 0);
         Ok(respecting.map(|(bridge, _)| bridge).collect())
+    }
+
+    /// Devices at whose ingress somebody else has filters: what comes by them takes the host's stack.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn filtered(&self) -> Result<BTreeSet<u32>> {
+        let devices = entries(&self.devices, names::DEVICES)?.into_iter();
+        let filtered = devices.filter(|(_, device)| device.flags & DEVICE_FILTERED != 0);
+        Ok(filtered.map(|(ifindex, _)| ifindex).collect())
+    }
+
+    /// How long flows may be silent, by [`netd_common::timeout::Timeout`].
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn timeouts(&self) -> Result<[u32; TIMEOUTS]> {
+        let control = self.control.get(&0, 0);
+        Ok(control.map_err(error("read", names::CONTROL))?.timeouts)
+    }
+
+    /// Where guests' addresses were last seen.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn endpoints(&self) -> Result<Vec<(IpAddr, Endpoint)>> {
+        let v4 = self.v4.endpoints()?.into_iter();
+        let v6 = self.v6.endpoints()?.into_iter();
+        let v4 = v4.map(|(address, endpoint)| (IpAddr::from(address), endpoint));
+        let v6 = v6.map(|(address, endpoint)| (IpAddr::from(address), endpoint));
+        Ok(v4.chain(v6).collect())
     }
 
     /// Let every flow check policy and path at its next packet.

@@ -16,6 +16,7 @@
 pub mod attach;
 mod attachments;
 mod bans;
+mod batch;
 mod bindings;
 pub mod bpffs;
 mod build;
@@ -23,6 +24,7 @@ pub mod enter;
 mod error;
 pub mod events;
 mod family;
+pub mod flow_table;
 mod flows;
 mod forwards;
 mod handle;

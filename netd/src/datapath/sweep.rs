@@ -31,10 +31,24 @@ impl Datapath {
     /// The kernel does not run the program.
     pub fn sweep_all(&mut self) -> Result<u64> {
         let mut removed = 0;
-        for _ in 0..self.slots.div_ceil(SWEEP_RUN) {
-            removed += u64::from(self.call("sweep")?);
+        for _ in 0..self.sweeps() {
+            removed += self.sweep()?;
         }
         Ok(removed)
+    }
+
+    /// Calls of [`Self::sweep`] that visit every slot.
+    #[must_use]
+    pub fn sweeps(&self) -> u32 {
+        self.slots.div_ceil(SWEEP_RUN)
+    }
+
+    /// Visit the slots that come next, [`SWEEP_RUN`] of each family; returns how many flows were removed.
+    ///
+    /// # Errors
+    /// The kernel does not run the program.
+    pub fn sweep(&mut self) -> Result<u64> {
+        self.call("sweep").map(u64::from)
     }
 
     /// Run one of the programs that are attached to nothing.

@@ -12,8 +12,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use uuid::Uuid;
 
 use crate::api::{
-    Affect, Applied, Ban, BanChange, Changed, Drops, ForwardChange, Handover, NetworkEvent,
-    NetworkForwards, Problem, Reloaded, Status,
+    Affect, Applied, Ban, BanChange, Changed, Drops, FlowKill, FlowNames, ForwardChange, Handover,
+    NetworkEvent, NetworkForwards, Problem, Reloaded, Status,
 };
 use crate::model::Update;
 use crate::rpc::dispatch::PLAN_MAX;
@@ -23,10 +23,10 @@ use crate::rpc::message::{
     PROGRAM_REMOTE, STATUS_OK, TYPE_CALL, TYPE_MESSAGE, TYPE_REPLY, VERSION,
 };
 use crate::rpc::procedures::{
-    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, CreatePortArgs, EventRegisterArgs, LeaseRecord,
-    LeasesArgs, LeasesReply, ListArgs, ListPortsArgs, ListPortsReply, ListReply, LookupPortArgs,
-    NetdProcedure, NetworkRef, OpenArgs, PORT_RECLAIM, PORT_VALIDATE, PortArgs, PortRef, Procedure,
-    UpdateArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
+    AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, CreatePortArgs, EventRegisterArgs, FlowNamesReply,
+    LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListPortsArgs, ListPortsReply, ListReply,
+    LookupPortArgs, NetdProcedure, NetworkRef, OpenArgs, PORT_RECLAIM, PORT_VALIDATE, PortArgs,
+    PortRef, Procedure, UpdateArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
 use crate::rpc::reader::Reader;
 use crate::rpc::remote_error::RemoteError;
@@ -393,6 +393,29 @@ impl Client {
         Ok(serde_json::from_str(&json)?)
     }
 
+    /// Names for the numbers in connections.
+    pub async fn flow_names(&mut self) -> Result<FlowNames> {
+        let procedure = NetdProcedure::FlowNames as i32;
+        let reply: FlowNamesReply = self.call(PROGRAM_NETD, procedure, &()).await?;
+        let guests = reply
+            .guests
+            .0
+            .iter()
+            .map(|guest| serde_json::from_str(guest));
+        let names: FlowNames = serde_json::from_str(&reply.names)?;
+        Ok(FlowNames {
+            guests: guests.collect::<std::result::Result<_, _>>()?,
+            ..names
+        })
+    }
+
+    /// Ends connections; returns how many.
+    pub async fn kill_flows(&mut self, which: &FlowKill) -> Result<u64> {
+        let args = serde_json::to_string(which)?;
+        let procedure = NetdProcedure::FlowKill as i32;
+        self.call(PROGRAM_NETD, procedure, &args).await
+    }
+
     /// Has the agent take a network from libvirt's own driver, or give one back.
     pub async fn hand_over(&mut self, handover: &Handover) -> Result<()> {
         let args = serde_json::to_string(handover)?;
@@ -456,6 +479,17 @@ impl Client {
         procedure: i32,
         args: &A,
     ) -> Result<R> {
+        let serial = self.send(program, procedure, args).await?;
+        self.receive(serial).await
+    }
+
+    /// Sends a call; returns its number, by which [`Self::receive`] waits for the answer.
+    pub(super) async fn send<A: Encode + ?Sized>(
+        &mut self,
+        program: u32,
+        procedure: i32,
+        args: &A,
+    ) -> Result<u32> {
         let header = Header {
             program,
             version: VERSION,
@@ -467,7 +501,12 @@ impl Client {
         self.serial = self.serial.wrapping_add(1);
         let call = Message::new(header, args)?;
         self.writer.write_all(&call.to_bytes()).await?;
-        let (status, payload) = self.reply(header.serial).await?;
+        Ok(header.serial)
+    }
+
+    /// Waits for the answer of a call.
+    pub(super) async fn receive<R: Decode>(&mut self, serial: u32) -> Result<R> {
+        let (status, payload) = self.reply(serial).await?;
         match status {
             STATUS_OK => Ok(xdr::from_bytes(payload)?),
             _ => Err(ClientError::Remote(xdr::from_bytes(payload)?)),

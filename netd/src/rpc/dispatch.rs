@@ -1,10 +1,12 @@
 //! Calls about networks: arguments in, the driver asked, results out.
 
+mod flows;
 mod ports;
 
 use bytes::Bytes;
 use netd_common::abi::BANS;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::api::{
     Affect, ApiError, Driver, ErrorCode, Metadata, NetworkInfo, NewMetadata, Unknown,
@@ -188,6 +190,8 @@ async fn netd_look<D: Driver>(driver: &D, procedure: NetdProcedure, payload: Byt
         }
         NetdProcedure::Doctor => json(&driver.doctor().await?),
         NetdProcedure::Drops => json(&driver.drops(arguments(payload)?).await?),
+        NetdProcedure::FlowList => flows::list(driver, arguments(payload)?).await,
+        NetdProcedure::FlowNames => flows::names(driver).await,
         other => not_supported(other.function()),
     }
 }
@@ -196,28 +200,23 @@ async fn netd_look<D: Driver>(driver: &D, procedure: NetdProcedure, payload: Byt
 async fn netd_change<D: Driver>(driver: &D, procedure: NetdProcedure, payload: Bytes) -> Answer {
     match procedure {
         NetdProcedure::ForwardChange => {
-            let text: String = arguments(payload)?;
-            let change = serde_json::from_str(&text).map_err(|error| {
-                let detail = format!("the change of a forward cannot be read: {error}");
-                ApiError::new(ErrorCode::InvalidArg, detail)
-            })?;
+            let change = from_json(&arguments::<String>(payload)?, "the change of a forward")?;
             json(&driver.change_forward(&change).await?)
         }
         NetdProcedure::BanChange => {
-            let text: String = arguments(payload)?;
-            let change = serde_json::from_str(&text).map_err(|error| {
-                let detail = format!("the change of bans cannot be read: {error}");
-                ApiError::new(ErrorCode::InvalidArg, detail)
-            })?;
+            let change = from_json(&arguments::<String>(payload)?, "the change of bans")?;
             result(&driver.change_bans(&change).await?)
         }
         NetdProcedure::HandOver => {
-            let text: String = arguments(payload)?;
-            let handover = serde_json::from_str(&text).map_err(|error| {
-                let detail = format!("what is to be handed over cannot be read: {error}");
-                ApiError::new(ErrorCode::InvalidArg, detail)
-            })?;
+            let handover = from_json(&arguments::<String>(payload)?, "what is to be handed over")?;
             result(&driver.hand_over(&handover).await?)
+        }
+        NetdProcedure::FlowKill => {
+            let which = from_json(
+                &arguments::<String>(payload)?,
+                "which connections are to end",
+            )?;
+            result(&driver.kill_flows(&which).await?)
         }
         NetdProcedure::Reload => json(&driver.reload().await?),
         NetdProcedure::Apply => {
@@ -236,6 +235,14 @@ fn json<T: Serialize>(value: &T) -> Answer {
 fn to_json<T: Serialize>(value: &T) -> Result<String, ApiError> {
     serde_json::to_string(value)
         .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))
+}
+
+/// An argument that came as JSON; `what` it is, for whoever sent something else.
+fn from_json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, ApiError> {
+    serde_json::from_str(text).map_err(|error| {
+        let detail = format!("{what} cannot be read: {error}");
+        ApiError::new(ErrorCode::InvalidArg, detail)
+    })
 }
 
 /// What a definition may hold that nobody knows.

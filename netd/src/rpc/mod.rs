@@ -14,6 +14,7 @@ mod crowd;
 pub mod descriptors;
 mod dispatch;
 pub mod events;
+mod flow_pieces;
 pub mod identity;
 mod limits;
 pub mod message;
@@ -31,6 +32,7 @@ pub mod xdr;
 
 pub use activation::inherited;
 pub use client::{Client, ClientError};
+pub use flow_pieces::FlowPieces;
 pub use limits::Limits;
 pub use server::{MoreDoors, serve};
 pub use socket::{Door, SocketFile, bind};

@@ -4,6 +4,8 @@
 //! Decoding allocates for what arrived, never for what a length word promises. Encoding cannot
 //! fail halfway: a value beyond its bound is remembered and reported by [`Encoder::finish`].
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
@@ -114,6 +116,13 @@ impl Decoder {
         Ok(())
     }
 
+    fn octets<const N: usize>(&mut self) -> Result<[u8; N]> {
+        self.need(N)?;
+        let mut octets = [0; N];
+        self.bytes.copy_to_slice(&mut octets);
+        Ok(octets)
+    }
+
     fn word(&mut self) -> Result<u32> {
         self.need(4)?;
         Ok(self.bytes.get_u32())
@@ -208,10 +217,36 @@ impl Encode for Uuid {
 
 impl Decode for Uuid {
     fn decode(from: &mut Decoder) -> Result<Self> {
-        let mut bytes = [0; 16];
-        from.need(bytes.len())?;
-        from.bytes.copy_to_slice(&mut bytes);
-        Ok(Self::from_bytes(bytes))
+        from.octets().map(Self::from_bytes)
+    }
+}
+
+/// The length of the address and the port in a word, then the address.
+impl Encode for SocketAddr {
+    fn encode(&self, out: &mut Encoder) {
+        let mut head = |length: u32| out.bytes.put_u32(length << 16 | u32::from(self.port()));
+        match self.ip() {
+            IpAddr::V4(address) => {
+                head(4);
+                out.bytes.put_slice(&address.octets());
+            }
+            IpAddr::V6(address) => {
+                head(16);
+                out.bytes.put_slice(&address.octets());
+            }
+        }
+    }
+}
+
+impl Decode for SocketAddr {
+    fn decode(from: &mut Decoder) -> Result<Self> {
+        let head = from.word()?;
+        let port = (head & 0xffff) as u16;
+        match head >> 16 {
+            4 => Ok(Self::new(Ipv4Addr::from(from.octets()?).into(), port)),
+            16 => Ok(Self::new(Ipv6Addr::from(from.octets()?).into(), port)),
+            _ => Err(XdrError::BadTag(head.cast_signed())),
+        }
     }
 }
 
@@ -325,6 +360,29 @@ mod tests {
         assert_eq!(&to_bytes(&-2_i32).unwrap()[..], b"\xff\xff\xff\xfe");
         assert_eq!(&to_bytes(&1_u64).unwrap()[..], b"\0\0\0\0\0\0\0\x01");
         assert_eq!(&to_bytes(&1.5_f64).unwrap()[..], b"\x3f\xf8\0\0\0\0\0\0");
+    }
+
+    #[test]
+    fn an_end_is_an_address_and_a_port() {
+        let cases = [
+            ("10.0.0.2:80", 8),
+            ("[2001:db8::1]:65535", 20),
+            ("0.0.0.0:0", 8),
+            ("[::]:0", 20),
+        ];
+        for (text, length) in cases {
+            let end: SocketAddr = text.parse().unwrap();
+            let encoded = to_bytes(&end).unwrap();
+            assert_eq!(encoded.len(), length, "{text}");
+            assert_eq!(from_bytes(encoded), Ok(end), "{text}");
+        }
+        let end = bytes(&[5 << 16, 0, 0, 0, 0]);
+        assert_eq!(
+            from_bytes::<SocketAddr>(end),
+            Err(XdrError::BadTag(5 << 16))
+        );
+        let end = bytes(&[16 << 16, 0, 0, 0]);
+        from_bytes::<SocketAddr>(end).unwrap_err();
     }
 
     #[test]

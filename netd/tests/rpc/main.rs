@@ -14,6 +14,7 @@ mod edit;
 mod event_captures;
 mod events;
 mod fake;
+mod flows;
 mod listen;
 mod live;
 mod log;

@@ -324,6 +324,7 @@ fn changes(function: &str) -> bool {
         "NetworkPortSet",
         "NetworkPortDelete",
         "ban change",
+        "flows kill",
         "forward change",
         "hand over",
         "reload",
@@ -371,12 +372,13 @@ fn a_read_only_client_changes_nothing_by_any_procedure() {
             );
         }
     }
-    assert_eq!(refused, 18);
+    assert_eq!(refused, 19);
     assert_eq!(server.driver.networks(), before);
     assert!(server.driver.updates.lock().unwrap().is_empty());
     assert!(server.driver.changes.lock().unwrap().is_empty());
     assert!(server.driver.handovers.lock().unwrap().is_empty());
     assert!(server.driver.bans.lock().unwrap().is_empty());
+    assert!(server.driver.kills.lock().unwrap().is_empty());
 }
 
 #[test]

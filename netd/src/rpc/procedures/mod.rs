@@ -3,10 +3,12 @@
 
 mod arguments;
 mod elsewhere;
+mod flows;
 mod ports;
 
 pub use arguments::*;
 pub use elsewhere::not_here;
+pub use flows::*;
 pub use ports::*;
 
 /// When a procedure may be called, and who answers.
@@ -210,6 +212,13 @@ procedures! {
         Apply = 11 "net-apply" Agent Write,
         /// `NET → str`, the same of what would be done
         ApplyDryRun = 12 "dry run" Agent Read,
+        /// `str filter, u64 from → HALF[], u64 next`, a [`crate::api::FlowFilter`] as JSON; a
+        /// [`crate::api::FlowHalf`] each
+        FlowList = 13 "flows" Agent Read,
+        /// `() → str, str[]`, the [`crate::api::FlowNames`] as JSON
+        FlowNames = 14 "names of flows" Agent Read,
+        /// `str → u64`, a [`crate::api::FlowKill`] as JSON
+        FlowKill = 15 "flows kill" Agent Write,
     }
 }
 
