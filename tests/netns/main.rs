@@ -8,6 +8,7 @@ mod applied;
 mod bad_input;
 mod bans;
 mod behind_guests;
+mod bridge_ports;
 mod bridged_uplink;
 mod by_stack;
 mod bypass;

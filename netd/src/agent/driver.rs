@@ -9,9 +9,9 @@ use super::live::taken_back;
 use super::starting::Trial;
 use crate::api::{
     Affect, ApiError, Applied, Ban, BanChange, Changed, Driver, Drops, ErrorCode, FlowFilter,
-    FlowKill, FlowNames, FlowPiece, ForwardChange, Handover, Lease, Metadata, NetworkForwards,
-    NetworkInfo, NewMetadata, PortId, PortPurpose, Problem, Reloaded, Result, Status, Subscription,
-    Unknown,
+    FlowKill, FlowNames, FlowPiece, ForwardChange, GuestPort, Handover, Lease, Metadata,
+    NetworkForwards, NetworkInfo, NewMetadata, PortId, PortPurpose, Problem, Reloaded, Result,
+    Status, Subscription, Unknown,
 };
 use crate::dnsmasq::leases;
 use crate::model::{self, Bandwidth, FormatOptions, Network, Update};
@@ -327,6 +327,10 @@ impl Driver for Agent {
 
     async fn flow_names(&self) -> Result<FlowNames> {
         self.controller.lock().await.flow_names().await
+    }
+
+    async fn guest_ports(&self, network: Option<&str>) -> Result<Vec<GuestPort>> {
+        self.controller.lock().await.guest_ports(network).await
     }
 
     async fn kill_flows(&self, which: &FlowKill) -> Result<u64> {

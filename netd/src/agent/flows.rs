@@ -305,7 +305,7 @@ impl FlowLook {
 }
 
 /// Ticks in seconds.
-fn seconds(ticks: u32) -> u32 {
+pub(super) fn seconds(ticks: u32) -> u32 {
     ((u64::from(ticks) << 30) / 1_000_000_000) as u32
 }
 

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use netd_common::timeout::idle;
+
 use super::controller::Controller;
+use super::flows::seconds;
 use super::registry::Live;
 use crate::api::{ApiError, FlowNames, GuestAddress, MAX_GUEST_ADDRESSES, Result};
+use crate::datapath::flow_table::now;
 use crate::dnsmasq::leases;
 use crate::link::Snapshot;
 use crate::model::Mac;
@@ -32,7 +36,7 @@ impl Controller {
     }
 
     /// Guests' addresses, as far as they are known; [`MAX_GUEST_ADDRESSES`] at most.
-    fn guest_addresses(&self, snapshot: &Snapshot) -> Result<Vec<GuestAddress>> {
+    pub(super) fn guest_addresses(&self, snapshot: &Snapshot) -> Result<Vec<GuestAddress>> {
         let mut known = Known::new();
         let mut domains = BTreeMap::new();
         for live in self.networks.live() {
@@ -45,6 +49,7 @@ impl Controller {
                 domains.insert((bridge.index, port.mac), port.owner.name.clone());
             }
         }
+        let now = now();
         let endpoints = self.host.datapath()?.maps.endpoints();
         for (address, endpoint) in endpoints.map_err(ApiError::internal)? {
             let Some(link) = snapshot.links.get(&endpoint.ifindex) else {
@@ -54,6 +59,7 @@ impl Controller {
             let guest = entry(&mut known, bridge, address);
             guest.mac = Some(Mac(endpoint.mac).to_string());
             guest.seen_at = Some(endpoint.ifindex);
+            guest.seen = Some(seconds(idle(endpoint.last_seen, now)));
         }
         let guests = known.into_values().take(MAX_GUEST_ADDRESSES);
         let named = guests.map(|mut guest| {
@@ -92,6 +98,7 @@ impl Controller {
             let guest = entry(known, bridge, lease.ip);
             guest.mac = lease.mac.as_ref().map(canonical).or(guest.mac.take());
             guest.hostname = lease.hostname.or(guest.hostname.take());
+            guest.lease = Some(lease.expiry);
         }
     }
 }
@@ -103,6 +110,8 @@ fn entry(known: &mut Known, bridge: u32, address: IpAddr) -> &mut GuestAddress {
         mac: None,
         hostname: None,
         domain: None,
+        lease: None,
         seen_at: None,
+        seen: None,
     })
 }

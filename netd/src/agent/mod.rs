@@ -17,6 +17,7 @@ mod driver;
 mod drops;
 mod flows;
 mod guest_addresses;
+mod guest_ports;
 mod guests;
 mod handover;
 mod held_addresses;

@@ -316,9 +316,13 @@ pub struct GuestAddress {
     pub hostname: Option<String>,
     /// The name of the domain whose interface has that MAC address.
     pub domain: Option<String>,
+    /// The end of its lease in seconds since the epoch, 0 for never; none without a lease.
+    pub lease: Option<i64>,
     /// Port (ifindex) at which netd last saw the address, or the bridge where the port is not known;
     /// none where it never did.
     pub seen_at: Option<u32>,
+    /// Seconds since then.
+    pub seen: Option<u32>,
 }
 
 impl GuestAddress {

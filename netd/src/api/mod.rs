@@ -169,6 +169,11 @@ pub trait Driver: Send + Sync + 'static {
     ) -> impl Future<Output = Result<FlowPiece>> + Send;
     /// Names for what is a number in those.
     fn flow_names(&self) -> impl Future<Output = Result<FlowNames>> + Send;
+    /// The ports of the bridge of the network named, or of all active ones, and who is behind them.
+    fn guest_ports(
+        &self,
+        network: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<GuestPort>>> + Send;
     /// End connections; returns how many.
     fn kill_flows(&self, which: &FlowKill) -> impl Future<Output = Result<u64>> + Send;
     /// What of the host is not as its administrator may believe.

@@ -25,7 +25,7 @@ pub use config::ConfigCommand;
 pub use events::EventArgs;
 pub use flows::{FlowFilterArgs, FlowSort, FlowsArgs, FlowsCommand, FlowsKillArgs};
 pub use ports::{PortArgs, PortCreateArgs, PortListArgs};
-pub use views::{ApplyArgs, DropsArgs, PlanArgs, StatusArgs};
+pub use views::{ApplyArgs, DropsArgs, PlanArgs, PortsArgs, StatusArgs};
 pub use xml::{CanonicalArgs, CheckArgs, DnsmasqArgs, XmlCommand, XmlUpdateArgs};
 
 /// Heading of the options that every command takes.
@@ -303,6 +303,17 @@ Examples:
   netd drops --follow                   print new drops until Ctrl-C
   netd drops --json")]
     Drops(DropsArgs),
+
+    /// List the ports of bridges, with the guests behind them
+    #[command(after_help = "\
+One row for each guest seen at a port: MAC address, domain and host name where they are known, addresses
+seen and leased, whether the port carries frames, packets sent by the guest/sent to it, those that the
+device dropped, and how many of the latest drops of netd (netd drops) are the port's.
+
+Examples:
+  netd ports                            all active networks
+  netd ports default --json")]
+    Ports(PortsArgs),
 
     /// List connections, or end some
     #[command(after_help = "\

@@ -14,6 +14,7 @@ mod edit;
 mod events;
 mod flows;
 mod forward;
+mod guest_ports;
 mod libvirt;
 mod logging;
 mod networks;
@@ -229,6 +230,7 @@ pub async fn execute(
         Command::Doctor(args) => doctor::doctor(client, output, &args).await,
         Command::Drops(args) => drops::drops(client, output, &args).await,
         Command::Flows(args) => flows::flows(client, output, &args).await,
+        Command::Ports(args) => guest_ports::ports(client, output, &args).await,
         Command::Plan(args) => status::plan(client, output, &args).await,
         Command::Status(args) => status::status(client, output, &args).await,
         Command::Run(_)

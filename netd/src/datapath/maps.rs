@@ -421,6 +421,14 @@ impl Maps {
         Ok(control.map_err(error("read", names::CONTROL))?.timeouts)
     }
 
+    /// The ports of bridges that the programs know.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn ports(&self) -> Result<BTreeMap<u32, BridgePort>> {
+        entries(&self.ports, names::PORTS)
+    }
+
     /// Where guests' addresses were last seen.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 mod addresses;
 mod advertised;
 mod announcements;
+mod bridge_ports;
 mod collision;
 mod conntrack;
 mod devconf;
@@ -32,6 +33,7 @@ mod watch;
 pub use addresses::readdress;
 pub use advertised::{RoutesAtRisk, routes_at_risk};
 pub use announcements::Announcements;
+pub use bridge_ports::{Counters, Learned};
 pub use collision::{Holding, InUse, free_subnet, subnet_around, subnet_in_use};
 pub use conntrack::{Running, Translated, note_running, track};
 pub use devconf::{DeviceConf, Ipv6Conf};

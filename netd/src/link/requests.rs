@@ -466,7 +466,7 @@ impl Links {
         }
     }
 
-    async fn dump(
+    pub(super) async fn dump(
         &self,
         what: &'static str,
         request: RouteNetlinkMessage,

@@ -12,8 +12,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use uuid::Uuid;
 
 use crate::api::{
-    Affect, Applied, Ban, BanChange, Changed, Drops, FlowKill, FlowNames, ForwardChange, Handover,
-    NetworkEvent, NetworkForwards, Problem, Reloaded, Status,
+    Affect, Applied, Ban, BanChange, Changed, Drops, FlowKill, FlowNames, ForwardChange, GuestPort,
+    Handover, NetworkEvent, NetworkForwards, Problem, Reloaded, Status,
 };
 use crate::model::Update;
 use crate::rpc::dispatch::PLAN_MAX;
@@ -24,9 +24,9 @@ use crate::rpc::message::{
 };
 use crate::rpc::procedures::{
     AFFECT_CONFIG, AFFECT_LIVE, AutostartArgs, CreatePortArgs, EventRegisterArgs, FlowNamesReply,
-    LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListPortsArgs, ListPortsReply, ListReply,
-    LookupPortArgs, NetdProcedure, NetworkRef, OpenArgs, PORT_RECLAIM, PORT_VALIDATE, PortArgs,
-    PortRef, Procedure, UpdateArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
+    GUEST_PORTS_MAX, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListPortsArgs, ListPortsReply,
+    ListReply, LookupPortArgs, NetdProcedure, NetworkRef, OpenArgs, PORT_RECLAIM, PORT_VALIDATE,
+    PortArgs, PortRef, Procedure, UpdateArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs, XmlDescArgs,
 };
 use crate::rpc::reader::Reader;
 use crate::rpc::remote_error::RemoteError;
@@ -407,6 +407,16 @@ impl Client {
             guests: guests.collect::<std::result::Result<_, _>>()?,
             ..names
         })
+    }
+
+    /// The ports of the bridge of the network of this name, or of all active ones.
+    pub async fn guest_ports(&mut self, network: Option<&str>) -> Result<Vec<GuestPort>> {
+        let args = network.map(str::to_owned);
+        let procedure = NetdProcedure::GuestPorts as i32;
+        let ports: List<String, GUEST_PORTS_MAX> =
+            self.call(PROGRAM_NETD, procedure, &args).await?;
+        let ports = ports.0.iter().map(|port| serde_json::from_str(port));
+        Ok(ports.collect::<std::result::Result<_, _>>()?)
     }
 
     /// Ends connections; returns how many.

@@ -14,9 +14,9 @@ use crate::api::{
 use crate::model::{Section, Update, UpdateCommand};
 use crate::rpc::answer::{Answer, arguments, not_supported, only_flags, result};
 use crate::rpc::procedures::{
-    AFFECT_CONFIG, AFFECT_LIVE, Access, AutostartArgs, GetMetadataArgs, LEASES_MAX, LIST_ACTIVE,
-    LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE, LIST_NO_AUTOSTART, LIST_PERSISTENT,
-    LIST_TRANSIENT, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListReply,
+    AFFECT_CONFIG, AFFECT_LIVE, Access, AutostartArgs, GUEST_PORTS_MAX, GetMetadataArgs,
+    LEASES_MAX, LIST_ACTIVE, LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE, LIST_NO_AUTOSTART,
+    LIST_PERSISTENT, LIST_TRANSIENT, LeaseRecord, LeasesArgs, LeasesReply, ListArgs, ListReply,
     METADATA_DESCRIPTION, METADATA_ELEMENT, METADATA_TITLE, NETWORKS_MAX, NetdProcedure,
     NetworkRef, Procedure, SetMetadataArgs, UpdateArgs, XML_INACTIVE, XML_VALIDATE, XmlArgs,
     XmlDescArgs,
@@ -192,6 +192,12 @@ async fn netd_look<D: Driver>(driver: &D, procedure: NetdProcedure, payload: Byt
         NetdProcedure::Drops => json(&driver.drops(arguments(payload)?).await?),
         NetdProcedure::FlowList => flows::list(driver, arguments(payload)?).await,
         NetdProcedure::FlowNames => flows::names(driver).await,
+        NetdProcedure::GuestPorts => {
+            let network: Option<String> = arguments(payload)?;
+            let ports = driver.guest_ports(network.as_deref()).await?;
+            let ports = ports.iter().map(to_json).collect::<Result<_, _>>()?;
+            result(&List::<String, GUEST_PORTS_MAX>(ports))
+        }
         other => not_supported(other.function()),
     }
 }

@@ -5,18 +5,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use netd::api::{
-    Affect, ApiError, Applied, Ban, BanChange, Changed, Direction, Driver, DropRecord, DropStatus,
-    Drops, ErrorCode, EventKind, Events, FlowFilter, FlowHalf, FlowKill, FlowNames, FlowPiece,
-    ForwardChange, GuestAddress, Handover, Lease, Lifecycle, Metadata, NetworkEvent,
-    NetworkForwards, NetworkInfo, NetworkStatus, NewMetadata, PortId, PortPurpose, Problem,
-    Reloaded, Result, Status, Subscription, Unknown,
+    Affect, ApiError, Applied, Ban, BanChange, Changed, Driver, DropRecord, DropStatus, Drops,
+    ErrorCode, EventKind, Events, FlowFilter, FlowKill, FlowNames, FlowPiece, ForwardChange,
+    GuestPort, Handover, Lease, Lifecycle, Metadata, NetworkEvent, NetworkForwards, NetworkInfo,
+    NetworkStatus, NewMetadata, PortGuest, PortId, PortPurpose, Problem, Reloaded, Result, Status,
+    Subscription, Unknown,
 };
 use netd::model::{
     Bandwidth, ForwardAction, NetworkPort, NetworkPorts, Update, format_port, parse, parse_port,
 };
-use netd_common::state::State;
 use uuid::Uuid;
 
+use crate::seen;
 use crate::slow::SlowStarts;
 
 pub const N1: Uuid = Uuid::from_u128(0x11111111_2222_3333_4444_555555555555);
@@ -548,59 +548,15 @@ impl Driver for Fake {
     }
 
     async fn flows(&self, _: &FlowFilter, from: u64) -> Result<FlowPiece> {
-        let half = |ends: [&str; 4], way_out, answers| FlowHalf {
-            protocol: 6,
-            state: State::Established,
-            answers,
-            idle: 3,
-            timeout: 100,
-            packets: Direction {
-                source: ends[0].parse().unwrap(),
-                destination: ends[1].parse().unwrap(),
-                bridge: if answers { 0 } else { 77 },
-                way_out,
-                by_stack: way_out == 0,
-                packets: 12,
-                bytes: 1200,
-            },
-            new_source: ends[2].parse().unwrap(),
-            new_destination: ends[3].parse().unwrap(),
-            is_filtered: false,
-        };
-        let (guest, peer, host) = (
-            "192.168.177.15:4000",
-            "203.0.113.1:443",
-            "198.51.100.2:1024",
-        );
-        let (guest6, peer6) = ("[fd00::15]:4001", "[2001:db8::1]:443");
-        // One is whole with the second piece, the other with the third.
-        let (halves, next) = match from {
-            0 => (vec![half([peer, host, peer, guest], 78, true)], 1 << 33),
-            0x2_0000_0000 => {
-                let first = half([guest, peer, host, peer], 2, false);
-                let second = half([guest6, peer6, guest6, peer6], 0, false);
-                (vec![first, second], 3 << 32 | 7)
-            }
-            _ => (vec![half([peer6, guest6, peer6, guest6], 78, true)], 0),
-        };
-        Ok(FlowPiece { halves, next })
+        Ok(seen::flows(from))
     }
 
     async fn flow_names(&self) -> Result<FlowNames> {
-        let guest = |address: &str| GuestAddress {
-            address: address.parse().unwrap(),
-            bridge: 77,
-            mac: Some("52:54:00:00:00:aa".to_owned()),
-            hostname: Some("vm1".to_owned()),
-            domain: None,
-            seen_at: Some(78),
-        };
-        let name = |index: u32, name: &str| (index, name.to_owned());
-        Ok(FlowNames {
-            networks: [name(77, "n1")].into(),
-            devices: [name(2, "eth0"), name(77, "virbr77"), name(78, "vnet0")].into(),
-            guests: vec![guest("192.168.177.15"), guest("fd00::15")],
-        })
+        Ok(seen::names())
+    }
+
+    async fn guest_ports(&self, network: Option<&str>) -> Result<Vec<GuestPort>> {
+        Ok(vec![seen::port(network)])
     }
 
     async fn kill_flows(&self, which: &FlowKill) -> Result<u64> {

@@ -22,6 +22,7 @@ mod patience;
 mod ports;
 mod protocol;
 mod raw;
+mod seen;
 mod slow;
 
 use std::path::{Path, PathBuf};

@@ -29,6 +29,16 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Arguments of `ports`.
+#[derive(Debug, Args)]
+pub struct PortsArgs {
+    /// Name or UUID of the network
+    pub network: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {

@@ -35,7 +35,9 @@ fn names() -> FlowNames {
         mac: Some("52:54:00:00:00:0a".to_owned()),
         hostname: hostname.map(str::to_owned),
         domain: domain.map(str::to_owned),
+        lease: None,
         seen_at: Some(9),
+        seen: Some(2),
     };
     FlowNames {
         networks: [(5, "default".to_owned())].into(),

@@ -219,6 +219,8 @@ procedures! {
         FlowNames = 14 "names of flows" Agent Read,
         /// `str → u64`, a [`crate::api::FlowKill`] as JSON
         FlowKill = 15 "flows kill" Agent Write,
+        /// `str? network → str[]`, a [`crate::api::GuestPort`] each as JSON
+        GuestPorts = 16 "ports" Agent Read,
     }
 }
 

@@ -10,6 +10,9 @@ use crate::rpc::xdr::{List, xdr_struct};
 /// Most parameters of a port.
 pub const PORT_PARAMETERS_MAX: usize = 16;
 
+/// Most ports of bridges in one list.
+pub const GUEST_PORTS_MAX: usize = 65_536;
+
 /// PORT_CREATE_XML: the guest is connected already.
 pub const PORT_RECLAIM: u32 = 1;
 /// PORT_CREATE_XML: check the XML against the schema.
