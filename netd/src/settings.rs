@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize as _;
+use serde::{Deserialize as _, Serialize};
 use toml::{Table, Value};
 
 use crate::config::{Config, ConfigError};
@@ -25,6 +25,19 @@ pub struct Settings {
     pub files: Vec<PathBuf>,
     /// By section and name, the place in `files` of the file that a setting is from.
     origins: BTreeMap<(String, String), usize>,
+}
+
+/// One setting.
+#[derive(Clone, Debug, Serialize)]
+pub struct Setting {
+    /// Its section.
+    pub section: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub value: serde_json::Value,
+    /// The file that it is from; none for a default.
+    pub file: Option<PathBuf>,
 }
 
 /// All that is wrong with the files: one at least.
@@ -91,23 +104,46 @@ impl Settings {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let all = serde_json::to_value(&self.config).unwrap_or_default();
-        for (section, settings) in all.as_object().into_iter().flatten() {
-            text.push_str(&format!("[{section}]\n"));
-            for (name, value) in settings.as_object().into_iter().flatten() {
-                // Numbers, booleans, strings and lists of strings read the same in both languages.
-                let line = format!("{name} = {value}");
-                let origin = self.origins.get(&(section.clone(), name.clone()));
-                match origin.and_then(|at| self.files.get(*at)) {
-                    Some(file) => text.push_str(&format!("{line:<32} # {}\n", file.display())),
-                    None => text.push_str(&format!("{line}\n")),
-                }
+        let mut last = None;
+        for setting in self.all() {
+            let Setting {
+                section,
+                name,
+                value,
+                file,
+            } = setting;
+            if last.as_ref() != Some(&section) {
+                let gap = if last.is_some() { "\n" } else { "" };
+                text.push_str(&format!("{gap}[{section}]\n"));
+                last = Some(section);
             }
-            text.push('\n');
+            // Numbers, booleans, strings and lists of strings read the same in both languages.
+            let line = format!("{name} = {value}");
+            match file {
+                Some(file) => text.push_str(&format!("{line:<32} # {}\n", file.display())),
+                None => text.push_str(&format!("{line}\n")),
+            }
         }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
         text
+    }
+
+    /// Every setting, by section and name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Setting> {
+        let all = serde_json::to_value(&self.config).unwrap_or_default();
+        let mut settings = Vec::new();
+        for (section, of_it) in all.as_object().into_iter().flatten() {
+            for (name, value) in of_it.as_object().into_iter().flatten() {
+                let origin = self.origins.get(&(section.clone(), name.clone()));
+                settings.push(Setting {
+                    section: section.clone(),
+                    name: name.clone(),
+                    value: value.clone(),
+                    file: origin.and_then(|at| self.files.get(*at)).cloned(),
+                });
+            }
+        }
+        settings
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::api::{Ban, BanChange, BanId, SCHEMA};
+use crate::api::{Ban, BanChange, BanId};
 use crate::cli::args::{BanAddArgs, BanCommand, BanDeleteArgs, BanIdArgs, BanListArgs};
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
@@ -88,7 +88,6 @@ fn told(bans: &[BanId]) -> String {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Listed {
-    schema: u32,
     bans: Vec<Ban>,
 }
 
@@ -98,14 +97,7 @@ async fn list(client: &mut Client, output: &mut Output, args: &BanListArgs) -> R
     let mut bans = bans.map_err(|error| Failure::new("Failed to list bans", &error))?;
     bans.retain(|ban| network.is_none() || ban.network == network);
     if args.json {
-        let listed = Listed {
-            schema: SCHEMA,
-            bans,
-        };
-        let json = serde_json::to_string(&listed)
-            .map_err(|error| Failure::from(format!("cannot write the bans: {error}")))?;
-        output.data(format!("{json}\n"));
-        return Ok(());
+        return output.answer(&Listed { bans });
     }
     let mut table = Table::new(&["Prefix", "Network", "Until", "Owner"]);
     for ban in bans {

@@ -1,15 +1,21 @@
 //! `netd status NETWORK`: what one network has, and who uses it.
 
+use std::net::IpAddr;
+
+use serde::Serialize;
+use uuid::Uuid;
+
 use crate::api::{NetworkForwards, NetworkStatus, Problem};
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
-use crate::model::{self, AntiSpoof, ForwardMode, HostAccess, Network};
+use crate::model::{self, AntiSpoof, ForwardMode, HostAccess, Network, PortForward};
 use crate::rpc::Client;
 
 pub(super) async fn details(
     client: &mut Client,
     output: &mut Output,
     network: &str,
+    json: bool,
 ) -> Result<(), Failure> {
     let found = find(client, network).await?;
     let failed = |error| Failure::new(format!("Failed to get the status of {network}"), &error);
@@ -30,6 +36,9 @@ pub(super) async fn details(
     let of_it = |problem: &Problem| problem.network.as_ref() == Some(&found.name);
     facts.problems = problems.filter(of_it).collect();
     facts.forwards = forwards.into_iter().find(|n| n.network == found.name);
+    if json {
+        return output.answer(&Told::new(&definition, &facts));
+    }
     for (label, value) in lines(&definition, &facts) {
         output.data(format!("{:<14} {value}\n", format!("{label}:")));
     }
@@ -45,13 +54,80 @@ struct Facts {
     problems: Vec<Problem>,
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Told<'a> {
+    name: &'a str,
+    uuid: Uuid,
+    active: bool,
+    mode: String,
+    uplinks: &'a [String],
+    bridge: Option<&'a str>,
+    addresses: Vec<String>,
+    dhcp_ranges: Vec<[IpAddr; 2]>,
+    isolated: bool,
+    antispoof: Vec<&'static str>,
+    host_access: &'static str,
+    forwards: Vec<String>,
+    dnsmasq: Option<u32>,
+    leases: usize,
+    ports: &'a [String],
+    flows_ipv4: u32,
+    flows_ipv6: u32,
+    problems: &'a [Problem],
+}
+
+impl<'a> Told<'a> {
+    fn new(network: &'a Network, facts: &'a Facts) -> Self {
+        let running = facts.running.as_ref();
+        let forward = network.forward.as_ref();
+        let ranges = network.ips.iter().flat_map(|ip| &ip.dhcp.ranges);
+        let addresses = network.ips.iter();
+        let guards = network.netd.antispoof.as_ref();
+        Self {
+            name: &network.name,
+            uuid: network.uuid,
+            active: running.is_some(),
+            mode: mode(network),
+            uplinks: forward.map_or(&[], |forward| &forward.interfaces),
+            bridge: network.bridge.name.as_deref(),
+            addresses: addresses
+                .map(|ip| format!("{}/{}", ip.address, ip.prefix_len()))
+                .collect(),
+            dhcp_ranges: ranges.map(|range| [range.start, range.end]).collect(),
+            isolated: network.port_isolated == Some(true),
+            antispoof: guards.map_or_else(Vec::new, |rules| rules.checks.names()),
+            host_access: host_access(network),
+            forwards: facts.shown_forwards().map(ToString::to_string).collect(),
+            dnsmasq: running.and_then(|running| running.dnsmasq),
+            leases: facts.leases,
+            ports: running.map_or(&[], |running| &running.ports),
+            flows_ipv4: running.map_or(0, |running| running.flows_ipv4),
+            flows_ipv6: running.map_or(0, |running| running.flows_ipv6),
+            problems: &facts.problems,
+        }
+    }
+}
+
+impl Facts {
+    /// The forwards that are in force; of a network that does not run, those that will be.
+    fn shown_forwards(&self) -> impl Iterator<Item = &PortForward> {
+        let of = self.forwards.as_ref();
+        let of = of.and_then(|of| of.live.as_ref().or(of.config.as_ref()));
+        of.into_iter().flatten()
+    }
+}
+
+fn mode(network: &Network) -> String {
+    match network.mode() {
+        ForwardMode::None => "isolated".to_owned(),
+        mode => mode.to_string(),
+    }
+}
+
 /// Labels and values, in the order they are printed.
 fn lines(network: &Network, facts: &Facts) -> Vec<(&'static str, String)> {
     let running = facts.running.as_ref();
-    let mode = match network.mode() {
-        ForwardMode::None => "isolated".to_owned(),
-        mode => mode.to_string(),
-    };
     let mut lines = vec![
         ("Name", network.name.clone()),
         (
@@ -63,7 +139,7 @@ fn lines(network: &Network, facts: &Facts) -> Vec<(&'static str, String)> {
             }
             .to_owned(),
         ),
-        ("Mode", mode),
+        ("Mode", mode(network)),
     ];
     if let Some(forward) = &network.forward
         && !forward.interfaces.is_empty()
@@ -83,11 +159,8 @@ fn lines(network: &Network, facts: &Facts) -> Vec<(&'static str, String)> {
     lines.push(("Isolated", yes_no(network.port_isolated == Some(true))));
     lines.push(("Anti-spoofing", antispoof(network.netd.antispoof.as_ref())));
     lines.push(("Host access", host_access(network).to_owned()));
-    if let Some(forwards) = &facts.forwards {
-        let of = forwards.live.as_ref().or(forwards.config.as_ref());
-        for forward in of.into_iter().flatten() {
-            lines.push(("Forward", forward.to_string()));
-        }
+    for forward in facts.shown_forwards() {
+        lines.push(("Forward", forward.to_string()));
     }
     if let Some(running) = running {
         let dnsmasq = running.dnsmasq.map(|pid| format!("pid {pid}"));

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::api::{Problem, SCHEMA};
+use crate::api::Problem;
 use crate::cli::args::DoctorArgs;
 use crate::cli::output::{Failure, Output};
 use crate::rpc::Client;
@@ -10,7 +10,6 @@ use crate::rpc::Client;
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Found {
-    schema: u32,
     problems: Vec<Problem>,
 }
 
@@ -23,13 +22,7 @@ pub(super) async fn doctor(
     let problems = problems.map_err(|error| Failure::new("Failed to look at the host", &error))?;
     let any = !problems.is_empty();
     if args.json {
-        let found = Found {
-            schema: SCHEMA,
-            problems,
-        };
-        let json = serde_json::to_string(&found)
-            .map_err(|error| Failure::from(format!("cannot write the problems: {error}")))?;
-        output.data(format!("{json}\n"));
+        output.answer(&Found { problems })?;
     } else {
         for Problem {
             check,

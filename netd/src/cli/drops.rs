@@ -39,7 +39,12 @@ pub(super) async fn drops(
             tokio::time::sleep(PAUSE).await;
             let new = client.drops(since).await.map_err(failed)?;
             for record in new.records.iter().filter(|record| wanted(record)) {
-                output.data(line(record));
+                if args.json {
+                    output.json(record)?;
+                    output.data("\n");
+                } else {
+                    output.data(line(record));
+                }
             }
             since = new.records.last().map_or(since, |record| record.number);
             if !output.flush_to_reader()? {
@@ -49,9 +54,8 @@ pub(super) async fn drops(
     }
     all.records.retain(wanted);
     if args.json {
-        let json = serde_json::to_string(&all)
-            .map_err(|error| Failure::from(format!("cannot write the drops: {error}")))?;
-        output.data(format!("{json}\n"));
+        output.json(&all)?;
+        output.data("\n");
         return Ok(());
     }
     print(&all, network.as_deref(), output);

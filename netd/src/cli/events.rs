@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
 
 use crate::api::{EventKind, Lifecycle, Metadata, NetworkEvent};
 use crate::cli::args::EventArgs;
@@ -53,12 +55,14 @@ pub(super) async fn events(
     let failed = |error| Failure::new("Failed to wait for events", &error);
     client.listen(kind, network).await.map_err(failed)?;
     let (end, heard) = wait(client, output, args, name).await?;
-    match end {
-        End::Heard | End::Unread | End::Broken(_) => {}
-        End::TimedOut => output.data("event loop timed out\n"),
-        End::Interrupted => output.data("event loop interrupted\n"),
+    if !args.json {
+        match end {
+            End::Heard | End::Unread | End::Broken(_) => {}
+            End::TimedOut => output.data("event loop timed out\n"),
+            End::Interrupted => output.data("event loop interrupted\n"),
+        }
+        output.data(format!("events received: {heard}\n"));
     }
-    output.data(format!("events received: {heard}\n"));
     match end {
         End::Broken(error) => Err(Failure::new("Failed to wait for more events", &error)),
         End::Unread => Ok(()),
@@ -95,15 +99,56 @@ async fn wait(
             Err(error) => return Ok((End::Broken(error), heard)),
         };
         heard += 1;
-        if args.timestamp {
-            output.data(time(Timestamp::now()));
+        if args.json {
+            output.json(&Line::new(name, &event))?;
+            output.data("\n");
+        } else {
+            if args.timestamp {
+                output.data(time(Timestamp::now()));
+            }
+            output.data(line(name, &event));
         }
-        output.data(line(name, &event));
         if !output.flush_to_reader()? {
             return Ok((End::Unread, heard));
         }
         if !args.repeat {
             return Ok((End::Heard, heard));
+        }
+    }
+}
+
+/// What `--json` prints of an event.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Microseconds since the epoch.
+    time: i64,
+    event: &'a str,
+    network: &'a str,
+    uuid: Uuid,
+    /// What happened to it, or which metadata is another.
+    what: &'static str,
+    /// The namespace of an element.
+    uri: Option<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    fn new(name: &'a str, event: &'a NetworkEvent) -> Self {
+        let (what, uri) = match &event.kind {
+            EventKind::Lifecycle(Lifecycle::Defined) => ("defined", None),
+            EventKind::Lifecycle(Lifecycle::Undefined) => ("undefined", None),
+            EventKind::Lifecycle(Lifecycle::Started) => ("started", None),
+            EventKind::Lifecycle(Lifecycle::Stopped) => ("stopped", None),
+            EventKind::Metadata(Metadata::Description) => ("description", None),
+            EventKind::Metadata(Metadata::Title) => ("title", None),
+            EventKind::Metadata(Metadata::Element(uri)) => ("element", Some(uri.as_str())),
+        };
+        Self {
+            time: Timestamp::now().as_microsecond(),
+            event: name,
+            network: &event.name,
+            uuid: event.uuid,
+            what,
+            uri,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::api::{Affect, ForwardChange};
+use serde::Serialize;
+
+use crate::api::{Affect, ForwardChange, NetworkForwards};
 use crate::cli::args::{ForwardAddArgs, ForwardDeleteArgs, ForwardListArgs, ScopeArgs};
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
@@ -178,29 +180,73 @@ pub(super) async fn list(
         .forwards(network.as_deref())
         .await
         .map_err(|error| Failure::new("Failed to list the forwards", &error))?;
+    let forwards: Vec<Told> = networks.iter().flat_map(told).collect();
+    if args.json {
+        return output.answer(&Listed { forwards });
+    }
     let mut table = Table::new(&[
         "Network", "Proto", "Address", "Port", "Guest", "Target", "State",
     ]);
-    for network in &networks {
-        let live = rows(network.live.as_deref().unwrap_or_default());
-        let config = rows(network.config.as_deref().unwrap_or_default());
-        let all = live
-            .iter()
-            .chain(config.iter().filter(|row| !live.contains(row)));
-        for row in all {
-            let state = match (live.contains(row), config.contains(row)) {
-                (true, true) => "live, config",
-                (true, false) => "live",
-                _ => "config",
-            };
-            let mut cells = vec![network.network.clone()];
-            cells.extend(row.iter().cloned());
-            cells.push(state.to_owned());
-            table.row(&cells);
-        }
+    for forward in forwards {
+        let state = match (forward.live, forward.config) {
+            (true, true) => "live, config",
+            (true, false) => "live",
+            _ => "config",
+        };
+        table.row(&[
+            forward.network,
+            forward.protocol,
+            forward.address,
+            forward.port,
+            forward.guest,
+            forward.target,
+            state.to_owned(),
+        ]);
     }
     table.print(output);
     Ok(())
+}
+
+/// What `forward list --json` prints.
+#[derive(Serialize)]
+struct Listed {
+    forwards: Vec<Told>,
+}
+
+/// One range of a forward.
+#[derive(Serialize)]
+struct Told {
+    network: String,
+    protocol: String,
+    address: String,
+    port: String,
+    guest: String,
+    target: String,
+    live: bool,
+    config: bool,
+}
+
+/// The forwards of a network: what runs, then what does not yet.
+fn told(of: &NetworkForwards) -> Vec<Told> {
+    let live = rows(of.live.as_deref().unwrap_or_default());
+    let config = rows(of.config.as_deref().unwrap_or_default());
+    let all = live
+        .iter()
+        .chain(config.iter().filter(|row| !live.contains(row)));
+    let all = all.map(|row| {
+        let [protocol, address, port, guest, target] = row.clone();
+        Told {
+            network: of.network.clone(),
+            protocol,
+            address,
+            port,
+            guest,
+            target,
+            live: live.contains(row),
+            config: config.contains(row),
+        }
+    });
+    all.collect()
 }
 
 /// What a table shows of forwards: protocol, address, ports, guest, the guest's ports; one row a

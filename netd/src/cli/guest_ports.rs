@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::api::{GuestPort, PortAddress, PortGuest, SCHEMA};
+use crate::api::{GuestPort, PortAddress, PortGuest};
 use crate::cli::args::PortsArgs;
 use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
@@ -12,7 +12,6 @@ use crate::rpc::Client;
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Listed {
-    schema: u32,
     ports: Vec<GuestPort>,
 }
 
@@ -28,12 +27,7 @@ pub(super) async fn ports(
     let ports = client.guest_ports(network.as_deref()).await;
     let ports = ports.map_err(|error| Failure::new("Failed to list ports", &error))?;
     if args.json {
-        output.json(&Listed {
-            schema: SCHEMA,
-            ports,
-        })?;
-        output.data("\n");
-        return Ok(());
+        return output.answer(&Listed { ports });
     }
     print(&ports, output);
     Ok(())

@@ -1,17 +1,18 @@
 //! `netd libvirt`: what libvirt's own network driver has on this host, and the switch from it to netd.
 
+mod status;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
 use crate::cli::output::{Failure, Output};
-use crate::cli::table::Table;
 use crate::libvirt::daemon::{Driver, Kind};
 use crate::libvirt::journal::Journal;
 use crate::libvirt::step::Step;
 use crate::libvirt::switch::Switch;
 use crate::libvirt::units::Units;
-use crate::libvirt::{Places, Survey, adopt, module, own, release};
+use crate::libvirt::{Places, Survey, adopt, own, release};
 use crate::rpc::Client;
 
 /// Commands on libvirt's own network driver.
@@ -22,8 +23,9 @@ pub enum LibvirtCommand {
 Nothing is changed. Works with and without a running agent.
 
 Examples:
-  netd libvirt status")]
-    Status,
+  netd libvirt status
+  netd libvirt status --json")]
+    Status(LibvirtStatusArgs),
     /// Take all networks over from libvirt's own driver, while guests run
     #[command(after_help = "\
 Definitions, autostart, running networks with their bridges, ports and DHCP leases become netd's;
@@ -47,6 +49,14 @@ Examples:
   netd libvirt release                  take them
   netd libvirt release --no-restart & sleep 5; systemctl restart libvirtd; wait")]
     Release(ReleaseArgs),
+}
+
+/// Arguments of `libvirt status`.
+#[derive(Clone, Debug, Args)]
+pub struct LibvirtStatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of both directions.
@@ -93,7 +103,7 @@ pub(super) async fn libvirt(
 ) -> Result<(), Failure> {
     let failed = |error: anyhow::Error| Failure::from(format!("{error:#}"));
     match command {
-        LibvirtCommand::Status => status(output).await,
+        LibvirtCommand::Status(args) => status::status(output, args.json).await,
         LibvirtCommand::Adopt(args) => adopt(socket, output, args).await.map_err(failed),
         LibvirtCommand::Release(args) => release(socket, output, args).await.map_err(failed),
     }
@@ -226,100 +236,4 @@ fn say(output: &mut Output, line: &str) {
     output.extra(format!("{line}\n"));
     // Who does not want to read it still wants it done.
     let _ = output.flush();
-}
-
-async fn status(output: &mut Output) -> Result<(), Failure> {
-    let places = Places::default();
-    let survey = Survey::take(&places, None)
-        .await
-        .map_err(|error| Failure::from(format!("cannot look at libvirt's networks: {error:#}")))?;
-    print_daemons(&survey, output);
-    print_set_up(&places, output);
-    output.extra("\n");
-    print_networks(&survey, output);
-    output.data(format!(
-        "\nRules of libvirt's in the kernel: {}\n",
-        survey.rules
-    ));
-    if !survey.rules.legacy.is_empty() {
-        output.data(format!(
-            "netd does not read the older iptables' tables, which this host has: {}; libvirt's rules \
-             there, if any: iptables-legacy-save | grep LIBVIRT_\n",
-            survey.rules.legacy.join(", ")
-        ));
-    }
-    for obstacle in survey.obstacles() {
-        output.data(format!("In the way of `netd libvirt adopt`: {obstacle}\n"));
-    }
-    Ok(())
-}
-
-fn print_daemons(survey: &Survey, output: &mut Output) {
-    let Some(kind) = survey.kind else {
-        output.data("libvirt has no network daemon on this host.\n");
-        return;
-    };
-    let version = survey.version.map(|version| format!(" {version}"));
-    output.data(format!(
-        "libvirt{}; its networks are served by {}.\n",
-        version.unwrap_or_default(),
-        kind.program()
-    ));
-    if survey.daemons.is_empty() {
-        output.data(format!("{} does not run.\n", kind.program()));
-    }
-    for daemon in &survey.daemons {
-        let driver = match &daemon.driver {
-            Driver::Stock => "libvirt's own network driver".to_owned(),
-            Driver::Netd(path) => format!("the network driver {}", path.display()),
-            Driver::Absent => "no network driver".to_owned(),
-        };
-        output.data(format!(
-            "{} runs (pid {}) with {driver}.\n",
-            daemon.kind.program(),
-            daemon.pid
-        ));
-    }
-}
-
-fn print_set_up(places: &Places, output: &mut Output) {
-    if let Some((folder, file)) = module::configured(places) {
-        output.data(format!(
-            "libvirtd is told to load its drivers from {folder} ({}).\n",
-            file.display()
-        ));
-    }
-}
-
-fn print_networks(survey: &Survey, output: &mut Output) {
-    let mut table = Table::new(&[
-        "Network",
-        "State",
-        "Autostart",
-        "Persistent",
-        "Bridge",
-        "Ports",
-        "Leases",
-        "dnsmasq",
-    ]);
-    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-    let dash = || "-".to_owned();
-    for network in &survey.networks {
-        let running = network.running.as_ref();
-        let bridge = network
-            .network()
-            .and_then(|network| network.bridge.name.clone());
-        let dnsmasq = running.and_then(|running| running.dnsmasq.as_ref());
-        table.row(&[
-            network.name.clone(),
-            running.map_or("inactive", |_| "active").to_owned(),
-            yes_no(network.autostart),
-            yes_no(network.definition.is_some()),
-            bridge.unwrap_or_else(dash),
-            running.map_or_else(dash, |running| running.ports.len().to_string()),
-            running.map_or_else(dash, |running| running.leases.to_string()),
-            dnsmasq.map_or_else(dash, |process| format!("pid {}", process.pid())),
-        ]);
-    }
-    table.print(output);
 }

@@ -201,7 +201,7 @@ pub async fn execute(
 ) -> Result<(), Failure> {
     match command {
         Command::NetList(args) => networks::list(client, output, &args).await,
-        Command::NetInfo(args) => networks::info(client, output, &args.network).await,
+        Command::NetInfo(args) => networks::info(client, output, &args).await,
         Command::NetDefine(args) => networks::define(client, output, &args).await,
         Command::NetCreate(args) => networks::create(client, output, &args).await,
         Command::NetUndefine(args) => networks::undefine(client, output, &args.network).await,

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::api::{ErrorCode, WaitingNetwork};
-use crate::cli::args::{AutostartArgs, DumpxmlArgs, FileArgs, LeasesArgs, ListArgs};
+use crate::cli::args::{AutostartArgs, DumpxmlArgs, FileArgs, InfoArgs, LeasesArgs, ListArgs};
 use crate::cli::output::{Failure, Output};
 use crate::cli::pending;
 use crate::cli::table::Table;
@@ -92,6 +93,9 @@ pub(super) async fn list(client: &mut Client, output: &mut Output, args: &ListAr
         }
         return Ok(());
     }
+    if args.json {
+        return list_json(client, output, networks).await;
+    }
     let mut table = Table::new(&["Name", "State", "Autostart", "Persistent"]);
     let mut may_wait = false;
     for network in networks {
@@ -122,6 +126,64 @@ pub(super) async fn list(client: &mut Client, output: &mut Output, args: &ListAr
     Ok(())
 }
 
+async fn list_json(client: &mut Client, output: &mut Output, networks: Vec<NetworkRef>) -> Result {
+    let waiting = waiting(client).await;
+    let mut listed = Vec::new();
+    for network in networks {
+        match told(client, &network, &waiting).await {
+            Ok(told) => listed.push(told),
+            // It went away since the list was made.
+            Err(ClientError::Remote(error)) if error.code == ErrorCode::NoNetwork as i32 => {}
+            Err(error) => return Err(Failure::new("Failed to list networks", &error)),
+        }
+    }
+    output.answer(&Listed { networks: listed })
+}
+
+/// What `net-list --json` prints.
+#[derive(Serialize)]
+struct Listed {
+    networks: Vec<Told>,
+}
+
+/// A network as `net-list --json` and `net-info --json` print it.
+#[derive(Serialize)]
+struct Told {
+    name: String,
+    uuid: Uuid,
+    active: bool,
+    persistent: bool,
+    autostart: bool,
+    bridge: Option<String>,
+    /// What keeps it from starting.
+    waits: Option<String>,
+}
+
+async fn told(
+    client: &mut Client,
+    network: &NetworkRef,
+    waiting: &[WaitingNetwork],
+) -> std::result::Result<Told, ClientError> {
+    let [active, autostart, persistent] = row(client, network).await?;
+    let bridge = match client.bridge(network).await {
+        Ok(bridge) => Some(bridge),
+        // It has none.
+        Err(ClientError::Remote(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let waits = waiting.iter().find(|other| other.uuid == network.uuid);
+    let waits = waits.filter(|_| autostart && !active);
+    Ok(Told {
+        name: network.name.clone(),
+        uuid: network.uuid,
+        active,
+        persistent,
+        autostart,
+        bridge,
+        waits: waits.map(|waits| waits.reason.clone()),
+    })
+}
+
 /// The networks that could not start with the agent. An agent of another version may not tell.
 async fn waiting(client: &mut Client) -> Vec<WaitingNetwork> {
     let status = client.status().await;
@@ -139,30 +201,25 @@ async fn row(
     ])
 }
 
-pub(super) async fn info(client: &mut Client, output: &mut Output, network: &str) -> Result {
-    let network = find(client, network).await?;
+pub(super) async fn info(client: &mut Client, output: &mut Output, args: &InfoArgs) -> Result {
+    let network = find(client, &args.network).await?;
     let failed = |error| Failure::new(format!("failed to get network '{}'", network.name), &error);
-    let [active, autostart, persistent] = row(client, &network).await.map_err(failed)?;
-    let bridge = match client.bridge(&network).await {
-        Ok(bridge) => Some(bridge),
-        // It has none.
-        Err(ClientError::Remote(_)) => None,
-        Err(error) => return Err(failed(error)),
-    };
+    let waiting = waiting(client).await;
+    let told = told(client, &network, &waiting).await.map_err(failed)?;
+    if args.json {
+        return output.answer(&told);
+    }
     let mut line = |label: &str, value: &str| output.data(format!("{label:<15} {value}\n"));
-    line("Name:", &network.name);
-    line("UUID:", &network.uuid.to_string());
-    line("Active:", yes_no(active));
-    line("Persistent:", yes_no(persistent));
-    line("Autostart:", yes_no(autostart));
-    if let Some(bridge) = bridge {
+    line("Name:", &told.name);
+    line("UUID:", &told.uuid.to_string());
+    line("Active:", yes_no(told.active));
+    line("Persistent:", yes_no(told.persistent));
+    line("Autostart:", yes_no(told.autostart));
+    if let Some(bridge) = told.bridge {
         line("Bridge:", &bridge);
     }
-    if autostart && !active {
-        let waiting = waiting(client).await;
-        if let Some(this) = waiting.iter().find(|other| other.uuid == network.uuid) {
-            output.data(format!("{:<15} {}\n", "Waits to start:", this.reason));
-        }
+    if let Some(reason) = told.waits {
+        line("Waits to start:", &reason);
     }
     Ok(())
 }
@@ -324,6 +381,10 @@ pub(super) async fn leases(client: &mut Client, output: &mut Output, args: &Leas
             )
         })?;
     leases.sort_by(|a, b| a.mac.cmp(&b.mac));
+    if args.json {
+        let leases = leases.iter().map(ToldLease::new).collect();
+        return output.answer(&Leases { leases });
+    }
     let mut table = Table::new(&[
         "Expiry Time",
         "MAC address",
@@ -338,6 +399,38 @@ pub(super) async fn leases(client: &mut Client, output: &mut Output, args: &Leas
     }
     table.print(output);
     Ok(())
+}
+
+/// What `net-dhcp-leases --json` prints.
+#[derive(Serialize)]
+struct Leases<'a> {
+    leases: Vec<ToldLease<'a>>,
+}
+
+/// A lease in it.
+#[derive(Serialize)]
+struct ToldLease<'a> {
+    expiry: i64,
+    mac: Option<&'a str>,
+    iaid: Option<&'a str>,
+    address: &'a str,
+    prefix: u32,
+    hostname: Option<&'a str>,
+    client_id: Option<&'a str>,
+}
+
+impl<'a> ToldLease<'a> {
+    fn new(lease: &'a LeaseRecord) -> Self {
+        Self {
+            expiry: lease.expiry,
+            mac: lease.mac.as_deref(),
+            iaid: lease.iaid.as_deref(),
+            address: &lease.ip,
+            prefix: lease.prefix,
+            hostname: lease.hostname.as_deref(),
+            client_id: lease.client_id.as_deref(),
+        }
+    }
 }
 
 fn lease_row(lease: &LeaseRecord, zone: &TimeZone) -> [String; 6] {

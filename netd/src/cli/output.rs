@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::api::SCHEMA;
 use crate::rpc::ClientError;
 
 /// Text for standard output, printed when the verb is done.
@@ -40,6 +41,22 @@ impl Output {
         let json = serde_json::to_string(value)
             .map_err(|error| Failure::from(format!("cannot write JSON: {error}")))?;
         self.data(json);
+        Ok(())
+    }
+
+    /// An answer as one JSON object, in a line: its fields, and the number of the schema.
+    pub fn answer<T: Serialize>(&mut self, answer: &T) -> Result<(), Failure> {
+        #[derive(Serialize)]
+        struct Answer<'a, T> {
+            schema: u32,
+            #[serde(flatten)]
+            answer: &'a T,
+        }
+        self.json(&Answer {
+            schema: SCHEMA,
+            answer,
+        })?;
+        self.data("\n");
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! virsh's verbs on networks' ports.
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::cli::args::{PortArgs, PortCreateArgs, PortListArgs};
@@ -11,6 +12,12 @@ use crate::rpc::procedures::PortRef;
 
 /// Result of a verb.
 type Result<T = ()> = std::result::Result<T, Failure>;
+
+/// What `net-port-list --json` prints.
+#[derive(Serialize)]
+struct Listed {
+    ports: Vec<Uuid>,
+}
 
 pub(super) async fn list(client: &mut Client, output: &mut Output, args: &PortListArgs) -> Result {
     if args.uuid && args.table {
@@ -25,6 +32,10 @@ pub(super) async fn list(client: &mut Client, output: &mut Output, args: &PortLi
             output.data(format!("{}\n", port.uuid));
         }
         return Ok(());
+    }
+    if args.json {
+        let uuids = ports.iter().map(|port| port.uuid).collect();
+        return output.answer(&Listed { ports: uuids });
     }
     let mut table = Table::new(&["UUID"]);
     for port in ports {

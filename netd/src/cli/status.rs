@@ -1,5 +1,7 @@
 //! What only netd has: the plan and the status.
 
+use serde::Serialize;
+
 use crate::api::{HookStatus, KernelStatus, LackStatus, Status};
 use crate::cli::args::{PlanArgs, StatusArgs};
 use crate::cli::details::details;
@@ -7,6 +9,12 @@ use crate::cli::networks::find;
 use crate::cli::output::{Failure, Output};
 use crate::cli::table::Table;
 use crate::rpc::Client;
+
+/// What `plan --json` prints.
+#[derive(Serialize)]
+struct Steps {
+    steps: Vec<String>,
+}
 
 pub(super) async fn plan(
     client: &mut Client,
@@ -21,6 +29,9 @@ pub(super) async fn plan(
         .plan(network.as_deref())
         .await
         .map_err(|error| Failure::new("Failed to make a plan", &error))?;
+    if args.json {
+        return output.answer(&Steps { steps });
+    }
     if steps.is_empty() {
         output.extra("Nothing to do: the kernel is as the definitions ask.\n");
     }
@@ -36,13 +47,13 @@ pub(super) async fn status(
     args: &StatusArgs,
 ) -> Result<(), Failure> {
     let failed = |error| Failure::new("Failed to get the status", &error);
+    if let Some(network) = &args.network {
+        return details(client, output, network, args.json).await;
+    }
     if args.json {
         let json = client.status_json().await.map_err(failed)?;
         output.data(format!("{json}\n"));
         return Ok(());
-    }
-    if let Some(network) = &args.network {
-        return details(client, output, network).await;
     }
     let status = client.status().await.map_err(failed)?;
     if args.maps {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::args::{CanonicalArgs, CheckArgs, DnsmasqArgs, XmlCommand, XmlUpdateArgs};
 use super::networks::read_xml;
 use super::output::{Failure, Output};
@@ -91,19 +93,39 @@ fn update(output: &mut Output, args: &XmlUpdateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What `xml check --json` prints.
+#[derive(Serialize)]
+struct AllChecked<'a> {
+    files: Vec<Checked<'a>>,
+}
+
+/// A file, and what is wrong with it.
+#[derive(Serialize)]
+struct Checked<'a> {
+    file: &'a Path,
+    faults: Vec<String>,
+}
+
 fn check(output: &mut Output, args: &CheckArgs) -> Result<(), Failure> {
-    let mut wrong = 0;
-    for file in &args.files {
-        let faults = match read_xml(file) {
+    let checked = args.files.iter().map(|file| Checked {
+        file,
+        faults: match read_xml(file) {
             Ok(text) => faults(&text),
             Err(failure) => vec![failure.to_string().trim_end().to_owned()],
-        };
-        wrong += faults.len();
-        for fault in &faults {
-            output.data(format!("{}: {fault}\n", file.display()));
-        }
-        if faults.is_empty() {
-            output.extra(format!("{}: ok\n", file.display()));
+        },
+    });
+    let checked: Vec<Checked<'_>> = checked.collect();
+    let wrong = checked.iter().map(|file| file.faults.len()).sum();
+    if args.json {
+        output.answer(&AllChecked { files: checked })?;
+    } else {
+        for Checked { file, faults } in &checked {
+            for fault in faults {
+                output.data(format!("{}: {fault}\n", file.display()));
+            }
+            if faults.is_empty() {
+                output.extra(format!("{}: ok\n", file.display()));
+            }
         }
     }
     match wrong {

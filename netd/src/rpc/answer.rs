@@ -1,6 +1,8 @@
 //! Taking calls apart and putting answers together.
 
 use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::api::{ApiError, ErrorCode};
 use crate::rpc::message::{HEADER_LEN, MESSAGE_MAX};
@@ -44,4 +46,21 @@ pub(in crate::rpc) fn only_flags(
         0 => Ok(()),
         unknown => Err(ApiError::unknown_flags(unknown, function)),
     }
+}
+
+/// JSON, which larger answers of netd's own are.
+pub(in crate::rpc) fn to_json<T: Serialize>(value: &T) -> Result<String, ApiError> {
+    serde_json::to_string(value)
+        .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))
+}
+
+/// An argument that came as JSON; `what` it is, for whoever sent something else.
+pub(in crate::rpc) fn from_json<T: DeserializeOwned>(
+    text: &str,
+    what: &str,
+) -> Result<T, ApiError> {
+    serde_json::from_str(text).map_err(|error| {
+        let detail = format!("{what} cannot be read: {error}");
+        ApiError::new(ErrorCode::InvalidArg, detail)
+    })
 }

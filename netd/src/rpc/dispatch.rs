@@ -6,13 +6,14 @@ mod ports;
 use bytes::Bytes;
 use netd_common::abi::BANS;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::api::{
     Affect, ApiError, Driver, ErrorCode, Metadata, NetworkInfo, NewMetadata, Unknown,
 };
 use crate::model::{Section, Update, UpdateCommand};
-use crate::rpc::answer::{Answer, arguments, not_supported, only_flags, result};
+use crate::rpc::answer::{
+    Answer, arguments, from_json, not_supported, only_flags, result, to_json,
+};
 use crate::rpc::procedures::{
     AFFECT_CONFIG, AFFECT_LIVE, Access, AutostartArgs, GUEST_PORTS_MAX, GetMetadataArgs,
     LEASES_MAX, LIST_ACTIVE, LIST_ALL_FLAGS, LIST_AUTOSTART, LIST_INACTIVE, LIST_NO_AUTOSTART,
@@ -236,19 +237,6 @@ async fn netd_change<D: Driver>(driver: &D, procedure: NetdProcedure, payload: B
 /// A result that goes as JSON.
 fn json<T: Serialize>(value: &T) -> Answer {
     result(&to_json(value)?)
-}
-
-fn to_json<T: Serialize>(value: &T) -> Result<String, ApiError> {
-    serde_json::to_string(value)
-        .map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))
-}
-
-/// An argument that came as JSON; `what` it is, for whoever sent something else.
-fn from_json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, ApiError> {
-    serde_json::from_str(text).map_err(|error| {
-        let detail = format!("{what} cannot be read: {error}");
-        ApiError::new(ErrorCode::InvalidArg, detail)
-    })
 }
 
 /// What a definition may hold that nobody knows.

@@ -5,11 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use netd::api::{
-    Affect, ApiError, Applied, Ban, BanChange, Changed, Driver, DropRecord, DropStatus, Drops,
-    ErrorCode, EventKind, Events, FlowFilter, FlowKill, FlowNames, FlowPiece, ForwardChange,
-    GuestPort, Handover, Lease, Lifecycle, Metadata, NetworkEvent, NetworkForwards, NetworkInfo,
-    NetworkStatus, NewMetadata, PortGuest, PortId, PortPurpose, Problem, Reloaded, Result, Status,
-    Subscription, Unknown,
+    Affect, ApiError, Applied, Ban, BanChange, Changed, Driver, Drops, ErrorCode, EventKind,
+    Events, FlowFilter, FlowKill, FlowNames, FlowPiece, ForwardChange, GuestPort, Handover, Lease,
+    Lifecycle, Metadata, NetworkEvent, NetworkForwards, NetworkInfo, NewMetadata, PortId,
+    PortPurpose, Problem, Reloaded, Result, Status, Subscription, Unknown, WaitingNetwork,
 };
 use netd::model::{
     Bandwidth, ForwardAction, NetworkPort, NetworkPorts, Update, format_port, parse, parse_port,
@@ -40,6 +39,10 @@ pub struct Fake {
     pub bans: Mutex<Vec<BanChange>>,
     /// Connections that were ended.
     pub kills: Mutex<Vec<FlowKill>>,
+    /// Networks that could not start.
+    pub waiting: Mutex<Vec<WaitingNetwork>>,
+    /// What it finds wrong with the host.
+    pub problems: Mutex<Vec<Problem>>,
     /// Starts that were finished.
     pub starts: AtomicUsize,
     /// Starts of the network "slow".
@@ -374,19 +377,7 @@ impl Driver for Fake {
     }
 
     async fn status(&self) -> Result<Status> {
-        Ok(Status {
-            version: "9.9.9".into(),
-            networks: vec![NetworkStatus {
-                name: "n1".into(),
-                ..NetworkStatus::default()
-            }],
-            drops: vec![DropStatus {
-                reason: "spoofed".into(),
-                packets: 12,
-                ..DropStatus::default()
-            }],
-            ..Status::default()
-        })
+        Ok(seen::status(self.waiting.lock().unwrap().clone()))
     }
 
     async fn metadata(&self, uuid: Uuid, what: &Metadata, affect: Affect) -> Result<String> {
@@ -544,7 +535,7 @@ impl Driver for Fake {
     }
 
     async fn doctor(&self) -> Result<Vec<Problem>> {
-        Ok(Vec::new())
+        Ok(self.problems.lock().unwrap().clone())
     }
 
     async fn flows(&self, _: &FlowFilter, from: u64) -> Result<FlowPiece> {
@@ -565,15 +556,7 @@ impl Driver for Fake {
     }
 
     async fn drops(&self, since: u64) -> Result<Drops> {
-        Ok(Drops {
-            counters: Vec::new(),
-            records: vec![DropRecord {
-                number: since + 1,
-                reason: "isolated".to_owned(),
-                ..DropRecord::default()
-            }],
-            ..Drops::default()
-        })
+        Ok(seen::drops(since))
     }
 
     async fn apply(&self, _: Uuid, dry_run: bool) -> Result<Applied> {

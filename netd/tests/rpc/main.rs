@@ -15,6 +15,7 @@ mod event_captures;
 mod events;
 mod fake;
 mod flows;
+mod json;
 mod listen;
 mod live;
 mod log;

@@ -1,10 +1,78 @@
 //! What the agent in memory has seen of guests.
 
 use netd::api::{
-    Carried, Direction, FlowHalf, FlowNames, FlowPiece, GuestAddress, GuestPort, PortAddress,
-    PortGuest,
+    Carried, Direction, DropRecord, DropStatus, Drops, FlowHalf, FlowNames, FlowPiece,
+    GuestAddress, GuestPort, HookStatus, KernelStatus, LackStatus, MapStatus, NetworkStatus,
+    PortAddress, PortGuest, Problem, ProgramStatus, Status, WaitingNetwork,
 };
 use netd_common::state::State;
+use uuid::Uuid;
+
+/// Something of everything.
+pub fn status(waiting: Vec<WaitingNetwork>) -> Status {
+    Status {
+        schema: 1,
+        version: "9.9.9".into(),
+        kernel: Some(KernelStatus {
+            lacks: vec![LackStatus::default()],
+            ..KernelStatus::default()
+        }),
+        networks: vec![NetworkStatus {
+            name: "n1".into(),
+            ports: vec!["vnet0".into()],
+            ..NetworkStatus::default()
+        }],
+        waiting,
+        hooks: vec![HookStatus {
+            programs: vec![ProgramStatus::default()],
+            ..HookStatus::default()
+        }],
+        maps: vec![MapStatus::default()],
+        drops: vec![counter("spoofed")],
+        ..Status::default()
+    }
+}
+
+/// A network that cannot start.
+pub fn waiting() -> WaitingNetwork {
+    WaitingNetwork {
+        name: "later".into(),
+        uuid: Uuid::from_u128(11),
+        reason: "its subnet is in use".into(),
+    }
+}
+
+fn counter(reason: &str) -> DropStatus {
+    DropStatus {
+        reason: reason.into(),
+        packets: 12,
+        ..DropStatus::default()
+    }
+}
+
+/// One drop behind number `since`.
+pub fn drops(since: u64) -> Drops {
+    Drops {
+        schema: 1,
+        isolated_networks: vec!["quiet".into()],
+        counters: vec![counter("isolated")],
+        records: vec![DropRecord {
+            number: since + 1,
+            reason: "isolated".into(),
+            ..DropRecord::default()
+        }],
+    }
+}
+
+/// Something that is wrong with n1.
+pub fn problem() -> Problem {
+    Problem {
+        check: "host-rules".into(),
+        network: Some("n1".into()),
+        problem: "a rule is passed by".into(),
+        remedy: "remove it".into(),
+    }
+}
 
 /// Two connections in three pieces.
 pub fn flows(from: u64) -> FlowPiece {

@@ -1,6 +1,6 @@
 //! Arguments of `netd config`.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use crate::paths::Paths;
 
@@ -15,7 +15,7 @@ can be guessed. Exit status 1 if there is any.
 Examples:
   netd config check
   netd config check --config-dir /tmp/a/etc")]
-    Check(Paths),
+    Check(ConfigArgs),
     /// Print all settings as an agent that starts now has them
     #[command(after_help = "\
 The output can be a netd.toml. Behind a setting stands the file that it is from; others have their default.
@@ -23,5 +23,16 @@ The output can be a netd.toml. Behind a setting stands the file that it is from;
 Examples:
   netd config show
   netd config show --config-dir /tmp/a/etc")]
-    Show(Paths),
+    Show(ConfigArgs),
+}
+
+/// Arguments of both.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Where the files are.
+    #[command(flatten)]
+    pub paths: Paths,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }

@@ -23,4 +23,7 @@ pub struct EventArgs {
     /// Print the time of each event
     #[arg(long)]
     pub timestamp: bool,
+    /// Print a JSON object for each event, in a line
+    #[arg(long, conflicts_with_all = ["list", "timestamp"])]
+    pub json: bool,
 }

@@ -15,6 +15,9 @@ pub struct PortListArgs {
     /// Print a table (the default)
     #[arg(long)]
     pub table: bool,
+    /// Print JSON
+    #[arg(long, conflicts_with_all = ["uuid", "table"])]
+    pub json: bool,
 }
 
 /// Arguments of `net-port-create`.

@@ -10,8 +10,8 @@ pub struct DropsArgs {
     /// Print new drops as they happen
     #[arg(long)]
     pub follow: bool,
-    /// Print JSON
-    #[arg(long, conflicts_with = "follow")]
+    /// Print JSON; with --follow, an object in each line
+    #[arg(long)]
     pub json: bool,
 }
 
@@ -19,7 +19,7 @@ pub struct DropsArgs {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Name or UUID of the network
-    #[arg(conflicts_with_all = ["json", "maps"])]
+    #[arg(conflicts_with = "maps")]
     pub network: Option<String>,
     /// List the eBPF maps with capacity and path
     #[arg(long, conflicts_with = "json")]
@@ -44,6 +44,9 @@ pub struct PortsArgs {
 pub struct PlanArgs {
     /// Name or UUID of the network
     pub network: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `net-apply`.

@@ -86,6 +86,9 @@ pub struct XmlUpdateArgs {
 /// Arguments of `xml check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     /// The definitions; - for standard input
     #[arg(required = true)]
     pub files: Vec<PathBuf>,

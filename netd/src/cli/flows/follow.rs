@@ -9,11 +9,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::told::{Names, Told};
-use super::{Result, failed};
 use crate::api::{Flow, FlowFilter};
 use crate::cli::output::{Failure, Output};
 use crate::cli::stamp::stamp;
-use crate::rpc::Client;
+use crate::rpc::{Client, ClientError};
+
+/// Result of a verb.
+type Result<T = ()> = std::result::Result<T, Failure>;
 
 /// Connections that are followed at a time: what was seen of them is held.
 const FOLLOWED: usize = 100_000;
@@ -151,4 +153,8 @@ impl Event {
             Self::Ended => "ended",
         }
     }
+}
+
+fn failed(error: ClientError) -> Failure {
+    Failure::new("Failed to follow connections", &error)
 }

@@ -1,8 +1,7 @@
 //! Calls about connections.
 
-use super::{from_json, to_json};
 use crate::api::{ApiError, Driver, FlowNames, FlowPiece};
-use crate::rpc::answer::{Answer, result};
+use crate::rpc::answer::{Answer, from_json, result, to_json};
 use crate::rpc::procedures::{FlowListArgs, FlowListReply, FlowNamesReply};
 use crate::rpc::xdr::List;
 
