@@ -27,7 +27,7 @@ pub use events::EventArgs;
 pub use flows::{FlowFilterArgs, FlowSort, FlowsArgs, FlowsCommand, FlowsKillArgs};
 pub use forward::{ForwardAddArgs, ForwardCommand, ForwardDeleteArgs, ForwardListArgs, ScopeArgs};
 pub use ports::{PortArgs, PortCreateArgs, PortListArgs};
-pub use views::{ApplyArgs, DropsArgs, PlanArgs, PortsArgs, StatusArgs};
+pub use views::{ApplyArgs, DropsArgs, ExplainArgs, PlanArgs, PortsArgs, StatusArgs};
 pub use xml::{CanonicalArgs, CheckArgs, DnsmasqArgs, XmlCommand, XmlUpdateArgs};
 
 /// Heading of the options that every command takes.
@@ -332,6 +332,18 @@ Examples:
   netd flows --guest web --follow       as they begin and end
   netd flows kill --guest web --port 22 end some")]
     Flows(FlowsArgs),
+
+    /// Explain a drop reason, or an element of the network XML
+    #[command(after_help = "\
+Without an agent. Prints what the reference says: what the reason means, its usual cause and what to do;
+whether the element is supported, and when a change of it is applied.
+
+Examples:
+  netd explain no_flow
+  netd explain 'bridge zone'
+  netd explain netd:antispoof
+  netd explain                          list what there is")]
+    Explain(ExplainArgs),
 
     /// Check this host for rules and settings that do not do what they seem to
     #[command(after_help = "\

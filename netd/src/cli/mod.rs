@@ -12,6 +12,7 @@ mod doctor;
 mod drops;
 mod edit;
 mod events;
+mod explain;
 mod flows;
 mod forward;
 mod guest_ports;
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::LeaseHelper { args } => lease_helper(&args),
         Command::Libvirt(command) => libvirt(&cli.socket, cli.quiet, &command),
         Command::Xml(command) => offline(cli.quiet, |output| xml::xml(output, &command)),
+        Command::Explain(args) => offline(cli.quiet, |output| explain::explain(output, &args)),
         Command::Config(command) => offline(cli.quiet, |output| config::config(output, &command)),
         command => client(&cli.socket, cli.quiet, command),
     }
@@ -238,6 +240,7 @@ pub async fn execute(
         | Command::Libvirt(_)
         | Command::Xml(_)
         | Command::Config(_)
+        | Command::Explain(_)
         | Command::Completions { .. }
         | Command::Manpages { .. }
         | Command::Prepare(_)

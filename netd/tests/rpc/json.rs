@@ -124,6 +124,8 @@ fn what_needs_no_agent_is_printed_as_documented() {
     );
     let xml = file("n.xml", "<network><name>n</name><bogus/></network>");
     compare("xml check", program(), &["xml", "check", &xml]);
+    compare("explain", program(), &["explain", "no_flow"]);
+    compare("explain", program(), &["explain"]);
 }
 
 #[test]

@@ -39,6 +39,16 @@ pub struct PortsArgs {
     pub json: bool,
 }
 
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A drop reason, or an element of the network XML with or without an attribute; all of them, if omitted
+    pub topic: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
