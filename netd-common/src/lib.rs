@@ -13,6 +13,7 @@ pub mod crc32c;
 pub mod flow;
 pub mod policy;
 pub mod port;
+pub mod prefix;
 pub mod proto;
 pub mod reason;
 pub mod relay;

@@ -16,6 +16,7 @@ mod guest;
 mod held;
 mod ipsec;
 mod network;
+mod prefix;
 mod sizes;
 mod slow_path;
 mod sweep;
@@ -32,6 +33,7 @@ pub use guest::*;
 pub use held::*;
 pub use ipsec::*;
 pub use network::*;
+pub use prefix::*;
 pub use sizes::*;
 pub use slow_path::*;
 pub use sweep::*;
@@ -58,6 +60,7 @@ const _: () = {
     assert!(size_of::<Fragment>() == 16);
     assert!(size_of::<HeldFrame>() == HeldFrame::HEADER + HELD_BYTES);
     assert!(size_of::<Network>() == 104);
+    assert!(size_of::<PrefixPair<Addr6>>() == 52);
     assert!(size_of::<BridgePort>() == 16);
     assert!(size_of::<PortMac>() == 8);
     assert!(size_of::<BindingKey<Addr4>>() == 8);
@@ -110,6 +113,7 @@ mod pod {
         Forward<Addr4>,
         Forward<Addr6>,
         Network,
+        PrefixPair<Addr6>,
         BridgePort,
         PortMac,
         BindingKey<Addr4>,
