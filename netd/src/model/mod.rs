@@ -40,8 +40,8 @@ pub use namespace::NETD_NAMESPACE;
 pub(crate) use netd::samples;
 pub use netd::{
     AntiSpoof, Checks, Clash, Filtering, Firewall, ForwardAction, ForwardGuest, ForwardProtocol,
-    ForwardRange, ForwardScope, HostAccess, HostRelation, Mapping, NatBehaviour, NetdExtensions,
-    PortForward, ProtocolError, Published, Span, find_clash,
+    ForwardRange, ForwardScope, GuestPrefix, HostAccess, HostRelation, Mapping, NatBehaviour,
+    NetdExtensions, PortForward, ProtocolError, Published, Span, find_clash,
 };
 pub use network::Network;
 pub use network_port::{

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use netd_common::abi::{Addr6, PrefixPair};
 use uuid::Uuid;
 
 use super::element::{
@@ -168,6 +169,12 @@ impl Network {
             _ => None,
         })
     }
+
+    /// Which prefix stands for which where the guests' addresses are translated (`<netd:prefix>`).
+    #[must_use]
+    pub fn prefix_pair(&self) -> Option<PrefixPair<Addr6>> {
+        self.netd.prefix?.pair(&self.ips)
+    }
 }
 
 /// What it says to netd alone, and what others keep in it.
@@ -177,6 +184,7 @@ impl Network {
         Surroundings {
             name: &self.name,
             mode: self.mode(),
+            ipv6_mode: self.mode_for(Family::Ipv6),
             ips: &self.ips,
         }
     }

@@ -19,6 +19,7 @@ mod antispoof;
 mod host;
 mod nat;
 mod port_forward;
+mod prefix;
 mod reader;
 mod section;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use port_forward::{
     Clash, ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward,
     ProtocolError, Published, Span, change_forwards, find_clash,
 };
+pub use prefix::GuestPrefix;
 use reader::{Reader, check_namespace, enumeration};
 use section::Section;
 pub(super) use section::Surroundings;
@@ -104,6 +106,8 @@ macro_rules! extensions {
 extensions! {
     /// `<netd:nat>`.
     nat: NatBehaviour,
+    /// `<netd:prefix>`.
+    prefix: GuestPrefix,
     /// `<netd:forwards>`.
     forwards: Vec<PortForward>,
     /// `<netd:host>`.

@@ -14,6 +14,8 @@ pub struct Surroundings<'a> {
     pub name: &'a str,
     /// Mode of its `<forward>`.
     pub mode: ForwardMode,
+    /// What it does to packets of IPv6 ([`Network::mode_for`](crate::model::Network::mode_for)).
+    pub ipv6_mode: ForwardMode,
     /// Its `<ip>` elements.
     pub ips: &'a [Ip],
 }

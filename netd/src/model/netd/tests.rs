@@ -68,7 +68,7 @@ fn what_is_meant_for_netd_is_never_passed_over() {
         ("<n:nta/>", "<netd:nta> in <metadata>: is not an element"),
         (
             "<n:nta/>",
-            "which has <network>, <nat>, <forwards>, <host> and <antispoof>",
+            "which has <network>, <nat>, <prefix>, <forwards>, <host> and <antispoof>",
         ),
         ("<n:network><n:nta/></n:network>", "<netd:nta>"),
         ("<n:network><nat/></n:network>", "is not an element of"),
