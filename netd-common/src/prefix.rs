@@ -4,7 +4,7 @@
 //! What the prefix takes from an address's sum, one more of its words gets. So no checksum notices, and
 //! protocols that nobody here knows pass as well. Words are in native byte order, as in `checksum`.
 
-use crate::abi::{Addr6, PrefixPair};
+use crate::abi::{Addr6, PREFIX_SUBNETS, PrefixPair};
 use crate::checksum::{difference, sum6};
 
 /// An address, four bytes at a time.
@@ -49,7 +49,7 @@ impl PrefixPair<Addr6> {
             outside,
             mask: mask.to_be_bytes(),
             adjustment,
-            has_subnets: u16::from(len <= SUBNETS),
+            flags: if len <= SUBNETS { PREFIX_SUBNETS } else { 0 },
         }
     }
 
@@ -62,7 +62,7 @@ impl PrefixPair<Addr6> {
             outside: words(self.outside),
             mask: words(self.mask),
             adjustment: self.adjustment,
-            has_subnets: self.has_subnets,
+            flags: self.flags,
         };
         let mut address = words(address);
         if !pair.concerns(&address, way) || pair.translate(&mut address, way) != Mapped::Yes {
@@ -108,7 +108,7 @@ impl PrefixPair<Words> {
             // -x is ~x in one's complement.
             Way::In => (&self.inside, !self.adjustment),
         };
-        let is_subnet = self.has_subnets != 0;
+        let is_subnet = self.flags & PREFIX_SUBNETS != 0;
         // Section 3.5 looks at the words before they change, which are none of the prefix's.
         if is_subnet && halves(address[1])[1] == 0xffff {
             return Mapped::NoSubnet;

@@ -116,6 +116,12 @@ reasons! {
     IpsecPolicy = 38, "ipsec_policy",
         "an IPsec policy of the host's blocks the packet, or wants it protected once its source is \
          translated, when the kernel's IPsec is past";
+    NoOutside = 39, "no_outside",
+        "the network's prefix is translated (<netd:prefix>), and this address stands for none on the \
+         other side: its subnet has the number 0xffff, or it is nobody's";
+    NoInterface = 40, "no_interface",
+        "the network's prefix is translated (<netd:prefix>), and the address has no number of an \
+         interface that could be: all zeros or all ones";
 }
 
 /// Number of entries of the `drops` map; room for reasons to come.

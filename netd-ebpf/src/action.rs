@@ -7,6 +7,10 @@ use netd_common::Reason;
 /// Let the next program of the hook, then the stack, have the packet.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
+/// Between the stages of a program: for a guest by its address outside, without a flow.
+pub const ENTERS: i32 = 1 << 6;
+/// Between the stages of a program: from a guest whose address is another outside, without a flow.
+pub const LEAVES: i32 = 1 << 7;
 /// Between the stages of a program: a fragment that is to wait for the first one of its packet.
 pub const HOLD: i32 = 1 << 8;
 /// Between the stages of a program: the flow is known, but its path is to be looked at again.

@@ -227,7 +227,7 @@ pub struct PacketCtx<A> {
     pub by_stack: bool,
     /// They have let one of its flow through.
     pub proven: bool,
-    /// The path's MTU, when it is refused for that.
+    /// The path's MTU, when it is refused for that; where in the header the address is, when it is refused for one.
     pub mtu: u16,
     /// With [`HOLD`](crate::action::HOLD): what becomes of it where it cannot be held.
     pub unheld: i32,

@@ -53,6 +53,8 @@ pub trait Family: Copy + 'static {
     const TIME_EXCEEDED: [u8; 2];
     /// For one that is larger than the path's MTU and may not be fragmented.
     const TOO_LARGE: [u8; 2];
+    /// For one whose header says what cannot be.
+    const PARAMETER_PROBLEM: [u8; 2];
     /// No address.
     const ZERO: Self::Addr;
 

@@ -41,6 +41,7 @@ mod context;
 mod family;
 mod frame;
 mod maps;
+mod prefixes;
 mod records;
 mod skb;
 mod sockets;

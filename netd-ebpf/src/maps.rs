@@ -13,8 +13,8 @@ use netd_common::abi::{
     Addr4, Addr6, BANS, Ban, BanKey, Binding, BindingKey, BridgePort, Control, DEFAULT_FLOWS,
     Device, DropCount, DropEvent, Endpoint, EndpointKey, Flow, FlowKey, Forward, ForwardKey,
     Fragment, FragmentKey, GuestMoves, HELD_ROOM, HeldFrame, IPSEC_POLICIES, IpsecPolicy,
-    MAX_NETWORKS, Network, PORTS_WORDS, Peer, PeerKey, PortMac, PortsWord, RouteKey, Slot,
-    SlowPath, Subnet, Sweeper, Tracked, Usage,
+    MAX_NETWORKS, Network, PORTS_WORDS, Peer, PeerKey, PortMac, PortsWord, PrefixPair, RouteKey,
+    Slot, SlowPath, Subnet, Sweeper, Tracked, Usage,
 };
 use netd_common::reason::DROP_ENTRIES;
 
@@ -37,6 +37,8 @@ pub type Bindings<K> = HashMap<K, Binding, 65536>;
 pub type Addresses<A> = HashMap<A, u32, 16384>;
 /// Prefixes and whose they are.
 pub type Prefixes<A> = LpmTrie<A, Subnet, 16384>;
+/// Prefixes that are translated, and by what.
+pub type Translations<A> = LpmTrie<A, PrefixPair<A>, { 2 * MAX_NETWORKS }>;
 /// Whom sockets of the host's believe to talk to.
 pub type Peers<K, V> = LruHashMap<K, V, 65536>;
 /// Published ports. A forward of a range is a few entries.
@@ -161,6 +163,8 @@ pub static SUBNETS6: Prefixes<Addr6> = LpmTrie::new();
 pub static POOLS4: Prefixes<Addr4> = LpmTrie::new();
 #[btf_map(name = "pools6")]
 pub static POOLS6: Prefixes<Addr6> = LpmTrie::new();
+#[btf_map(name = "prefixes6")]
+pub static PREFIXES6: Translations<Addr6> = LpmTrie::new();
 #[btf_map(name = "forwards4")]
 pub static FORWARDS4: Forwards<Addr4> = LpmTrie::new();
 #[btf_map(name = "forwards6")]
@@ -219,5 +223,6 @@ agree! {
     IpsecPolicy { says };
     PeerKey { port };
     Peer { port };
+    PrefixPair { adjustment };
     Tracked { remaining };
 }

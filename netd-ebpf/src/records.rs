@@ -4,8 +4,8 @@ use core::hint::black_box;
 
 use aya_ebpf::btf_maps::{Array, lpm_trie};
 use netd_common::abi::{
-    BridgePort, CONTROL_FORWARDS, CONTROL_ROUTES_BEHIND, CONTROL_WHOLE_ADDRESSES, Control,
-    DEVICE_BRIDGED_RULES, DEVICE_FILTERED, Device, GuestMoves, NETWORK_RESPECT, Network,
+    BridgePort, CONTROL_FORWARDS, CONTROL_PREFIXES, CONTROL_ROUTES_BEHIND, CONTROL_WHOLE_ADDRESSES,
+    Control, DEVICE_BRIDGED_RULES, DEVICE_FILTERED, Device, GuestMoves, NETWORK_RESPECT, Network,
     PORT_BY_BRIDGE, PORT_GETS_BY_BRIDGE, PORT_SERVICES, PORTS_WORDS, PortsWord,
 };
 use netd_common::state::State;
@@ -70,10 +70,10 @@ pub fn control_flags() -> u32 {
     control().map_or(0, |c| c.flags)
 }
 
-/// Is anything published?
+/// Is anything published, be it by a prefix?
 #[inline(always)]
 pub fn has_forwards() -> bool {
-    control_flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
+    control_flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES | CONTROL_PREFIXES) != 0
 }
 
 /// May what is of no guest's subnet go to guests all the same, as the host routes it?

@@ -21,15 +21,15 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard};
 
-use aya::maps::{Array, DevMapHash, HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, DevMapHash, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use netd::datapath::Kernel;
 use netd_common::Reason;
 use netd_common::abi::{
     Addr4, Addr6, BridgePort, Control, DEVICE_ETHERNET, Device, DropCount, DropEvent, FLOW_REPLY,
-    FamilyConfig, Flow, Flow4, FlowKey, FlowKey4, GuestMoves, MacAddr, Network, PortMac, SWEEP_RUN,
-    Sweeper, Usage,
+    FamilyConfig, Flow, Flow4, FlowKey, FlowKey4, GuestMoves, MacAddr, Network, PortMac,
+    PrefixPair, SWEEP_RUN, Sweeper, Usage,
 };
 use netd_common::clock::tick;
 use netd_common::timeout::DEFAULT_TIMEOUTS;
@@ -66,6 +66,7 @@ pub struct Lab {
     held: RingBuf<MapData>,
     sweeper: Array<MapData, Sweeper>,
     xdp_targets: DevMapHash<MapData>,
+    prefixes: LpmTrie<MapData, Addr6, PrefixPair<Addr6>>,
     slots: u32,
     pub v4: Maps<Addr4>,
     pub v6: Maps<Addr6>,
@@ -196,6 +197,7 @@ impl Lab {
             held: take(&mut ebpf, "held"),
             sweeper: take(&mut ebpf, "sweeper"),
             xdp_targets: take(&mut ebpf, "xdp_targets"),
+            prefixes: take(&mut ebpf, "prefixes6"),
             slots: FLOWS,
             v4: Maps::take(&mut ebpf, 4),
             v6: Maps::take(&mut ebpf, 6),
@@ -233,6 +235,7 @@ impl Lab {
             .expect("no test panics with it")
             .clear();
         self.clear_records();
+        self.clear_prefixes();
         self.v4.clear();
         self.v6.clear();
         clear(&mut self.usage);

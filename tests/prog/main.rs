@@ -37,6 +37,7 @@ mod packet6;
 mod policy;
 mod pools;
 mod ports;
+mod prefix;
 mod pressure;
 mod protocols;
 mod random;

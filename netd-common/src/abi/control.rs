@@ -61,5 +61,7 @@ pub const CONTROL_POLICIES: u32 = 32;
 pub const CONTROL_SHAPERS: u32 = 128;
 /// The second list of them counts, not the first.
 pub const CONTROL_SECOND_POLICIES: u32 = 64;
+/// Prefixes are translated.
+pub const CONTROL_PREFIXES: u32 = 512;
 /// Routes of the host's lead behind guests, by way of some network's bridge.
 pub const CONTROL_ROUTES_BEHIND: u32 = 256;

@@ -107,6 +107,9 @@ pub const NETWORK_WAS_ROUTED: u32 = 2048;
 /// The host has routes to others by way of its bridge, which its definition does not name.
 pub const NETWORK_ROUTES_BEHIND: u32 = 4096;
 
+/// What its guests send from a prefix of `prefixes6` leaves with the other one.
+pub const NETWORK_PREFIX: u32 = 8192;
+
 /// Value of `subnets4`, `subnets6` (guests' prefixes) and `pools4`, `pools6` (prefixes of address
 /// ranges to masquerade with), which are LPM tries on the address.
 #[repr(C, align(4))]

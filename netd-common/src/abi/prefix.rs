@@ -1,7 +1,7 @@
-//! Translated prefixes: `prefixes`.
+//! Translated prefixes: `prefixes6`.
 
-/// Value of `prefixes`, whose key is the bridge's ifindex (u32): by which prefix the addresses of a
-/// network's guests are known outside (`crate::prefix`).
+/// Value of `prefixes6`, an LPM trie on the address that has an entry for either prefix: which one
+/// outside stands for which one of guests ([`crate::prefix`]).
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixPair<A> {
@@ -13,6 +13,11 @@ pub struct PrefixPair<A> {
     pub mask: A,
     /// What is added to a word when the prefix changes from inside to outside (native order).
     pub adjustment: u16,
-    /// 1: the word is the one that numbers subnets, bits 48 to 63; 0: one of the interface's number.
-    pub has_subnets: u16,
+    /// `PREFIX_*` bits.
+    pub flags: u16,
 }
+
+/// The word is the one that numbers subnets, bits 48 to 63, and not one of the interface's number.
+pub const PREFIX_SUBNETS: u16 = 1;
+/// A link of the host's has the outside prefix, where others may have addresses of it, too.
+pub const PREFIX_SHARED: u16 = 2;

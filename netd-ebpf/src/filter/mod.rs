@@ -3,5 +3,6 @@
 pub mod bans;
 pub mod host_access;
 pub mod ipsec;
+pub mod isolation;
 pub mod policy;
 pub mod source_guard;

@@ -8,11 +8,12 @@ use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
 use netd_common::abi::CONTROL_MAPPINGS;
 
-use crate::action::{CHECK, ERROR, FIRST, GO_ON, HOLD, LOOKUP, OPEN, SEND, drop};
+use crate::action::{CHECK, ENTERS, ERROR, FIRST, GO_ON, HOLD, LEAVES, LOOKUP, OPEN, SEND, drop};
 use crate::conntrack::{held, proof, validate};
 use crate::family::{Family, V4, V6};
 use crate::filter::{bans, source_guard};
-use crate::nat::{dnat, icmp_error, mapping, open, tracked};
+use crate::nat::{dnat, icmp_error, mapping, open, prefix, tracked};
+use crate::prefixes;
 use crate::records;
 use crate::stage::{ban, from_guest, from_outside, services, to_outside, transmit};
 
@@ -74,6 +75,12 @@ stages! {
     expire_stale_dnat(expire_stale_dnat4, expire_stale_dnat6) = dnat::expire_stale_dnat;
     /// From a guest or outside, of no known flow: is the packet for something published?
     dnat(dnat4, dnat6) = dnat::admit;
+    /// From a guest or outside, of no known flow: is the packet for a guest by its address outside?
+    by_prefix(by_prefix4, by_prefix6) = prefix::admit;
+    /// Such a packet goes without a flow.
+    enters(enters4, enters6) = prefix::enters;
+    /// So does one that leaves by the stack.
+    leaves(leaves4, leaves6) = prefix::leaves;
     /// From a guest: a packet of no known flow.
     guest_first(guest_first4, guest_first6) = from_guest::first;
     /// From outside: a packet of no known flow.
@@ -152,6 +159,12 @@ pub fn dnat_or<F: Family>(ctx: &TcContext, first: impl Fn(&TcContext) -> i32) ->
             action => return action,
         }
     }
+    if prefixes::any::<F>() {
+        match by_prefix::<F>(ctx) {
+            FIRST => {}
+            action => return action,
+        }
+    }
     first(ctx)
 }
 
@@ -189,6 +202,12 @@ pub fn run<F: Family>(
     }
     if action == HOLD {
         action = hold::<F>(ctx);
+    }
+    if F::IS_IPV6 && action == ENTERS {
+        action = enters::<F>(ctx);
+    }
+    if F::IS_IPV6 && action == LEAVES {
+        action = leaves::<F>(ctx);
     }
     action
 }

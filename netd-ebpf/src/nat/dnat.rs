@@ -45,7 +45,7 @@ pub fn admit<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     } else {
         0
     };
-    let found = forwards::find::<F>(&packet.key, by, &mut forward);
+    let found = forwards::find_published::<F>(&packet.key, by, &mut forward);
     if found == NONE {
         return FIRST;
     }

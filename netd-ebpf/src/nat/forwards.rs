@@ -11,6 +11,7 @@ use netd_common::port::GATEWAY_SERVICES;
 
 use crate::family::Family;
 use crate::parse::transport::has_ports;
+use crate::prefixes;
 use crate::records;
 use crate::verified::verified;
 
@@ -22,6 +23,8 @@ const AT_ADDRESS: u32 = 1;
 pub const OF_DEVICE: u32 = 2;
 /// Published at all of the host's addresses.
 pub const EVERYWHERE: u32 = 3;
+/// An address that a guest has outside, by its network's prefix.
+const BY_PREFIX: u32 = 4;
 
 verified! {
     /// [`find`], where there is anything to be found.
@@ -36,6 +39,19 @@ pub fn find<F: Family>(key: &FlowKey<F::Addr>, by: u32, found: &mut Forward<F::A
     if !records::has_forwards() {
         return NONE;
     }
+    match forward_find::<F>(key, by, found) {
+        NONE if prefixes::find::<F>(&key.dst, found) => BY_PREFIX,
+        published => published,
+    }
+}
+
+/// [`find`] without the addresses that guests have outside (`nat::prefix::admit`).
+#[inline(always)]
+pub fn find_published<F: Family>(
+    key: &FlowKey<F::Addr>,
+    by: u32,
+    found: &mut Forward<F::Addr>,
+) -> u32 {
     forward_find::<F>(key, by, found)
 }
 

@@ -8,6 +8,7 @@ pub mod inbound;
 pub mod mapping;
 pub mod open;
 pub mod port_alloc;
+pub mod prefix;
 pub mod rewrite;
 pub mod snat;
 pub mod tracked;

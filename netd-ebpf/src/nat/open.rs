@@ -13,8 +13,8 @@ use crate::context::{Decision, Ingress, Packet, PacketCtx};
 use crate::family::Family;
 use crate::filter::bans;
 use crate::nat::entries::{clear, first_segment, to_sender};
-use crate::nat::port_alloc;
 use crate::nat::snat::snat;
+use crate::nat::{port_alloc, prefix};
 use crate::records;
 use crate::route::next_hop;
 
@@ -30,7 +30,10 @@ pub fn prepare<F: Family>(
 ) -> i32 {
     match fill::<F>(ctx, packet, ingress, decision, confirm) {
         Ok(()) => OPEN,
-        Err(reason) => without(decision.verdict == Verdict::Masquerade, reason),
+        Err(reason) => without(
+            decision.verdict == Verdict::Masquerade || is_nowhere(reason),
+            reason,
+        ),
     }
 }
 
@@ -39,6 +42,12 @@ pub fn prepare<F: Family>(
 #[inline(always)]
 fn without(masquerade: bool, reason: Reason) -> i32 {
     if masquerade { reject(reason) } else { PASS }
+}
+
+/// Has the guest's address none outside (`nat::prefix`)?
+#[inline(always)]
+fn is_nowhere(reason: Reason) -> bool {
+    matches!(reason, Reason::NoOutside | Reason::NoInterface)
 }
 
 /// Stage: insert the flow that was prepared.
@@ -161,6 +170,8 @@ fn fill<F: Family>(
     scratch.request.avoid = 0;
     if masquerade {
         snat::<F>(packet, ingress, decision)?;
+    } else if decision.to == 0 {
+        prefix::leave::<F>(scratch, key, ingress.bridge, decision.route.ifindex)?;
     }
     Ok(())
 }

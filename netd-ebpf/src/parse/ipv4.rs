@@ -34,6 +34,7 @@ impl Family for V4 {
     const UNREACHABLE_HOST: [u8; 2] = [3, 1];
     const TIME_EXCEEDED: [u8; 2] = [11, 0];
     const TOO_LARGE: [u8; 2] = [3, 4];
+    const PARAMETER_PROBLEM: [u8; 2] = [12, 0];
     const ZERO: u32 = 0;
 
     #[inline(always)]

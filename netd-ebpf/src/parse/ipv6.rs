@@ -54,6 +54,7 @@ impl Family for V6 {
     const UNREACHABLE_HOST: [u8; 2] = [1, 3];
     const TIME_EXCEEDED: [u8; 2] = [3, 0];
     const TOO_LARGE: [u8; 2] = [2, 0];
+    const PARAMETER_PROBLEM: [u8; 2] = [4, 0];
     const ZERO: Words = [0; 4];
 
     #[inline(always)]

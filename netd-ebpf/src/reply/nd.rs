@@ -1,5 +1,5 @@
 //! Answering neighbour solicitations (RFC 4861) for addresses that no device of the host's has: those
-//! that networks publish.
+//! that networks publish, and those that guests have outside.
 
 use aya_ebpf::programs::TcContext;
 use netd_common::abi::MacAddr;
@@ -11,6 +11,7 @@ use crate::action::PASS;
 use crate::context::Words;
 use crate::family::{Family, V6};
 use crate::frame::ETH;
+use crate::prefixes;
 use crate::records;
 use crate::route::redirect::redirect;
 use crate::skb::ifindex;
@@ -65,7 +66,11 @@ fn reply(ctx: &TcContext) -> Option<i32> {
     let target: Words = ctx.load(ICMP + 8).ok()?;
     let sender: MacAddr = ctx.load(ICMP + 26).ok()?;
     let here = ifindex(ctx);
-    let network = records::network(records::pool_of::<V6>(target))?;
+    let bridge = match records::pool_of::<V6>(target) {
+        0 => prefixes::neighbour(&target),
+        bridge => bridge,
+    };
+    let network = records::network(bridge)?;
     // What the host has itself the stack answers for.
     if asker == V6::ZERO
         || records::is_own::<V6>(&target)

@@ -115,12 +115,16 @@ pub fn answer<F: Family>(ctx: &TcContext, here: u32, own: F::Addr, reason: u32) 
         i += 1;
     }
     let mut mtu = 0;
-    if reason == Reason::Unresolved as u32 {
+    if reason == Reason::Unresolved as u32 || reason == Reason::NoOutside as u32 {
         message = F::UNREACHABLE_HOST;
     } else if reason == Reason::HopLimit as u32 {
         message = F::TIME_EXCEEDED;
     } else if reason == Reason::TooLarge as u32 {
         message = F::TOO_LARGE;
+        mtu = F::packet_ctx().map_or(0, |packet_ctx| packet_ctx.mtu);
+    } else if F::IS_IPV6 && reason == Reason::NoInterface as u32 {
+        // Where the MTU would be stands where in the header that is.
+        message = F::PARAMETER_PROBLEM;
         mtu = F::packet_ctx().map_or(0, |packet_ctx| packet_ctx.mtu);
     }
     let message = u32::from(u16::from_ne_bytes(message)) | u32::from(mtu) << 16;

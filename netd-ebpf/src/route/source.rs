@@ -2,12 +2,16 @@
 
 use crate::context::Route;
 use crate::family::Family;
-use crate::records;
+use crate::{prefixes, records};
 
 /// The address for packets of a guest (`src`) of the network behind `bridge` that leave by `route`;
 /// zero when there is none.
 #[inline(always)]
 pub fn choose<F: Family>(src: F::Addr, bridge: u32, route: &Route<F::Addr>) -> F::Addr {
+    let outside = prefixes::source_outside::<F>(bridge, src);
+    if outside != F::ZERO {
+        return outside;
+    }
     // A device that the agent does not know yet has no program at its egress.
     let Some(device) = records::device(route.ifindex) else {
         return F::ZERO;

@@ -2,9 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use netd_common::Reason;
-use netd_common::abi::{
-    BridgePort, EndpointKey, Forward, Mode, NETWORK_PORTS_ISOLATED, PORT_ISOLATED, PORT_SIBLINGS,
-};
+use netd_common::abi::{Forward, Mode, PORT_ISOLATED, PORT_SIBLINGS};
 use netd_common::policy::Verdict;
 
 use crate::action::{FIRST, LOOKUP, PASS, drop, reject};
@@ -12,9 +10,9 @@ use crate::conntrack::held;
 use crate::conntrack::trackable::why_no_flow;
 use crate::context::{Hook, Ingress, Kind, Packet, PacketCtx};
 use crate::family::Family;
-use crate::filter::host_access;
 use crate::filter::policy::decide;
 use crate::filter::source_guard::Guards;
+use crate::filter::{host_access, isolation};
 use crate::nat::{forwards, open};
 use crate::records;
 use crate::route::endpoint;
@@ -49,7 +47,7 @@ pub fn entry<F: Guards>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
             }
             return PASS;
         }
-        return if is_kept_apart::<F>(packet, ingress) {
+        return if isolation::keeps_apart::<F>(&packet.key.dst, ingress) {
             drop(Reason::PortIsolated)
         } else {
             PASS
@@ -176,7 +174,7 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
             }
         };
     }
-    if is_kept_apart::<F>(packet, ingress) {
+    if isolation::keeps_apart::<F>(&packet.key.dst, ingress) {
         return reject(Reason::PortIsolated);
     }
     let Some(decision) = decide::<F>(ctx) else {
@@ -216,25 +214,4 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
         // Routing needs no ports and no memory.
         Some(_) => PASS,
     }
-}
-
-/// Is the packet for a guest of the same network, by way of the gateway, that its sender is isolated
-/// from? The kernel's bridge sees to frames that go straight.
-#[inline(always)]
-fn is_kept_apart<F: Family>(packet: &Packet<F::Addr>, ingress: &Ingress) -> bool {
-    if records::bridge_of::<F>(packet.key.dst) != ingress.bridge {
-        return false;
-    }
-    let everybody = records::network(ingress.bridge)
-        .is_some_and(|network| network.flags & NETWORK_PORTS_ISOLATED != 0);
-    let is_isolated = |ifindex| {
-        records::port(ifindex).is_some_and(|port: &BridgePort| port.flags & PORT_ISOLATED != 0)
-    };
-    if everybody || !is_isolated(ingress.ifindex) {
-        return everybody;
-    }
-    // Where nobody was seen yet, or at the bridge alone, the guest may be at an isolated port.
-    // SAFETY: a value that is replaced meanwhile stays readable until the program ends (RCU).
-    unsafe { F::endpoints().get(&EndpointKey::new(packet.key.dst)) }
-        .is_none_or(|endpoint| endpoint.ifindex == ingress.bridge || is_isolated(endpoint.ifindex))
 }

@@ -1,12 +1,14 @@
 //! Packets that leave by the stack: of which flows they are, and what becomes of those of none.
 
 use aya_ebpf::programs::TcContext;
-use netd_common::abi::{EndpointKey, FLOW_DNAT, FLOW_NAT, FLOW_PROVEN, FLOW_SNAT, Flow, Mode};
+use netd_common::abi::{
+    EndpointKey, FLOW_DNAT, FLOW_NAT, FLOW_PROVEN, FLOW_SNAT, Flow, Mode, Network,
+};
 use netd_common::policy::{PolicyEnd, Verdict, evaluate};
 use netd_common::proto;
 use netd_common::{Reason, tcp};
 
-use crate::action::{ERROR, FIRST, LOOKUP, OPEN, PASS, SEND, drop};
+use crate::action::{ERROR, FIRST, LEAVES, LOOKUP, OPEN, PASS, SEND, drop};
 use crate::conntrack::lookup::find;
 use crate::conntrack::trackable::why_no_flow;
 use crate::conntrack::validate::step;
@@ -15,6 +17,7 @@ use crate::context::{Decision, Ingress, Kind, Packet, PacketCtx, Route};
 use crate::family::Family;
 use crate::filter::policy::policy_end;
 use crate::nat::{forwards, open};
+use crate::prefixes;
 use crate::records;
 use crate::route::lookup::route;
 use crate::route::source;
@@ -60,13 +63,9 @@ pub fn known<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     let Some(network) = records::network(bridge) else {
         return drop(Reason::NetworkGone);
     };
-    // What answers by a published address does so whatever its network's mode.
-    if packet.kind == Kind::Flow
-        && let Some(flow) = find::<F>(&packet.key)
-        && flow.in_bridge == bridge
-        && flow.flags & FLOW_DNAT != 0
-    {
-        return go_on::<F>(ctx, packet, flow);
+    match of_published::<F>(ctx, packet, bridge, network) {
+        LOOKUP => {}
+        action => return action,
     }
     match Mode::from_u8(F::config(network).mode) {
         Mode::Nat => {}
@@ -102,6 +101,26 @@ pub fn known<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     FIRST
 }
 
+/// What answers by a published address does so whatever its network's mode, and what has another address outside
+/// does not depend on a flow. [`LOOKUP`] for anything else.
+#[inline(always)]
+fn of_published<F: Family>(
+    ctx: &TcContext,
+    packet: &mut Packet<F::Addr>,
+    bridge: u32,
+    network: &Network,
+) -> i32 {
+    let by_prefix = is_by_prefix::<F>(ctx, network);
+    if packet.kind == Kind::Flow
+        && let Some(flow) = find::<F>(&packet.key)
+        && flow.in_bridge == bridge
+        && (flow.flags & FLOW_DNAT != 0 || by_prefix)
+    {
+        return go_on::<F>(ctx, packet, flow);
+    }
+    if by_prefix { FIRST } else { LOOKUP }
+}
+
 /// The packet is of a guest's translated flow: [`SEND`], if that is alive.
 #[inline(always)]
 fn go_on<F: Family>(
@@ -116,6 +135,14 @@ fn go_on<F: Family>(
         fragment::note::<F>(ctx, packet, flow.flags & FLOW_SNAT != 0);
     }
     SEND
+}
+
+/// Do the network's guests have other addresses where packets leave by this device?
+#[inline(always)]
+fn is_by_prefix<F: Family>(ctx: &TcContext, network: &Network) -> bool {
+    prefixes::any::<F>()
+        && prefixes::is_translated::<F>(network)
+        && records::network(ifindex(ctx)).is_none()
 }
 
 /// Has the packet of a guest passed the host's own rules, by which its network goes?
@@ -193,7 +220,16 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
     let network = records::network(ingress.bridge);
     let is_led = is_led(ctx, ingress);
     let mut verdict = Verdict::Masquerade;
+    // What the host itself sends to others is its own, but for errors, which show what they are about.
+    let by_prefix = network.is_some_and(|network| is_by_prefix::<F>(ctx, network))
+        && (ingress.ifindex != 0 || packet.kind == Kind::IcmpError);
     if ingress.bridge == 0 {
+        if prefixes::any::<F>()
+            && packet.kind == Kind::IcmpError
+            && records::network(here).is_none()
+        {
+            return LEAVES;
+        }
         if why_no_flow(packet).is_some() || !concerns_guests::<F>(packet, ingress) {
             return PASS;
         }
@@ -210,6 +246,7 @@ pub fn first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Addr>) ->
             }
             (Verdict::Masquerade, None) => {}
             (Verdict::Accept, None) if is_led => {}
+            (Verdict::Accept, _) if by_prefix => return LEAVES,
             (Verdict::Stack | Verdict::Accept, _) => return PASS,
         }
     }
@@ -268,6 +305,11 @@ pub fn judged_first<F: Family>(ctx: &TcContext, packet_ctx: &mut PacketCtx<F::Ad
     decision.verdict = judge::<F>(packet, bridge, here);
     match (decision.verdict, why_no_flow(packet)) {
         (Verdict::Reject(reason), _) | (Verdict::Masquerade, Some(reason)) => return drop(reason),
+        (Verdict::Accept, Some(_))
+            if records::network(bridge).is_some_and(|network| is_by_prefix::<F>(ctx, network)) =>
+        {
+            return LEAVES;
+        }
         (Verdict::Stack, _) | (Verdict::Accept, Some(_)) => return PASS,
         (Verdict::Accept | Verdict::Masquerade, None) => {}
     }

@@ -126,6 +126,9 @@ impl Controller {
         if let Some(conflict) = plan::conflict(network, &active) {
             return Err(failed(conflict.to_string()));
         }
+        if let Some(conflict) = plan::prefix_conflict(network, &active) {
+            return Err(failed(conflict.to_string()));
+        }
         let forwards = network.netd.forwards();
         if forwards.is_empty() {
             return Ok(());

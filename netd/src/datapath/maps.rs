@@ -24,6 +24,7 @@ use super::limits::Limits;
 use super::names;
 use super::policies::{Lists, Policies};
 use super::ports::Ports;
+use super::prefix_pairs::PrefixPairs;
 use super::records::{Change, FamilyRecord, Record, Records};
 use super::sync::{entries, error, is_there, keys, remove, take, write};
 use crate::link::ipsec;
@@ -40,6 +41,7 @@ pub struct Maps {
     devices: HashMap<MapData, u32, Device>,
     xdp_targets: DevMapHash<MapData>,
     route_mtus: LpmTrie<MapData, RouteKey, u32>,
+    prefixes: PrefixPairs,
     usage: HashMap<MapData, u32, Usage>,
     reserved: PortsMap,
     published: PortsMap,
@@ -95,6 +97,7 @@ impl Maps {
             devices: take(ebpf, names::DEVICES)?,
             xdp_targets: take(ebpf, names::XDP_TARGETS)?,
             route_mtus: take(ebpf, names::ROUTE_MTUS)?,
+            prefixes: PrefixPairs(take(ebpf, names::PREFIXES6)?),
             usage: take(ebpf, names::USAGE)?,
             reserved: PortsMap::new(names::RESERVED, take(ebpf, names::RESERVED)?),
             published: PortsMap::new(names::DNAT_PORTS, take(ebpf, names::DNAT_PORTS)?),
@@ -157,6 +160,7 @@ impl Maps {
                     Ok(((data, len), mtu))
                 })
                 .collect::<Result<_>>()?,
+            prefixes: self.prefixes.read()?,
             v4: self.v4.read()?,
             v6: self.v6.read()?,
             ..Records::default()
@@ -198,6 +202,7 @@ impl Maps {
                 .route_mtus
                 .insert(&lpm_trie::Key::new(*len, *key), *mtu, 0)
                 .map_err(error("write", names::ROUTE_MTUS)),
+            Record::Prefix(prefix, pair) => self.prefixes.set(*prefix, pair),
             Record::PortMac(key, value) => {
                 write(&mut self.guards.port_macs, names::PORT_MACS, key, value)
             }
@@ -225,6 +230,7 @@ impl Maps {
                     Err(e) => Err(error("remove from", names::ROUTE_MTUS)(e)),
                 }
             }
+            Record::Prefix(prefix, _) => self.prefixes.remove(*prefix),
             Record::PortMac(key, _) => remove(&mut self.guards.port_macs, names::PORT_MACS, key),
             Record::V4(FamilyRecord::Binding(key, _)) => self.guards.v4.remove(key),
             Record::V6(FamilyRecord::Binding(key, _)) => self.guards.v6.remove(key),

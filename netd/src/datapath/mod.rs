@@ -38,6 +38,7 @@ pub mod names;
 mod netns;
 mod policies;
 pub mod ports;
+mod prefix_pairs;
 pub mod programs;
 pub mod records;
 mod required;

@@ -38,6 +38,7 @@ names! {
     POOLS6 = "pools6",
     PORTS = "ports",
     PORT_MACS = "port_macs",
+    PREFIXES6 = "prefixes6",
     RESERVED = "reserved",
     ROUTE_MTUS = "route_mtus",
     SLOTS4 = "slots4",

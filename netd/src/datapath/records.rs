@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netd_common::abi::{
     Addr4, Addr6, BINDING_FCFS, BINDING_STATIC, Binding, BindingKey, BridgePort, CONTROL_FORWARDS,
-    CONTROL_MAPPINGS, CONTROL_ROUTES_BEHIND, CONTROL_SHAPERS, CONTROL_WHOLE_ADDRESSES, Device,
-    Forward, ForwardKey, NETWORK_DNS, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_ROUTES_BEHIND, Network,
-    PORT_GUARD, PortMac, RouteKey,
+    CONTROL_MAPPINGS, CONTROL_PREFIXES, CONTROL_ROUTES_BEHIND, CONTROL_SHAPERS,
+    CONTROL_WHOLE_ADDRESSES, Device, Forward, ForwardKey, NETWORK_DNS,
+    NETWORK_ENDPOINT_INDEPENDENT, NETWORK_ROUTES_BEHIND, Network, PORT_GUARD, PortMac, PrefixPair,
+    RouteKey,
 };
 
 use super::names;
@@ -28,6 +29,8 @@ pub struct Records {
     pub xdp_targets: BTreeSet<u32>,
     /// `route_mtus`: key, prefix length, MTU.
     pub route_mtus: BTreeMap<(RouteKey, u32), u32>,
+    /// `prefixes6`: either prefix of a pair with its length, and the pair.
+    pub prefixes: BTreeMap<(Addr6, u8), PrefixPair<Addr6>>,
     /// `port_macs` by ifindex of the port. The programs fill it: nobody asks for one.
     pub port_macs: BTreeMap<u32, PortMac>,
     /// What is by IPv4 address.
@@ -90,6 +93,8 @@ pub enum Record {
     XdpTarget(u32),
     /// Of `route_mtus`: key with its length, and MTU.
     RouteMtu((RouteKey, u32), u32),
+    /// Of `prefixes6`: prefix with its length, and the pair.
+    Prefix((Addr6, u8), PrefixPair<Addr6>),
     /// Of `port_macs`.
     PortMac(u32, PortMac),
     /// Of a map of IPv4 addresses.
@@ -143,6 +148,7 @@ impl Record {
             Self::Port(..) => names::PORTS,
             Self::XdpTarget(_) => names::XDP_TARGETS,
             Self::RouteMtu(..) => names::ROUTE_MTUS,
+            Self::Prefix(..) => names::PREFIXES6,
             Self::PortMac(..) => names::PORT_MACS,
             Self::V4(FamilyRecord::Address(..)) => names::ADDRESSES4,
             Self::V4(FamilyRecord::Pool(..)) => names::POOLS4,
@@ -163,7 +169,11 @@ impl Record {
         match self {
             Self::Usage(bridge) | Self::Network(bridge, _) => Some(*bridge),
             Self::Port(_, port) => Some(port.bridge_ifindex),
-            Self::Device(..) | Self::XdpTarget(_) | Self::RouteMtu(..) | Self::PortMac(..) => None,
+            Self::Device(..)
+            | Self::XdpTarget(_)
+            | Self::RouteMtu(..)
+            | Self::Prefix(..)
+            | Self::PortMac(..) => None,
             Self::V4(record) => record.bridge(),
             Self::V6(record) => record.bridge(),
         }
@@ -206,6 +216,9 @@ impl Records {
         if self.networks.values().any(|n| n.shaper_ifindex != 0) {
             flags |= CONTROL_SHAPERS;
         }
+        if !self.prefixes.is_empty() {
+            flags |= CONTROL_PREFIXES;
+        }
         let leads_behind = |network: &Network| network.flags & NETWORK_ROUTES_BEHIND != 0;
         if self.networks.values().any(leads_behind) {
             flags |= CONTROL_ROUTES_BEHIND;
@@ -213,10 +226,10 @@ impl Records {
         flags
     }
 
-    /// Is anything published?
+    /// Is anything published, be it by a prefix?
     #[must_use]
     pub fn has_forwards(&self) -> bool {
-        self.flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES) != 0
+        self.flags() & (CONTROL_FORWARDS | CONTROL_WHOLE_ADDRESSES | CONTROL_PREFIXES) != 0
     }
 
     /// Does a network answer questions for names, which the host may have, too?
@@ -253,6 +266,8 @@ impl Records {
         let (used, counted): (BTreeMap<u32, ()>, BTreeMap<u32, ()>) =
             (set(&self.usage), set(&wanted.usage));
         additions(&used, &counted, |key, ()| Record::Usage(key), out);
+        // No network is without what its addresses are translated by.
+        additions(&self.prefixes, &wanted.prefixes, Record::Prefix, out);
         let all = |out: &mut Vec<Change>| {
             compare(
                 &self.networks,
@@ -282,6 +297,7 @@ impl Records {
         all(out);
         // The count stays as long as anything may be counted.
         if prune {
+            removals(&self.prefixes, &wanted.prefixes, Record::Prefix, out);
             removals(&used, &counted, |key, ()| Record::Usage(key), out);
         }
         changes
@@ -335,6 +351,9 @@ impl Records {
                 Record::RouteMtu(key, value) => {
                     self.route_mtus.insert(key, value);
                 }
+                Record::Prefix(key, value) => {
+                    self.prefixes.insert(key, value);
+                }
                 Record::PortMac(key, value) => {
                     self.port_macs.insert(key, value);
                 }
@@ -359,6 +378,9 @@ impl Records {
                 }
                 Record::RouteMtu(key, _) => {
                     self.route_mtus.remove(&key);
+                }
+                Record::Prefix(key, _) => {
+                    self.prefixes.remove(&key);
                 }
                 Record::PortMac(key, _) => {
                     self.port_macs.remove(&key);

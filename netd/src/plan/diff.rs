@@ -287,6 +287,9 @@ fn subject(record: &Record, observed: &Observed) -> String {
             let len = len.saturating_sub(RouteKey::DEFAULT);
             format!("{destination}/{len} on {}", device(&key.ifindex))
         }
+        Record::Prefix((prefix, len), _) => {
+            format!("{}/{len}", std::net::Ipv6Addr::from(*prefix))
+        }
         Record::V4(record) => family_subject(record, device),
         Record::V6(record) => family_subject(record, device),
     }

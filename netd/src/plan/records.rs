@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use netd_common::abi::{
     self, DEVICE_BRIDGED_RULES, DEVICE_ETHERNET, DEVICE_FILTERED, Device, FamilyConfig,
     NETWORK_DHCP, NETWORK_DNS, NETWORK_ENDPOINT_INDEPENDENT, NETWORK_FILTER_ADDRESS,
-    NETWORK_FILTER_NONE, NETWORK_ROUTES_BEHIND, NETWORK_TFTP, NETWORK_WAS_ROUTED, PORT_BY_BRIDGE,
-    PORT_ISOLATED, PORT_QUEUED, PORT_SERVICES, PORT_SHAPER, PORT_SIBLINGS,
+    NETWORK_FILTER_NONE, NETWORK_PREFIX, NETWORK_ROUTES_BEHIND, NETWORK_TFTP, NETWORK_WAS_ROUTED,
+    PORT_BY_BRIDGE, PORT_ISOLATED, PORT_QUEUED, PORT_SERVICES, PORT_SHAPER, PORT_SIBLINGS,
 };
 
 use super::shaping::ShaperEnds;
 use super::spec::mode;
-use super::{Guests, forwards, guards};
+use super::{Guests, forwards, guards, prefixes};
 use crate::datapath::records::Records;
 use crate::datapath::{Attachment, Hook};
 use crate::dnsmasq::{self, Offers};
@@ -49,6 +49,9 @@ fn network_record(
     };
     if services.is_some() {
         flags |= offers_flags(network);
+    }
+    if network.prefix_pair().is_some() {
+        flags |= NETWORK_PREFIX;
     }
     if was_routed {
         flags |= NETWORK_WAS_ROUTED;
@@ -173,6 +176,7 @@ pub(super) fn records(bridges: &Bridges<'_>, around: &Around<'_>) -> Records {
         records.usage.insert(index);
         records.networks.insert(index, record);
         add_subnets(&mut records, network, index);
+        prefixes::add(&mut records, network, snapshot);
         add_ports(&mut records, index, bridge, around);
         let at = forwards::At {
             network,

@@ -3,12 +3,13 @@
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
+use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, MapData, PerCpuArray};
 use netd_common::abi::{
     Addr4, Addr6, Binding, BindingKey, CONTROL_BANS, CONTROL_FORWARDS, CONTROL_HOLDS,
-    CONTROL_POLICIES, CONTROL_SECOND_POLICIES, CONTROL_WHOLE_ADDRESSES, Control, Device, Endpoint,
-    Forward, ForwardKey, GuestMoves, HeldFrame, IPSEC_POLICIES, IpsecPolicy, MacAddr, Mode,
-    Network,
+    CONTROL_POLICIES, CONTROL_PREFIXES, CONTROL_SECOND_POLICIES, CONTROL_WHOLE_ADDRESSES, Control,
+    Device, Endpoint, Forward, ForwardKey, GuestMoves, HeldFrame, IPSEC_POLICIES, IpsecPolicy,
+    MacAddr, Mode, NETWORK_PREFIX, Network, PrefixPair,
 };
 
 use super::{Lab, now};
@@ -227,6 +228,29 @@ impl Lab {
             control.flags |= CONTROL_BANS;
             control.epoch += 1;
         });
+    }
+
+    /// Have the prefix of a network's guests translated.
+    pub fn set_prefix(&mut self, bridge: &str, pair: PrefixPair<Addr6>, len: u8) {
+        for prefix in [pair.inside, pair.outside] {
+            self.prefixes
+                .insert(&Key::new(u32::from(len), prefix), pair, 0)
+                .expect("prefixes6");
+        }
+        self.change_network(bridge, |network| network.flags |= NETWORK_PREFIX);
+        self.change_control(|control| control.flags |= CONTROL_PREFIXES);
+    }
+
+    /// Translate no prefixes.
+    pub fn clear_prefixes(&mut self) {
+        let keys: Vec<Key<Addr6>> = self
+            .prefixes
+            .keys()
+            .map(|key| key.expect("a key"))
+            .collect();
+        for key in keys {
+            self.prefixes.remove(&key).expect("a key that is there");
+        }
     }
 
     /// Tell the programs a device's MAC address.
