@@ -65,6 +65,7 @@ mod path_mtu;
 mod paths;
 mod polkit;
 mod pools;
+mod prefix;
 mod published;
 mod readdressed;
 mod replaced_guest;

@@ -10,7 +10,7 @@ use crate::socket::any;
 use crate::{Netns, SOON};
 
 /// Question to which a server answers with the address it sees.
-pub(crate) const WHO: &[u8] = b"who am I?";
+pub const WHO: &[u8] = b"who am I?";
 
 /// What became of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
