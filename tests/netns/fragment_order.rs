@@ -9,7 +9,9 @@ use netd_tests::lab::{HOST, OUTSIDE, check};
 use netd_tests::lab6::{HOST6, OUTSIDE6, check_guest6};
 use netd_tests::published::{both, forwards};
 use netd_tests::socket::Receive as _;
-use netd_tests::{Frame, Frame6, Guest, Lab, Netns, Network, SOON, Tun, Wire, control, eventually};
+use netd_tests::{
+    Frame, Frame6, Guest, Lab, Netns, Network, SOON, Tun, Wire, at_once, control, eventually,
+};
 
 const PORT: u16 = 7000;
 /// A port of the host's that leads to [`PORT`] of the guest.
@@ -54,21 +56,6 @@ fn pieces(from: Address, to: Address, macs: [[u8; 6]; 2], id: u16, data: &[u8]) 
         }
         other => panic!("two families: {other:?}"),
     }
-}
-
-/// Sends what belongs together before everybody else's turn: what is held for the first fragment is not held
-/// for as long as a busy machine may let a thread wait.
-fn at_once(send: impl FnOnce() -> Result<()> + Send) -> Result<()> {
-    std::thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            // This thread's alone.
-            rustix::process::setpriority_process(None, -20)?;
-            send()
-        });
-        sending
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 /// Datagrams that come in at a wire in pieces, and where they are to arrive.

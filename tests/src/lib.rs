@@ -113,6 +113,24 @@ pub fn eventually<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T>) ->
     }
 }
 
+/// Sends what belongs together before everybody else's turn: netd does not wait for the first fragment of a packet
+/// for as long as a busy machine may let a thread wait.
+///
+/// # Errors
+/// As `send`, or the user is not root.
+pub fn at_once(send: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            // This thread's alone.
+            rustix::process::setpriority_process(None, -20)?;
+            send()
+        });
+        sending
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Writes a script that can be executed at once. Another program writes it: a descriptor of ours,
 /// inherited for a moment by a child that a sibling thread starts, would make it "text file busy".
 ///

@@ -37,9 +37,9 @@ pub struct Difference<'a> {
     pub kernel: &'a [Arrival],
     /// What came in on netd's side.
     pub netd: &'a [Arrival],
-    /// How long it took to send netd's side what was sent: a busy machine may do something else between
-    /// two fragments.
-    pub took: Duration,
+    /// How long after the first of what netd's side was sent the last one followed, at least: a busy machine may
+    /// do something else between two fragments.
+    pub apart: Duration,
     /// What is wrong with the translation, where the packets do not tell.
     pub note: Option<String>,
     /// MTU of the way out.

@@ -21,8 +21,8 @@ pub(super) struct Event {
     pub(super) wire: usize,
     /// Packets, by side.
     pub(super) sent: [Vec<Vec<u8>>; 2],
-    /// How long it took to send those of netd's side.
-    pub(super) took: Duration,
+    /// How long after the first of those of netd's side the last one was sent, at least.
+    pub(super) apart: Duration,
     /// The conversation's way.
     pub(super) way: Way,
     /// Is the opener to have another address outside than before?

@@ -406,12 +406,12 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "a fragment waits for an eighth of a second",
-        why: "netd drops fragments by name (frag_without_first) whose first one takes longer to follow, \
-              as it may when the harness gets no processor; connection tracking waits for 30 s",
+        why: "netd drops fragments by name (frag_without_first) whose first one surely took longer to \
+              follow, as it may when the harness gets no processor; connection tracking waits for 30 s",
         then: Then::GoesOn,
         applies: |difference| {
             matches!(difference.step.twist.cut, Cut::Reversed(_))
-                && difference.took > FRAGMENTS_WAIT
+                && difference.apart > FRAGMENTS_WAIT
                 && passed_whole(difference.kernel)
                 && difference.netd.iter().any(is_first_fragment)
                 && difference.netd.iter().all(|one| {

@@ -199,24 +199,11 @@ impl<'a> Session<'a> {
         }
         let mut events = self.events();
         let mut frames = Frames::default();
-        for event in &mut events {
-            let conversation = &self.conversations[event.conversation];
-            let sender = conversation.number_of(event.step.from);
-            for side in SIDES {
-                let started = Instant::now();
-                for packet in &event.sent[side as usize] {
-                    let to = Header::read(packet).map(|header| header.destination);
-                    let from = match to {
-                        Some(to) => self.world.station(sender, to),
-                        None => continue, // the harness makes none
-                    };
-                    let tap = &self.topologies[side as usize].taps[from.wire];
-                    tap.send(&frame(&from, packet))?;
-                }
-                event.took = started.elapsed();
-            }
-            report.sent += event.sent[0].len() as u64;
-        }
+        crate::at_once(|| self.send(&mut events))?;
+        report.sent += events
+            .iter()
+            .map(|event| event.sent[0].len() as u64)
+            .sum::<u64>();
         let cut = events.iter().filter(|event| event.may_be_held());
         let netd = Side::Netd as usize;
         self.cut_lately.push_front(
@@ -239,6 +226,31 @@ impl<'a> Session<'a> {
             .collect();
         self.conversations
             .retain(|conversation| !conversation.is_over());
+        Ok(())
+    }
+
+    /// Sends what each event is, into both sides.
+    fn send(&self, events: &mut [Event]) -> Result<()> {
+        for event in events {
+            let conversation = &self.conversations[event.conversation];
+            let sender = conversation.number_of(event.step.from);
+            for side in SIDES {
+                // When the first one was surely with the hypervisor, and the last one surely not.
+                let mut arrived = None;
+                for packet in &event.sent[side as usize] {
+                    let to = Header::read(packet).map(|header| header.destination);
+                    let from = match to {
+                        Some(to) => self.world.station(sender, to),
+                        None => continue, // the harness makes none
+                    };
+                    let tap = &self.topologies[side as usize].taps[from.wire];
+                    let now = Instant::now();
+                    tap.send(&frame(&from, packet))?;
+                    let first = *arrived.get_or_insert_with(Instant::now);
+                    event.apart = now.saturating_duration_since(first);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -284,7 +296,7 @@ impl<'a> Session<'a> {
                 step,
                 tag,
                 sent: [kernel, netd],
-                took: Duration::ZERO,
+                apart: Duration::ZERO,
                 learned: [None, None],
                 before: conversation.seen,
             });
@@ -384,7 +396,7 @@ impl<'a> Session<'a> {
                 sent: &event.sent,
                 kernel: &kernel,
                 netd: &netd,
-                took: event.took,
+                apart: event.apart,
                 note,
                 mtu: self.mtu_for(conversation),
                 is_moved: event.is_moved,
