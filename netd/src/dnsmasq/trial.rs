@@ -6,6 +6,7 @@
 //! of its own, and is ended; its predecessor goes on meanwhile.
 
 use std::fs::Permissions;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use super::config::NetworkFiles;
 use super::daemon::daemonise;
 use super::error::{Error, Result, io_error};
 use super::network_files::FileTexts;
+use crate::link::here;
 use crate::model::Network;
 use crate::netns::Netns;
 use crate::store::file;
@@ -44,7 +46,7 @@ pub(super) async fn start(
         pid_file: Some(dir.path().join("pid")),
     };
     FileTexts::new(network, &trial)?.write(network, &trial)?;
-    let netns = Netns::new().map_err(|source| Error::Io {
+    let netns = nowhere(bridge).map_err(|source| Error::Io {
         action: "make a network namespace for",
         path: binary.to_owned(),
         source,
@@ -54,4 +56,12 @@ pub(super) async fn start(
     let killed = started.signal(Signal::KILL);
     killed.map_err(|e| started.signal_error("stopped", e))?;
     started.exited().await
+}
+
+/// Where it serves nobody. There is a device of the bridge's name, since a server of DHCPv6 makes its
+/// identifier of a MAC address (RFC 8415, section 11), and does not start without any.
+fn nowhere(bridge: &str) -> io::Result<Netns> {
+    let netns = Netns::new()?;
+    netns.run(|| here::add_bridge(bridge))?;
+    Ok(netns)
 }

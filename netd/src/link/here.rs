@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
-use rtnetlink::{LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
 use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::addresses::address_message;
@@ -21,6 +21,15 @@ const NEW: u16 = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 pub fn index_of(name: &str) -> io::Result<u32> {
     let socket = socket(AddressFamily::NETLINK, SocketType::DGRAM, None)?;
     Ok(rustix::net::netdevice::name_to_index(socket, name)?)
+}
+
+/// Make a bridge.
+///
+/// # Errors
+/// The kernel refuses, for example since there is a device of that name.
+pub fn add_bridge(name: &str) -> io::Result<()> {
+    let message = LinkBridge::new(name).build();
+    ask(RouteNetlinkMessage::NewLink(message), NEW)
 }
 
 /// Switch a device on.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::address::network_address;
 use super::element::{
-    AddressRange, Bandwidth, Bridge, Dns, ForwardMode, Ip, PortRange, Rate, VirtualPort, Vlan,
+    AddressRange, Bandwidth, Bridge, Dns, ForwardMode, Ip, PortGroup, PortRange, Rate, VirtualPort,
 };
 use super::error::XmlError;
 use super::name::{check_interface_name, check_name};
@@ -302,27 +302,26 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Who gets tags has a port that can carry them: a virtual function, or one of a Linux bridge or Open
+    /// vSwitch.
     fn vlans(&self) -> Result<(), XmlError> {
         let network = self.0;
-        let allowed = |port: Option<&VirtualPort>| match network.mode() {
+        let is_switch = |port: &VirtualPort| port.kind.as_deref() == Some("openvswitch");
+        let is_bridge = network.mode() == ForwardMode::Bridge;
+        let own = match network.mode() {
             ForwardMode::Hostdev | ForwardMode::Passthrough => true,
-            ForwardMode::Bridge => port
-                .and_then(|port| port.kind.as_deref())
-                .is_none_or(|kind| kind == "openvswitch"),
+            ForwardMode::Bridge => network.virtualport.as_ref().is_none_or(is_switch),
             _ => false,
         };
-        let own = network.virtualport.as_ref();
-        let mut used: Vec<(&Vlan, Option<&VirtualPort>)> = Vec::new();
-        used.extend(network.vlan.as_ref().map(|vlan| (vlan, own)));
-        for group in &network.portgroups {
-            let port = group
-                .virtualport
-                .as_ref()
-                .filter(|p| p.kind.is_some())
-                .or(own);
-            used.extend(group.vlan.as_ref().map(|vlan| (vlan, port)));
-        }
-        if used.into_iter().all(|(_, port)| allowed(port)) {
+        let is_tagged = network.vlan.is_some();
+        let of_groups = |group: &PortGroup| match &group.virtualport {
+            _ if !is_tagged && group.vlan.is_none() => true,
+            Some(port) => is_bridge && is_switch(port),
+            None => own,
+        };
+        // Guests without a group of their own are in the default one.
+        let has_default = network.portgroups.iter().any(|group| group.default);
+        if network.portgroups.iter().all(of_groups) && (own || !is_tagged || has_default) {
             return Ok(());
         }
         let error = self.refuse(

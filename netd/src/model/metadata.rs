@@ -28,7 +28,7 @@ pub(super) fn kept(node: Node<'_, '_>) -> Vec<MetadataElement> {
     node.children()
         .filter(Node::is_element)
         .filter_map(|child| {
-            let namespace = child.tag_name().namespace()?;
+            let namespace = xml::namespace(child)?;
             seen.insert(namespace).then(|| MetadataElement {
                 namespace: namespace.to_owned(),
                 xml: xml::renamed_text(child, xml::METADATA_LEVEL, Names::AsWritten),
@@ -45,7 +45,7 @@ impl MetadataElement {
     pub(super) fn from_xml(text: &str) -> Result<Self, XmlError> {
         let document = xml::open(text)?;
         let root = document.root_element();
-        match root.tag_name().namespace() {
+        match xml::namespace(root) {
             Some(namespace) => Ok(Self {
                 namespace: namespace.to_owned(),
                 xml: xml::renamed_text(root, xml::METADATA_LEVEL, Names::AsWritten),
@@ -83,7 +83,7 @@ impl MetadataElement {
         }
         let document = xml::open(text)?;
         let root = document.root_element();
-        if root.tag_name().namespace().is_some_and(|own| own != uri) {
+        if xml::namespace(root).is_some_and(|own| own != uri) {
             return refuse("its namespace is not the one it is to be kept under".to_owned());
         }
         let stolen = |n: &roxmltree::Namespace<'_>| n.name() == Some(prefix) && n.uri() != uri;

@@ -109,14 +109,15 @@ impl Network {
         self.nat().and_then(|nat| nat.port).unwrap_or_default()
     }
 
-    /// The definition as libvirt shows it of a network that runs: translation names the ports that it
-    /// takes, given or not.
+    /// The definition as libvirt shows it of a network that runs: translation, where there is any, names
+    /// the ports that it takes, given or not.
     #[must_use]
     pub fn as_running(&self) -> Self {
         let mut running = self.clone();
         let ports = self.nat_ports();
+        let is_translated = |family| self.has(family) && self.mode_for(family) == ForwardMode::Nat;
         if let Some(forward) = running.forward.as_mut()
-            && forward.mode == ForwardMode::Nat
+            && (is_translated(Family::Ipv4) || is_translated(Family::Ipv6))
         {
             forward.nat.get_or_insert_default().port = Some(ports);
         }

@@ -178,7 +178,7 @@ fn metadata(
     }
     let elements = || node.children().filter(roxmltree::Node::is_element);
     let netd = NetdExtensions::read(network, elements())?;
-    for kept in elements().filter(|child| child.tag_name().namespace().is_some()) {
+    for kept in elements().filter(|child| xml::namespace(*child).is_some()) {
         Element::new(kept, element.reading()).pass_over();
     }
     Ok((metadata::kept(node), netd))

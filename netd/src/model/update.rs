@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::element::{DhcpHost, Dns, DnsSrv, Forward, Ip, Mac, PortGroup};
+use super::element::{DhcpHost, Dns, DnsHost, DnsSrv, Family, Forward, Ip, Mac, PortGroup};
 use super::element::{dns, forward, ip, port};
 use super::error::{UpdateError, XmlError};
 use super::network::Network;
@@ -210,6 +210,7 @@ impl Update {
                     .to_owned(),
             ));
         }
+        let address = ip.address;
         let list = &mut ip.dhcp.hosts;
         let within = format!("in network '{}'", network.name.escape_debug());
         let given = (
@@ -253,6 +254,7 @@ impl Update {
                 Ok(())
             }
             UpdateCommand::AddFirst | UpdateCommand::AddLast => {
+                only_dhcp(network, address)?;
                 let clashes = |other: &DhcpHost| has_mac(other) || has_ip(other) || has_name(other);
                 if list.iter().any(clashes) {
                     return Err(UpdateError::Invalid(format!(
@@ -269,7 +271,11 @@ impl Update {
     fn dhcp_range(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
         expect(element, "range", network)?;
         let ip = self.parent(network, new)?;
+        self.no_modify("dhcp ranges")?;
         let range = ip::read_range(element, ip)?;
+        if self.command != UpdateCommand::Delete {
+            only_dhcp(network, ip.address)?;
+        }
         let (start, end) = (range.start, range.end);
         let within = format!("in network '{}'", network.name.escape_debug());
         let words = Words {
@@ -279,7 +285,6 @@ impl Update {
             ),
             missing: format!("couldn't locate a matching dhcp range entry {within}"),
             several: format!("multiple matching dhcp range entries were found {within}"),
-            fixed: Some("dhcp ranges cannot be modified, only added or deleted"),
         };
         words.change(self.command, &mut ip.dhcp.ranges, range, |other| {
             (other.start, other.end) == (start, end)
@@ -293,6 +298,7 @@ impl Update {
         new: &mut Network,
     ) -> Result<()> {
         expect(element, "interface", network)?;
+        self.no_modify("forward interface entries")?;
         let dev = forward::interface_device(element)?.to_owned();
         let forward = new.forward.as_mut();
         let forward: &mut Forward = forward.ok_or_else(|| {
@@ -301,6 +307,12 @@ impl Update {
                 network.name.escape_debug()
             ))
         })?;
+        if forward.pf.is_some() {
+            return Err(UpdateError::Unsupported(format!(
+                "network '{}' has the devices of its <pf>, and no others",
+                network.name.escape_debug()
+            )));
+        }
         let within = format!("in network '{}'", network.name.escape_debug());
         let shown = format!("<interface dev='{}'>", short(&dev));
         let words = Words {
@@ -309,7 +321,6 @@ impl Update {
             ),
             missing: format!("couldn't find an interface entry {within} matching {shown}"),
             several: format!("multiple interface entries {within} match {shown}"),
-            fixed: Some("forward interface entries cannot be modified, only added or deleted"),
         };
         let list = &mut forward.interfaces;
         words.change(self.command, list, dev.clone(), |other| *other == dev)
@@ -327,7 +338,6 @@ impl Update {
             ),
             missing: format!("couldn't find a portgroup entry {within} matching {shown}"),
             several: format!("multiple portgroup entries {within} match {shown}"),
-            fixed: None,
         };
         let is_other_default = |other: &PortGroup| other.default && other.name != name;
         let defaults = group.default && self.command != UpdateCommand::Delete;
@@ -351,22 +361,25 @@ impl Update {
             ),
             missing: format!("couldn't locate a matching DNS HOST record {within}"),
             several: format!("multiple matching DNS HOST records were found {within}"),
-            fixed: None,
         };
+        let (address, names) = dns::read_host_fields(element)?;
+        // It is found by its address alone.
+        let is_it = |other: &DnsHost| Some(other.ip) == address;
+        if self.command == UpdateCommand::Modify && !hosts.iter().any(is_it) {
+            return Err(UpdateError::Invalid(words.missing));
+        }
         if self.command != UpdateCommand::Delete {
             let host = dns::read_host(element)?;
-            let address = host.ip;
             // One name may have several addresses.
-            return words.change(self.command, hosts, host, |other| other.ip == address);
+            return words.change(self.command, hosts, host, is_it);
         }
-        let (address, names) = dns::read_host_fields(element)?;
         if address.is_none() && names.is_empty() {
             let error = element.error("give its ip or a <hostname>");
             return Err(error.of_kind(XmlError::Record).into());
         }
         let names: HashSet<String> = names.into_iter().collect();
         words.remove_only(hosts, |other| {
-            Some(other.ip) == address || other.hostnames.iter().any(|name| names.contains(name))
+            is_it(other) || other.hostnames.iter().any(|name| names.contains(name))
         })
     }
 
@@ -387,12 +400,12 @@ impl Update {
             ),
             missing: format!("couldn't locate a matching DNS TXT record {within}"),
             several: format!("multiple matching DNS TXT records were found {within}"),
-            fixed: None,
         };
         words.change(self.command, texts, txt, |other| other.name == name)
     }
 
     fn dns_srv(&self, element: Element<'_>, network: &Network, new: &mut Network) -> Result<()> {
+        self.no_modify("DNS SRV records")?;
         expect(element, "srv", network)?;
         let srv = dns::read_srv(element, self.command.extent())?;
         let services = &mut new.dns.get_or_insert_default().srvs;
@@ -406,12 +419,21 @@ impl Update {
             several: format!(
                 "multiple DNS SRV records matching all specified fields were found {within}"
             ),
-            fixed: Some("DNS SRV records cannot be modified, only added or deleted"),
         };
         let part = srv.clone();
         words.change(self.command, services, srv, |other| {
             is_part_of(&part, other)
         })
+    }
+
+    /// Refuses to modify what never is.
+    fn no_modify(&self, what: &str) -> Result<()> {
+        match self.command {
+            UpdateCommand::Modify => Err(UpdateError::Unsupported(format!(
+                "{what} cannot be modified, only added or deleted"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The `<ip>` whose DHCP changes.
@@ -442,8 +464,6 @@ struct Words {
     missing: String,
     /// More than one fits what is to be deleted.
     several: String,
-    /// Entries are never modified.
-    fixed: Option<&'static str>,
 }
 
 impl Words {
@@ -455,15 +475,14 @@ impl Words {
         entry: T,
         same: impl Fn(&T) -> bool,
     ) -> Result<()> {
-        match (command, self.fixed) {
-            (UpdateCommand::Modify, Some(fixed)) => Err(UpdateError::Unsupported(fixed.to_owned())),
-            (UpdateCommand::Modify, None) => {
+        match command {
+            UpdateCommand::Modify => {
                 let place = list.iter().position(same);
                 list[place.ok_or(UpdateError::Invalid(self.missing))?] = entry;
                 Ok(())
             }
-            (UpdateCommand::Delete, _) => self.remove_only(list, same),
-            (UpdateCommand::AddFirst | UpdateCommand::AddLast, _) => {
+            UpdateCommand::Delete => self.remove_only(list, same),
+            UpdateCommand::AddFirst | UpdateCommand::AddLast => {
                 if list.iter().any(same) {
                     return Err(UpdateError::Invalid(self.taken));
                 }
@@ -481,6 +500,18 @@ impl Words {
         }
         list.remove(place);
         Ok(())
+    }
+}
+
+/// Refuses DHCP of an `<ip>` beside one of its family that serves it.
+fn only_dhcp(network: &Network, address: IpAddr) -> Result<()> {
+    let family = Family::of(address);
+    let serves = |ip: &Ip| ip.address != address && Family::of(ip.address) == family;
+    match network.ips.iter().any(|ip| serves(ip) && ip.dhcp.serves()) {
+        true => Err(UpdateError::Invalid(format!(
+            "dhcp is supported only for a single {family} address on each network"
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -97,6 +97,7 @@ fn check_limits(text: &str) -> Result<(), XmlError> {
     let mut begun = false;
     let mut rest = text;
     while let Some(at) = rest.find('<') {
+        check_references(&rest[..at])?;
         rest = &rest[at..];
         let end = if rest.starts_with("<!--") {
             rest.find("-->")
@@ -121,6 +122,7 @@ fn check_limits(text: &str) -> Result<(), XmlError> {
         } else {
             begun = true;
             let tag = Tag::scan(rest);
+            check_references(&rest[..tag.end.unwrap_or(rest.len())])?;
             if tag.attributes > MAX_ATTRIBUTES {
                 return refuse(format!(
                     "more than {MAX_ATTRIBUTES} attributes on one element"
@@ -139,6 +141,26 @@ fn check_limits(text: &str) -> Result<(), XmlError> {
         match end {
             Some(end) => rest = &rest[end + 1..],
             None => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses references to characters that there are not: the parser would take another one instead.
+fn check_references(text: &str) -> Result<(), XmlError> {
+    for reference in text.split("&#").skip(1) {
+        let (number, radix) = match reference.strip_prefix('x') {
+            Some(number) => (number, 16),
+            None => (reference, 10),
+        };
+        let digits = number.split(|c: char| !c.is_digit(radix)).next();
+        let digits = digits.unwrap_or_default();
+        // No number, or too many digits, is for the parser to refuse.
+        if u32::from_str_radix(digits, radix).is_ok_and(|number| char::from_u32(number).is_none()) {
+            return Err(XmlError::Malformed(format!(
+                "'&#{}' is no character",
+                shown(&reference[..reference.len() - number.len() + digits.len()])
+            )));
         }
     }
     Ok(())
@@ -199,12 +221,48 @@ impl Tag {
     }
 }
 
-/// All text below a node, comments left out.
+/// The namespace of an element; an empty one, as of `xmlns=''`, is none (Namespaces in XML, section 6.2).
+pub fn namespace<'a>(node: Node<'a, '_>) -> Option<&'a str> {
+    node.tag_name().namespace().filter(|uri| !uri.is_empty())
+}
+
+/// All text below a node, comments left out, and without the blanks between elements.
 pub fn content(node: Node<'_, '_>) -> String {
-    node.descendants()
-        .filter(|n| n.node_type() == NodeType::Text)
-        .filter_map(|n| n.text())
-        .collect()
+    let mut out = String::new();
+    // Depth was bounded when the text was read.
+    append_content(&mut out, node);
+    out
+}
+
+fn append_content(out: &mut String, node: Node<'_, '_>) {
+    for child in children_that_count(node) {
+        match child.node_type() {
+            NodeType::Text => out.push_str(child.text().unwrap_or_default()),
+            NodeType::Element => append_content(out, child),
+            _ => {}
+        }
+    }
+}
+
+/// What stands in a node without the blanks between elements, as libxml2 reads it for libvirt
+/// (`XML_PARSE_NOBLANKS`): blanks count alone, beside text, and where the first thing is text.
+fn children_that_count<'a, 'i>(node: Node<'a, 'i>) -> Vec<Node<'a, 'i>> {
+    let mut counting: Vec<Node<'a, 'i>> = Vec::new();
+    for child in node.children() {
+        let is_only = counting.is_empty() && child.next_sibling().is_none();
+        let beside_text = counting.first().is_some_and(Node::is_text)
+            || counting.last().is_some_and(Node::is_text);
+        if !is_layout(child) || is_only || beside_text {
+            counting.push(child);
+        }
+    }
+    counting
+}
+
+/// Is it text, of blanks alone, that was not written as a section of characters?
+fn is_layout(node: Node<'_, '_>) -> bool {
+    let is_blank = |text: &str| text.bytes().all(|b| b.is_ascii_whitespace());
+    node.is_text() && node.text().is_some_and(is_blank) && character_section(node).is_none()
 }
 
 /// Appends text so that reading it gives the same text again, in attributes too.
@@ -243,7 +301,7 @@ pub fn children_in<'a, 'i>(
     namespace: &'static str,
 ) -> impl Iterator<Item = Node<'a, 'i>> {
     node.children()
-        .filter(move |n| n.is_element() && n.tag_name().namespace() == Some(namespace))
+        .filter(move |n| n.is_element() && self::namespace(*n) == Some(namespace))
 }
 
 /// How deep the elements under `<metadata>` stand in a definition.
@@ -271,7 +329,7 @@ pub enum Names<'a> {
 impl Names<'_> {
     fn of(self, node: Node<'_, '_>) -> String {
         let tag = node.tag_name();
-        match (self, tag.namespace()) {
+        match (self, namespace(node)) {
             (Self::Add { prefix, .. }, None) => format!("{prefix}:{}", tag.name()),
             (Self::Remove { uri }, Some(own)) if own == uri => tag.name().to_owned(),
             _ => element_qname(node).to_owned(),
@@ -334,13 +392,8 @@ fn write_element(
         write_attribute(out, &source[attribute.range_qname()], attribute.value());
     }
 
-    let mixed = |n: &Node<'_, '_>| n.is_text() && !is_blank(n);
-    let has_text = node.children().any(|n| mixed(&n)) || is_only_blank_text(node);
-    let pretty = pretty && !has_text;
-    let children: Vec<_> = node
-        .children()
-        .filter(|n| !pretty || !n.is_text())
-        .collect();
+    let children = children_that_count(node);
+    let pretty = pretty && !children.iter().any(Node::is_text);
     if children.is_empty() {
         out.push_str("/>");
         return;
@@ -356,7 +409,10 @@ fn write_element(
                 let own: Vec<_> = own.map(|n| (n.name(), n.uri())).collect();
                 write_element(out, child, &own, names, level + 1, pretty);
             }
-            NodeType::Text => write_text(out, child.text().unwrap_or_default()),
+            NodeType::Text => match character_section(child) {
+                Some(section) => out.push_str(section),
+                None => write_text(out, child.text().unwrap_or_default()),
+            },
             // Writing to a String cannot fail.
             NodeType::Comment => {
                 let _ = write!(out, "<!--{}-->", child.text().unwrap_or_default());
@@ -403,14 +459,11 @@ fn write_text(out: &mut String, text: &str) {
     }
 }
 
-fn is_blank(node: &Node<'_, '_>) -> bool {
-    let text = node.text().unwrap_or_default();
-    text.bytes().all(|b| b.is_ascii_whitespace())
-}
-
-/// `<a>  </a>`: the blanks are the element's value, not layout.
-fn is_only_blank_text(node: Node<'_, '_>) -> bool {
-    node.has_children() && node.children().all(|n| n.is_text())
+/// A text that was written as one section of characters, `<![CDATA[…]]>`, as it was written.
+fn character_section<'i>(node: Node<'_, 'i>) -> Option<&'i str> {
+    let source = &node.document().input_text()[node.range()];
+    let inside = source.strip_prefix("<![CDATA[")?.strip_suffix("]]>")?;
+    (node.text() == Some(inside)).then_some(source)
 }
 
 /// Namespaces an element declares that its parent does not have in scope.

@@ -363,6 +363,7 @@ fn pci_number(element: Element<'_>, name: &str, max: u32) -> Result<u32, XmlErro
     let Some(text) = element.attr(name) else {
         return Ok(0);
     };
+    let text = text.trim_ascii_start();
     let number = if let Some(hex) = text.strip_prefix("0x").or(text.strip_prefix("0X")) {
         u32::from_str_radix(hex, 16)
     } else if text.len() > 1 && text.starts_with('0') {
@@ -370,9 +371,11 @@ fn pci_number(element: Element<'_>, name: &str, max: u32) -> Result<u32, XmlErro
     } else {
         text.parse()
     };
+    let wrong = || element.bad(name, &format!("a number from 0 to 0x{max:x}"));
     match number {
         Ok(number) if number <= max => Ok(number),
-        _ => Err(element.bad(name, &format!("a number from 0 to 0x{max:x}"))),
+        Ok(_) => Err(wrong()),
+        Err(_) => Err(wrong().of_kind(XmlError::Value)),
     }
 }
 
@@ -426,8 +429,9 @@ fn nat_address(element: Element<'_>) -> Result<AddressRange, XmlError> {
 fn nat_port(element: Element<'_>) -> Result<PortRange, XmlError> {
     let end_of = |name| -> Result<u16, XmlError> {
         element.required(name)?;
-        let port: Option<u16> = element.parsed(name, "a port from 0 to 65535")?;
-        port.ok_or_else(|| element.bad(name, "a port from 0 to 65535"))
+        let wrong = || element.bad(name, "a port from 0 to 65535");
+        let port: Option<u16> = element.number(name).map_err(|_| wrong())?;
+        port.ok_or_else(wrong)
     };
     let (start, end) = (end_of("start")?, end_of("end")?);
     if end < start {

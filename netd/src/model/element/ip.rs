@@ -262,11 +262,12 @@ fn address(element: Element<'_>) -> Result<(Option<Family>, IpAddr), XmlError> {
 
 fn mask(element: Element<'_>, address: IpAddr) -> Result<IpMask, XmlError> {
     let max = if address.is_ipv4() { 32 } else { 128 };
-    let prefix: Option<u8> = element.number("prefix")?;
     let refuse = |error: XmlError| Err(error.of_kind(XmlError::Unsupported));
-    if prefix.is_some_and(|prefix| prefix > max) {
-        return refuse(element.bad("prefix", &format!("at most {max}")));
-    }
+    let prefix = match element.number::<u32>("prefix")?.map(u8::try_from) {
+        None => None,
+        Some(Ok(prefix)) if prefix <= max => Some(prefix),
+        Some(_) => return refuse(element.bad("prefix", &format!("at most {max}"))),
+    };
     let Some(netmask) = element.attr("netmask") else {
         return Ok(prefix.map_or(IpMask::Implied, IpMask::Prefix));
     };

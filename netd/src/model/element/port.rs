@@ -107,7 +107,9 @@ pub fn read_vlan(element: Element<'_>) -> Result<Vlan, XmlError> {
 }
 
 fn read_vlan_tag(element: Element<'_>) -> Result<VlanTag, XmlError> {
-    element.required("id")?;
+    element
+        .required("id")
+        .map_err(|error| error.of_kind(XmlError::Value))?;
     let id = element
         .number::<u16>("id")?
         .filter(|id| *id <= 4095)
@@ -116,7 +118,10 @@ fn read_vlan_tag(element: Element<'_>) -> Result<VlanTag, XmlError> {
         None => None,
         Some("tagged") => Some(NativeVlan::Tagged),
         Some("untagged") => Some(NativeVlan::Untagged),
-        Some(_) => return Err(element.bad("nativeMode", "'tagged' or 'untagged'")),
+        Some(_) => {
+            let error = element.bad("nativeMode", "'tagged' or 'untagged'");
+            return Err(error.of_kind(XmlError::Value));
+        }
     };
     Ok(VlanTag { id, native })
 }
@@ -127,9 +132,11 @@ pub fn read_bandwidth(element: Element<'_>) -> Result<Option<Bandwidth>, XmlErro
         return Err(element.error("classID has no place here"));
     }
     let of_network = "floor is for a guest's own interface, not for a network";
+    // A rate of 0 is none.
+    let limits = |rate: &Rate| rate.average != 0;
     let bandwidth = Bandwidth {
-        inbound: read_rate(element, "inbound", Some(of_network))?,
-        outbound: read_rate(element, "outbound", Some(of_network))?,
+        inbound: read_rate(element, "inbound", Some(of_network))?.filter(limits),
+        outbound: read_rate(element, "outbound", Some(of_network))?.filter(limits),
     };
     Ok((bandwidth != Bandwidth::default()).then_some(bandwidth))
 }
@@ -201,7 +208,8 @@ pub fn read_virtual_port(
         Some("openvswitch") => &["interfaceid", "profileid"],
         Some("midonet") => &["interfaceid"],
         Some(_) => {
-            return Err(element.bad("type", "802.1Qbg, 802.1Qbh, openvswitch or midonet"));
+            let error = element.bad("type", "802.1Qbg, 802.1Qbh, openvswitch or midonet");
+            return Err(error.of_kind(XmlError::Value));
         }
     };
     let mut parameters = Vec::new();
@@ -236,7 +244,8 @@ fn read_parameter(element: Element<'_>, name: &'static str) -> Result<Option<Str
         }
         "profileid" => return Ok(Some(text.to_owned())),
         _ => {
-            let uuid = parse_uuid(text).ok_or_else(|| element.bad(name, "a UUID"))?;
+            let wrong = || element.bad(name, "a UUID").of_kind(XmlError::Value);
+            let uuid = parse_uuid(text).ok_or_else(wrong)?;
             return Ok(Some(uuid.to_string()));
         }
     };

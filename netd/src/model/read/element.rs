@@ -67,7 +67,7 @@ impl<'a> Element<'a> {
     ) -> impl Iterator<Item = Self> + 'a {
         self.node.children().filter_map(move |node| {
             let tag = node.tag_name();
-            (node.is_element() && tag.name() == name && tag.namespace() == namespace)
+            (node.is_element() && tag.name() == name && xml::namespace(node) == namespace)
                 .then(|| Self::new(node, self.reading))
         })
     }
@@ -114,10 +114,10 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// A decimal number that fits its type.
+    /// A decimal number that fits its type. Blanks may stand before it, as C reads numbers.
     pub fn number<T: FromStr>(self, name: &str) -> Result<Option<T>, XmlError> {
         self.attr(name)
-            .map(|text| text.trim().parse())
+            .map(|text| text.trim_ascii_start().parse())
             .transpose()
             .map_err(|_| self.bad(name, "a number in range").of_kind(XmlError::Value))
     }
@@ -168,7 +168,7 @@ impl<'a> Element<'a> {
 /// As libvirt reads a UUID: more forgiving than the `uuid` crate about dashes and blanks.
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     let mut bytes = [0; 16];
-    let mut rest = text.trim();
+    let mut rest = text.trim_ascii();
     for byte in &mut bytes {
         rest = rest.trim_start_matches(['-', ' ']);
         let digits = rest.get(..2)?;

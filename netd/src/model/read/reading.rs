@@ -8,7 +8,7 @@ use roxmltree::{Attribute, Document, Node};
 
 use crate::model::error::XmlError;
 use crate::model::namespace::is_netd_namespace;
-use crate::model::xml::shown;
+use crate::model::xml::{namespace, shown};
 
 /// The bit of the element itself; those below are its attributes'.
 const ELEMENT: u64 = 1 << 63;
@@ -106,7 +106,7 @@ impl<'a> Reading<'a> {
         for node in elements.filter(Node::is_element) {
             let parent = node.parent_element();
             let is_known = self.was_asked(node, ELEMENT);
-            if !is_known && node.tag_name().namespace().is_some_and(is_netd_namespace) {
+            if !is_known && namespace(node).is_some_and(is_netd_namespace) {
                 return Err(XmlError::Invalid(format!(
                     "{} '{}', line {}, {}: what is meant for netd stands under <metadata>",
                     self.what,
@@ -155,7 +155,7 @@ impl<'a> Reading<'a> {
         if node.prev_siblings().skip(1).any(|other| is_twin(&other)) {
             return format!("{} is given a second time", place_of(node));
         }
-        match node.tag_name().namespace() {
+        match namespace(node) {
             Some(namespace) => format!(
                 "{} of namespace '{}' is not known",
                 place_of(node),

@@ -12,10 +12,14 @@ pub enum Kind {
     Filled,
     /// One line that is not empty.
     Line,
-    /// One of these words.
+    /// One of these words, perhaps with blanks around it.
     Word(&'static [&'static str]),
-    /// A whole number from the first to the second.
+    /// One of these words.
+    Exactly(&'static [&'static str]),
+    /// A whole number from the first to the second, perhaps with a sign and blanks around it.
     Number(u64, u64),
+    /// The same of digits alone.
+    Digits(u64, u64),
     /// A number up to this one, which may be written as C does, after `0x`; the second says whether its
     /// hexadecimal digits may go without.
     Hex(u32, bool),
@@ -55,12 +59,17 @@ impl Kind {
             Self::Text => true,
             Self::Filled => !text.is_empty() && !text.contains(['\n', '\r']),
             Self::Line => !text.is_empty() && !text.contains('\n'),
-            Self::Word(words) => words.contains(&text.trim()),
+            Self::Word(words) => words.contains(&text.trim_ascii()),
+            Self::Exactly(words) => words.contains(&text),
             Self::Number(least, most) => {
-                let digits = text.trim();
+                let digits = text.trim_ascii();
                 let digits = digits.strip_prefix('+').unwrap_or(digits);
                 digits.bytes().all(|b| b.is_ascii_digit())
                     && digits.parse().is_ok_and(|n| (least..=most).contains(&n))
+            }
+            Self::Digits(least, most) => {
+                text.bytes().all(|b| b.is_ascii_digit())
+                    && text.parse().is_ok_and(|n| (least..=most).contains(&n))
             }
             Self::Hex(most, bare) => takes_hex(text, most, bare),
             Self::Ipv4 => text.parse::<Ipv4Addr>().is_ok(),
@@ -133,8 +142,10 @@ impl fmt::Display for Kind {
         match self {
             Self::Text => f.write_str("text"),
             Self::Filled | Self::Line => f.write_str("a line of text"),
-            Self::Word(words) => f.write_str(&words.join(" or ")),
-            Self::Number(least, most) => write!(f, "a number from {least} to {most}"),
+            Self::Word(words) | Self::Exactly(words) => f.write_str(&words.join(" or ")),
+            Self::Number(least, most) | Self::Digits(least, most) => {
+                write!(f, "a number from {least} to {most}")
+            }
             Self::Hex(most, _) => write!(f, "a number up to 0x{most:x}"),
             Self::Ipv4 => f.write_str("an IPv4 address"),
             Self::Ip => f.write_str("an IP address"),

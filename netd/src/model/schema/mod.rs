@@ -35,7 +35,7 @@ fn validate_as(text: &str, name: &str, shape: &'static Shape) -> Result<(), XmlE
     let document = xml::open(text)?;
     let root = document.root_element();
     xml::expect_root(root, name)?;
-    let checked = match root.tag_name().namespace() {
+    let checked = match xml::namespace(root) {
         Some(_) => Err("stands in a namespace".to_owned()),
         None => Ok(()),
     };
@@ -62,9 +62,6 @@ type Checked<'a, 'i> = Result<(), (Node<'a, 'i>, String)>;
 
 fn check<'a, 'i>(node: Node<'a, 'i>, shape: &'static Shape) -> Checked<'a, 'i> {
     let wrong = |what: String| Err((node, what));
-    if let Content::Anything = shape.content {
-        return Ok(());
-    }
     for attribute in node.attributes() {
         let name = attribute.name();
         let is_it = |known: &&Attribute| known.0 == name && attribute.namespace().is_none();
@@ -85,7 +82,12 @@ fn check<'a, 'i>(node: Node<'a, 'i>, shape: &'static Shape) -> Checked<'a, 'i> {
         rule(node).map_err(|what| (node, what.to_owned()))?;
     }
     match &shape.content {
-        Content::Anything => Ok(()),
+        Content::Elements => {
+            if node.children().any(is_filled_text) {
+                return wrong("holds text".to_owned());
+            }
+            Ok(())
+        }
         Content::Text(kind) => {
             if let Some(child) = node.children().find(Node::is_element) {
                 return Err((child, "is not known".to_owned()));
@@ -103,7 +105,7 @@ fn check<'a, 'i>(node: Node<'a, 'i>, shape: &'static Shape) -> Checked<'a, 'i> {
 fn check_children<'a, 'i>(node: Node<'a, 'i>, children: &'static [Child]) -> Checked<'a, 'i> {
     let mut seen = vec![0_usize; children.len()];
     for child in node.children() {
-        if child.is_text() && child.text().is_some_and(|text| !text.trim().is_empty()) {
+        if is_filled_text(child) {
             return Err((node, "holds text".to_owned()));
         }
         if !child.is_element() {
@@ -111,7 +113,7 @@ fn check_children<'a, 'i>(node: Node<'a, 'i>, children: &'static [Child]) -> Che
         }
         let tag = child.tag_name();
         let namespace = shapes::namespace(tag.name());
-        let is_it = |known: &Child| known.0 == tag.name() && tag.namespace() == namespace;
+        let is_it = |known: &Child| known.0 == tag.name() && xml::namespace(child) == namespace;
         let Some(place) = children.iter().position(is_it) else {
             return Err((child, "is not known".to_owned()));
         };
@@ -129,6 +131,14 @@ fn check_children<'a, 'i>(node: Node<'a, 'i>, children: &'static [Child]) -> Che
         Some((Child(name, ..), _)) => Err((node, format!("lacks element {name}"))),
         None => Ok(()),
     }
+}
+
+/// Is it text, and not the blanks between elements?
+fn is_filled_text(node: Node<'_, '_>) -> bool {
+    node.is_text()
+        && node
+            .text()
+            .is_some_and(|text| !text.trim_ascii().is_empty())
 }
 
 #[cfg(test)]

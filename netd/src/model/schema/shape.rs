@@ -51,6 +51,6 @@ pub enum Content {
     Children(&'static [Child]),
     /// Text.
     Text(Kind),
-    /// Whatever somebody put there.
-    Anything,
+    /// Whatever elements somebody put there.
+    Elements,
 }

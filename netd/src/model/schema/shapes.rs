@@ -5,7 +5,7 @@ use roxmltree::Node;
 use super::kind::{Kind, ON_OFF, YES_NO};
 use super::shape::{Attribute as A, Child as C, Content, Needed, Often, Shape};
 use crate::model::namespace::DNSMASQ_NAMESPACE;
-use Content::{Anything, Children, Text};
+use Content::{Children, Elements, Text};
 use Needed::{Always, Optional};
 use Often::{Any, AtLeastOne, Maybe, Once};
 
@@ -59,7 +59,7 @@ pub(super) static NETWORK: Shape = shape(
 
 pub(super) static NAME: Shape = shape(&[], Text(Kind::Text));
 static TITLE: Shape = shape(&[], Text(Kind::Line));
-static METADATA: Shape = shape(&[], Anything);
+static METADATA: Shape = shape(&[], Elements);
 pub(super) static UUID: Shape = shape(&[], Text(Kind::Uuid));
 static MTU: Shape = shape(&[A("size", U16, Always)], NOTHING);
 pub(super) static MAC: Shape = shape(&[A("address", Kind::Mac, Always)], NOTHING);
@@ -222,16 +222,16 @@ static DOMAIN: Shape = shape(
     NOTHING,
 );
 pub(super) static BANDWIDTH: Shape = shape(
-    &[A("classID", Kind::Number(1, u64::MAX), Optional)],
+    &[A("classID", Kind::Digits(1, u64::MAX), Optional)],
     Children(&[C("inbound", Maybe, &RATE), C("outbound", Maybe, &RATE)]),
 );
-const SPEED: Kind = Kind::Number(1, 1 << 54);
+const SPEED: Kind = Kind::Digits(1, 1 << 54);
 static RATE: Shape = shape(
     &[
         A("average", SPEED, Optional),
         A("peak", SPEED, Optional),
         A("floor", SPEED, Optional),
-        A("burst", Kind::Number(1, u32::MAX as u64), Optional),
+        A("burst", Kind::Digits(1, u32::MAX as u64), Optional),
     ],
     NOTHING,
 );
@@ -277,7 +277,7 @@ static TXT: Shape = shape(
 static SRV: Shape = shape(
     &[
         A("service", Kind::Text, Always),
-        A("protocol", Kind::Word(&["tcp", "udp"]), Always),
+        A("protocol", Kind::Exactly(&["tcp", "udp"]), Always),
         A("domain", Kind::DnsName, Optional),
         A("target", Kind::Text, Optional),
         A("port", U16, Optional),
@@ -299,7 +299,7 @@ static IP: Shape = Shape {
             A("address", Kind::Ip, Optional),
             A("netmask", Kind::Ipv4, Optional),
             A("prefix", Kind::Number(0, 128), Optional),
-            A("family", Kind::Word(&["ipv4", "ipv6"]), Optional),
+            A("family", Kind::Exactly(&["ipv4", "ipv6"]), Optional),
             A("localPtr", YES_NO, Optional),
         ],
         Children(&[C("tftp", Maybe, &TFTP), C("dhcp", Maybe, &DHCP)]),
@@ -347,7 +347,7 @@ static DHCP_HOST: Shape = Shape {
 };
 static LEASE: Shape = shape(
     &[
-        A("expiry", U64, Always),
+        A("expiry", Kind::Digits(0, u64::MAX), Always),
         A(
             "unit",
             Kind::Word(&["seconds", "minutes", "hours"]),
@@ -367,12 +367,12 @@ static ROUTE: Shape = Shape {
     rule: Some(one_mask),
     ..shape(
         &[
-            A("family", Kind::Word(&["ipv4", "ipv6"]), Optional),
+            A("family", Kind::Exactly(&["ipv4", "ipv6"]), Optional),
             A("address", Kind::Ip, Optional),
             A("netmask", Kind::Ipv4, Optional),
             A("prefix", Kind::Number(0, 128), Optional),
             A("gateway", Kind::Ip, Always),
-            A("metric", U32, Optional),
+            A("metric", Kind::Digits(0, u32::MAX as u64), Optional),
         ],
         NOTHING,
     )

@@ -183,6 +183,23 @@ fn define_refuses_port_groups_bandwidth_and_vlans() {
             network("<portgroup name='g'><vlan><tag id='1'/></vlan></portgroup>"),
             "<vlan>",
         ),
+        // Whoever is in a group has the group's port.
+        (
+            mode(
+                "bridge",
+                "<vlan><tag id='1'/></vlan><portgroup name='g'><virtualport>\
+                 <parameters profileid='p'/></virtualport></portgroup>",
+            ),
+            "<vlan>",
+        ),
+        (
+            mode(
+                "hostdev",
+                "<portgroup name='g'><vlan><tag id='1'/></vlan>\
+                 <virtualport type='802.1Qbh'/></portgroup>",
+            ),
+            "<vlan>",
+        ),
     ];
     for m in ["private", "vepa", "passthrough", "hostdev", "bridge"] {
         let bandwidth = "<bandwidth><inbound average='1'/></bandwidth>";

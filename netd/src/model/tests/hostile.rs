@@ -50,6 +50,8 @@ fn not_well_formed() {
         "<network><name>\0</name></network>",
         "<network><name>&#0;</name></network>",
         "<network><name>&nothing;</name></network>",
+        "<network><name>&#xd800;</name></network>",
+        "<network><name>n</name><mtu size='&#1114112;'/></network>",
         "<network><x:y/></network>",
         "<!-- <network/>",
         "<![CDATA[",

@@ -163,7 +163,13 @@ fn metadata_is_kept_in_libvirts_way() {
         ),
         (
             "<a:x xmlns:a='urn:a'>mixed <a:y> <a:z/> </a:y></a:x>",
-            "    <a:x xmlns:a=\"urn:a\">mixed <a:y> <a:z/> </a:y></a:x>\n",
+            "    <a:x xmlns:a=\"urn:a\">mixed <a:y><a:z/></a:y></a:x>\n",
+        ),
+        // So are sections of characters.
+        (
+            "<a:x xmlns:a='urn:a'><a:y><![CDATA[ <b> & ]]></a:y> <a:z><![CDATA[  ]]></a:z></a:x>",
+            "    <a:x xmlns:a=\"urn:a\">\n      <a:y><![CDATA[ <b> & ]]></a:y>\n      \
+             <a:z><![CDATA[  ]]></a:z>\n    </a:x>\n",
         ),
         // Comments and instructions stay.
         (
@@ -209,6 +215,42 @@ fn metadata_takes_outer_namespaces_along() {
     );
     assert!(!metadata.xml.contains("unused"), "{}", metadata.xml);
     assert_eq!(canonical(&canonical(text)), canonical(text));
+}
+
+#[test]
+fn an_empty_namespace_is_none() {
+    let text = "<network xmlns=''><name xmlns=''>net</name>\
+                <ip address='10.0.0.1' prefix='24' xmlns=''/></network>";
+    let network = parse(text).unwrap();
+    assert_eq!((network.name.as_str(), network.ips.len()), ("net", 1));
+    assert_eq!(validate(text), Ok(()));
+}
+
+#[test]
+fn blanks_between_elements_are_no_text() {
+    let text = "<network><name>n<a>\n  <b/>\n</a></name><title> </title></network>";
+    let network = parse(text).unwrap();
+    assert_eq!(network.name, "n");
+    assert_eq!(network.title.as_deref(), Some(" "));
+}
+
+#[test]
+fn running_networks_name_ports_where_something_is_translated() {
+    for (elements, names) in [
+        ("<forward/><ip address='10.0.0.1' prefix='24'/>", true),
+        (
+            "<forward/><ip family='ipv6' address='fd00::1' prefix='64'/>",
+            false,
+        ),
+        (
+            "<forward><nat ipv6='yes'/></forward><ip family='ipv6' address='fd00::1' prefix='64'/>",
+            true,
+        ),
+    ] {
+        let running = parse(&network(elements)).unwrap().as_running();
+        let has_ports = running.nat().is_some_and(|nat| nat.port.is_some());
+        assert_eq!(has_ports, names, "{elements}");
+    }
 }
 
 #[test]

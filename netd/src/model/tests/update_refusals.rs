@@ -95,6 +95,16 @@ fn dhcp_hosts_are_refused_by_libvirts_numbers() {
 }
 
 #[test]
+fn one_subnet_of_a_family_serves_dhcp() {
+    refuses(&[(
+        "add-last ip-dhcp-range 2",
+        "<range start='10.1.0.60' end='10.1.0.70'/>",
+        OperationInvalid,
+        "dhcp is supported only for a single IPv4 address on each network",
+    )]);
+}
+
+#[test]
 fn ranges_devices_and_port_groups_are_refused_by_libvirts_numbers() {
     refuses(&[
         (
@@ -190,8 +200,8 @@ fn dns_hosts_are_refused_by_libvirts_numbers() {
         (
             "modify dns-host",
             "<host><hostname>p</hostname></host>",
-            XmlDetail,
-            "'ip' is missing",
+            OperationInvalid,
+            "couldn't locate a matching DNS HOST record in network net",
         ),
         (
             "modify dns-host",

@@ -120,12 +120,6 @@ fn every_section_of_dhcp_with_every_command() {
             "-<range start='10.0.0.100' end='10.0.0.150'/>",
         ),
         (
-            "add-last ip-dhcp-range 2",
-            "<range start='10.1.0.60' end='10.1.0.70'/>",
-            "-<ip address='10.1.0.1' prefix='24'/> +<ip address='10.1.0.1' prefix='24'> +<dhcp> \
-             +<range start='10.1.0.60' end='10.1.0.70'/> +</dhcp> +</ip>",
-        ),
-        (
             "add-last ip-dhcp-host 0",
             "<host id='0:1' ip='fd00::5'/>",
             "-<ip family='ipv6' address='fd00::1' prefix='64'/> \
