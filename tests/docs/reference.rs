@@ -121,3 +121,11 @@ fn links_between_documents_lead_somewhere() {
     }
     assert!(links > 30, "only {links} links");
 }
+
+#[test]
+fn every_meant_difference_from_libvirt_has_its_row() {
+    let document = text("docs/reference/libvirt.md");
+    for row in netd_tests::documents::known::rows() {
+        assert!(document.contains(&format!("\n| {row} |")), "no row: {row}");
+    }
+}

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod capture;
 pub mod control;
 pub mod differential;
+pub mod documents;
 pub mod flood;
 pub mod frame;
 pub mod frame6;

@@ -1,9 +1,12 @@
 //! `differential`: netd beside the kernel's own NAT.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use netd_tests::Netns;
 use netd_tests::differential::{self, Class, Classes, Translator, class};
+use netd_tests::documents::Run;
 
 /// What there is to send.
 const PROTOCOLS: [Class; 5] = [
@@ -19,7 +22,21 @@ const PROTOCOLS: [Class; 5] = [
 pub struct Choice {
     /// Seed of the random numbers; every 200000 packets the next one is used
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub seed: u64,
+    /// So many definitions of networks instead of packets, beside Debian's newest libvirt, whose file
+    /// system is fetched
+    #[arg(long, value_name = "DOCUMENTS", num_args = 0..=1, default_missing_value = "500",
+          conflicts_with_all = ["packets", "only", "without"])]
+    pub xml: Option<u64>,
+    /// Number of the first definition
+    #[arg(long, default_value_t = 0, requires = "xml")]
+    pub from: u64,
+    /// File for all that differs, a line of JSON each
+    #[arg(long, value_name = "FILE", requires = "xml")]
+    pub save: Option<PathBuf>,
+    /// File for the definitions with libvirt's answers, a line of JSON each, compressed
+    #[arg(long, value_name = "FILE", requires = "xml")]
+    pub record: Option<PathBuf>,
     /// Packets to send into each side
     #[arg(long, default_value_t = 100_000)]
     packets: u64,
@@ -33,6 +50,17 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// The definitions to ask about.
+    pub fn documents(&self, count: u64) -> Run {
+        Run {
+            seed: self.seed,
+            first: self.from,
+            count,
+            save: self.save.clone(),
+            record: self.record.clone(),
+        }
+    }
+
     /// Seed, number of packets and the names of the classes, for this program as root.
     pub fn words(&self) -> Result<Vec<String>> {
         let mut classes = if self.only.is_empty() {

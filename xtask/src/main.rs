@@ -7,6 +7,7 @@ mod checks;
 mod demo;
 mod differential;
 mod dist;
+mod documents;
 mod exposure;
 mod hosts;
 mod packages;
@@ -62,10 +63,12 @@ enum Task {
         arguments: Vec<String>,
     },
     /// Send the same random traffic through netd and through the kernel's NAT with libvirt's rules,
-    /// and compare what arrives
+    /// and compare what arrives; or the same random definitions to netd and to libvirt's own daemon
     #[command(after_help = "Examples:
   cargo xtask differential --seed 7 --packets 1000000
-  cargo xtask differential --seed 7 --only tcp,errors,ipv6")]
+  cargo xtask differential --seed 7 --only tcp,errors,ipv6
+  cargo xtask differential --xml 50000 --seed 7
+  cargo xtask differential --xml 1 --seed 7 --from 4711")]
     Differential {
         /// What to run
         #[command(flatten)]
@@ -124,6 +127,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// What `differential --xml` does once everything is built and it is root
+    #[command(hide = true)]
+    DocumentsBuilt {
+        /// Numbers, and a file
+        words: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -156,9 +165,13 @@ fn perform(task: Task) -> Result<()> {
             setup::build_tools()?;
             packages::install(packages::DIFFERENTIAL)?;
             build()?;
+            if let Some(count) = choice.xml {
+                return documents::start(&choice.documents(count));
+            }
             root::again("differential-built", &choice.words()?)
         }
         Task::DifferentialBuilt { words } => differential::run(&words),
+        Task::DocumentsBuilt { words } => documents::run(&words),
         Task::Bench { choice } => {
             setup::build_tools()?;
             bench::bench(&choice)

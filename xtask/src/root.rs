@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -23,6 +24,11 @@ pub fn command(program: &str) -> Command {
 
 /// Replaces this process by itself as root, with another task.
 pub fn again(task: &str, arguments: &[String]) -> Result<()> {
+    again_with(task, arguments, &[])
+}
+
+/// The same with variables for it.
+pub fn again_with(task: &str, arguments: &[String], environment: &[(&str, PathBuf)]) -> Result<()> {
     let this = std::env::current_exe().context("finding this program")?;
     let mut command = if is_root() {
         Command::new(this)
@@ -34,6 +40,7 @@ pub fn again(task: &str, arguments: &[String]) -> Result<()> {
     };
     let program: OsString = command.get_program().to_owned();
     command.arg(task).arg("--").args(arguments);
+    command.envs(environment.iter().cloned());
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }

@@ -22,6 +22,7 @@ macro_rules! on_each {
 mod answers;
 mod boot;
 mod confined;
+mod documents;
 mod door;
 mod firewalls;
 mod interrupted;

@@ -124,11 +124,11 @@ cd /
 echo "ready $self"
 "#;
 
-/// Collects what its children leave behind, as PID 1 has to.
+/// Collects what its children leave behind, as PID 1 has to, and goes on when somebody ends them all.
 const IDLE: &str = r#"
 while :; do
     sleep 3600 &
-    wait $!
+    wait $! || :
 done
 "#;
 

@@ -9,9 +9,10 @@
 mod guest;
 mod roots;
 
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::packages;
 use crate::tools::target;
@@ -35,15 +36,26 @@ pub fn install(every: bool) -> Result<()> {
 /// Makes what is missing, and tells the tests where it is. What cannot be made because apt reaches nothing
 /// is said; the tests that want it find it missing.
 pub fn provide(command: &mut Command, every: bool) -> Result<()> {
+    let suites: &[&str] = if every { &roots::SUITES } else { &[] };
+    if !POSSIBLE {
+        eprintln!("SKIPPED: no tests with guests, which are amd64 ones");
+    }
+    command.envs(make(suites)?);
+    Ok(())
+}
+
+/// Makes what a host of Debian's newest release needs; returns the variables that say where it is.
+pub fn newest() -> Result<[(&'static str, PathBuf); 2]> {
+    ensure!(POSSIBLE, "hosts are amd64 ones");
+    install(true)?;
+    make(&[roots::NEWEST])
+}
+
+fn make(suites: &[&str]) -> Result<[(&'static str, PathBuf); 2]> {
     let (guest, roots) = (target().join("guest"), target().join("roots"));
     if POSSIBLE {
         guest::make(&guest)?;
-        if every {
-            roots::make(&roots)?;
-        }
-    } else {
-        eprintln!("SKIPPED: no tests with guests, which are amd64 ones");
+        roots::make(&roots, suites)?;
     }
-    command.env("NETD_GUEST", guest).env("NETD_ROOTS", roots);
-    Ok(())
+    Ok([("NETD_GUEST", guest), ("NETD_ROOTS", roots)])
 }

@@ -10,9 +10,9 @@ use crate::root;
 use crate::tools::{online, succeed, target, text};
 
 /// libvirt 9.0, 11.3, and the newest.
-const SUITES: [&str; 3] = ["bookworm", "trixie", NEWEST];
+pub const SUITES: [&str; 3] = ["bookworm", "trixie", NEWEST];
 /// Where other programs are tried too.
-const NEWEST: &str = "sid";
+pub const NEWEST: &str = "sid";
 
 /// A hypervisor as its administrator has it.
 const PACKAGES: [&str; 14] = [
@@ -53,10 +53,10 @@ const OTHERS: [&str; 11] = [
     "virtinst",
 ];
 
-/// Makes those that are missing. One that is to be made anew is removed by hand.
-pub fn make(place: &Path) -> Result<()> {
+/// Makes those of these releases that are missing. One that is to be made anew is removed by hand.
+pub fn make(place: &Path, suites: &[&str]) -> Result<()> {
     fs::create_dir_all(place)?;
-    for suite in SUITES {
+    for &suite in suites {
         let ready = place.join(suite);
         if ready.exists() {
             continue;
