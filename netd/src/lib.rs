@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+mod delegation;
 pub mod dnsmasq;
 pub mod firewall;
 pub mod libvirt;

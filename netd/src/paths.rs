@@ -77,6 +77,12 @@ impl Paths {
         self.state_dir.join("bans.json")
     }
 
+    /// Who this host is to DHCPv6 servers.
+    #[must_use]
+    pub fn identity_file(&self) -> PathBuf {
+        self.state_dir.join("dhcpv6-identity")
+    }
+
     /// An empty directory, which the agent locks.
     #[must_use]
     pub fn lock_dir(&self) -> PathBuf {

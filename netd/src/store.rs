@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use crate::model::{self, FormatOptions, Network, XmlError};
 use crate::paths::Paths;
@@ -29,6 +30,9 @@ const HEADER: &str = "<!--
   network with `netd net-edit NAME`. netd rewrites this file; comments are lost.
 -->
 ";
+
+/// Before the UUID in an identity for DHCPv6 (RFC 6355, section 4).
+const DUID_UUID: [u8; 2] = [0, 4];
 
 /// A definition found on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub struct Store {
     ports: PathBuf,
     host: PathBuf,
     bans: PathBuf,
+    identity: PathBuf,
+    prefixes: PathBuf,
 }
 
 impl Store {
@@ -70,6 +76,8 @@ impl Store {
             ports: paths.ports_dir(),
             host: paths.run_dir.join("host.json"),
             bans: paths.bans_file(),
+            identity: paths.identity_file(),
+            prefixes: paths.run_dir.join("prefixes.json"),
         };
         for dir in [
             &store.networks,
@@ -214,6 +222,43 @@ impl Store {
         }
         let text = file::read(&self.host)?;
         serde_json::from_str(&text).map_err(|error| file::failed("read", &self.host, error))
+    }
+
+    /// Who this host is to DHCPv6 servers (DUID, RFC 6355): made once, the same ever after.
+    pub fn identity(&self) -> Result<Vec<u8>, StoreError> {
+        let there = self.identity.try_exists();
+        if !there.map_err(|error| file::failed("look at", &self.identity, error))? {
+            let made = format!("{}\n", Uuid::new_v4());
+            file::write(&self.identity, made.as_bytes(), Lasting::Always)?;
+        }
+        let text = file::read(&self.identity)?;
+        let uuid = Uuid::parse_str(text.trim())
+            .map_err(|_| file::failed("read", &self.identity, Reason::NoIdentity))?;
+        let mut duid = DUID_UUID.to_vec();
+        duid.extend(uuid.as_bytes());
+        Ok(duid)
+    }
+
+    /// Writes the prefixes that active networks were given; none leave no file.
+    pub fn save_prefixes<T: Serialize + Default + PartialEq>(
+        &self,
+        prefixes: &T,
+    ) -> Result<(), StoreError> {
+        if *prefixes == T::default() {
+            return file::remove(&self.prefixes, Lasting::ThisBoot);
+        }
+        let json = serde_json::to_vec(prefixes)
+            .map_err(|error| file::failed("write", &self.prefixes, error))?;
+        file::write(&self.prefixes, &json, Lasting::ThisBoot)
+    }
+
+    /// Reads what [`Store::save_prefixes`] wrote; the default when nothing was written since boot.
+    pub fn load_prefixes<T: DeserializeOwned + Default>(&self) -> Result<T, StoreError> {
+        if !self.prefixes.exists() {
+            return Ok(T::default());
+        }
+        let text = file::read(&self.prefixes)?;
+        serde_json::from_str(&text).map_err(|error| file::failed("read", &self.prefixes, error))
     }
 
     /// Writes the list of bans; an empty one leaves no file.

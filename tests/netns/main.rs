@@ -15,6 +15,7 @@ mod bypass;
 mod closed_ports;
 mod clsact;
 mod crowds;
+mod delegated;
 mod dhcp_dns;
 mod differential;
 mod dnsmasq_starts;

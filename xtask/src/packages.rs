@@ -79,6 +79,7 @@ pub const TEST: &[Needed] = &[
     needed("dhcpcd", "dhcpcd-base"),
     needed("firewalld", "firewalld"),
     needed("ufw", "ufw"),
+    needed("kea-dhcp6", "kea-dhcp6-server"),
 ];
 
 /// A libvirt with guests. These packages start no daemon: that is what libvirt-daemon-system is for.

@@ -85,6 +85,7 @@ impl Controller {
                  with"
             )));
         };
+        let new = &self.with_prefixes(new.clone());
         if new == live {
             return Ok(None);
         }

@@ -48,5 +48,5 @@ pub(super) fn now() -> Now {
 /// What a network's guests have addresses of.
 pub(super) fn subnets(network: &Network) -> impl Iterator<Item = Prefix> {
     let prefix = |ip: &crate::model::Ip| Prefix::new(ip.address, ip.prefix_len());
-    network.ips.iter().filter_map(prefix)
+    network.all_ips().filter_map(prefix)
 }

@@ -56,5 +56,5 @@ impl Controller {
 fn is_guest(network: &Network, address: IpAddr) -> bool {
     let behind =
         |route: &crate::model::Route| in_subnet(address, route.address, route.prefix_len());
-    subnet_of(&network.ips, address).is_some() || network.routes.iter().any(behind)
+    subnet_of(network.all_ips(), address).is_some() || network.routes.iter().any(behind)
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::bans::Bans;
 use super::contested::Contested;
+use super::delegations::Delegations;
 use super::host::{ActiveData, KernelHost};
 use super::registry::{Live, Registry};
 use crate::api::{ApiError, EventKind, Events, Lifecycle, NetworkEvent};
@@ -42,6 +43,8 @@ pub struct Controller {
     pub(super) untold: BTreeSet<Uuid>,
     /// Leases that end when their guests are gone.
     pub(super) contested: BTreeMap<Uuid, Vec<Contested>>,
+    /// Who asks for networks' prefixes.
+    pub(super) delegations: Delegations,
     /// Who is kept from networks.
     pub(super) bans: Bans,
     /// Who listens hears of changes here.
@@ -101,6 +104,7 @@ impl Controller {
             told_rules: Vec::new(),
             untold: BTreeSet::new(),
             contested: BTreeMap::new(),
+            delegations: Delegations::default(),
             events: Events::default(),
             bridges: watch::Sender::default(),
             zones: watch::Sender::default(),
@@ -163,8 +167,12 @@ impl Controller {
         for error in errors {
             tracing::error!(%error, "the record of an active network cannot be read");
         }
+        let given = self.load_prefixes();
         for record in active {
-            let network = record.network;
+            let mut network = record.network;
+            if let Some(given) = given.get(&network.uuid) {
+                network.given = given.iter().filter_map(|given| given.subnet()).collect();
+            }
             self.host.adopt(&network, record.data);
             let service = match self.host.service_of(&network) {
                 Ok(service) => {

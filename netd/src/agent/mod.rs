@@ -12,6 +12,8 @@ mod bans;
 mod connections;
 mod contested;
 mod controller;
+mod delegating;
+mod delegations;
 mod doctor;
 mod driver;
 mod drops;
@@ -55,13 +57,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::api;
 use crate::config::Config;
 use crate::datapath::bpffs;
+use crate::delegation::Told;
 use crate::dnsmasq::leases;
 use crate::dnsmasq::watch::LeaseWatch;
 use crate::libvirt::{Places, module};
@@ -153,6 +156,8 @@ enum Event {
     SilentRules,
     /// They see what is bridged (br_netfilter), or do so no more.
     BridgedRules,
+    /// A network was given prefixes.
+    Prefixes(Told),
 }
 
 /// Where events come from.
@@ -173,6 +178,7 @@ struct Events {
     /// When to ask of rules that nobody tells of.
     silent_rules: Instant,
     bridged_rules: BridgedRules,
+    prefixes: Option<mpsc::Receiver<Told>>,
     /// When to look without having heard of anything.
     timer: Instant,
 }
@@ -201,6 +207,7 @@ impl Events {
             }),
             silent_rules: Instant::now() + LOOK_AGAIN,
             bridged_rules: BridgedRules::new(),
+            prefixes: None,
             timer: Instant::now() + LOOK_AGAIN,
         })
     }
@@ -221,6 +228,7 @@ impl Events {
             changed = announced(&mut self.policies) => Event::Policies(changed),
             () = tokio::time::sleep_until(self.silent_rules) => Event::SilentRules,
             () = self.bridged_rules.changed() => Event::BridgedRules,
+            told = told_prefixes(&mut self.prefixes) => Event::Prefixes(told),
         }
     }
 
@@ -247,6 +255,14 @@ impl Events {
             tracing::warn!(%error, "{LATE_RULES}");
             self.rules = None;
         }
+    }
+
+    /// The host's own rules may have changed, if they are of that kind.
+    fn look_at_silent_rules(&mut self, controller: &mut Controller) {
+        if has_silent_rules() {
+            controller.rules_changed();
+        }
+        self.silent_rules = Instant::now() + LOOK_AGAIN;
     }
 
     /// What drivers can do changed, or nobody tells any more.
@@ -308,6 +324,7 @@ pub async fn run(paths: Paths, config: Config, socket: PathBuf) -> anyhow::Resul
     let inherited = manager::name_namespaces(&paths, inherited);
     let mut events = Events::new()?;
     let mut controller = Controller::open(paths, &config, Arc::clone(&events.wake)).await?;
+    events.prefixes = controller.delegations.told.take();
     // Before the first look at them, too.
     events.drivers = controller
         .host
@@ -390,6 +407,7 @@ async fn follow(agent: &Agent, events: &mut Events) -> anyhow::Result<()> {
             }
             Event::Wake | Event::Timer | Event::Host(Change::Links) => {}
             Event::BridgedRules => controller.bridged_rules_changed().await,
+            Event::Prefixes(told) => controller.prefixes_told(told).await,
             // Routes may make a device one that guests' traffic can leave by, but there can be many
             // changes of routes and neighbours a second: those wait for each other.
             Event::Host(Change::Routes) => {
@@ -423,10 +441,7 @@ async fn follow(agent: &Agent, events: &mut Events) -> anyhow::Result<()> {
                 continue;
             }
             Event::SilentRules => {
-                if has_silent_rules() {
-                    controller.rules_changed();
-                }
-                events.silent_rules = Instant::now() + LOOK_AGAIN;
+                events.look_at_silent_rules(&mut controller);
                 continue;
             }
             Event::Fold => {
@@ -470,6 +485,16 @@ async fn load_programs(agent: Arc<Agent>) {
             }
         }
     }
+}
+
+/// Waits for a network's prefixes; for ever where nobody tells.
+async fn told_prefixes(from: &mut Option<mpsc::Receiver<Told>>) -> Told {
+    if let Some(receiver) = from
+        && let Some(told) = receiver.recv().await
+    {
+        return told;
+    }
+    std::future::pending().await
 }
 
 /// Waits for a change of what drivers can do; for ever where nobody can tell, or wants to know.

@@ -87,6 +87,7 @@ impl Controller {
             }
             self.orphans.clone_from(&outcome.orphans);
             self.publish_bridges();
+            self.follow_delegations();
             self.keep_bans().await;
             let respecting = self.respecting();
             if !respecting.is_subset(&self.respecting) {

@@ -43,6 +43,7 @@ pub async fn teardown(paths: Paths) -> anyhow::Result<Locks> {
     }
     for path in [
         paths.run_dir.join("host.json"),
+        paths.run_dir.join("prefixes.json"),
         paths.active_dir(),
         paths.ports_dir(),
     ] {

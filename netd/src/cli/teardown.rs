@@ -98,6 +98,7 @@ fn kept(paths: &Paths) -> Vec<String> {
         paths.config_drop_ins(),
         paths.dnsmasq_dir(),
         paths.bans_file(),
+        paths.identity_file(),
         paths.libvirt_dir(),
     ];
     let there = candidates.iter().filter(|path| path.exists());

@@ -11,9 +11,10 @@ use super::values::{
     Result, dhcp_name, domain_name, error, file_name, hardware_address, host_name, path, printable,
     word,
 };
+use crate::delegation::LINGER;
 use crate::model::{
-    Dhcp, DhcpHost, DhcpRange, Dns, DnsSrv, ForwardMode, HostAccess, Ip, LeaseTime, LeaseUnit,
-    Network,
+    Dhcp, DhcpHost, DhcpRange, Dns, DnsSrv, ForwardMode, GivenSubnet, HostAccess, Ip, LeaseTime,
+    LeaseUnit, Network,
 };
 
 /// dnsmasq reads lines through a buffer of 1025 bytes and takes what does not fit as a further
@@ -60,7 +61,7 @@ impl NetworkFiles {
 pub fn wants_dnsmasq(network: &Network) -> bool {
     let serves = |ip: &Ip| serves_dhcp(&ip.dhcp) || ip.tftp_root.is_some();
     network.is_managed()
-        && !network.ips.is_empty()
+        && network.all_ips().next().is_some()
         && (dns_enabled(network) || network.ips.iter().any(serves))
 }
 
@@ -386,6 +387,15 @@ fn router_advertisements(network: &Network, out: &mut Lines) -> Result<()> {
         .filter(|ip| ip.address.is_ipv6() && v6.is_none_or(|served| served.address != ip.address));
     if v6.is_some() || others.clone().any(longer) {
         out.line(format_args!("enable-ra"))?;
+    }
+    for GivenSubnet { given, ip } in &network.given {
+        let time: &dyn Display = match given.is_preferred {
+            true => &LINGER.as_secs(),
+            // Not for new connections (RFC 9096, section 3.1; RFC 4862, section 5.5.4).
+            false => &"deprecated",
+        };
+        let (address, size) = (ip.address, ip.prefix_len());
+        out.line(format_args!("dhcp-range={address},ra-only,{size},{time}"))?;
     }
     for ip in others {
         match longer(ip) {

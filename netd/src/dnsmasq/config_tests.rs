@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Bootp, Bridge, DnsForwarder, DnsHost, DnsTxt, Domain, Forward, IpMask, LeaseTime,
+    Bootp, Bridge, DnsForwarder, DnsHost, DnsTxt, Domain, Forward, GivenPrefix, IpMask, LeaseTime,
 };
 
 fn addr(text: &str) -> IpAddr {
@@ -263,6 +263,26 @@ fn hosts_of_both_families() {
     assert!(lines.contains(&"dhcp-range=192.168.122.1,static".to_owned()));
     assert!(lines.contains(&"dhcp-range=fd00:1::1,static,64".to_owned()));
     assert!(!lines.iter().any(|line| line.starts_with("dhcp-lease-max")));
+}
+
+#[test]
+fn a_prefix_that_is_old_is_advertised_for_no_new_connections() {
+    let mut network = default_network();
+    network.given = [("2001:db8:1::/56", true), ("2001:db8:2::/64", false)]
+        .iter()
+        .filter_map(|(prefix, is_preferred)| {
+            let prefix = prefix.parse().unwrap();
+            let is_preferred = *is_preferred;
+            GivenPrefix {
+                prefix,
+                is_preferred,
+            }
+            .subnet()
+        })
+        .collect();
+    let lines = options(&network);
+    assert!(lines.contains(&"dhcp-range=2001:db8:1::1,ra-only,64,5400".to_owned()));
+    assert!(lines.contains(&"dhcp-range=2001:db8:2::1,ra-only,64,deprecated".to_owned()));
 }
 
 #[test]

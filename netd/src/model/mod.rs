@@ -39,9 +39,10 @@ pub use namespace::NETD_NAMESPACE;
 #[cfg(test)]
 pub(crate) use netd::samples;
 pub use netd::{
-    AntiSpoof, Checks, Clash, Filtering, Firewall, ForwardAction, ForwardGuest, ForwardProtocol,
-    ForwardRange, ForwardScope, GuestPrefix, HostAccess, HostRelation, Mapping, NatBehaviour,
-    NetdExtensions, PortForward, ProtocolError, Published, Span, find_clash,
+    AntiSpoof, Checks, Clash, Delegated, Filtering, Firewall, ForwardAction, ForwardGuest,
+    ForwardProtocol, ForwardRange, ForwardScope, GivenPrefix, GivenSubnet, GuestPrefix, HostAccess,
+    HostRelation, Mapping, NatBehaviour, NetdExtensions, PortForward, ProtocolError, Published,
+    Span, find_clash,
 };
 pub use network::Network;
 pub use network_port::{

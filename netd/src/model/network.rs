@@ -12,7 +12,9 @@ use super::element::{
 use super::error::{UpdateError, XmlError};
 use super::metadata::MetadataElement;
 use super::namespace::NETD_NAMESPACE;
-use super::netd::{ForwardAction, NetdExtensions, PortForward, Surroundings, change_forwards};
+use super::netd::{
+    ForwardAction, GivenSubnet, NetdExtensions, PortForward, Surroundings, change_forwards,
+};
 use super::xml;
 
 /// `<network>`: everything one definition says.
@@ -64,6 +66,8 @@ pub struct Network {
     pub portgroups: Vec<PortGroup>,
     /// `<dnsmasq:option value>` lines, passed to dnsmasq as they are.
     pub dnsmasq_options: Vec<String>,
+    /// Subnets that it was given while it runs (`<netd:prefix from>`): no part of a definition.
+    pub given: Vec<GivenSubnet>,
 }
 
 impl Network {
@@ -127,7 +131,14 @@ impl Network {
     /// Does the bridge have an address of this family?
     #[must_use]
     pub fn has(&self, family: Family) -> bool {
-        self.ips.iter().any(|ip| Family::of(ip.address) == family)
+        self.all_ips().any(|ip| Family::of(ip.address) == family)
+    }
+
+    /// The bridge's addresses with their subnets: those of the definition, then what the network was given.
+    pub fn all_ips(&self) -> impl Iterator<Item = &Ip> + Clone {
+        self.ips
+            .iter()
+            .chain(self.given.iter().map(|given| &given.ip))
     }
 
     /// Does the agent own this network's bridge (nat, route, isolated, open)?
@@ -154,7 +165,7 @@ impl Network {
 impl Network {
     /// The bridge's IPv4 addresses, each with the length of its subnet's prefix.
     pub fn ipv4_subnets(&self) -> impl Iterator<Item = (Ipv4Addr, u8)> + '_ {
-        self.ips.iter().filter_map(|ip| match ip.address {
+        self.all_ips().filter_map(|ip| match ip.address {
             IpAddr::V4(address) => Some((address, ip.prefix_len())),
             IpAddr::V6(_) => None,
         })
@@ -163,7 +174,7 @@ impl Network {
     /// The bridge's IPv6 addresses that mean something beyond its link, each with the length of
     /// its subnet's prefix.
     pub fn ipv6_subnets(&self) -> impl Iterator<Item = (Ipv6Addr, u8)> + '_ {
-        self.ips.iter().filter_map(|ip| match ip.address {
+        self.all_ips().filter_map(|ip| match ip.address {
             IpAddr::V6(address) if !address.is_unicast_link_local() => {
                 Some((address, ip.prefix_len()))
             }
@@ -174,7 +185,7 @@ impl Network {
     /// Which prefix stands for which where the guests' addresses are translated (`<netd:prefix>`).
     #[must_use]
     pub fn prefix_pair(&self) -> Option<PrefixPair<Addr6>> {
-        self.netd.prefix?.pair(&self.ips)
+        self.netd.prefix.as_ref()?.pair(&self.ips)
     }
 }
 

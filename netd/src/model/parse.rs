@@ -143,6 +143,7 @@ fn network(root: Element<'_>) -> Result<Network, XmlError> {
             .map(read_port_group)
             .collect::<Result<_, _>>()?,
         dnsmasq_options: dnsmasq_options(root)?,
+        given: Vec::new(),
     };
     check_gateways(root, &network)?;
     check_mode(root, &network)?;

@@ -82,7 +82,7 @@ impl Given {
 #[must_use]
 pub fn gateways(network: &Network) -> Vec<IpAddr> {
     let first = |v4: bool| {
-        let mut addresses = network.ips.iter().map(|ip| ip.address);
+        let mut addresses = network.all_ips().map(|ip| ip.address);
         addresses.find(|address| address.is_ipv4() == v4)
     };
     [first(true), first(false)].into_iter().flatten().collect()

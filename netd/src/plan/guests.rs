@@ -59,7 +59,7 @@ impl Guests {
 
 /// A lease may be older than the network's present subnets.
 fn may_be_guests(network: &Network, address: IpAddr) -> bool {
-    subnet_of(&network.ips, address).is_some_and(|ip| ip.address != address)
+    subnet_of(network.all_ips(), address).is_some_and(|ip| ip.address != address)
 }
 
 #[cfg(test)]

@@ -6,15 +6,16 @@ use netd_common::abi::PREFIX_SHARED;
 
 use crate::datapath::records::Records;
 use crate::link::Snapshot;
-use crate::model::{Network, Prefix, in_subnet};
+use crate::model::{GuestPrefix, Network, Prefix, in_subnet};
 
 /// Add the pair of prefixes of a network, under both.
 pub(super) fn add(records: &mut Records, network: &Network, snapshot: &Snapshot) {
-    let (Some(mut pair), Some(prefix)) = (network.prefix_pair(), network.netd.prefix) else {
+    let outside = network.netd.prefix.as_ref().and_then(GuestPrefix::outside);
+    let (Some(mut pair), Some(outside)) = (network.prefix_pair(), outside) else {
         return;
     };
-    let len = prefix.outside().bits();
-    if is_on_link(prefix.outside(), snapshot) {
+    let len = outside.bits();
+    if is_on_link(outside, snapshot) {
         pair.flags |= PREFIX_SHARED;
     }
     for either in [pair.inside, pair.outside] {
@@ -76,7 +77,7 @@ pub fn prefix_conflict(network: &Network, active: &[&Network]) -> Option<PrefixC
 
 /// A network's prefixes inside and outside.
 fn both(network: &Network) -> Option<(Prefix, Prefix)> {
-    let outside = network.netd.prefix?.outside();
+    let outside = network.netd.prefix.as_ref()?.outside()?;
     let inside = Ipv6Addr::from(network.prefix_pair()?.inside);
     Some((Prefix::new(IpAddr::V6(inside), outside.bits())?, outside))
 }

@@ -100,8 +100,7 @@ pub fn bridge_spec(network: &Network) -> Option<BridgeSpec> {
         stp: network.bridge.stp,
         delay_ms: network.bridge.delay.saturating_mul(1000),
         addresses: network
-            .ips
-            .iter()
+            .all_ips()
             .map(|ip| (ip.address, ip.prefix_len()))
             .collect(),
         routes: network

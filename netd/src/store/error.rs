@@ -50,6 +50,9 @@ pub enum Reason {
     /// The name inside and the name of the file differ.
     #[error("it defines network '{0}', whose file has another name")]
     OtherName(String),
+    /// The host's identity is none.
+    #[error("it holds no UUID; remove it, and servers will take this host for a new one")]
+    NoIdentity,
     /// The port in the file cannot be read.
     #[error(transparent)]
     Port(#[from] PortError),

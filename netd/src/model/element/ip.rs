@@ -198,9 +198,8 @@ impl std::fmt::Display for Family {
 }
 
 /// The one of these `<ip>` in whose subnet the address is.
-pub fn subnet_of(ips: &[Ip], address: IpAddr) -> Option<&Ip> {
-    let around = |ip: &&Ip| in_subnet(address, ip.address, ip.prefix_len());
-    ips.iter().find(around)
+pub fn subnet_of<'a>(mut ips: impl Iterator<Item = &'a Ip>, address: IpAddr) -> Option<&'a Ip> {
+    ips.find(|ip| in_subnet(address, ip.address, ip.prefix_len()))
 }
 
 /// Reads `<ip>`.

@@ -40,7 +40,7 @@ pub use port_forward::{
     Clash, ForwardAction, ForwardGuest, ForwardProtocol, ForwardRange, ForwardScope, PortForward,
     ProtocolError, Published, Span, change_forwards, find_clash,
 };
-pub use prefix::GuestPrefix;
+pub use prefix::{Delegated, GivenPrefix, GivenSubnet, GuestPrefix};
 use reader::{Reader, check_namespace, enumeration};
 use section::Section;
 pub(super) use section::Surroundings;

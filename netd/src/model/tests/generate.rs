@@ -469,6 +469,7 @@ pub fn network() -> impl Strategy<Value = Network> {
                 virtualport,
                 portgroups,
                 dnsmasq_options,
+                given: Vec::new(),
             };
             if !network.is_managed() {
                 let has_devices = network

@@ -164,7 +164,7 @@ impl ForwardChecker<'_> {
             ForwardGuest::Host(name) if is_host_name(name) => return Ok(()),
             ForwardGuest::Host(_) => return Err("is neither an address nor the name of a host"),
         };
-        let Some(ip) = subnet_of(self.definition.ips, address) else {
+        let Some(ip) = subnet_of(self.definition.ips.iter(), address) else {
             return Err("is in no <ip> of the network; give the address that the guest has there");
         };
         if self.definition.ips.iter().any(|ip| ip.address == address) {
