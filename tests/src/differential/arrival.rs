@@ -226,11 +226,12 @@ pub fn join(frames: Vec<Vec<u8>>) -> Vec<(Vec<u8>, Pieces)> {
     let mut parts: Vec<(usize, bool, Header, Vec<u8>)> = Vec::new();
     for frame in frames {
         let header = Header::read(frame.get(14..).unwrap_or_default());
-        match header {
-            Some(header) if let Some((offset, more)) = header.fragment => {
-                parts.push((offset, more, header, frame));
-            }
-            _ => joined.push((frame, Vec::new())),
+        if let Some(header) = header
+            && let Some((offset, more)) = header.fragment
+        {
+            parts.push((offset, more, header, frame));
+        } else {
+            joined.push((frame, Vec::new()));
         }
     }
     parts.sort_by_key(|(offset, ..)| *offset);
