@@ -6,6 +6,12 @@
 
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(target_endian = "big")]
+compile_error!(
+    "netd is for little-endian machines: its map layouts are shared with programs that are built for \
+     bpfel, and nobody has tried others"
+);
+
 pub mod abi;
 pub mod checksum;
 pub mod clock;
