@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::tools::{binary, build, cargo, module, succeed, target, text, workspace};
+use crate::tools::{binary, build, cargo, module, said, succeed, target, text, workspace};
 
 /// The packages, each a crate with `[package.metadata.deb]`.
 const PACKAGES: [&str; 2] = ["netd", "netd-libvirt"];
@@ -74,14 +74,6 @@ fn commit_time() -> Result<String> {
         .args(["log", "-1", "--format=%ct"])
         .current_dir(workspace());
     said(&mut command)
-}
-
-/// What a command prints, which must succeed.
-fn said(command: &mut Command) -> Result<String> {
-    let output = command.stderr(Stdio::inherit()).output();
-    let output = output.with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Is everything that a program wants of glibc in that of Debian 12?

@@ -10,6 +10,7 @@ mod dist;
 mod documents;
 mod exposure;
 mod hosts;
+mod msrv;
 mod packages;
 mod root;
 mod run;
@@ -106,6 +107,8 @@ enum Task {
     /// Make Debian packages in target/debian: netd, and its driver for libvirtd. On Debian 12, so that they
     /// fit every later release
     Dist,
+    /// Compile everything, the eBPF programs too, with the oldest Rust that Cargo.toml names
+    Msrv,
     /// The part of `lint` about structure: circles between modules, long files and functions
     Structure,
     /// Install what the other commands need, and nothing else
@@ -198,6 +201,10 @@ fn perform(task: Task) -> Result<()> {
             setup::build_tools()?;
             setup::lint_tools()?;
             checks::lint()
+        }
+        Task::Msrv => {
+            setup::build_tools()?;
+            msrv::msrv()
         }
         Task::Structure => checks::structure(),
         Task::Dist => {

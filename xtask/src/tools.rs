@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::root;
 
@@ -147,4 +147,12 @@ fn has_route() -> bool {
     let v6 = fs::read_to_string("/proc/self/net/ipv6_route").unwrap_or_default();
     // A header line in IPv4's; routes of the loopback in IPv6's.
     v4.lines().count() > 1 || v6.lines().any(|line| !line.trim_end().ends_with(" lo"))
+}
+
+/// What a command prints, which must succeed.
+pub fn said(command: &mut Command) -> Result<String> {
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
