@@ -4,7 +4,7 @@
 //! [`damage`] makes mistakes in more than half of them; all is reproducible by seed and number
 //! ([`document`]). Both daemons run on hosts of their own, made of one file system ([`side`]). They are asked by libvirt's own
 //! binding for Python (`ask.py`): to store the definition, with its schema and without, to print it, to
-//! change it, and a part of them to start it, with what dnsmasq is given then. [`compare`] holds the answers side by side.
+//! change it, and a part of them to start it, with what dnsmasq is given then. [`mod@compare`] holds the answers side by side.
 //!
 //! What differs on purpose is listed in [`known`], each with its row in `docs/reference/libvirt.md`. Some of libvirt's
 //! answers are kept ([`record`]), for where there is no libvirt.
