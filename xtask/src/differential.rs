@@ -34,9 +34,6 @@ pub struct Choice {
     /// File for all that differs, a line of JSON each
     #[arg(long, value_name = "FILE", requires = "xml")]
     pub save: Option<PathBuf>,
-    /// File for the definitions with libvirt's answers, a line of JSON each, compressed
-    #[arg(long, value_name = "FILE", requires = "xml")]
-    pub record: Option<PathBuf>,
     /// Packets to send into each side
     #[arg(long, default_value_t = 100_000)]
     packets: u64,
@@ -57,7 +54,6 @@ impl Choice {
             first: self.from,
             count,
             save: self.save.clone(),
-            record: self.record.clone(),
         }
     }
 

@@ -99,8 +99,9 @@ fn counters(message: &LinkMessage) -> Counters {
     counters
 }
 
-fn learned(message: &NeighbourMessage) -> Option<Learned> {
-    // The bridge's own address, and those of its ports.
+/// What an entry of a bridge's table says of somebody behind one of its ports.
+pub(super) fn learned(message: &NeighbourMessage) -> Option<Learned> {
+    // The bridge's own address, and those of its ports' devices, are no guests'.
     if message.header.state == NeighbourState::Permanent {
         return None;
     }

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::bridge_ports::{Learned, learned};
 use super::error::LinkError;
 
 /// What to look at again.
@@ -303,24 +304,8 @@ impl Guests {
     fn moved(&mut self, body: &[u8], exists: bool) -> Option<((u32, [u8; 6]), u32)> {
         // What cannot be read is nothing that a bridge has learned: the length of a MAC address and
         // the bridge are always there.
-        let message = NeighbourMessage::parse(body).ok()?;
-        let mut mac = None;
-        let mut bridge = None;
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::LinkLayerAddress(bytes) => {
-                    mac = <[u8; 6]>::try_from(bytes.as_slice()).ok();
-                }
-                NeighbourAttribute::Controller(index) => bridge = Some(*index),
-                _ => {}
-            }
-        }
-        let key = (bridge?, mac?);
-        let port = message.header.ifindex;
-        // The bridge's own addresses, and those of its ports' devices, are no guests'.
-        if message.header.state == NeighbourState::Permanent {
-            return None;
-        }
+        let Learned { bridge, port, mac } = learned(&NeighbourMessage::parse(body).ok()?)?;
+        let key = (bridge, mac.0);
         if !exists {
             // It is told of the new place first, where there is one.
             if self.0.get(&key) == Some(&port) {

@@ -12,7 +12,6 @@ fn random_definitions_are_answered_alike() {
         first: 0,
         count: 500,
         save: None,
-        record: None,
     };
     let mut told = String::new();
     let report = documents::run(&run, |text| told.push_str(text));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What a step led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,28 +39,11 @@ impl Answers {
     /// It is no such line.
     pub fn read(line: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
-        Self::of(value)
-    }
-
-    /// From JSON.
-    ///
-    /// # Errors
-    /// It is no list of steps.
-    pub fn of(value: Value) -> Result<Self> {
         let steps: Vec<(String, Value)> = serde_json::from_value(value)?;
         let steps = steps
             .into_iter()
             .map(|(label, value)| Ok((label, Answer::of(&value)?)));
         Ok(Self(steps.collect::<Result<_>>()?))
-    }
-
-    /// As JSON.
-    #[must_use]
-    pub fn value(&self) -> Value {
-        let steps = self.0.iter();
-        steps
-            .map(|(label, answer)| json!([label, answer.value()]))
-            .collect()
     }
 
     /// Those of somebody who is gone, with the last words.
@@ -81,20 +64,6 @@ impl Answers {
 }
 
 impl Answer {
-    fn value(&self) -> Value {
-        match self {
-            Self::Done => json!({"ok": null}),
-            Self::Text(text) => json!({"ok": text}),
-            Self::Files(files) => json!({"files": files}),
-            Self::Refused {
-                code,
-                domain,
-                words,
-            } => json!({"error": [code, domain, words]}),
-            Self::Gone(words) => json!({"gone": words}),
-        }
-    }
-
     fn of(value: &Value) -> Result<Self> {
         if let Some(files) = value.get("files") {
             return Ok(Self::Files(serde_json::from_value(files.clone())?));

@@ -1,6 +1,5 @@
 //! One document: a definition, and what is asked about it.
 
-use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::change::changes;
@@ -90,12 +89,6 @@ impl Document {
     /// As a line for whoever asks.
     #[must_use]
     pub fn line(&self) -> String {
-        self.value().to_string()
-    }
-
-    /// As JSON.
-    #[must_use]
-    pub fn value(&self) -> Value {
         json!({
             "number": self.number,
             "flaws": self.flaws,
@@ -104,21 +97,6 @@ impl Document {
             "start": self.start,
             "live": self.live,
         })
-    }
-
-    /// From JSON.
-    ///
-    /// # Errors
-    /// A part of it is missing.
-    pub fn read(value: &Value) -> Result<Self> {
-        let list = |name: &str| value[name].as_array().cloned().context("changes");
-        Ok(Self {
-            number: value["number"].as_u64().context("a number")?,
-            flaws: serde_json::from_value(value["flaws"].clone())?,
-            xml: value["xml"].as_str().context("a text")?.to_owned(),
-            changes: list("changes")?,
-            start: value["start"].as_bool().context("is it to start?")?,
-            live: list("live")?,
-        })
+        .to_string()
     }
 }

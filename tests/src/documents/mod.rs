@@ -6,8 +6,7 @@
 //! binding for Python (`ask.py`): to store the definition, with its schema and without, to print it, to
 //! change it, and a part of them to start it, with what dnsmasq is given then. [`mod@compare`] holds the answers side by side.
 //!
-//! What differs on purpose is listed in [`known`], each with its row in `docs/reference/libvirt.md`. Some of libvirt's
-//! answers are kept ([`record`]), for where there is no libvirt.
+//! What differs on purpose is listed in [`known`], each with its row in `docs/reference/libvirt.md`.
 
 pub mod answer;
 pub mod change;
@@ -16,7 +15,6 @@ pub mod damage;
 pub mod document;
 pub mod invent;
 pub mod known;
-pub mod record;
 pub mod report;
 pub mod side;
 pub mod tree;
@@ -36,7 +34,6 @@ pub use report::Report;
 
 use answer::Answers;
 use compare::compare;
-use record::Record;
 use side::{Side, Who};
 
 /// Documents after which it is told how far it is.
@@ -55,8 +52,6 @@ pub struct Run {
     pub count: u64,
     /// Where every difference is written to, a line of JSON each.
     pub save: Option<PathBuf>,
-    /// Where libvirt's answers are kept.
-    pub record: Option<PathBuf>,
 }
 
 /// Asks both about documents and compares. `progress` is told what differs, and how far it is. Nothing where the hosts
@@ -78,7 +73,6 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str)) -> Result<Option<Report>> 
         ..Report::default()
     };
     let numbers = first..first + count;
-    let mut record = Record::default();
     thread::scope(|scope| -> Result<()> {
         let answers = [libvirt, netd].map(|mut side| {
             let (sender, receiver) = sync_channel::<Result<Answers>>(AHEAD);
@@ -100,7 +94,6 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str)) -> Result<Option<Report>> 
             let gone = |_| anyhow!("a side ended before document {number}");
             let (libvirt, netd) = (libvirt.recv().map_err(gone)??, netd.recv().map_err(gone)??);
             report.count(&libvirt);
-            record.add(&document, &libvirt);
             for difference in compare(&document, &libvirt, &netd) {
                 if let Some(save) = &mut save {
                     writeln!(save, "{}", difference.line(seed))?;
@@ -120,8 +113,5 @@ pub fn run(run: &Run, mut progress: impl FnMut(&str)) -> Result<Option<Report>> 
         Ok(())
     })?;
     report.took = started.elapsed();
-    if let Some(path) = &run.record {
-        record.write(path)?;
-    }
     Ok(Some(report))
 }
